@@ -1,0 +1,42 @@
+# Two commands: `make demo` runs the whole loop at tiny size, `make test` passes the tests. Both set everything up first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := tools/requirements
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv demo test lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP) ## the environment, in .venv
+
+# The CPU build of torch first: a plain `torch` is the CUDA build wherever the package index is the public one.
+$(STAMP): $(PINS)/cpu.txt $(PINS)/cpu-nodeps.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 as $(PYTHON); name yours with PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned environment into $(VENV) (about 3 minutes, 2.6 GB; once)"
+	@$(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
+	@$(BIN)/pip install -q -r $(PINS)/cpu.txt
+	@$(BIN)/pip install -q --no-deps -r $(PINS)/cpu-nodeps.txt
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; ends with a table and a report
+	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
+
+test: venv ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: venv ## the benchmarks that fit on this machine
+	@for f in tools/bench/*.py; do echo "== $$f"; $(BIN)/python $$f --quick || exit 1; done
+
+clean: ## remove the environment and the runs
+	rm -rf $(VENV) runs

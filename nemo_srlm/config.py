@@ -1,0 +1,439 @@
+"""The typed schema that every YAML file and every override is checked against.
+
+A default lives here and nowhere else; YAML files hold deltas. The defaults are the paper's numbers (arXiv 2401.10020)
+where it states them; a comment says where it is silent. A field made with `execution(...)` says HOW a run is executed
+(parallelism, shards, paths): it never changes a fingerprint. Every other field is identity: it says WHAT is computed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.errors import ConfigError
+
+
+def execution(default: Any) -> Any:
+    """A field that is execution, not identity: it never enters a fingerprint."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"execution": True})
+    return field(default=default, metadata={"execution": True})
+
+
+@dataclass
+class RunSection:
+    name: str = execution("tiny")  # the run directory is <root>/<name>
+    root: str = execution("runs")
+    reuse: str = execution(
+        ""
+    )  # another run directory: its finished stages with equal fingerprints are linked, not redone
+    seed: int = 0
+    arm: str = (
+        "self"  # self | random (judge scores permuted within a prompt) | oracle (tiny world's upper bound) | given
+    )
+
+
+@dataclass
+class WorldSection:
+    """The tiny world (a synthetic web, seeds and oracle). Used when `enabled`; a real run brings data and a model."""
+
+    enabled: bool = False
+    seed: int = 0  # of the world's text; the run's seed is for sampling and training
+    num_documents: int = 60_000  # of web text, for pretraining
+    num_ift: int = 800
+    num_eft: int = 1_500  # score-balanced judged replies
+    num_eval_prompts: int = 350  # held-out prompts for the final evaluation
+    num_eval_judge: int = 150  # held-out instructions x 4 replies for the judge's evaluation
+    split: str = "dev"  # dev | test: the held-out split that evaluation reads (figures for README come from test)
+
+
+@dataclass
+class ModelSection:
+    """Llama-family architecture."""
+
+    num_layers: int = 80
+    hidden_size: int = 8192
+    ffn_hidden_size: int = 28672
+    num_attention_heads: int = 64
+    num_query_groups: int = 8
+    vocab_size: int = 32000  # of the tokenizer; padded up by `vocab_multiple` x tensor-parallel size inside Megatron
+    vocab_multiple: int = execution(128)
+    max_length: int = 4096  # tokens a position may reach
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] = field(default_factory=dict)  # HF's rope_scaling as it stands; {} = none
+    tie_embeddings: bool = False
+    init_std: float = 0.02
+
+
+@dataclass
+class ParallelSection:
+    """Layout of the training processes. All execution: a checkpoint loads under any other layout."""
+
+    nodes: int = execution(1)
+    processes: int = execution(8)  # per node (GPUs; on a CPU, gloo processes)
+    threads: int = execution(1)  # CPU threads a process, on machines without a GPU
+    tensor: int = execution(1)
+    pipeline: int = execution(1)
+    virtual_pipeline: int = execution(1)  # model chunks a pipeline stage
+    context: int = execution(1)
+    sequence: bool = execution(False)
+    distributed_optimizer: bool = execution(True)
+
+
+@dataclass
+class PrecisionSection:
+    dtype: str = "bf16"  # fp32 | bf16
+    fp8: str = "none"  # none | hybrid | e4m3 (Transformer Engine)
+    fp8_recipe: str = "delayed"  # delayed | tensorwise | blockwise | mxfp8, as Megatron names them
+    fp8_bf16_layers: int = 1  # first and last layers kept in bf16
+    recompute: str = execution("none")  # none | selective | full
+
+
+@dataclass
+class TrainSection:
+    """What pretrain, sft and dpo share. Optimiser, betas, weight decay, warm-up, epochs: the paper is silent."""
+
+    lr: float = 5.5e-6
+    min_lr: float = 1.1e-6
+    schedule: str = "cosine"  # cosine | linear | constant
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+    dropout: float = 0.1
+    global_batch: int = 16  # examples (DPO: pairs) a step; with packing, packs hold whole examples but the count stays
+    micro_batch: int = execution(1)
+    epochs: float = 1.0
+    max_steps: int = 0  # > 0 wins over epochs
+    max_length: int = 4096  # tokens of prompt + response; longer examples are dropped and counted
+    packing: bool = execution(True)
+    save_every: int = execution(200)  # steps between checkpoints
+    keep_last: int = execution(2)
+    validate_every: int = execution(0)  # steps; 0 = at the end only
+    log_every: int = execution(1)
+
+
+@dataclass
+class PretrainSection(TrainSection):
+    """Tiny world only: M0 from random weights. A real run imports M0 from HF."""
+
+    question_weight: float = 0.25  # loss weight of question text
+
+
+@dataclass
+class SftSection(TrainSection):
+    lr: float = 5.5e-6
+    min_lr: float = 1.1e-6
+    schedule: str = "cosine"
+    epochs: float = 3.0
+
+
+@dataclass
+class DpoSection(TrainSection):
+    lr: float = 1e-6
+    min_lr: float = 1e-7
+    schedule: str = "cosine"  # the paper says "decay", not its shape
+    epochs: float = 1.0
+    beta: float = 0.1
+    loss: str = "sigmoid"  # sigmoid | ipo
+    label_smoothing: float = 0.0
+    length_normalised: bool = False
+    nll_weight: float = 0.0  # + weight x mean token NLL of the chosen response (RPO)
+    replay_weight: float = 0.0  # + weight x mean token NLL of as many EFT examples as pairs in the batch
+    ln2_tolerance: float = 1e-3  # |first DPO loss - ln 2| above this stops the stage
+
+
+@dataclass
+class SeedSection:
+    files: list[str] = field(
+        default_factory=list
+    )  # Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz
+    language: str = "en"
+    num_ift: int = 3200  # 0 = all
+    num_eval_prompts: int = 256  # held-out first turns for the head-to-head
+
+
+@dataclass
+class EftSection:
+    source: str = "baseline"  # baseline (the paper: the SFT baseline writes judgements) | given (the data brings them)
+    num_train: int = 1630  # 0 = all
+    num_valid: int = 541  # replies of the fixed held-out split
+    dominant_keep: float = 0.5  # at most this many times the second most common score's count is kept of the commonest
+
+
+@dataclass
+class ImportSection:
+    path: str = ""  # HF directory of M0 (config.json, *.safetensors, tokenizer files)
+    allow_bin: bool = False
+
+
+@dataclass
+class SamplingSection:
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_tokens: int = 1024
+
+
+@dataclass
+class PromptsSection(SamplingSection):
+    temperature: float = 0.6
+    max_tokens: int = 256
+    writer: str = "fixed"  # fixed: `writer_path` (or M0 where empty), as the paper | policy: the current model
+    writer_path: str = ""  # HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)
+    template: str = "prompts/write_prompt.txt"
+    num_prompts: int = 5000  # accepted prompts wanted an iteration (the paper does not state it)
+    max_attempts: int = 0  # raw generations at most; 0 = 20 x num_prompts
+    round_size: int = 512  # raw generations between two looks at the pool
+    seed_shots: int = 6
+    generated_shots: int = 2
+    rouge_max: float = 0.7  # reject when ROUGE-L F1 against any seed or accepted prompt is above
+    min_words: int = 4
+    max_words: int = 150
+    keywords: list[str] = field(
+        default_factory=lambda: [
+            "image",
+            "images",
+            "graph",
+            "graphs",
+            "picture",
+            "pictures",
+            "file",
+            "files",
+            "map",
+            "maps",
+            "draw",
+            "plot",
+            "go to",
+        ]
+    )
+    starts: list[str] = field(default_factory=lambda: ["Write a program"])
+    ascii_start: bool = True  # reject a first character that is punctuation or not ASCII
+
+
+@dataclass
+class CandidatesSection(SamplingSection):
+    num: int = 4
+    shards: int = execution(1)
+
+
+@dataclass
+class JudgeSection(SamplingSection):
+    method: str = "sampled"  # sampled | expected
+    template: str = "prompts/judge.txt"
+    draws: int = 3
+    min_valid: int = 2
+    max_score: int = 5
+    max_tokens: int = 512
+    shards: int = execution(1)
+    alarm_dominant: float = 0.8  # warn when one score takes more than this share
+    alarm_failures: float = 0.2  # warn when more than this share of draws does not parse
+    alarm_stops: bool = False
+
+
+@dataclass
+class PairsSection:
+    rule: str = "max_min"  # max_min | length_controlled
+    min_margin: float = 0.0  # the score difference must be above this
+    rho: float = 0.0  # length_controlled: scores within rho x max_score of the best (worst) count as near
+    max_per_prompt: int = 1
+
+
+@dataclass
+class GenerateSection:
+    """The generation engine."""
+
+    engine: str = execution("vllm")
+    dtype: str = "bfloat16"
+    max_model_len: int = execution(4096)
+    tensor_parallel: int = execution(1)
+    gpu_memory: float = execution(0.9)
+    kv_cache_gib: int = execution(1)  # CPU only
+    max_num_seqs: int = execution(256)
+    batch_items: int = execution(256)  # items between two flushes to the part file
+    enforce_eager: bool = execution(False)
+    quantization: str = ""  # "" | fp8
+
+
+@dataclass
+class EvalSection(SamplingSection):
+    temperature: float = 0.7
+    samples: int = 1  # responses per evaluation prompt
+    h2h_template: str = "prompts/compare.txt"
+    h2h_judge_path: str = ""  # HF directory of the judge; "" = in the tiny world the oracle, else the newest policy
+    bootstrap: int = 1000
+
+
+@dataclass
+class ChatSection:
+    """Text around one user turn. The same strings make the exported Jinja chat template."""
+
+    user_prefix: str = "[INST] "
+    user_suffix: str = " [/INST]"
+
+
+@dataclass
+class Config:
+    iterations: int = 2  # DPO rounds after M1: 2 gives M3
+    run: RunSection = field(default_factory=RunSection)
+    world: WorldSection = field(default_factory=WorldSection)
+    seed: SeedSection = field(default_factory=SeedSection)
+    eft: EftSection = field(default_factory=EftSection)
+    import_hf: ImportSection = field(default_factory=ImportSection)
+    chat: ChatSection = field(default_factory=ChatSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    precision: PrecisionSection = field(default_factory=PrecisionSection)
+    pretrain: PretrainSection = field(default_factory=PretrainSection)
+    sft: SftSection = field(default_factory=SftSection)
+    dpo: DpoSection = field(default_factory=DpoSection)
+    generate: GenerateSection = field(default_factory=GenerateSection)
+    prompts: PromptsSection = field(default_factory=PromptsSection)
+    candidates: CandidatesSection = field(default_factory=CandidatesSection)
+    judge: JudgeSection = field(default_factory=JudgeSection)
+    pairs: PairsSection = field(default_factory=PairsSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+
+
+def identity(section: Any) -> Any:
+    """A config section (or value) as plain JSON data without its execution fields."""
+    if dataclasses.is_dataclass(section):
+        return {
+            f.name: identity(getattr(section, f.name))
+            for f in dataclasses.fields(section)
+            if not f.metadata.get("execution")
+        }
+    if isinstance(section, (list, tuple)):
+        return [identity(v) for v in section]
+    if isinstance(section, dict):
+        return {k: identity(v) for k, v in section.items()}
+    return section
+
+
+# --- reading and freezing -----------------------------------------------------------------------------------------
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FROZEN = "config.yaml"  # in the run directory: what runs is what was started
+
+
+def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> Config:
+    """The config of `<config_dir>/<config_name>.yaml` and `key=value` overrides, checked against the schema.
+
+    The same Hydra composition that NeMo's `hydra_runner` does in the training workers, without NeMo's import time.
+    Raises ConfigError for an unknown file, key or type and for settings that contradict each other.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    name = config_name.removesuffix(".yaml")
+    if not (config_dir / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(p.stem for p in config_dir.glob("*.yaml")))
+        raise ConfigError("--config-name", f"no {name}.yaml in {config_dir}", f"one of: {known}")
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError("override", repr(override), "key=value, for example dpo.beta=0.2")
+    forced = [o if o.startswith("~") or _is_group(o, config_dir) else "++" + o.lstrip("+") for o in overrides]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir.resolve()), version_base=None):
+            loose = hydra_compose(name, overrides=forced)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
+    return typed(loose, f"{name}.yaml and overrides")
+
+
+def _is_group(override: str, config_dir: Path) -> bool:
+    """`cluster=dgx_h100` picks a file of a folder of configs/."""
+    return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def typed(loose: Any, where: str) -> Config:
+    """An OmegaConf tree as a checked Config. Raises ConfigError naming the key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loose))
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{where}: {error.full_key or 'config'}", _first_line(error), remedy="`nemo-srlm config` prints every key"
+        ) from error
+    assert isinstance(cfg, Config)
+    check(cfg)
+    return cfg
+
+
+def as_yaml(cfg: Config) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def freeze(cfg: Config, run_dir: Path) -> None:
+    """Writes the resolved config into the run directory, atomically."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = run_dir / f".{FROZEN}.tmp"
+    temporary.write_text(as_yaml(cfg), encoding="utf-8")
+    temporary.replace(run_dir / FROZEN)
+
+
+def thaw(run_dir: Path) -> Config:
+    """The config under which a run was started. Raises ConfigError when there is none."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    path = run_dir / FROZEN
+    try:
+        return typed(OmegaConf.load(path), str(path))
+    except FileNotFoundError as error:
+        raise ConfigError(path, "no such file", "the directory of a run that was started") from error
+    except YAMLError as error:
+        raise ConfigError(path, f"not YAML: {_first_line(error)}") from error
+
+
+def _one_of(where: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ConfigError(where, repr(value), f"one of {', '.join(map(str, allowed))}")
+
+
+def check(cfg: Config) -> None:
+    """Values that the types cannot refuse. Raises ConfigError naming the first one."""
+    _one_of("run.arm", cfg.run.arm, ("self", "random", "oracle", "given"))
+    _one_of("world.split", cfg.world.split, ("dev", "test"))
+    _one_of("eft.source", cfg.eft.source, ("baseline", "given"))
+    _one_of("precision.dtype", cfg.precision.dtype, ("fp32", "bf16"))
+    _one_of("precision.fp8", cfg.precision.fp8, ("none", "hybrid", "e4m3"))
+    _one_of("precision.recompute", cfg.precision.recompute, ("none", "selective", "full"))
+    _one_of("dpo.loss", cfg.dpo.loss, ("sigmoid", "ipo"))
+    _one_of("prompts.writer", cfg.prompts.writer, ("fixed", "policy"))
+    _one_of("judge.method", cfg.judge.method, ("sampled", "expected"))
+    _one_of("pairs.rule", cfg.pairs.rule, ("max_min", "length_controlled"))
+    for name in ("pretrain", "sft", "dpo"):
+        _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
+    positive = {
+        "iterations": cfg.iterations + 1, "candidates.num": cfg.candidates.num - 1, "judge.draws": cfg.judge.draws,
+        "parallel.processes": cfg.parallel.processes, "dpo.global_batch": cfg.dpo.global_batch,
+        "sft.global_batch": cfg.sft.global_batch, "dpo.beta": cfg.dpo.beta,
+        "prompts.num_prompts": cfg.prompts.num_prompts,
+    }  # fmt: skip
+    for where, value in positive.items():
+        if value <= 0:
+            low = {"iterations": "0 or more", "candidates.num": "2 or more"}.get(where, "more than 0")
+            raise ConfigError(where, "too small", low)
+    if not 1 <= cfg.judge.min_valid <= cfg.judge.draws:
+        raise ConfigError("judge.min_valid", str(cfg.judge.min_valid), f"1 to judge.draws ({cfg.judge.draws})")
+    for where, sampling in (("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge)):
+        if not 0 < sampling.top_p <= 1:
+            raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
+    if cfg.run.arm == "oracle" and not cfg.world.enabled:
+        raise ConfigError("run.arm", "oracle without the tiny world", "world.enabled=true")

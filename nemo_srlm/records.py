@@ -1,0 +1,118 @@
+"""The records that stages exchange: frozen, content-addressed, one JSON line each.
+
+An id is a hash of what makes the record what it is, so it is the same on every machine, in every
+sharding and after every restart. `to_json` / `from_json` refuse unknown and missing fields.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from nemo_srlm.errors import DataError
+
+
+def content_id(*parts: object) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of `parts`."""
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def item_seed(run_seed: int, *parts: object) -> int:
+    """A 31-bit seed from the run's seed and an item's identity: independent of sharding and resume order.
+
+    Spaced by 64, so that `n` draws of one request may use seed, seed + 1, ... without meeting another item's.
+    """
+    return int(hashlib.sha256(json.dumps([run_seed, *parts]).encode()).hexdigest()[:8], 16) // 128 * 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all records: JSON in and out."""
+
+    id: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], where: object = "record") -> Self:
+        """Raises DataError naming `where` when a field is missing or unknown."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        required = {
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if extra := sorted(set(data) - names):
+            raise DataError(where, f"unknown field(s) {extra}", f"a {cls.__name__} with {sorted(names)}")
+        if missing := sorted(required - set(data)):
+            raise DataError(where, f"missing field(s) {missing}", f"a {cls.__name__} with {sorted(names)}")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class SftExample(Record):
+    """One (prompt, response) to imitate. `kind` is "ift" or "eft"; an EFT prompt is a filled judge template."""
+
+    prompt: str
+    response: str
+    kind: str
+    source: str = ""  # where it came from: message id of the Open Assistant reply, ...
+
+
+@dataclass(frozen=True)
+class RankedReply(Record):
+    """One human-ranked reply to an instruction (rank 0 is the best). Optional given judgement of its own."""
+
+    instruction_id: str
+    instruction: str
+    response: str
+    rank: int
+    given_judgement: str = ""  # justification ending in "Score: k", when the data brings one
+
+
+@dataclass(frozen=True)
+class Prompt(Record):
+    """A new instruction. id = content_id("prompt", text)."""
+
+    text: str
+    source: str = "generated"  # generated | seed | eval
+    demonstrations: tuple[str, ...] = ()  # the texts shown, in order
+
+
+@dataclass(frozen=True)
+class Candidate(Record):
+    """One sampled response. id = content_id("candidate", prompt_id, index)."""
+
+    prompt_id: str
+    index: int
+    text: str
+    finish_reason: str  # stop | length
+    num_tokens: int
+    error: str = ""  # why the engine could not produce it; then text is empty
+
+
+@dataclass(frozen=True)
+class Judgement(Record):
+    """All draws of the judge on one candidate. id = the candidate's id. A score is None where it did not parse."""
+
+    prompt_id: str
+    scores: tuple[float | None, ...]
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    error: str = ""  # too long, engine error, ...; then there are no draws
+
+
+@dataclass(frozen=True)
+class PreferencePair(Record):
+    """Best against worst. id = content_id("pair", prompt_id, chosen, rejected)."""
+
+    prompt_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None

@@ -1,0 +1,80 @@
+"""What a run directory says about a run: a row per stage, from the files alone."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nemo_srlm import manifest
+from nemo_srlm.config import thaw
+from nemo_srlm.display import duration, progress_words, read_progress
+from nemo_srlm.stage import Ref, stage_directory
+from nemo_srlm.stages import pipeline
+
+QUIET = 120.0  # seconds without news after which a stage on another host counts as stopped
+
+
+@dataclass(frozen=True)
+class Row:
+    stage: str
+    state: str  # done | running | stopped | failed | waiting
+    seconds: float | None
+    words: str  # summary, progress or reason
+
+
+def _alive(progress: dict[str, Any]) -> bool:
+    if progress["host"] != os.uname().nodename:
+        return bool(time.time() - progress["updated"] < QUIET)
+    try:
+        os.kill(progress["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def row(run_dir: Path, ref: Ref) -> Row:
+    directory = stage_directory(run_dir, ref)
+    done = manifest.read(directory)
+    if done:
+        seconds = done.provenance["finished"] - done.provenance["started"]
+        return Row(str(ref), "done", seconds, str(done.metrics.get("summary", "")))
+    error = directory / "logs" / "error"
+    if error.exists():
+        return Row(
+            str(ref), "failed", None, error.read_text(encoding="utf-8").splitlines()[0] + f"  (logs: {error.parent})"
+        )
+    progress = read_progress(directory)
+    if progress is None:
+        return Row(str(ref), "running" if (directory / "plan.json").exists() else "waiting", None, "")
+    state = "running" if _alive(progress) else "stopped"
+    return Row(
+        str(ref), state, time.time() - progress["started"] if state == "running" else None, progress_words(progress)
+    )
+
+
+def rows(run_dir: Path) -> list[Row]:
+    """Raises ConfigError when `run_dir` is not the directory of a run."""
+    return [row(run_dir, ref) for ref in pipeline(thaw(run_dir))]
+
+
+def as_json(run_dir: Path) -> dict[str, Any]:
+    return {"run": str(run_dir), "stages": [asdict(r) for r in rows(run_dir)]}
+
+
+COLOURS = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim"}
+
+
+def table(run_dir: Path) -> Table:
+    found = rows(run_dir)
+    count = sum(r.state == "done" for r in found)
+    out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
+    for name in ("stage", "state", "time", ""):
+        out.add_column(name, justify="right" if name == "time" else "left", overflow="fold")
+    for r in found:
+        out.add_row(r.stage, f"[{COLOURS[r.state]}]{r.state}[/]", duration(r.seconds), r.words)
+    return out

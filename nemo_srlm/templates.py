@@ -1,0 +1,96 @@
+"""Prompt templates: text files with `<NAME_HERE>` placeholders. Finding, checking and filling them.
+
+A template is data: its text (not its path) belongs to a stage's identity. Filling is one pass, so text that is filled
+in may itself contain a placeholder's name and stays untouched. The one final newline that editors add to a file is
+not part of the template.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
+
+JUDGE = ("INSTRUCTION", "RESPONSE")
+COMPARE = ("INSTRUCTION", "FIRST", "SECOND")
+_SHOT = re.compile(r"<SHOT>(.*?)</SHOT>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ShotTemplate:
+    """A few-shot template: `head`, then `shot` once per demonstration, then `tail`, where the model goes on.
+
+    In the file the repeated part stands between <SHOT> and </SHOT>. It holds <DEMONSTRATION_HERE> once and may hold
+    <NUMBER_HERE> (1, 2, ...), as may the tail (number of demonstrations + 1).
+    """
+
+    head: str
+    shot: str
+    tail: str
+
+
+def find(path: str) -> Path:
+    """The file of `path`: absolute, or relative to the configs/ folder or to the current directory.
+
+    Raises ConfigError when there is none, or when both folders have one and they are not the same file.
+    """
+    places = [Path(path)] if Path(path).is_absolute() else [CONFIGS / path, Path.cwd() / path]
+    found = {place.resolve() for place in places if place.is_file()}
+    if not found:
+        raise ConfigError(path, "no such template file", "one of " + ", ".join(map(str, places)), "check the path")
+    if len(found) > 1:
+        raise ConfigError(path, f"two templates: {sorted(map(str, found))}", "one", "give an absolute path")
+    return found.pop()
+
+
+def read_text(path: str) -> str:
+    """The template's text without its final newline. Raises ConfigError when it is missing, empty or not UTF-8."""
+    file = find(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, f"not UTF-8 ({error})", "a text file in UTF-8") from error
+    text = text.removesuffix("\n")
+    if not text.strip():
+        raise ConfigError(file, "an empty template", "text with placeholders such as <INSTRUCTION_HERE>")
+    return text
+
+
+def check(text: str, names: Iterable[str], where: object) -> str:
+    """`text`, when it holds every placeholder of `names` exactly once and no other. Raises ConfigError otherwise."""
+    wanted, found = sorted(names), sorted(PLACEHOLDER.findall(text))
+    if wanted != found:
+        raise ConfigError(
+            where,
+            f"placeholders {[f'<{name}_HERE>' for name in found]}",
+            f"each of {[f'<{name}_HERE>' for name in wanted]} exactly once",
+            "correct the template",
+        )
+    return text
+
+
+def load(path: str, names: Iterable[str]) -> str:
+    """Read and check a template, e.g. load(cfg.judge.template, templates.JUDGE)."""
+    return check(read_text(path), names, path)
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values into placeholders in one pass: fill(t, INSTRUCTION="...", RESPONSE="...")."""
+    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def load_shots(path: str) -> ShotTemplate:
+    """Read a few-shot template. Raises ConfigError when its <SHOT> part or placeholders are not as they must be."""
+    text = read_text(path)
+    parts = _SHOT.split(text)
+    if len(parts) != 3:
+        raise ConfigError(path, f"{len(parts) // 2} <SHOT>...</SHOT> parts", "exactly one", "correct the template")
+    head, shot, tail = parts
+    check(head, [], f"{path} (before <SHOT>)")
+    check(shot.replace("<NUMBER_HERE>", ""), ["DEMONSTRATION"], f"{path} (inside <SHOT>)")
+    check(tail.replace("<NUMBER_HERE>", ""), [], f"{path} (after </SHOT>)")
+    return ShotTemplate(head, shot, tail)

@@ -1,0 +1,85 @@
+"""A worker process: runs stages of a run, one after another, and exits.
+
+    python -m nemo_srlm.worker RUN_DIR iter1/candidates iter1/judge     whole stages, each finished with its manifest
+    python -m nemo_srlm.worker RUN_DIR iter1/judge --shard 3/8          one shard; somebody else finishes the stage
+
+Training stages have their own entry, under torchrun: nemo_srlm/megatron/main.py.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from nemo_srlm import stage as stages
+from nemo_srlm.config import thaw
+from nemo_srlm.errors import UserError
+from nemo_srlm.process import die_with_parent
+from nemo_srlm.stage import Ref
+from nemo_srlm.stages import load
+
+EXIT_USER = 2
+
+
+def parse_ref(text: str) -> Ref:
+    """`iter1/judge` -> Ref("judge", 1)."""
+    iteration, _, name = text.partition("/")
+    return Ref(name, int(iteration.removeprefix("iter")))
+
+
+def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1) -> None:
+    """One shard of a stage; with a single shard also its manifest. Done already: nothing."""
+    cfg = thaw(run_dir)
+    stage = load(ref.stage)
+    if stages.ready(stage, cfg, ref.iteration, run_dir):
+        return
+    stages.begin(stage, cfg, ref.iteration, run_dir)
+    ctx = stages.context(run_dir, stage, cfg, ref.iteration, shard, num_shards)
+    stage.run(ctx)
+    if num_shards == 1:
+        stages.finish(stage, ctx, run_dir)
+
+
+def write_error(run_dir: Path, ref: Ref, message: str) -> None:
+    """For `run` and `status`: why a stage failed, in one file that the next attempt overwrites."""
+    path = stages.stage_directory(run_dir, ref) / "logs" / "error"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(message, encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="nemo_srlm.worker", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("refs", nargs="+", type=parse_ref, metavar="iterT/STAGE")
+    parser.add_argument("--shard", default="0/1", metavar="K/N")
+    args = parser.parse_args()
+    if os.environ.get("NEMO_SRLM_PARENT"):  # started by `run`, not by hand or by Slurm
+        die_with_parent()
+    shard, num_shards = (int(x) for x in args.shard.split("/"))
+    for ref in args.refs:
+        print(f"--- {ref}", flush=True)
+        try:
+            run_stage(args.run_dir, ref, shard, num_shards)
+        except UserError as error:
+            write_error(args.run_dir, ref, str(error))
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER
+        except OSError as error:
+            if error.errno is None:
+                raise
+            place = error.filename or "while writing"
+            message = f"{ref}: {error.strerror} ({place}); free space or mend access, then run again"
+            traceback.print_exc()
+            write_error(args.run_dir, ref, message)
+            return EXIT_USER
+        except BaseException as error:
+            write_error(args.run_dir, ref, f"{ref}: {type(error).__name__}: {error}")
+            raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
