@@ -28,7 +28,7 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Config, imported late
-    from nemo_srlm.config import CONFIGS, compose
+    from nemo_srlm.settings import CONFIGS, compose
 
     return compose(args.config_name, args.overrides, args.config_dir or CONFIGS)
 
@@ -63,10 +63,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from nemo_srlm.config import freeze
     from nemo_srlm.display import Display
     from nemo_srlm.local import StageFailed, locked, run_step
     from nemo_srlm.plan import Step
+    from nemo_srlm.settings import freeze
     from nemo_srlm.stage import Ref, run_directory, state
     from nemo_srlm.stages import load, pipeline
 
@@ -135,7 +135,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from nemo_srlm.config import as_yaml
+    from nemo_srlm.settings import as_yaml
 
     print(as_yaml(_compose(args)), end="")
     return 0

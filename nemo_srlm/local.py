@@ -11,11 +11,12 @@ from subprocess import Popen
 
 from nemo_srlm import process
 from nemo_srlm import stage as stages
-from nemo_srlm.config import Config, freeze
+from nemo_srlm.config import Config
 from nemo_srlm.display import Display, duration
 from nemo_srlm.errors import UserError
 from nemo_srlm.manifest import read as read_manifest
 from nemo_srlm.plan import Step, fuse, is_done, remaining
+from nemo_srlm.settings import freeze
 from nemo_srlm.stage import EXIT_AGAIN, Ref, run_directory, stage_directory
 from nemo_srlm.stages import load, pipeline
 

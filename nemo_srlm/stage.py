@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemo_srlm import manifest
-from nemo_srlm.config import Config, thaw
+from nemo_srlm.config import Config
 from nemo_srlm.errors import DataError, StaleError
+from nemo_srlm.settings import thaw
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
 State = Literal["done", "partial", "missing"]

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from nemo_srlm import manifest
-from nemo_srlm.config import thaw
 from nemo_srlm.display import duration, progress_words, read_progress
+from nemo_srlm.settings import thaw
 from nemo_srlm.stage import Ref, stage_directory
 from nemo_srlm.stages import pipeline
 

@@ -108,7 +108,7 @@ def part_files(directory: Path) -> list[Path]:
 
 def _whole_lines(path: Path) -> Iterator[str]:
     """Lines that end in a newline: another shard may be in the middle of writing its last one."""
-    with path.open(encoding="utf-8", errors="strict" if path.stat().st_size == 0 else "replace") as f:
+    with path.open(encoding="utf-8", errors="replace") as f:  # a torn line may end inside a character
         for line in f:
             if line.endswith("\n"):
                 yield line

@@ -13,9 +13,9 @@ import traceback
 from pathlib import Path
 
 from nemo_srlm import stage as stages
-from nemo_srlm.config import thaw
 from nemo_srlm.errors import UserError
 from nemo_srlm.process import die_with_parent
+from nemo_srlm.settings import thaw
 from nemo_srlm.stage import Ref
 from nemo_srlm.stages import load
 

@@ -30,7 +30,9 @@ def measure(ranks: dict[str, list[int]], scores: dict[str, list[float | None]], 
 def test_a_judge_that_orders_everything_as_humans_do_is_perfect():
     out = measure({"a": [0, 1, 2], "b": [1, 0]}, {"a": [5, 3, 1], "b": [2, 4]})
     assert [out[k] for k in ("pairwise_accuracy", "pairwise_strict", "exact_match", "spearman", "kendall")] == [1.0] * 5
-    assert out["five_best"] == 1.0 and out["counts"]["perfect"] == 1 and out["counts"]["pairs"] == 4
+    assert out["five_best"] == 1.0
+    assert out["counts"]["perfect"] == 1
+    assert out["counts"]["pairs"] == 4
 
 
 def test_a_judge_that_reverses_everything_scores_zero_and_minus_one():
@@ -43,14 +45,19 @@ def test_a_judge_that_says_four_to_everything_is_a_coin_and_never_strictly_right
     out = measure({"a": [0, 1, 2], "b": [0, 1]}, {"a": [4, 4, 4], "b": [4, 4]})
     assert (out["pairwise_accuracy"], out["pairwise_strict"], out["exact_match"]) == (0.5, 0.0, 0.0)
     assert (out["spearman"], out["kendall"], out["five_best"]) == (0.0, 0.0, None)
-    assert out["counts"]["constant"] == 2 and out["counts"]["tied_pairs"] == 4
+    assert out["counts"]["constant"] == 2
+    assert out["counts"]["tied_pairs"] == 4
 
 
 def test_a_hand_worked_case_with_ties_on_both_sides():
     # humans: r0 = r1 best, r2 worst. judge: 5, 3, 3. pairs that humans order: (r0,r2) right, (r1,r2) tied
     out = measure({"a": [0, 0, 1]}, {"a": [5, 3, 3]})
-    assert out["counts"]["pairs"] == 2 and out["counts"]["human_ties"] == 1 and out["counts"]["tied_pairs"] == 1
-    assert out["pairwise_accuracy"] == 0.75 and out["pairwise_strict"] == 0.5 and out["exact_match"] == 0.0
+    assert out["counts"]["pairs"] == 2
+    assert out["counts"]["human_ties"] == 1
+    assert out["counts"]["tied_pairs"] == 1
+    assert out["pairwise_accuracy"] == 0.75
+    assert out["pairwise_strict"] == 0.5
+    assert out["exact_match"] == 0.0
     assert out["five_best"] == 1.0
     assert out["kendall"] == pytest.approx(stats.kendalltau([0, 0, -1], [5, 3, 3]).statistic)
 
@@ -61,30 +68,37 @@ def test_human_ties_impose_nothing_on_an_exact_match():
 
 def test_an_unparsable_reply_leaves_its_pairs_and_spoils_the_exact_match():
     out = measure({"a": [0, 1, 2]}, {"a": [5, None, 1]})
-    assert out["counts"]["pairs"] == 1 and out["pairwise_accuracy"] == 1.0 and out["exact_match"] == 0.0
+    assert out["counts"]["pairs"] == 1
+    assert out["pairwise_accuracy"] == 1.0
+    assert out["exact_match"] == 0.0
     assert (out["counts"]["unscored"], out["counts"]["failed_draws"], out["counts"]["draws"]) == (1, 3, 9)
 
 
 def test_replies_without_any_judgement_are_counted_apart():
     replies = [reply("x", "a", 0), reply("y", "a", 1), reply("z", "a", 2)]
     out = reward_metrics(replies, {"x": judged("x", 5, 4), "y": judged("y", 3, 3)}, 2, 0, 0)
-    assert out["counts"]["unjudged"] == 1 and out["counts"]["scored"] == 2
+    assert out["counts"]["unjudged"] == 1
+    assert out["counts"]["scored"] == 2
 
 
 def test_an_instruction_that_humans_do_not_order_is_not_counted():
     out = measure({"a": [0, 0], "b": [0, 1]}, {"a": [1, 5], "b": [5, 1]})
-    assert out["counts"]["instructions"] == 1 and out["counts"]["instructions_without_order"] == 1
+    assert out["counts"]["instructions"] == 1
+    assert out["counts"]["instructions_without_order"] == 1
     assert out["exact_match"] == 1.0
 
 
 def test_five_best_needs_the_full_score_and_counts_replies_not_instructions():
     out = measure({"a": [0, 1], "b": [0, 1], "c": [0, 1]}, {"a": [5, 5], "b": [4.9, 5], "c": [5, 1]})
-    assert out["counts"]["perfect"] == 4 and out["five_best"] == pytest.approx(2 / 4)
+    assert out["counts"]["perfect"] == 4
+    assert out["five_best"] == pytest.approx(2 / 4)
 
 
 def test_nothing_to_measure_gives_none_and_no_division_error():
     out = reward_metrics([], {}, 2, 100, 0)
-    assert out["pairwise_accuracy"] is None and out["intervals"]["spearman"] is None and out["counts"]["pairs"] == 0
+    assert out["pairwise_accuracy"] is None
+    assert out["intervals"]["spearman"] is None
+    assert out["counts"]["pairs"] == 0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,8 @@ def test_rank_correlations_equal_scipys_with_any_ties(pairs):
 
 
 def test_a_constant_side_has_no_correlation():
-    assert spearman([1, 1, 1], [1, 2, 3]) is None and kendall([1, 2], [3, 3]) is None
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+    assert kendall([1, 2], [3, 3]) is None
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -126,7 +141,8 @@ def test_the_same_seed_gives_the_same_intervals_and_the_value_lies_within():
     one, two = (measure({k: [0, 1, 2, 3] for k in scores}, scores, bootstrap=300) for _ in range(2))
     assert one == two
     for name, interval in one["intervals"].items():
-        assert interval is not None and interval[0] <= one[name] <= interval[1], name
+        assert interval is not None
+        assert interval[0] <= one[name] <= interval[1], name
 
 
 def test_the_histogram_rounds_halves_up_and_keeps_order():

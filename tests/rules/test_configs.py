@@ -1,0 +1,41 @@
+"""Every shipped YAML builds, and holds deltas only: what it repeats from the schema's defaults is named."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_srlm.config import Config
+from nemo_srlm.settings import CONFIGS, compose
+from nemo_srlm.stages import NAMES, load, pipeline
+
+FILES = sorted(CONFIGS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_config_builds_and_its_pipeline_is_ordered(path: Path):
+    cfg = compose(path.stem)
+    seen = set()
+    for ref in pipeline(cfg):
+        assert ref.stage in NAMES
+        stage = load(ref.stage)
+        assert set(stage.inputs(cfg, ref.iteration).values()) <= seen, f"{ref} reads what comes after it"
+        seen.add(ref)
+
+
+def leaves(tree: DictConfig, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found |= leaves(value, f"{name}.") if isinstance(value, DictConfig) and value else {name: value}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_config_holds_deltas_only(path: Path):
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    loaded.pop("defaults", None)
+    defaults = OmegaConf.structured(Config)
+    same = [k for k, v in leaves(loaded).items() if OmegaConf.select(defaults, k) == v]
+    assert same == [], "these repeat the schema's default"

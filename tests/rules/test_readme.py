@@ -1,0 +1,63 @@
+"""The README tells the truth: its tree is the tree, its commands exist."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.cli import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tree() -> set[str]:
+    """Paths named in the README's tree: one a line, folders end in a slash, indented by two under their folder."""
+    block = re.search(r"```tree\n(.*?)```", README, re.S)
+    assert block, "the README has a ```tree block"
+    paths, stack = set(), [""]
+    for line in block[1].splitlines():
+        if not line.strip():
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        stack = stack[: depth + 1]
+        paths.add(stack[-1] + name)
+        if name.endswith("/"):
+            stack.append(stack[-1] + name)
+    return paths
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout: there is no list of files to compare with")
+    return done.stdout.splitlines()
+
+
+def test_everything_in_the_readme_tree_exists():
+    assert [p for p in tree() if not (ROOT / p).exists()] == []
+
+
+def test_every_python_file_of_the_package_is_in_the_readme_tree():
+    named = tree()
+    files = [f for f in tracked() if f.startswith("nemo_srlm/") and f.endswith(".py") and not f.endswith("__init__.py")]
+    listed = [
+        f for f in files if f in named or any(f.startswith(d) for d in named if d.endswith("/") and d.count("/") > 1)
+    ]
+    assert sorted(set(files) - set(listed)) == []
+
+
+def test_every_make_target_in_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`?make ([a-z-]+)", README))
+    assert targets
+    assert {t for t in targets if not re.search(rf"^{t}:", makefile, re.M)} == set()
+
+
+def test_every_verb_in_the_readme_exists():
+    verbs = set(re.findall(r"^nemo-srlm ([a-z_]+)", README, re.M)) | set(re.findall(r"`nemo-srlm ([a-z_]+)", README))
+    known = set(re.findall(r"^    ([a-z_]+)", parser().format_help(), re.M))
+    assert verbs
+    assert verbs - known == set()

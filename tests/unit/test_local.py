@@ -1,0 +1,56 @@
+"""What the local launcher decides without starting anything: steps, commands, the lock, durations."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config import Config
+from nemo_srlm.display import duration
+from nemo_srlm.errors import UserError
+from nemo_srlm.local import command_for, locked
+from nemo_srlm.plan import Step, fuse
+from nemo_srlm.stage import Ref
+from nemo_srlm.stages import pipeline
+
+
+def tiny() -> Config:
+    cfg = Config()
+    cfg.world.enabled = True
+    return cfg
+
+
+def test_neighbours_share_a_process_and_training_stands_alone():
+    steps = fuse(tiny(), pipeline(tiny()))
+    by_first = {str(step.refs[0]): step for step in steps}
+    assert [str(r) for r in by_first["iter1/prompts"].refs] == [
+        "iter1/prompts", "iter0/eval_responses", "iter0/eval_reward", "iter0/eval_oracle", "iter0/eval_h2h",
+        "iter1/candidates", "iter1/judge", "iter1/pairs",
+    ]  # fmt: skip
+    assert all(len(step.refs) == 1 for step in steps if step.kind in ("train", "convert"))
+    assert [ref for step in steps for ref in step.refs] == pipeline(tiny())
+
+
+def test_a_sharded_stage_stands_alone():
+    cfg = tiny()
+    cfg.judge.shards = 4
+    step = next(s for s in fuse(cfg, pipeline(cfg)) if Ref("judge", 1) in s.refs)
+    assert (step.refs, step.num_shards) == ((Ref("judge", 1),), 4)
+
+
+def test_a_training_step_is_a_torchrun_of_the_frozen_config(tmp_path: Path):
+    cfg = tiny()
+    cfg.parallel.processes = 2
+    command, env = command_for(cfg, tmp_path, Step((Ref("dpo", 1),), "train", 1), 0)
+    assert command[command.index("--nproc-per-node") + 1] == "2"
+    assert command[-4:] == ["--config-path", str(tmp_path.resolve()), "--config-name", "config"]
+    assert (env["NEMO_SRLM_STAGE"], env["NEMO_SRLM_ITERATION"]) == ("dpo", "1")
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
+    with locked(tmp_path), pytest.raises(UserError, match="another"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(None, "-"), (0.2, "0s"), (75.2, "1m15s"), (7260, "2h01m")])
+def test_durations_read_well(seconds: float | None, words: str):
+    assert duration(seconds) == words

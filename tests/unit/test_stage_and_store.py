@@ -1,0 +1,149 @@
+"""The rules of running a stage: missing, stale, done, resume, shards, torn lines."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_srlm import stage as stages
+from nemo_srlm.config import Config
+from nemo_srlm.errors import DataError, StaleError
+from nemo_srlm.manifest import NAME
+from nemo_srlm.records import Prompt
+from nemo_srlm.stage import Stage, run_directory
+from nemo_srlm.store import PartWriter, merge_parts, read_records, repair, write_records
+from tests.unit import toy
+
+SQUARED = [str(i * i) for i in range(toy.COUNT)]
+
+
+def run(stage: Stage, cfg: Config, shards: tuple[int, ...] = (0,), of: int = 1, finish: bool = True) -> None:
+    run_dir = run_directory(cfg)
+    stages.begin(stage, cfg, 0, run_dir)
+    for shard in shards:
+        stage.run(stages.context(run_dir, stage, cfg, 0, shard, of))
+    if finish:
+        stages.finish(stage, stages.context(run_dir, stage, cfg, 0), run_dir)
+
+
+def squares(cfg: Config) -> Path:
+    return run_directory(cfg) / "iter0" / "squares"
+
+
+def test_a_missing_input_is_an_error_that_names_it(tmp_path: Path):
+    with pytest.raises(DataError, match="iter0/numbers is not done"):
+        run(toy.SQUARES, toy.config(tmp_path))
+
+
+def test_a_finished_stage_is_done_and_a_begun_one_partial(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run_dir = run_directory(cfg)
+    assert stages.state(toy.NUMBERS, cfg, 0, run_dir) == "missing"
+    run(toy.NUMBERS, cfg, finish=False)
+    assert stages.state(toy.NUMBERS, cfg, 0, run_dir) == "partial"
+    run(toy.NUMBERS, cfg)
+    assert stages.state(toy.NUMBERS, cfg, 0, run_dir) == "done"
+
+
+def test_a_changed_setting_is_refused_with_the_field_and_the_way_out(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    run(toy.SQUARES, cfg)
+    with pytest.raises(StaleError, match=r"config\.judge\.temperature: 0\.7 -> 1\.0") as refused:
+        stages.state(toy.SQUARES, toy.config(tmp_path, temperature=1.0), 0, run_directory(cfg))
+    assert "run.name" in str(refused.value)
+    assert stages.state(toy.SQUARES, toy.config(tmp_path, shards=7), 0, run_directory(cfg)) == "done"
+
+
+def test_a_changed_input_makes_what_stands_on_it_stale(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    run(toy.SQUARES, cfg)
+    newer = dataclasses.replace(toy.NUMBERS, version=2)
+    (run_directory(cfg) / "iter0" / "numbers" / NAME).unlink()
+    (run_directory(cfg) / "iter0" / "numbers" / "plan.json").unlink()
+    run(newer, cfg)
+    with pytest.raises(StaleError, match=r"inputs\.numbers"):
+        stages.state(toy.SQUARES, cfg, 0, run_directory(cfg))
+
+
+def test_the_manifest_lists_outputs_and_not_bookkeeping(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    run(toy.SQUARES, cfg)
+    manifest = stages.manifest.read(squares(cfg))
+    assert manifest is not None
+    assert set(manifest.outputs) == {"squares.jsonl", "plan.json"}
+    assert manifest.metrics == {"count": toy.COUNT}
+
+
+def test_a_finished_stage_of_another_run_is_linked_only_when_it_is_the_same(tmp_path: Path):
+    one = toy.config(tmp_path)
+    run(toy.NUMBERS, one)
+    two = toy.config(tmp_path)
+    two.run.name, two.run.reuse = "two", str(run_directory(one))
+    assert stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    assert (run_directory(two) / "iter0" / "numbers").is_symlink()
+    three = toy.config(tmp_path)
+    three.run.name, three.run.reuse, three.seed.language = "three", str(run_directory(one)), "de"
+    assert not stages.ready(toy.NUMBERS, three, 0, run_directory(three))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    attempts=st.lists(st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), max_size=4),
+    torn=st.binary(max_size=20).filter(lambda b: b"\n" not in b),
+    last=st.integers(1, 4),
+)
+def test_any_sharding_any_order_and_a_torn_line_give_the_same_records(
+    tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int]], torn: bytes, last: int
+):
+    cfg = toy.config(tmp_path_factory.mktemp("run"))
+    run(toy.NUMBERS, cfg)
+    for of, shard in attempts:
+        run(toy.SQUARES, cfg, (shard,), of, finish=False)
+        part = squares(cfg) / "parts" / f"{shard:05d}-of-{of:05d}.jsonl"
+        with part.open("ab") as f:
+            f.write(torn)
+    run(toy.SQUARES, cfg, tuple(range(last)), last)
+    assert toy.texts(squares(cfg) / "squares.jsonl") == SQUARED
+
+
+def test_a_merge_refuses_a_missing_item_and_says_which(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    with pytest.raises(DataError, match=r"5 of 10 items are missing, the first: .*n1"):
+        run(toy.SQUARES, cfg, (0,), 2)
+    assert not (squares(cfg) / "squares.jsonl").exists()
+    assert not (squares(cfg) / NAME).exists()
+
+
+def test_of_two_records_with_one_id_the_first_wins(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    for shard in (0, 1):
+        writer = PartWriter(stages.context(run_directory(cfg), toy.SQUARES, cfg, 0, shard, 2))
+        writer.append(Prompt("n0", f"from {shard}"))
+        writer.close()
+    ctx = stages.context(run_directory(cfg), toy.SQUARES, cfg, 0)
+    assert merge_parts(ctx, Prompt, ["n0"], "out.jsonl") == 1
+    assert toy.texts(ctx.dir / "out.jsonl") == ["from 0"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_repair_drops_a_torn_line_of_any_length_and_nothing_else(tmp_path: Path, size: int):
+    path = tmp_path / "part.jsonl"
+    path.write_bytes(b'{"a":1}\n{"b":2}\n' + b"x" * size)
+    repair(path)
+    assert path.read_bytes() == b'{"a":1}\n{"b":2}\n'
+
+
+def test_a_broken_line_is_reported_with_file_and_number(tmp_path: Path):
+    path = tmp_path / "prompts.jsonl"
+    write_records(path, [Prompt("a", "x")])
+    with path.open("a") as f:
+        f.write("{oops\n")
+    with pytest.raises(DataError, match=r"prompts\.jsonl:2"):
+        list(read_records(path, Prompt))
