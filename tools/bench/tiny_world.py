@@ -1,0 +1,139 @@
+"""Does the loop make the tiny model better, and can one believe it? Seeds x arms on the tiny world, as a table.
+
+    python tools/bench/tiny_world.py --seeds 0 1 2 --split dev         the gate
+    python tools/bench/tiny_world.py --seeds 0 1 2 3 4 --split test    the figures for README and docs, once
+    python tools/bench/tiny_world.py --quick                           one seed, the runs that exist already are read
+
+Every seed is its own M0 (weights, data order, sampling). The arms of one seed share everything up to the first judge's
+scores through `run.reuse` (equal fingerprints): "random" permutes the scores among the candidates of a prompt, "oracle"
+replaces them by the world's own. Prints the gate of the design and how far the goal is reached; `--write` also puts the
+table into docs/measurements.md.
+"""
+
+import argparse
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm import manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOC = ROOT / "docs" / "measurements.md"
+BEGIN, END = "<!-- tiny_world begin {split} -->", "<!-- tiny_world end {split} -->"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's figures on held-out prompts."""
+
+    mean: float  # oracle score, 0 to 5
+    full: float  # share of full marks
+    correct: float  # share of right answers, whatever the style
+    error: float  # standard error of the mean
+    judge: float | None  # pairwise accuracy as a judge, ties as half
+
+
+def model(run_dir: Path, iteration: int, suffix: str = "") -> Model:
+    oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
+    judge = metrics(run_dir, iteration, f"eval_reward{suffix}")
+    half = judge.get("pairwise_accuracy_ties_half")
+    return Model(oracle["mean"], oracle["full"], oracle["correct"], oracle["se_mean"], half)
+
+
+def metrics(run_dir: Path, iteration: int, stage: str) -> dict:
+    done = manifest.read(run_dir / f"iter{iteration}" / stage)
+    if done is None:
+        sys.exit(f"{run_dir}/iter{iteration}/{stage} is not done")
+    return done.metrics
+
+
+def run(name: str, overrides: list[str]) -> Path:
+    """Runs (or finishes, or finds up to date) one run. Returns its directory."""
+    started = time.time()
+    command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "tiny", f"run.name={name}", *overrides]
+    print(f"== {name}: {' '.join(overrides)}", flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+    print(f"== {name}: {time.time() - started:.0f} s", flush=True)
+    return ROOT / "runs" / name
+
+
+def row(seed: int, label: str, m: Model) -> str:
+    judge = "-" if m.judge is None else f"{m.judge:.3f}"
+    return f"| {seed} | {label} | {m.mean:.2f} ± {m.error:.2f} | {m.full:.2f} | {m.correct:.2f} | {judge} |"
+
+
+def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
+    """The gate (every seed) and the goal (how far), in words."""
+    lines = []
+    for seed, m in found.items():
+        gain, full = m["M2"].mean - m["M1"].mean, m["M2"].full - m["M1"].full
+        flat, flat_full = m["random M2"].mean - m["M1"].mean, m["random M2"].full - m["M1"].full
+        judge = m["M1"].judge or 0.0
+        checks = {
+            f"M2 - M1 mean {gain:+.2f} (>= +.30)": gain >= 0.30,
+            f"full marks {full:+.2f} (>= +.18)": full >= 0.18,
+            f"random - M1 mean {flat:+.2f} (<= +.20)": flat <= 0.20,
+            f"full marks {flat_full:+.2f} (<= +.10)": flat_full <= 0.10,
+            f"judge of M1 {judge:.3f} (>= .62)": judge >= 0.62,
+        }
+        lines.append(f"- seed {seed}: " + "; ".join(f"{k} {'holds' if ok else 'FAILS'}" for k, ok in checks.items()))
+    rises = [m["M3"].mean - m["M2"].mean for m in found.values()]
+    correct = [m["M3"].correct - m["M1"].correct for m in found.values()]
+    judge = [(m["M3"].judge or 0) - (m["M1"].judge or 0) for m in found.values()]
+    rising = f"> 0 on {sum(x > 0 for x in rises)} of {len(rises)}, worst {min(rises):+.2f}"
+    lines += [
+        f"- goal: M3 - M2 mean {', '.join(f'{x:+.2f}' for x in rises)} ({rising})",
+        f"- goal: correctness of M3 - M1 {', '.join(f'{x:+.2f}' for x in correct)} (worst allowed -.03)",
+        f"- goal: judge of M3 - M1 {', '.join(f'{x:+.3f}' for x in judge)} (worst allowed -.03)",
+    ]
+    return lines
+
+
+def write_document(split: str, text: str) -> None:
+    """Replaces this split's block in docs/measurements.md, or appends it."""
+    begin, end = BEGIN.format(split=split), END.format(split=split)
+    old = DOC.read_text(encoding="utf-8")
+    block = f"{begin}\n{text}\n{end}"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
+    DOC.write_text(
+        pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old.rstrip()}\n\n{block}\n", encoding="utf-8"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--arms", nargs="+", choices=["random", "oracle"], default=["random"])
+    parser.add_argument("--quick", action="store_true", help="seed 0 only")
+    parser.add_argument("--write", action="store_true", help="also into docs/measurements.md")
+    parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
+    args = parser.parse_args()
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    found: dict[int, dict[str, Model]] = {}
+    rows = []
+    for seed in seeds:
+        common = [f"run.seed={seed}", f"world.split={args.split}", *args.overrides]
+        base = run(f"bench-{args.split}-{seed}", common)
+        models = {"SFT baseline": model(base, 0, "_baseline")} | {f"M{t + 1}": model(base, t) for t in range(3)}
+        for arm in args.arms:
+            control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", f"run.reuse={base}"])
+            models |= {f"{arm} M{t + 1}": model(control, t) for t in (1, 2)}
+        found[seed] = models
+        rows += [row(seed, label, m) for label, m in models.items()]
+    head = "| seed | model | oracle score | full marks | correct | judge pairwise |\n|---|---|---|---|---|---|"
+    words = f"--seeds {' '.join(map(str, seeds))} --split {args.split} --arms {' '.join(args.arms)}"
+    title = [f"## The tiny world, {args.split} split", ""]
+    where = [f"`tools/bench/tiny_world.py {words}`; {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores.", ""]
+    text = "\n".join([*title, *where, head, *rows, "", *verdicts(found)])
+    print(text)
+    if args.write:
+        write_document(args.split, text)
+
+
+if __name__ == "__main__":
+    main()
