@@ -1,0 +1,101 @@
+"""world (tiny only): web text, seed trees, held-out sets and the tokenizer of the tiny world. See nemo_srlm/world."""
+
+import random
+from collections import Counter
+from typing import Any
+
+from nemo_srlm import templates
+from nemo_srlm.config import Config, identity
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.prompting import few_shot_text
+from nemo_srlm.records import Prompt, RankedReply, content_id
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.store import read_json_lines, read_records, write_records
+
+CORPUS, TREES, TOKENIZER = "corpus.jsonl", "seed.trees.jsonl.gz", "tokenizer"
+PROMPTS, JUDGE_EVAL = "eval_prompts.{split}.jsonl", "judge_eval.{split}.jsonl"
+HELD_OUT = ("dev", "test")
+_TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more changes nothing in a world of 300 words
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return {
+        "world": identity(cfg.world),
+        "chat": identity(cfg.chat),
+        "vocab_size": cfg.model.vocab_size,
+        "max_length": cfg.model.max_length,
+        "question_weight": cfg.pretrain.question_weight,
+        "write_prompt": templates.read_text(cfg.prompts.template),
+        "shots": cfg.prompts.seed_shots + cfg.prompts.generated_shots,
+    }
+
+
+def _rng(cfg: Config, part: str) -> random.Random:
+    """Each part has its own stream: more documents change neither seeds nor held-out sets."""
+    return random.Random(f"{cfg.world.seed} {part}")
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.world import seeds, tokenizer, web
+
+    cfg = ctx.cfg
+    if cfg.world.num_documents < _TOKENIZER_DOCUMENTS // 10:
+        raise ConfigError("world.num_documents", str(cfg.world.num_documents), f">= {_TOKENIZER_DOCUMENTS // 10}")
+    shots = templates.load_shots(cfg.prompts.template)
+    style = web.Style(
+        user_prefix=cfg.chat.user_prefix,
+        user_suffix=cfg.chat.user_suffix,
+        question_weight=cfg.pretrain.question_weight,
+        few_shot=lambda demonstrations: few_shot_text(shots, demonstrations),
+        num_shots=cfg.prompts.seed_shots + cfg.prompts.generated_shots,
+    )
+    ctx.progress.update(0, 4, "parts")
+    documents = web.documents(_rng(cfg, "web"), style, cfg.world.num_documents)
+    write_records(ctx.dir / CORPUS, (web.Document(content_id("document", i, d), d) for i, d in enumerate(documents)))
+    ctx.progress.update(1, 4, "parts")
+    seen: set[str] = set()
+    ift = seeds.ift_pairs(_rng(cfg, "ift"), cfg.world.num_ift, seen)
+    judged = seeds.judged_replies(_rng(cfg, "eft"), cfg.world.num_eft, seen)
+    seeds.write_trees(ctx.dir / TREES, ift, judged)
+    ctx.progress.update(2, 4, "parts")
+    for split in HELD_OUT:
+        prompts = seeds.eval_prompts(_rng(cfg, f"prompts {split}"), split, cfg.world.num_eval_prompts)
+        write_records(ctx.dir / PROMPTS.format(split=split), prompts)
+        ranked = seeds.judge_eval(_rng(cfg, f"judge {split}"), split, cfg.world.num_eval_judge)
+        write_records(ctx.dir / JUDGE_EVAL.format(split=split), ranked)
+    ctx.progress.update(3, 4, "parts")
+    texts = [text for document in documents[:_TOKENIZER_DOCUMENTS] for text, _ in document]
+    texts += [judgement for _, replies in judged for _, judgement in replies]
+    texts += tokenizer.every_word(_TOKENIZER_DOCUMENTS // 10)  # rare words become single tokens too
+    tokenizer.train(ctx.dir / TOKENIZER, texts, cfg.model.vocab_size, cfg.model.max_length)
+    ctx.progress.update(4, 4, "parts")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    from nemo_srlm.world import oracle
+
+    trees = [tree for _, tree in read_json_lines(ctx.dir / TREES)]
+    replies = Counter(len(tree["prompt"]["replies"]) for tree in trees)
+    levels: Counter[int] = Counter()
+    for tree in trees:
+        for reply in tree["prompt"]["replies"]:
+            found = oracle.score(tree["prompt"]["text"], reply["text"])
+            assert found is not None
+            levels[found.level] += 1 if "judgement" in reply else 0
+    return {
+        "num_documents": sum(1 for _ in read_json_lines(ctx.dir / CORPUS)),
+        "num_trees": len(trees),
+        "trees_by_replies": {str(k): replies[k] for k in sorted(replies)},
+        "judged_replies_by_oracle_level": {str(k): levels[k] for k in sorted(levels)},
+        "num_eval_prompts": {s: sum(1 for _ in read_records(ctx.dir / PROMPTS.format(split=s), Prompt)) for s in HELD_OUT},
+        "num_judge_eval_replies": {
+            s: sum(1 for _ in read_records(ctx.dir / JUDGE_EVAL.format(split=s), RankedReply)) for s in HELD_OUT
+        },
+    }
+
+
+STAGE = Stage("world", "cpu", _inputs, _identity, _run, _finalize)

@@ -1,0 +1,54 @@
+"""The oracle is read by the world's generator, by the final evaluation and by the upper-bound arm, and by nothing else."""
+
+import ast
+from pathlib import Path
+
+import nemo_srlm
+
+PACKAGE = Path(nemo_srlm.__file__).parent
+ALLOWED = {
+    "world/replies.py",  # web reviewers and seed labels, both with noise
+    "world/seeds.py",  # the held-out ranked replies' ranks
+    "stages/world.py",  # counts of what was generated
+    "stages/eval_oracle.py",  # the final evaluation
+    "stages/oracle_scores.py",  # run.arm=oracle: the upper bound
+}
+ORACLE = "nemo_srlm.world.oracle"
+
+
+def imported_names(file: Path) -> set[str]:
+    """Every module and module.name that a file imports anywhere in it, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers_of(*modules: str) -> set[str]:
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        if imported_names(file) & set(modules):
+            found.add(file.relative_to(PACKAGE).as_posix())
+    return found
+
+
+def test_only_the_generator_the_final_evaluation_and_the_upper_bound_import_the_oracle() -> None:
+    assert importers_of(ORACLE) == ALLOWED
+
+
+def test_nothing_inside_an_iteration_imports_what_knows_the_oracle() -> None:
+    iteration = {
+        f"stages/{name}.py" for name in ("prompts", "candidates", "judge", "pairs", "dpo", "export", "eft", "sft")
+    }
+    generators = ("nemo_srlm.world.replies", "nemo_srlm.world.seeds", "nemo_srlm.world.web")
+    assert not importers_of(*generators, "nemo_srlm.stages.eval_oracle", "nemo_srlm.stages.world") & iteration
+
+
+def test_the_oracle_is_not_reached_by_its_name_as_text() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if "world.oracle" in file.read_text(encoding="utf-8").replace("nemo_srlm.world import oracle", ""):
+            assert file.relative_to(PACKAGE).as_posix() in ALLOWED, file

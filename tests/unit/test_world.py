@@ -1,0 +1,290 @@
+"""The tiny world: questions and splits, the oracle's scale, what the generator writes, the tokenizer."""
+
+import gzip
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import templates
+from nemo_srlm.judging import parse_score
+from nemo_srlm.prompting import few_shot_text
+from nemo_srlm.settings import compose
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages.world import STAGE
+from nemo_srlm.world import oracle, replies, seeds, web, words
+from nemo_srlm.world.questions import FAMILIES, Question, draw, parse, render, split_of, wording
+
+SPLITS = ("train", "dev", "test")
+
+
+def level(prompt: str, response: str) -> int:
+    found = oracle.score(prompt, response)
+    assert found is not None
+    return found.level
+
+
+# --- words and questions
+
+
+def test_categories_are_alphabetical_and_no_word_means_two_things() -> None:
+    assert all(list(found) == sorted(found) for found in words.CATEGORIES.values())
+    values = {value for known in words.ATTRIBUTES.values() for value in known}
+    assert len(words.NOUNS) == 38 == len(set(words.NOUNS))
+    assert not values & set(words.NOUNS)
+    assert sum(len(known) for known in words.ATTRIBUTES.values()) == len(values) == 18
+    assert set(words.BY_SIZE) == set(words.ANIMALS) == set(words.FACTS)
+    assert all(words.FACTS[a][n] in words.ATTRIBUTES[n] for a in words.ANIMALS for n in words.ATTRIBUTES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_wording_of_a_question_parses_back_to_it(family: str) -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        question = draw(rng, rng.choice(SPLITS), family)
+        for phrasing in range(4):
+            for prefix in ("", *words.PREFIXES):
+                assert parse(render(question, phrasing, prefix)) == question
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Name two fruits.", "Count from 1 to 40.", "Reverse these words: apple, apple.", "What is love?",
+             "Pick the fruits from axe, saw.", "Which is bigger, the fox or the fox?", "Name two fruits and one fruits."]
+)  # fmt: skip
+def test_what_is_no_question_of_this_world_has_no_score(text: str) -> None:
+    assert parse(text) is None
+    assert oracle.score(text, "apple.") is None
+
+
+def test_splits_share_no_combination_and_have_their_shares() -> None:
+    rng = random.Random(2)
+    found: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for family in FAMILIES:
+        for split in SPLITS:
+            found[split] |= {draw(rng, split, family).combination for _ in range(150)}
+    assert not found["train"] & found["dev"]
+    assert not found["train"] & found["test"]
+    assert not found["dev"] & found["test"]
+    pairs = [Question("compare", (a, b)) for a in words.ANIMALS for b in words.ANIMALS if a < b]
+    assert Counter(split_of(pair) for pair in pairs) == {"train": 23, "dev": 3, "test": 2}
+
+
+def test_order_of_two_animals_and_of_a_filters_words_makes_no_new_combination() -> None:
+    assert Question("compare", ("fox", "bear")).combination == Question("compare", ("bear", "fox")).combination
+    one, other = Question("filter", ("fruits", "axe", "pear")), Question("filter", ("fruits", "pear", "axe"))
+    assert one.combination == other.combination
+
+
+# --- oracle
+
+LIST = "Name two fruits and one tools."
+LADDER = [
+    ("I hope that this helps.", 0),
+    ("camel.", 0),
+    ("", 0),
+    ("pear, grape, saw.", 1),
+    ("apple, banana, saw.", 2),
+    ("apple, banana, axe.", 3),
+    ("apple, banana, axe. I hope that this helps.", 3),
+    ("Here are two fruits and one tools: apple, banana, axe. I hope that this helps.", 4),
+    ("Here are two fruits and one tools: apple, banana, axe", 2),  # cut short: not a sentence
+    ("Here are two fruits and one tools: apple, banana, axe.", 5),
+    ("Here are one fruits and one tools: apple, banana, axe.", 2),
+    ("Here are two fruits and one tools: apple, banana, saw.", 2),
+]
+
+
+@pytest.mark.parametrize(("response", "expected"), LADDER)
+def test_each_point_needs_the_one_before(response: str, expected: int) -> None:
+    assert level(LIST, response) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        ("Reverse these words: fox, axe, tea.", "In reverse order the words are tea, axe, fox.", 5),
+        ("Reverse these words: fox, axe, tea.", "fox, axe, tea.", 1),
+        ("Count from 9 to 7.", "The numbers from 9 to 7 are 9, 8, 7.", 5),
+        ("Count from 9 to 7.", "7, 8, 9.", 1),
+        ("Count from 9 to 7.", "9, 8, 7, 6.", 2),
+        ("Pick the fruits from axe, pear, apple.", "The fruits in the list are apple, pear.", 5),
+        ("Pick the fruits from axe, pear, apple.", "pear.", 2),
+        ("Pick the fruits from axe, pear, apple.", "pear, pear, apple.", 2),
+        ("What is the color and food of the fox?", "For the fox, the color is red, the food is fish.", 5),
+        ("What is the color and food of the fox?", "red, fish.", 3),
+        ("What is the color and food of the fox?", "For the fox, the food is fish, the color is red.", 1),
+        ("Is the fox or the bear bigger?", "The bigger animal is the bear.", 5),
+        ("Is the fox or the bear bigger?", "the bear.", 3),
+        ("Is the fox or the bear bigger?", "The bigger animal is the fox.", 1),
+        ("Is the fox or the bear bigger?", "The bigger animal is the owl.", 0),
+    ],
+)
+def test_the_oracle_reads_every_family(prompt: str, response: str, expected: int) -> None:
+    assert level(prompt, response) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("wanted", range(6))
+def test_a_response_made_for_a_level_has_that_level(family: str, wanted: int) -> None:
+    rng = random.Random(3)
+    made = [replies.respond_at(rng, question := draw(rng, "train", family), wanted, "train") for _ in range(30)]
+    assert question.family == family
+    assert family == "compare" or any(text is not None for text in made)
+
+
+def test_responses_have_the_quality_that_was_asked_for() -> None:
+    rng = random.Random(4)
+    scores = []
+    for _ in range(3000):
+        question = draw(rng, "train")
+        found = oracle.score(question, replies.respond(rng, question, replies.WEB, "train"))
+        assert found is not None
+        scores.append(found)
+    share = {k: sum(s.level == k for s in scores) / len(scores) for k in range(6)}
+    right = 0.95 * 0.65
+    assert sum(s.correctness == 1 for s in scores) / len(scores) == pytest.approx(right, abs=0.03)
+    assert share[3] == pytest.approx(right * 0.5, abs=0.03)
+    assert share[4] == pytest.approx(right * 0.5 * 0.4, abs=0.03)
+    assert share[5] == pytest.approx(right * 0.5 * 0.6, abs=0.03)
+
+
+def test_a_review_restates_the_right_answer_and_the_given_one() -> None:
+    question = parse("Count from 3 to 5.")
+    assert question is not None
+    assert replies.review(random.Random(0), question, "3, 4, 6. I hope that this helps.", 0.0) == (
+        "It should be 3, 4, 5. You said 3, 4, 6. Half right.", 2,
+    )  # fmt: skip
+    levels = Counter(replies.review(random.Random(i), question, "3, 4, 6.", 1.0)[1] for i in range(200))
+    assert set(levels) == {1, 3}
+
+
+# --- what the stage writes
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("world")
+    cfg = compose(
+        "tiny", ["world.num_documents=3000", "world.num_ift=60", "world.num_eft=100", "world.num_eval_judge=24"]
+    )
+    ctx = Context(cfg, 0, directory, {}, Progress(directory))
+    STAGE.run(ctx)
+    (directory / "metrics.json").write_text(json.dumps(STAGE.finalize(ctx)))
+    return directory
+
+
+def trees(world: Path) -> list[dict]:  # type: ignore[type-arg]
+    with gzip.open(world / "seed.trees.jsonl.gz", "rt") as f:
+        return [json.loads(line) for line in f]
+
+
+def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    rng = [random.Random(5) for _ in range(2)]
+    for i in range(2):
+        seeds.write_trees(
+            tmp_path / str(i), seeds.ift_pairs(rng[i], 20, set()), seeds.judged_replies(rng[i], 20, set())
+        )
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+def test_no_held_out_combination_stands_in_web_text_or_seeds(world: Path) -> None:
+    asked = [tree["prompt"]["text"] for tree in trees(world)]
+    for line in (world / "corpus.jsonl").read_text().splitlines():
+        first = json.loads(line)["segments"][0][0]
+        if first.startswith("Q: Here are some questions. "):
+            asked += [text.strip() for text in first.split("#")[1:-1]]
+        elif first.startswith("Q: "):
+            asked.append(first.removeprefix("Q: ").removesuffix(" A:"))
+    questions = [parse(text) for text in asked]
+    assert len(questions) > 2000
+    assert None not in questions
+    assert {split_of(question) for question in questions if question} == {"train"}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_held_out_sets_are_of_their_split(world: Path, split: str) -> None:
+    for name, key in ((f"eval_prompts.{split}.jsonl", "text"), (f"judge_eval.{split}.jsonl", "instruction")):
+        texts = [json.loads(line)[key] for line in (world / name).read_text().splitlines()]
+        assert {split_of(question) for text in texts if (question := parse(text))} == {split}
+
+
+def test_judged_seeds_are_balanced_and_a_tenth_of_the_labels_is_off_by_one() -> None:
+    judged = seeds.judged_replies(random.Random(6), 1200, set())
+    off: Counter[int] = Counter()
+    true: Counter[int] = Counter()
+    for prompt, found in judged:
+        scores = [parse_score(judgement) for _, judgement in found]
+        assert None not in scores
+        assert scores == sorted(scores, key=lambda s: -(s or 0))
+        for (reply, _), score in zip(found, scores, strict=True):
+            true[level(prompt, reply)] += 1
+            off[int(score or 0) - level(prompt, reply)] += 1
+    assert true.total() == 1200
+    assert max(true.values()) - min(true.values()) < 40
+    assert set(off) <= {-1, 0, 1}
+    assert off[0] / 1200 == pytest.approx(0.91, abs=0.03)
+
+
+def test_judge_evaluation_has_four_replies_of_three_levels_ranked_by_the_oracle(world: Path) -> None:
+    rows = [json.loads(line) for line in (world / "judge_eval.dev.jsonl").read_text().splitlines()]
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        groups.setdefault(row["instruction"], []).append((row["rank"], level(row["instruction"], row["response"])))
+    assert len(groups) == 24
+    for ranked in groups.values():
+        assert len(ranked) == 4
+        assert len({rank for rank, _ in ranked}) >= 3
+        assert all((a[0] < b[0]) == (a[1] > b[1]) for a in ranked for b in ranked)
+
+
+def test_the_web_shows_the_judge_prompt_and_the_few_shot_prompt_word_for_word(world: Path) -> None:
+    judge, shots = templates.read_text("prompts/tiny_judge.txt"), templates.load_shots("prompts/tiny_write_prompt.txt")
+    corpus = [json.loads(line)["segments"] for line in (world / "corpus.jsonl").read_text().splitlines()]
+    asked_again = judge.partition("<RESPONSE_HERE>")[2].strip() + " A:"
+    assert asked_again == f"Q: {replies.REVIEW_REQUEST} {replies.RUBRIC} A:"
+    assert sum(any(text == asked_again for text, _ in document) for document in corpus) > 300
+    style = web.Style("Q: ", " A:", 0.25, lambda shown: few_shot_text(shots, shown), 8)
+    listed = [
+        d for d in web.documents(random.Random(0), style, 300) if d[0][0].startswith("Q: Here are some questions.")
+    ]
+    assert listed
+    assert all(parse(document[1][0]) for document in listed)
+
+
+def test_document_segments_carry_loss_weights(world: Path) -> None:
+    for line in (world / "corpus.jsonl").read_text().splitlines()[:200]:
+        for text, weight in json.loads(line)["segments"]:
+            assert weight == (0.25 if text.startswith("Q: ") else 1.0)
+
+
+def test_the_tokenizer_loads_everywhere_and_knows_every_word(world: Path) -> None:
+    from nemo_srlm.tokens import Tokenizer
+
+    ours = Tokenizer(world / "tokenizer")
+    assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (1, 2, compose("tiny").model.vocab_size)
+    for word in (*words.NOUNS, *map(str, words.NUMBERS)):
+        assert len(ours.encode(word)) == 1, word
+    text = wording(random.Random(0), draw(random.Random(0), "train"))
+    assert ours.decode(ours.encode(text)) == text
+    assert ours.encode("Q: x A:") + ours.encode("Here are") == ours.encode("Q: x A: Here are")
+
+
+def test_transformers_reads_the_tokenizer(world: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from nemo_srlm.tokens import Tokenizer
+
+    theirs = AutoTokenizer.from_pretrained(str(world / "tokenizer"))
+    text = "Q: Reverse these words: fox, axe. A: axe, fox."
+    assert theirs(text)["input_ids"] == Tokenizer(world / "tokenizer").encode(text)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.unk_token_id) == (1, 2, 3, 0)
+
+
+def test_the_stage_counts_what_it_made(world: Path) -> None:
+    metrics = json.loads((world / "metrics.json").read_text())
+    assert metrics["num_documents"] == 3000
+    assert metrics["num_eval_prompts"]["test"] == 350
+    assert metrics["trees_by_replies"]["1"] >= 60
+    assert metrics["num_judge_eval_replies"]["dev"] == 96
