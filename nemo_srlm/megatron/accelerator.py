@@ -1,0 +1,111 @@
+"""Owns the device: CUDA where there is one, else the CPU answering Megatron's CUDA calls (over gloo).
+
+Megatron-core is used unmodified. It asks for "cuda" by name in a few dozen places (scalars of the schedules, gradient
+norms, RNG states, dtype names like `torch.cuda.FloatTensor`). On a machine without a GPU, `prepare()` answers exactly
+those calls with the CPU: factory functions read `device="cuda"` as "cpu", RNG states are the CPU generator's,
+synchronisation does nothing. Nothing is replaced when CUDA is there.
+"""
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_FACTORIES = (
+    "zeros", "ones", "empty", "full", "tensor", "arange", "rand", "randn", "randint", "eye", "as_tensor",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
+)  # fmt: skip
+_CUDA_TYPE_NAMES = {
+    torch.float32: "torch.cuda.FloatTensor",
+    torch.bfloat16: "torch.cuda.BFloat16Tensor",
+    torch.float16: "torch.cuda.HalfTensor",
+}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What the process computes on. `backend` is the torch.distributed backend that fits it."""
+
+    kind: str  # "cuda" | "cpu"
+    backend: str  # "nccl" | "gloo"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device()) if self.kind == "cuda" else torch.device("cpu")
+
+
+@functools.lru_cache(maxsize=1)
+def prepare(threads: int = 1) -> Accelerator:
+    """Choose the device for this process; call once, before anything of Megatron runs. `threads` is for the CPU only."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return Accelerator("cuda", "nccl")
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine).*")
+    _answer_cuda_calls_on_cpu()
+    return Accelerator("cpu", "gloo")
+
+
+def has_transformer_engine() -> bool:
+    """Whether Transformer Engine can be used here (it needs a GPU)."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        import transformer_engine.pytorch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _to_cpu(device: Any) -> Any:
+    return "cpu" if device is not None and str(device).startswith("cuda") else device
+
+
+def _factory_on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def on_cpu(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if "device" in kwargs:
+            kwargs["device"] = _to_cpu(kwargs["device"])
+            kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return on_cpu
+
+
+def _answer_cuda_calls_on_cpu() -> None:
+    cpu = torch.device("cpu")
+    for name in _FACTORIES:
+        setattr(torch, name, _factory_on_cpu(getattr(torch, name)))
+    plain_type = torch.Tensor.type
+
+    def cuda_type(self: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
+        # the distributed optimizer sorts parameters by this name
+        return _CUDA_TYPE_NAMES.get(self.dtype, plain_type(self)) if dtype is None else plain_type(self, dtype, **kwargs)
+
+    torch.Tensor.type = cuda_type  # type: ignore[assignment, method-assign]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
+
+    nothing = lambda *args, **kwargs: None  # noqa: E731
+    replies: dict[str, Any] = {
+        "current_device": lambda: cpu,
+        "synchronize": nothing,
+        "empty_cache": nothing,
+        "manual_seed": torch.manual_seed,
+        "get_rng_state": lambda device="cuda": torch.get_rng_state(),
+        "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
+    }
+    for name, reply in replies.items():
+        setattr(torch.cuda, name, reply)
+    torch.cuda.random.get_rng_state = replies["get_rng_state"]
+
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    # Megatron warns when the CPU generator moves inside a "CUDA" RNG context; here that is the same generator.
+    logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)

@@ -1,0 +1,140 @@
+"""Owns hand-written CPU passes for what Megatron leaves to fused CUDA kernels: RMSNorm, SwiGLU, RoPE + packed attention.
+
+Each is one autograd node with the fewest passes over memory; float32 or bfloat16, any layout. On a GPU Transformer
+Engine's kernels stand in their place. Shapes: T positions, H heads, D head size, F feed-forward size.
+"""
+
+import itertools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normal = (wide * inverse).to(x.dtype)
+        ctx.save_for_backward(normal, inverse, weight)
+        return normal * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        normal, inverse, weight = ctx.saved_tensors
+        product = grad * normal
+        grad_weight = product.flatten(0, -2).sum(0)
+        # with g' = grad * weight and y = x / rms: dx = (g' - y * mean(g' y)) / rms
+        mean = torch.mv(product.flatten(0, -2), weight).view_as(inverse).div_(normal.shape[-1])
+        grad_x = (grad * weight).addcmul_(normal, mean.to(normal.dtype), value=-1.0).mul_(inverse.to(normal.dtype))
+        return grad_x, grad_weight, None
+
+
+class RMSNorm(torch.nn.Module):
+    """Root mean square norm, marked so that Megatron sums its gradient over a sequence-parallel group."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        device = "cpu" if config.use_cpu_initialization else torch.device("cuda", torch.cuda.current_device())
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.eps)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(x, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, activated = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        out = torch.empty_like(x)
+        grad_gate, grad_up = out.chunk(2, dim=-1)
+        torch.mul(grad, activated, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return out
+
+
+class SwiGLU(MegatronModule):
+    """[.., 2F] -> [.., F]: silu(gate) * up. Stands where Megatron's MLP takes an activation module."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config=config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _SwiGLU.apply(x)
+
+
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float = 1.0) -> Tensor:
+    """RoPE on halves of the head (Llama's order), out of place; sign -1 undoes it. cos, sin: [T, 1, D/2]."""
+    out = torch.empty(x_THD.shape, dtype=x_THD.dtype)
+    x1, x2 = x_THD.chunk(2, dim=-1)
+    y1, y2 = out.chunk(2, dim=-1)
+    torch.mul(x1, cos_TD, out=y1)
+    torch.mul(x2, cos_TD, out=y2)
+    y1.addcmul_(x2, sin_TD, value=-sign)
+    y2.addcmul_(x1, sin_TD, value=sign)
+    return out
+
+
+class PackedCausal(torch.autograd.Function):
+    """RoPE and causal attention of every document of a pack: q, k, v [T, H, D] -> [T, H, D], no dropout.
+
+    `runs` are (count, length) of neighbouring documents of equal length: one kernel call each, no padding.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]]
+    ) -> Tensor:
+        q, k, v = rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous()
+        outs = torch.empty_like(q)
+        sums = []
+        for q_run, k_run, v_run, out_run in _by_run(runs, q, k, v, outs):
+            out, logsumexp = _flash(q_run, k_run, v_run, 0.0, True)
+            out_run.copy_(out)
+            sums.append(logsumexp)
+        ctx.save_for_backward(q, k, v, outs, cos, sin, *sums)
+        ctx.runs = runs
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q, k, v, outs, cos, sin, *sums = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in (q, k, v)]
+        grad = grad.contiguous()
+        for (q_run, k_run, v_run, out_run, grad_run, *targets), logsumexp in zip(
+            _by_run(ctx.runs, q, k, v, outs, grad, *grads), sums, strict=True
+        ):
+            found = _flash_backward(grad_run, q_run, k_run, v_run, out_run, logsumexp, 0.0, True)
+            for target, value in zip(targets, found, strict=True):
+                target.copy_(value)
+        return rotate(grads[0], cos, sin, -1.0), rotate(grads[1], cos, sin, -1.0), grads[2], None, None, None
+
+
+def _by_run(runs: list[tuple[int, int]], *tensors: Tensor) -> Any:
+    """Views [count, H, length, D] of contiguous [T, H, D] tensors, run by run."""
+    sizes = [count * length for count, length in runs]
+    splits = zip(*(x.split(sizes) for x in tensors), strict=True)
+    for (count, length), parts in zip(runs, splits, strict=True):
+        yield [p.view(count, length, *p.shape[1:]).transpose(1, 2) for p in parts]
+
+
+def equal_runs(lengths: list[int]) -> list[tuple[int, int]]:
+    """Neighbouring documents of equal length as (count, length)."""
+    return [(len(list(group)), length) for length, group in itertools.groupby(lengths)]

@@ -1,0 +1,49 @@
+"""What a finished checkpoint directory looks like from outside: its seal, and the newest complete one. No torch.
+
+`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done. A directory
+is complete when it bears its name and every file has the size that `complete.json`, written last, says.
+"""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+SEAL = "complete.json"
+FINAL = "final"
+
+
+def seal(directory: Path) -> None:
+    """Writes the list of files and sizes."""
+    sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    with (directory / SEAL).open("w", encoding="utf-8") as f:
+        json.dump(sizes, f, indent=1)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def why_torn(directory: Path) -> str:
+    """ "" for a complete checkpoint directory, else what is wrong with it."""
+    try:
+        sizes = json.loads((directory / SEAL).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        return f"no readable {SEAL} ({error})"
+    for name, size in sizes.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+    return ""
+
+
+def latest(directory: Path) -> Path | None:
+    """`final`, else the newest complete training checkpoint, else None. Torn ones are skipped with a warning."""
+    for path in [directory / FINAL, *sorted(directory.glob("step_*"), reverse=True)]:
+        if not path.is_dir():
+            continue
+        reason = why_torn(path)
+        if not reason:
+            return path
+        warnings.warn(f"{path}: {reason}; skipped for an older checkpoint", stacklevel=2)
+    return None

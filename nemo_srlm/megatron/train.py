@@ -1,0 +1,311 @@
+"""Owns the one training loop of pretrain, SFT and DPO: steps, metrics, validation, checkpoints, graceful stop."""
+
+import gc
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.errors import UserError
+from nemo_srlm.losses import Loss
+from nemo_srlm.megatron import checkpoint, optim, setup, step
+from nemo_srlm.megatron.layout import check_batches, data_parallel_size
+from nemo_srlm.megatron.model import build_model, initialize_weights
+from nemo_srlm.megatron.seal import FINAL, latest
+from nemo_srlm.megatron.step import LocalBatch
+from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
+
+METRICS = "metrics.jsonl"
+STOP_FILE = "stop"  # in the stage's directory: save and leave
+
+
+class Progress(Protocol):
+    def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage asks for. `initial` is a finished stage's checkpoint/ directory, None for random weights."""
+
+    name: str
+    model: ModelSection
+    parallel: ParallelSection
+    precision: PrecisionSection
+    train: TrainSection
+    seed: int
+    directory: Path
+    initial: Path | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples and a loss. `unit_at` maps a position of the endless shuffled stream to the documents of one unit.
+
+    `count_scale`: Megatron adds up counts as integers, so weights must be multiples of 1 / count_scale.
+    """
+
+    unit_at: Callable[[int], Unit]
+    num_units: int
+    loss: Callable[[Tensor, LocalBatch], Loss]
+    metrics: Mapping[str, str]  # name -> denominator
+    count_scale: int = 1
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The live objects of a training process."""
+
+    job: Job
+    chunks: list[Any]
+    optimizer: Any
+    device: torch.device
+    shape: Shape
+
+
+class Stopped(Exception):
+    """Training was asked to stop, has saved and is not finished: run it again."""
+
+
+def total_steps(section: TrainSection, num_units: int) -> int:
+    """max_steps where set, else the epochs in whole global batches (the last one wraps into the next epoch)."""
+    return section.max_steps if section.max_steps > 0 else max(1, math.ceil(section.epochs * num_units / section.global_batch))
+
+
+def start(job: Job) -> Trainer:
+    """Processes, model, optimizer; weights from `job.initial` or drawn by the seed. Raises ConfigError, CheckpointError."""
+    device = setup.initialize(job.model, job.parallel, job.precision)
+    check_batches(job.name, job.train, job.parallel)
+    chunks = build_model(job.model, job.parallel, job.precision, job.train.dropout)
+    if job.initial is None:
+        initialize_weights(chunks, job.model, job.seed)
+    else:
+        checkpoint.load_model(job.initial, chunks)
+    wrapped = optim.wrap(chunks, job.parallel, job.precision)
+    for chunk in wrapped:
+        chunk.broadcast_params()
+    optimizer = optim.build_optimizer(wrapped, job.train, job.parallel, job.precision)
+    p = job.parallel
+    multiple = (p.tensor if p.sequence else 1) * (16 if job.precision.fp8 != "none" else 1) * p.context
+    shape = Shape(
+        packed=job.train.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
+        multiple=multiple, uniform=p.pipeline > 1,
+    )  # fmt: skip
+    gc.collect()
+    gc.freeze()  # a save collects garbage; without this it walks every object that the imports made
+    return Trainer(job, wrapped, optimizer, device.device, shape)
+
+
+def is_main() -> bool:
+    return dist.get_rank() == 0
+
+
+def replica() -> int:
+    return int(parallel_state.get_data_parallel_rank())
+
+
+def counts_metrics() -> bool:
+    """Whether this rank's collected metrics count: last pipeline stage, one rank of each tensor-parallel group."""
+    return bool(
+        parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+    )
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+
+def _loss_of(task: Task) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Adapts a task's loss to Megatron: integer count, metrics as one float64 vector of sums and counts."""
+
+    def loss_of(nll_BS: Tensor, batch: LocalBatch) -> tuple[Tensor, Tensor, Tensor]:
+        loss = task.loss(nll_BS, batch)
+        count = (loss.count * task.count_scale).round().to(torch.int)
+        values = torch.stack([torch.stack(loss.metrics[name]).double() for name in task.metrics]).flatten()
+        return loss.total * task.count_scale, count, values
+
+    return loss_of
+
+
+def reduce_metrics(
+    task: Task, collected: Sequence[Tensor], extra: Sequence[float], device: torch.device
+) -> tuple[dict[str, float], list[float]]:
+    """Sums over micro-batches and all ranks: metric values by name, and the summed `extra` numbers."""
+    vector = torch.zeros(2 * len(task.metrics) + len(extra), dtype=torch.float64)
+    if collected and counts_metrics():
+        vector[: 2 * len(task.metrics)] = torch.stack(list(collected)).sum(0).cpu()
+    vector[2 * len(task.metrics) :] = torch.tensor(list(extra), dtype=torch.float64)
+    vector = vector.to(device)
+    dist.all_reduce(vector)
+    numbers = vector.tolist()
+    values = {
+        name: numbers[2 * i] / numbers[2 * i + 1] if numbers[2 * i + 1] else math.nan
+        for i, name in enumerate(task.metrics)
+    }
+    return values, numbers[2 * len(task.metrics) :]
+
+
+class MetricsLog:
+    """metrics.jsonl: one line a step. A resumed run drops the lines after its checkpoint and goes on."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n") and json.loads(line)["step"] <= first_step:
+                    kept.append(line)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept) if first_step else "", encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.8g}") for name, value in values.items()}
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+class _StopSignals:
+    """Remembers SIGTERM and SIGUSR1 instead of dying: the loop saves after the current step."""
+
+    def __init__(self, stop_file: Path) -> None:
+        self._seen = False
+        self._file = stop_file
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _note(self, *_: object) -> None:
+        self._seen = True
+
+    def requested(self) -> bool:
+        return self._seen or self._file.exists()
+
+    def restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Callable[[], None] | None = None) -> None:
+    """Trains to the end and writes checkpoint/final. `fresh` runs before step 0 of a run that does not resume.
+
+    Raises Stopped after saving when asked to stop, UserError when loss or gradient stop being finite.
+    """
+    job, section = trainer.job, trainer.job.train
+    directory = job.directory / "checkpoint"
+    if is_finished(job):
+        return
+    first = checkpoint.load_training(directory, trainer.chunks, trainer.optimizer)
+    if first == 0 and fresh is not None:
+        fresh()
+    steps = total_steps(section, task.num_units)
+    scheduler = optim.build_scheduler(trainer.optimizer, section, steps)
+    scheduler.step(first)
+    replicas = data_parallel_size(job.parallel)
+    num_micro = section.global_batch // (replicas * section.micro_batch)
+    log = MetricsLog(job.directory / METRICS, first) if is_main() else None
+    stop = _StopSignals(job.directory / STOP_FILE)
+    loss_of = _loss_of(task)
+    try:
+        for number in range(first, steps):
+            began = time.perf_counter()
+            setup.seed_everything(job.seed, number)
+            batches = step_batches(
+                task.unit_at, number, section.global_batch, replicas, num_micro, replica(), trainer.shape
+            )
+            for chunk in trainer.chunks:
+                chunk.zero_grad_buffer()
+            trainer.optimizer.zero_grad()
+            scheduler.step(1)  # the rate of step k is the schedule's at k + 1: never a step of rate 0
+            collected = step.run_schedule(trainer.chunks, batches, loss_of, trainer.device, forward_only=False)
+            tokens = float(sum(b.num_tokens for b in batches)) if _counts_tokens() else 0.0
+            values, (tokens, stops) = reduce_metrics(
+                task, collected, (tokens, float(stop.requested())), trainer.device
+            )
+            norm = optim.gradient_norm(trainer.optimizer)
+            _require_finite(job, number, values["loss"], norm)
+            optim.apply(trainer.optimizer, norm)
+            done = number + 1
+            seconds = time.perf_counter() - began
+            if log is not None:
+                lr = float(trainer.optimizer.param_groups[0]["lr"])
+                line = {
+                    "step": done, **rounded(values), "lr": lr, "grad_norm": float(f"{norm:.6g}"), "tokens": int(tokens),
+                    "seconds": round(seconds, 4), "tokens_per_s": round(tokens / seconds, 1), "per": dict(task.metrics),
+                }  # fmt: skip
+                if done % section.log_every == 0 or done == steps:
+                    log.write(line)
+                job.progress.update(done, steps, "steps", loss=round(values["loss"], 4), tokens_per_s=round(tokens / seconds))
+            if validation is not None and section.validate_every and done % section.validate_every == 0 and done < steps:
+                _log_validation(log, done, evaluate(trainer, validation), validation)
+            if stops and done < steps:
+                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+                raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved")
+            if section.save_every and done % section.save_every == 0 and done < steps:
+                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+    finally:
+        stop.restore()
+    if validation is not None:
+        _log_validation(log, steps, evaluate(trainer, validation), validation)
+    checkpoint.save_model(directory, trainer.chunks)
+    checkpoint.drop_training(directory)
+
+
+def is_finished(job: Job) -> bool:
+    """Whether an earlier attempt has written the final weights already."""
+    found = latest(job.directory / "checkpoint")
+    return found is not None and found.name == FINAL
+
+
+def _counts_tokens() -> bool:
+    return counts_metrics() and step.is_first_context_rank()
+
+
+def _require_finite(job: Job, number: int, loss: float, norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(
+            f"{job.name}, step {number + 1}", f"loss {loss}, gradient norm {norm}", "finite numbers",
+            f"lower {job.name}.lr or look at the data; the last checkpoint is untouched",
+        )  # fmt: skip
+
+
+def _log_validation(log: MetricsLog | None, done: int, values: dict[str, float], task: Task) -> None:
+    if log is not None:
+        log.write({"step": done, "validation": rounded(values), "per": dict(task.metrics)})
+
+
+def sweep(trainer: Trainer, units: Sequence[Unit], loss_of: step.LossOf) -> list[Any]:
+    """A forward-only pass over every unit once, dropout off; what `loss_of` collected on this rank."""
+    job = trainer.job
+    replicas = data_parallel_size(job.parallel)
+    batches = sweep_batches(units, job.train.micro_batch, replicas, replica(), trainer.shape)
+    if batches and job.parallel.virtual_pipeline > 1:  # the interleaved schedule wants whole rounds of stages
+        batches += [filler(batches[-1])] * (-len(batches) % job.parallel.pipeline)
+    for chunk in trainer.chunks:
+        chunk.eval()
+    collected = step.run_schedule(trainer.chunks, batches, loss_of, trainer.device, forward_only=True)
+    for chunk in trainer.chunks:
+        chunk.train()
+    return collected
+
+
+def evaluate(trainer: Trainer, task: Task) -> dict[str, float]:
+    """Metric values over every unit of `task` (positions 0..num_units-1), dropout off."""
+    units = [task.unit_at(i) for i in range(task.num_units)]
+    values, _ = reduce_metrics(task, sweep(trainer, units, _loss_of(task)), (), trainer.device)
+    return values

@@ -1,0 +1,32 @@
+"""baseline: the SFT baseline of the paper, M0 tuned on IFT alone. It writes the EFT judgements and is evaluated too."""
+
+from collections import Counter
+from typing import Any
+
+from nemo_srlm.config import Config
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import training
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {"seed": Ref("seed", 0), "base": training.base_ref(cfg), "tokenizer": training.tokenizer_ref(cfg)}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return training.common_identity(cfg, cfg.sft)
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.megatron import tasks, train
+    from nemo_srlm.tokens import Chat
+
+    section = ctx.cfg.sft
+    chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
+    dropped: Counter[str] = Counter()
+    documents = training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped)
+    training.write_data(ctx, {"ift": len(documents)}, dropped)
+    job = training.job(ctx, section, initial="base")
+    train.fit(train.start(job), tasks.sft_task(documents, job.seed))
+
+
+STAGE = Stage("baseline", "train", _inputs, _identity, _run, training.summary)

@@ -1,0 +1,121 @@
+"""What pretrain, baseline, sft and dpo share: the training job of a stage, records -> documents, the summary of metrics."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nemo_srlm.config import Config, TrainSection, identity
+from nemo_srlm.errors import DataError
+from nemo_srlm.records import SftExample
+from nemo_srlm.stage import Context, Ref
+from nemo_srlm.store import read_json, read_records, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nemo_srlm.megatron.train import Job
+    from nemo_srlm.tokens import Chat, Document, Tokenizer
+
+DATA = "data.json"  # how many examples were used and dropped, by reason
+TAIL = 20  # logged steps that the summary averages over
+
+
+def tokenizer_ref(cfg: Config) -> Ref:
+    """The stage that holds tokenizer/: the tiny world, or the imported M0."""
+    return Ref("world" if cfg.world.enabled else "import_hf", 0)
+
+
+def base_ref(cfg: Config) -> Ref:
+    """The stage that holds M0."""
+    return Ref("pretrain" if cfg.world.enabled else "import_hf", 0)
+
+
+def common_identity(cfg: Config, section: TrainSection) -> dict[str, Any]:
+    return {
+        "train": identity(section), "model": identity(cfg.model), "precision": identity(cfg.precision),
+        "chat": identity(cfg.chat), "seed": cfg.run.seed,
+    }  # fmt: skip
+
+
+def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
+    """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
+    from nemo_srlm.megatron.train import Job
+    from nemo_srlm.records import item_seed
+
+    seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
+    start = ctx.inputs[initial] / "checkpoint" if initial else None
+    name = ctx.dir.name
+    return Job(name, ctx.cfg.model, ctx.cfg.parallel, ctx.cfg.precision, section, seed, ctx.dir, start, ctx.progress)
+
+
+def open_tokenizer(ctx: Context) -> "Tokenizer":
+    """Raises ConfigError when the tokenizer has more tokens than the model."""
+    from nemo_srlm.errors import ConfigError
+    from nemo_srlm.tokens import Tokenizer
+
+    tokenizer = Tokenizer(ctx.inputs["tokenizer"] / "tokenizer")
+    if tokenizer.vocab_size > ctx.cfg.model.vocab_size:
+        raise ConfigError(
+            "model.vocab_size", f"{ctx.cfg.model.vocab_size}", f"at least the tokenizer's {tokenizer.vocab_size} tokens"
+        )
+    return tokenizer
+
+
+def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
+    """The examples of a JSONL file as documents; those that cannot be trained on are counted by reason."""
+    return keep(
+        (chat.document(example.prompt, example.response) for example in read_records(path, SftExample)), max_length, dropped
+    )
+
+
+def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]) -> "list[Document]":
+    from nemo_srlm.tokens import fits
+
+    kept = []
+    for document in documents:
+        reason = fits((document,), max_length)
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept.append(document)
+    return kept
+
+
+def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:
+    """Rank 0 notes what the stage trains on. Raises DataError when nothing is left."""
+    import os
+
+    if not sum(used.values()):
+        raise DataError(ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length")
+    if os.environ.get("RANK", "0") == "0":
+        write_json(ctx.dir / DATA, {"used": used, "dropped": dict(dropped)})
+
+
+def summary(ctx: Context) -> dict[str, Any]:
+    """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
+    if not (ctx.dir / "checkpoint" / "final").is_dir():
+        raise DataError(ctx.dir / "checkpoint", "no final weights", remedy="run the stage again: it resumes")
+    path = ctx.dir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        raise DataError(path, "no step is logged", "one line a step")
+    tail = steps[-TAIL:]
+    names = list(steps[-1]["per"])
+    found: dict[str, Any] = {
+        "steps": steps[-1]["step"],
+        "first": {name: steps[0][name] for name in names},
+        "last": {name: sum(line[name] for line in tail) / len(tail) for name in names},
+        "tokens": sum(line["tokens"] for line in steps),
+        "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
+        "data": read_json(ctx.dir / DATA),
+    }
+    checks = [line["validation"] for line in lines if "validation" in line]
+    if checks:
+        found["validation"] = checks[-1]
+    found["summary"] = (
+        f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "
+        f"{found['tokens_per_s']:,.0f} tokens/s"
+    )
+    return found

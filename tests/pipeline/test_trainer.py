@@ -1,0 +1,111 @@
+"""The trainer over gloo: every layout, split and restart gives the same losses. Two process groups serve all tests."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("trainer_worker.py")
+Results = dict[str, Any]
+
+
+def run_group(processes: int, out: Path, *checks: str) -> Results:
+    command = [
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        str(WORKER), str(out), *checks,
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=out, env=env, capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return {f"{c}/{k}": v for c in checks for k, v in json.loads((out / f"{c}.json").read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_group(2, tmp_path_factory.mktemp("two"), "batches", "resume")
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_group(4, tmp_path_factory.mktemp("four"), "layouts")
+
+
+def assert_same_training(found: Results, expected: Results, tolerance: float) -> None:
+    assert found["losses"] == pytest.approx(expected["losses"], abs=tolerance)
+    assert found["norms"] == pytest.approx(expected["norms"], rel=10 * tolerance)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+@pytest.mark.parametrize("layout", ["tp2", "tp2_sp", "pp2", "vpp2", "tp2_sp_pp2", "cp2", "cp2_tp2_sp", "plain_optimizer"])
+def test_a_layout_does_not_change_the_losses(four: Results, kind: str, layout: str):
+    assert_same_training(four[f"layouts/{kind}/{layout}"], four[f"layouts/{kind}/dp4"], 1e-4)
+    if kind == "sft":
+        assert four[f"layouts/sft/{layout}"]["validation"] == pytest.approx(four["layouts/sft/dp4"]["validation"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_two_replicas_train_as_four_do(two: Results, four: Results, kind: str):
+    assert_same_training(two[f"batches/{kind}/micro1"], four[f"layouts/{kind}/dp4"], 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_one_micro_batch_of_four_equals_four_of_one(two: Results, kind: str):
+    assert_same_training(two[f"batches/{kind}/micro4"], two[f"batches/{kind}/micro1"], 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+@pytest.mark.parametrize("rows", ["rows", "rows1"])
+def test_packing_changes_nothing(two: Results, kind: str, rows: str):
+    assert_same_training(two[f"batches/{kind}/{rows}"], two[f"batches/{kind}/micro4"], 1e-5)
+
+
+def test_replicas_hold_the_same_weights(two: Results):
+    assert all(len(set(result["digests"])) == 1 for result in two.values())
+
+
+@pytest.mark.parametrize("variant", ["plain", "smooth", "normalised"])
+def test_the_first_dpo_loss_is_ln_2(two: Results, variant: str):
+    assert two[f"batches/variant/{variant}"]["losses"][0] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_the_first_ipo_loss_is_its_own(two: Results):
+    assert two["batches/variant/ipo"]["losses"][0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_variants_train_apart(two: Results):
+    second = [two[f"batches/variant/{v}"]["losses"][2] for v in ("plain", "smooth", "normalised", "ipo")]
+    assert len({round(x, 3) for x in second}) == 4
+
+
+def test_dropout_acts_in_training_and_the_gate_still_passes(two: Results):
+    assert two["batches/dropout"]["losses"][0] != pytest.approx(two["batches/dpo/micro1"]["losses"][0], abs=1e-4)
+
+
+def test_bf16_is_near_fp32(two: Results):
+    assert two["batches/bf16"]["losses"] == pytest.approx(two["batches/sft/micro1"]["losses"], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_with_dropout(two: Results, kind: str):
+    whole, resumed = two[f"resume/{kind}/whole"], two[f"resume/{kind}/resumed"]
+    assert resumed["lines"] == whole["lines"]
+    assert resumed["digests"] == whole["digests"]
+
+
+@pytest.mark.parametrize("source", ["tp2_sp_pp2", "dp4"])
+def test_a_checkpoint_loads_under_another_layout(four: Results, source: str):
+    """Both were trained alike, so DPO from either starts alike; the first losses carry ln 2 from the gate."""
+    one, other = four[f"layouts/reload/{source}"], four["layouts/reload/dp4"]
+    assert_same_training(one, other, 1e-4)
+
+
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_recomputed_activations_change_nothing(four: Results, how: str):
+    assert four[f"layouts/recompute/{how}"]["losses"][0] == pytest.approx(four["layouts/sft/dp4"]["losses"][0], abs=1e-5)
+    assert four[f"layouts/recompute/{how}"]["norms"][0] == pytest.approx(four["layouts/sft/dp4"]["norms"][0], rel=1e-4)

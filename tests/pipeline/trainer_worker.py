@@ -1,0 +1,208 @@
+"""One rank of the trainer's tests: runs every check in one process group and writes what it saw as JSON.
+
+torchrun --nproc-per-node N trainer_worker.py OUTPUT_DIR CHECK...
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.losses import DpoSettings
+from nemo_srlm.megatron import tasks, train
+from nemo_srlm.megatron.quiet import quiet
+from nemo_srlm.tokens import Document
+
+MODEL = ModelSection(
+    num_layers=4, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, vocab_size=60,
+    vocab_multiple=8, max_length=64, init_std=0.1,
+)  # fmt: skip
+TRAIN = TrainSection(
+    lr=5e-3, min_lr=5e-4, warmup_steps=2, weight_decay=0.1, dropout=0.0, global_batch=8, micro_batch=1, max_steps=6,
+    max_length=64, save_every=0, clip_grad=1.0,
+)  # fmt: skip
+DPO = DpoSettings(nll_weight=0.2, replay_weight=0.3)
+
+
+class Silent:
+    def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
+        pass
+
+
+def documents(count: int, seed: int) -> list[Document]:
+    """Learnable: each id follows from the one before, with some noise."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        ids = [1, int(rng.integers(3, 60))]
+        for _ in range(int(rng.integers(6, 30))):
+            ids.append(int((ids[-1] * 7 + rng.integers(0, 2)) % 57 + 3))
+        weights = np.ones(len(ids), np.float32)
+        weights[0] = 0.0
+        weights[1:4] = 0.25
+        made.append(Document(np.array(ids, np.int32), weights))
+    return made
+
+
+def with_targets(document: Document) -> Document:
+    return Document(document.ids, (document.weights == 1.0).astype(np.float32))
+
+
+def pairs(count: int, seed: int) -> list[tuple[str, Document, Document]]:
+    chosen, rejected = documents(count, seed), documents(count, seed + 1)
+    return [(str(i), with_targets(c), with_targets(r)) for i, (c, r) in enumerate(zip(chosen, rejected, strict=True))]
+
+
+def job(
+    directory: Path, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None, **precision: Any
+) -> train.Job:
+    layout = ParallelSection(processes=dist_size(), **parallel)
+    return train.Job(
+        "test", MODEL, layout, PrecisionSection(**{"dtype": "fp32", **precision}),
+        dataclasses.replace(TRAIN, **section), 11, directory, initial, Silent(),
+    )  # fmt: skip
+
+
+def dist_size() -> int:
+    import os
+
+    return int(os.environ["WORLD_SIZE"])
+
+
+def digest(trainer: train.Trainer) -> str:
+    found = hashlib.sha256()
+    for chunk in trainer.chunks:
+        for parameter in chunk.parameters():
+            found.update(parameter.detach().float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+
+
+def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None,
+        settings: DpoSettings = DPO, **precision: Any) -> dict[str, Any]:  # fmt: skip
+    """One short training; losses and gradient norms of its steps and a digest of this rank's final weights."""
+    directory = out / name
+    if dist.is_initialized():
+        dist.barrier()
+    directory.mkdir(exist_ok=True, parents=True)
+    trainer = train.start(job(directory, parallel, section, initial, **precision))
+    if kind == "sft":
+        check = tasks.sft_task(documents(10, 5), 0, 0.25, shuffled=False)
+        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), check)
+    else:
+        replay = documents(12, 9) if settings.replay_weight else []
+        tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
+    dist.barrier()
+    found: dict[str, Any] = {"digest": digest(trainer)}
+    steps = [line for line in lines(directory) if "validation" not in line]
+    found["lines"] = [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "per")} for line in steps]
+    found["losses"], found["norms"] = [s["loss"] for s in steps], [s["grad_norm"] for s in steps]
+    checks = [line["validation"] for line in lines(directory) if "validation" in line]
+    found["validation"] = checks[-1]["loss"] if checks else None
+    return found
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "dp4": {},
+    "tp2": {"tensor": 2},
+    "tp2_sp": {"tensor": 2, "sequence": True},
+    "pp2": {"pipeline": 2},
+    "vpp2": {"pipeline": 2, "virtual_pipeline": 2},
+    "tp2_sp_pp2": {"tensor": 2, "sequence": True, "pipeline": 2},
+    "cp2": {"context": 2},
+    "cp2_tp2_sp": {"context": 2, "tensor": 2, "sequence": True},
+    "plain_optimizer": {"distributed_optimizer": False},
+}
+
+
+def check_layouts(out: Path) -> dict[str, Any]:
+    """Every layout from the same drawn weights; then from checkpoints that two different layouts wrote."""
+    found: dict[str, Any] = {}
+    for name, layout in LAYOUTS.items():
+        for kind in ("sft", "dpo"):
+            found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
+    two = {"max_steps": 2}
+    found["reload/tp2_sp_pp2"] = run(out, "a", "dpo", {"tensor": 2}, two, out / "sft-tp2_sp_pp2" / "checkpoint")
+    found["reload/dp4"] = run(out, "b", "dpo", {"pipeline": 2}, two, out / "sft-dp4" / "checkpoint")
+    found["recompute/full"] = run(out, "c", "sft", {"tensor": 2, "pipeline": 2}, two, None, recompute="full")
+    found["recompute/selective"] = run(out, "d", "sft", {}, two, None, recompute="selective")
+    return found
+
+
+def check_batches(out: Path) -> dict[str, Any]:
+    """Splits of one global batch, packing, and DPO's variants, on two replicas."""
+    found: dict[str, Any] = {}
+    for kind in ("sft", "dpo"):
+        for name, section in {
+            "micro1": {"micro_batch": 1}, "micro4": {"micro_batch": 4}, "rows": {"micro_batch": 4, "packing": False},
+            "rows1": {"micro_batch": 1, "packing": False},
+        }.items():  # fmt: skip
+            found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, {}, section, None)
+    variants = {
+        "plain": DpoSettings(), "ipo": DpoSettings(loss="ipo", beta=0.5),
+        "smooth": DpoSettings(label_smoothing=0.1), "normalised": DpoSettings(length_normalised=True, beta=2.0),
+    }  # fmt: skip
+    for name, settings in variants.items():
+        found[f"variant/{name}"] = run(out, f"variant-{name}", "dpo", {}, {"dropout": 0.0}, None, settings)
+    found["dropout"] = run(out, "dropout", "dpo", {}, {"dropout": 0.1}, None)
+    found["bf16"] = run(out, "bf16", "sft", {}, {}, None, dtype="bf16")
+    return found
+
+
+def check_resume(out: Path) -> dict[str, Any]:
+    """Six steps at once; and the same with saves, where the second attempt starts from what the first left."""
+    found: dict[str, Any] = {}
+    for kind in ("sft", "dpo"):
+        section = {"dropout": 0.1, "save_every": 2}
+        found[f"{kind}/whole"] = run(out, f"{kind}-whole", kind, {}, section, None)
+        torn = out / f"{kind}-torn"
+        torn.mkdir(exist_ok=True)
+        trainer = train.start(job(torn, {}, section, None))
+        stop_at(torn, trainer, kind)
+        found[f"{kind}/resumed"] = run(out, f"{kind}-torn", kind, {}, section, None)
+    return found
+
+
+def stop_at(directory: Path, trainer: train.Trainer, kind: str) -> None:
+    """A first attempt that is asked to stop during its first step, so it saves after it."""
+    (directory / train.STOP_FILE).touch()
+    try:
+        if kind == "sft":
+            train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), None)
+        else:
+            tasks.fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO, 1e-3)
+    except train.Stopped:
+        pass
+    dist.barrier()
+    (directory / train.STOP_FILE).unlink(missing_ok=True)
+    dist.barrier()
+
+
+CHECKS = {"layouts": check_layouts, "batches": check_batches, "resume": check_resume}
+
+
+def main() -> None:
+    quiet()
+    out = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        found = CHECKS[name](out / name)
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, {k: v["digest"] for k, v in found.items()})
+        if dist.get_rank() == 0:
+            for key, value in found.items():
+                value["digests"] = [g[key] for g in gathered]
+            (out / f"{name}.json").write_text(json.dumps(found))
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

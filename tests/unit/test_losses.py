@@ -1,0 +1,99 @@
+"""The losses against formulas written out by hand, and the sums-and-counts rule."""
+
+import math
+
+import pytest
+import torch
+
+from nemo_srlm import losses
+from nemo_srlm.losses import DpoSettings
+
+
+def test_sft_weighs_tokens_and_divides_by_the_weights():
+    loss = losses.sft(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.0, 1.0, 0.25]]))
+    assert loss.total.item() == 3.0
+    assert loss.count.item() == 1.25
+
+
+def test_sums_over_documents_leave_padding_out():
+    values, segments = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([[1, 0, 1, 2]])
+    assert losses.sequence_sums(values, segments, 2).tolist() == [2.0, 5.0]
+
+
+def call(settings: DpoSettings, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0)):
+    as_tensor = torch.tensor
+    return losses.dpo(
+        as_tensor(chosen), as_tensor(rejected), as_tensor(ref_c), as_tensor(ref_r),
+        as_tensor([2.0, 4.0]), as_tensor([4.0, 2.0]), settings, replay_nll_R=as_tensor([1.0, 3.0]),
+    )  # fmt: skip
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+H = [(-3.0 + 3.5) - (-4.0 + 3.0), (-1.0 + 1.5) - (-3.0 + 2.0)]  # log-ratio differences of the two pairs above
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (DpoSettings(beta=0.5), sum(-log_sigmoid(0.5 * h) for h in H)),
+        (DpoSettings(beta=0.5, label_smoothing=0.1),
+         sum(-0.9 * log_sigmoid(0.5 * h) - 0.1 * log_sigmoid(-0.5 * h) for h in H)),
+        (DpoSettings(beta=0.5, loss="ipo"), sum((h - 1.0) ** 2 for h in H)),
+        (DpoSettings(beta=0.5, length_normalised=True),
+         -log_sigmoid(0.5 * (0.5 / 2 + 1.0 / 4)) - log_sigmoid(0.5 * (0.5 / 4 + 1.0 / 2))),
+        (DpoSettings(beta=0.5, nll_weight=2.0), sum(-log_sigmoid(0.5 * h) for h in H) + 2.0 * (3.0 / 2 + 1.0 / 4)),
+        (DpoSettings(beta=0.5, replay_weight=0.3), sum(-log_sigmoid(0.5 * h) for h in H) + 0.3 * 4.0),
+    ],
+    ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "replay"],
+)  # fmt: skip
+def test_each_variant_equals_its_formula(settings: DpoSettings, expected: float):
+    loss = call(settings)
+    assert loss.total.item() == pytest.approx(expected, abs=1e-6)
+    assert loss.count.item() == 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_is_ln_2_while_policy_and_reference_agree(smoothing: float):
+    settings = DpoSettings(label_smoothing=smoothing)
+    loss = call(settings, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    assert (loss.total / loss.count).item() == pytest.approx(math.log(2)) == pytest.approx(settings.first_loss())
+
+
+def test_ipo_starts_at_its_own_value():
+    settings = DpoSettings(loss="ipo", beta=0.5)
+    loss = call(settings, ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    assert (loss.total / loss.count).item() == pytest.approx(1.0) == pytest.approx(settings.first_loss())
+
+
+def test_metrics_are_sums_with_their_counts():
+    metrics = call(DpoSettings(beta=0.5)).metrics
+    assert set(metrics) == set(losses.DPO_METRICS)
+    assert [v.item() for v in metrics["accuracy"]] == [2.0, 2.0]
+    assert metrics["margin"][0].item() == pytest.approx(0.5 * sum(H))
+    assert metrics["chosen_reward"][0].item() == pytest.approx(0.5 * 1.0)
+    assert metrics["rejected_reward"][0].item() == pytest.approx(0.5 * -2.0)
+
+
+def test_a_pair_that_policy_and_reference_rate_alike_is_half_right():
+    loss = call(DpoSettings(), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    assert loss.metrics["accuracy"][0].item() == 1.0
+
+
+def test_the_gradient_of_two_halves_is_the_gradient_of_the_whole():
+    chosen = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    rest = [torch.randn(4, dtype=torch.float64) for _ in range(3)]
+    lengths = torch.full((4,), 5.0, dtype=torch.float64)
+    settings = DpoSettings(nll_weight=0.2)
+    whole = losses.dpo(chosen, *rest, lengths, lengths, settings)
+    (expected,) = torch.autograd.grad(whole.total / whole.count, chosen)
+    halves = [losses.dpo(chosen[s], *(x[s] for x in rest), lengths[s], lengths[s], settings) for s in (slice(0, 1), slice(1, 4))]
+    (found,) = torch.autograd.grad(sum(h.total for h in halves) / sum(h.count for h in halves), chosen)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_a_loss_that_does_not_exist_is_refused():
+    with pytest.raises(AssertionError):
+        DpoSettings(loss="hinge")

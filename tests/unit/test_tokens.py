@@ -1,0 +1,184 @@
+"""Text to ids and weights, the order of examples, and how micro-batches are laid out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_srlm.errors import CheckpointError
+from nemo_srlm.tokens import (
+    Chat,
+    Document,
+    Shape,
+    Tokenizer,
+    collate,
+    context_positions,
+    deal,
+    filler,
+    fits,
+    index_at,
+    step_batches,
+    sweep_batches,
+    weighted_document,
+)
+
+WORDS = ["<unk>", "<s>", "</s>", "Q:", "A:", "one", "two", "three", "four"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    from tokenizers import Tokenizer as Core
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    core = Core(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    core.pre_tokenizer = WhitespaceSplit()
+    core.save(str(directory / "tokenizer.json"))
+    write_config(directory, bos_token="<s>", eos_token={"content": "</s>"})
+    return Tokenizer(directory)
+
+
+def write_config(directory: Path, **config: object) -> None:
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def document(length: int, first: int = 10) -> Document:
+    weights = np.ones(length, np.float32)
+    weights[: length // 2 + 1] = 0.0
+    return Document(np.arange(first, first + length, dtype=np.int32), weights)
+
+
+def test_the_response_is_trained_on_and_the_prompt_is_not(tokenizer: Tokenizer):
+    made = Chat(tokenizer, "Q: ", " A:").document("one two", "three four")
+    assert [WORDS[i] for i in made.ids] == ["<s>", "Q:", "one", "two", "A:", "three", "four", "</s>"]
+    assert made.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_prompt_and_response_are_encoded_apart(tokenizer: Tokenizer):
+    chat = Chat(tokenizer, "Q: ", " A:")
+    made = chat.document("one", "two")
+    assert made.ids.tolist() == chat.prompt_ids("one") + chat.response_ids("two")
+
+
+def test_segments_keep_their_own_weight(tokenizer: Tokenizer):
+    made = weighted_document(tokenizer, [("Q: one A:", 0.25), ("two", 1.0)])
+    assert made.weights.tolist() == [0, 0.25, 0.25, 0.25, 1, 1]
+
+
+def test_encoding_many_equals_encoding_each(tokenizer: Tokenizer):
+    assert tokenizer.encode_all(["one two", "three"]) == [tokenizer.encode("one two"), tokenizer.encode("three")]
+
+
+@pytest.mark.parametrize("config", [{"bos_token": "<s>"}, {"bos_token": "<s>", "eos_token": "<none>"}])
+def test_a_tokenizer_without_its_special_tokens_is_refused(tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer.directory / "tokenizer.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+        Tokenizer(tmp_path)
+    write_config(tmp_path, **config)
+    with pytest.raises(CheckpointError, match="eos_token"):
+        Tokenizer(tmp_path)
+
+
+def test_what_cannot_be_trained_on_has_a_reason():
+    no_target = Document(np.arange(4, dtype=np.int32), np.zeros(4, np.float32))
+    assert fits((document(9),), 8) == "too_long"
+    assert fits((document(8), no_target), 8) == "no_target"
+    assert fits((document(8),), 8) == ""
+
+
+def test_every_epoch_holds_every_unit_once_in_its_own_order():
+    epochs = [[index_at(e * 50 + i, 50, seed=3) for i in range(50)] for e in range(3)]
+    assert all(sorted(e) == list(range(50)) for e in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != [index_at(i, 50, seed=4) for i in range(50)]
+
+
+@given(st.lists(st.integers(1, 500), min_size=12, max_size=12), st.sampled_from([1, 2, 3, 4, 6]), st.booleans())
+def test_dealing_loses_nothing_and_keeps_counts_equal(sizes: list[int], bins: int, sort_only: bool):
+    dealt = deal(sizes, bins, sort_only)
+    assert sorted(i for b in dealt for i in b) == list(range(12))
+    assert {len(b) for b in dealt} == {12 // bins}
+
+
+def test_dealing_balances_sizes():
+    loads = [sum([100, 90, 80, 40, 30, 20][i] for i in b) for b in deal([100, 90, 80, 40, 30, 20], 2)]
+    assert abs(loads[0] - loads[1]) <= 20
+
+
+def test_a_row_of_its_own_is_padded_at_the_end_without_weight():
+    batch = collate([(document(4),), (document(6),)], [0, 1], Shape(packed=False))
+    assert batch.tokens_BS.tolist() == [[10, 11, 12, 0, 0], [10, 11, 12, 13, 14]]
+    assert batch.labels_BS.tolist() == [[11, 12, 13, 0, 0], [11, 12, 13, 14, 15]]
+    assert batch.weights_BS.tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+    assert batch.segments_BS.tolist() == [[0, 0, 0, 2, 2], [1, 1, 1, 1, 1]]
+    assert batch.bounds_N1 is None
+    assert batch.num_tokens == 8
+
+
+def test_a_pack_keeps_documents_whole_with_positions_from_zero():
+    batch = collate([(document(4),), (document(6, 50),)], [0, 1], Shape(packed=True))
+    assert batch.tokens_BS.tolist() == [[50, 51, 52, 53, 54, 10, 11, 12]]
+    assert batch.positions_S.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert batch.segments_BS.tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+    assert batch.bounds_N1 is not None
+    assert batch.bounds_N1.tolist() == [0, 5, 8]
+
+
+def test_aligned_documents_are_padded_apart_and_the_row_to_its_multiple():
+    batch = collate([(document(4),), (document(6, 50),)], [0, 1], Shape(packed=True, align=4, multiple=16))
+    assert batch.bounds_N1 is not None
+    assert batch.bounds_N1.tolist() == [0, 8, 12, 16]
+    assert batch.segments_BS[0].tolist() == [1] * 5 + [2] * 3 + [0] * 3 + [2] * 5
+    assert batch.weights_BS.sum() == 3
+
+
+units_strategy = st.lists(st.tuples(st.integers(2, 20), st.integers(2, 20)), min_size=8, max_size=8)
+
+
+@given(units_strategy, st.sampled_from([(1, 1), (2, 1), (1, 4), (2, 2), (4, 2)]), st.booleans())
+def test_any_split_of_a_step_trains_on_the_same_pairs_and_never_parts_them(
+    lengths: list[tuple[int, int]], split: tuple[int, int], packed: bool
+):
+    replicas, micro = split
+    units = [(document(a, 100 * i), document(b, 100 * i + 50)) for i, (a, b) in enumerate(lengths)]
+    seen: list[int] = []
+    for replica in range(replicas):
+        for batch in step_batches(lambda p: units[p], 0, 8, replicas, micro, replica, Shape(packed=packed)):
+            seen += batch.positions
+            assert batch.num_documents == 2 * len(batch.positions)
+            for number in range(batch.num_documents):
+                expected = units[batch.positions[number // 2]][number % 2]
+                here = batch.segments_BS == number
+                assert batch.tokens_BS[here].tolist() == expected.ids[:-1].tolist()
+                assert batch.labels_BS[here].tolist() == expected.ids[1:].tolist()
+                assert batch.weights_BS[here].tolist() == expected.weights[1:].tolist()
+    assert sorted(seen) == list(range(8))
+
+
+def test_pipeline_stages_get_one_shape():
+    units = [(document(n),) for n in (3, 9, 5, 7)]
+    batches = step_batches(lambda p: units[p], 0, 4, 1, 4, 0, Shape(packed=True, uniform=True))
+    assert {b.tokens_BS.shape for b in batches} == {(1, 8)}
+
+
+def test_a_sweep_visits_every_unit_once_over_the_replicas():
+    units = [(document(3 + i),) for i in range(7)]
+    batches = [b for replica in range(2) for b in sweep_batches(units, 2, 2, replica, Shape(packed=True))]
+    assert sorted(p for b in batches for p in b.positions) == list(range(7))
+
+
+def test_a_filler_counts_nothing():
+    empty = filler(collate([(document(4),)], [0], Shape(packed=True)))
+    assert (empty.num_documents, empty.weights_BS.sum(), empty.num_tokens) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_context_ranks_share_a_document_without_overlap(size: int):
+    held = [context_positions(24, size, rank).tolist() for rank in range(size)]
+    assert sorted(p for h in held for p in h) == list(range(24))
+    work = [sum(h) for h in held]
+    assert max(work) == min(work), "causal work is balanced"
