@@ -1,0 +1,68 @@
+"""import_hf: M0 from an HF Llama directory, as a torch_dist checkpoint that training starts from under any layout.
+
+Reads import_hf.path (config.json, safetensors, tokenizer files); writes checkpoint/final/ and tokenizer/.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config import Config, identity
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.manifest import file_digest
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.store import read_json, write_json
+
+_REPORT = "imported.json"
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    """The weights are known by their files' names and sizes: 140 GB are not hashed at every look at the run."""
+    source = _source(cfg)
+    small = {path.name: file_digest(path) for path in sorted(source.glob("*.json"))}
+    weights = {
+        path.name: path.stat().st_size for path in sorted([*source.glob("*.safetensors"), *source.glob("*.bin")])
+    }
+    section = identity(cfg.import_hf)
+    del section["path"]  # where it lies is not what it is
+    return {"import_hf": section, "model": identity(cfg.model), "files": small, "weights": weights}
+
+
+def _source(cfg: Config) -> Path:
+    if not cfg.import_hf.path:
+        raise ConfigError(
+            "import_hf.path", "empty", "the HF directory of M0", "set import_hf.path=/path/to/Llama-2-7b-hf"
+        )
+    path = Path(cfg.import_hf.path)
+    if not path.is_dir():
+        raise DataError("import_hf.path", f"{path} is no directory", "the HF directory of M0")
+    return path
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.megatron.convert.importing import import_hf
+    from nemo_srlm.megatron.convert.tokenizer_files import copy_as_is
+    from nemo_srlm.megatron.seal import FINAL
+
+    section, source = ctx.cfg.import_hf, _source(ctx.cfg)
+    copy_as_is(source, ctx.dir / "tokenizer")
+    done = import_hf(
+        source, ctx.dir / "checkpoint" / FINAL, dtype=section.dtype, expected=ctx.cfg.model, allow_bin=section.allow_bin,
+        processes=section.processes, overwrite=True,
+        report=lambda done, total: ctx.progress.update(done, total, "parameters"),
+    )  # fmt: skip
+    write_json(ctx.dir / _REPORT, {
+        "num_parameters": done.num_parameters, "hf_tensors": done.num_tensors, "dtype": done.dtype,
+        "ignored_buffers": len(done.ignored),
+    })  # fmt: skip
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    metrics: dict[str, Any] = read_json(ctx.dir / _REPORT)
+    return metrics
+
+
+STAGE = Stage("import_hf", "convert", _inputs, _identity, _run, _finalize)

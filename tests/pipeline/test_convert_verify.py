@@ -1,0 +1,112 @@
+"""The proof itself, with the real parts: transformers' logits, the Megatron forward, vLLM's greedy tokens, the tool."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_srlm.config import ChatSection, ModelSection
+from nemo_srlm.errors import CheckpointError
+from nemo_srlm.megatron.convert.exporting import export_hf
+from nemo_srlm.megatron.convert.importing import import_hf
+from nemo_srlm.megatron.convert.verify import verify
+from nemo_srlm.tokens import Chat, Tokenizer
+from tests.unit import tiny_llama
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ModelSection(  # heads of 32: the smallest that vLLM's CPU attention takes
+    num_layers=3, hidden_size=128, ffn_hidden_size=160, num_attention_heads=4, num_query_groups=2, vocab_size=261,
+    max_length=256, rope_theta=5000.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """hf: the original in fp32; mg: its import; out: the export of that, by the tool, verified to the last level."""
+    root = tmp_path_factory.mktemp("model")
+    tiny_llama.make(root / "hf", MODEL, "fp32")
+    tiny_llama.make_tokenizer(root / "hf", 259)
+    import_hf(root / "hf", root / "mg")
+    command = [
+        sys.executable, "tools/convert.py", "megatron-to-hf", str(root / "mg"), str(root / "out"), "--like", str(root / "hf"),
+        "--user-prefix", "Q: ", "--user-suffix", "\nA:", "--verify", "vllm",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vLLM's greedy tokens are transformers'" in done.stdout
+    return root
+
+
+def test_the_card_shows_equal_logits_and_equal_greedy_tokens(model: Path):
+    card = json.loads((model / "out.verification.json").read_text())
+    assert card["passed"]
+    assert card["round_trip"]["different"] == []
+    assert card["logits"]["max_abs"] <= 1e-4
+    assert card["logits"]["largest_logit"] > 1  # not a comparison of zeros
+    assert (card["logits"]["layers"], card["logits"]["of_layers"]) == (3, 3)
+    assert len(card["vllm"]["greedy_ids"]) > 8
+    assert len(set(card["vllm"]["greedy_ids"])) > 2
+    assert card["vllm"]["greedy_ids"] == card["vllm"]["transformers_ids"]
+
+
+def test_transformers_renders_and_encodes_the_chat_as_the_trainer_does(model: Path):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(model / "out")
+    chat = Chat.of(Tokenizer(model / "out"), ChatSection("Q: ", "\nA:"))
+    messages = [{"role": "user", "content": "Why?  Because."}]
+    assert theirs.apply_chat_template(messages, tokenize=True)["input_ids"] == chat.prompt_ids("Why?  Because.")
+
+
+def test_the_first_layers_of_a_model_too_large_for_memory_are_compared(model: Path):
+    card = verify(model / "out", model / "mg", layers=2)
+    assert (card["logits"]["layers"], card["logits"]["of_layers"]) == (2, 3)
+    assert card["logits"]["max_abs"] <= 1e-4
+
+
+def test_swapped_projections_pass_no_comparison_of_logits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The mistake that an exact round trip alone cannot see: a mapping that is wrong in both directions."""
+    from nemo_srlm.megatron.convert import mapping
+
+    real = mapping.table
+
+    def swapped(asked: ModelSection):
+        for entry in real(asked):
+            if entry.key.endswith("linear_fc1.weight"):
+                gate, up = entry.runs
+                yield replace(entry, runs=(replace(gate, hf=up.hf), replace(up, hf=gate.hf)))
+            else:
+                yield entry
+
+    monkeypatch.setattr(mapping, "table", swapped)
+    import_hf(model / "hf", tmp_path / "mg")
+    export_hf(tmp_path / "mg", tmp_path / "out", MODEL)
+    with pytest.raises(CheckpointError, match="logits differ by up to"):
+        verify(tmp_path / "out", tmp_path / "mg")
+    card = json.loads((tmp_path / "out.verification.json").read_text())
+    assert card["round_trip"]["different"] == []
+
+
+def test_transformers_own_weights_come_back_equal(tmp_path: Path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=88, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=101, max_position_embeddings=64, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+    )  # fmt: skip
+    net = LlamaForCausalLM(config).bfloat16()
+    net.save_pretrained(tmp_path / "hf", max_shard_size="50KB")
+    done = import_hf(tmp_path / "hf", tmp_path / "mg")
+    export_hf(tmp_path / "mg", tmp_path / "out", done.model)
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    assert tiny_llama.equal_bits(net.state_dict(), again.state_dict())
+    assert again.config.rope_parameters == net.config.rope_parameters
+    assert verify(tmp_path / "out", tmp_path / "mg")["logits"]["max_abs"] <= 1e-4
+    shutil.rmtree(tmp_path / "mg")

@@ -1,0 +1,259 @@
+"""The mapping covers every row once in both directions; import and export keep every bit; chat templates say the same."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import jinja2
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_srlm.config import ChatSection, ModelSection
+from nemo_srlm.errors import CheckpointError
+from nemo_srlm.megatron.convert import exporting, hf_config, mapping, tokenizer_files, torch_dist
+from nemo_srlm.megatron.convert.exporting import export_hf
+from nemo_srlm.megatron.convert.importing import import_hf
+from nemo_srlm.megatron.convert.stored import Reader
+from nemo_srlm.megatron.convert.verify import card_path, verify
+from nemo_srlm.tokens import Chat, Tokenizer
+from tests.unit import tiny_llama
+
+
+@given(
+    groups=st.integers(1, 4), heads_a_group=st.integers(1, 4), head_size=st.integers(1, 8), layers=st.integers(1, 3),
+    ffn=st.integers(1, 20), vocab=st.integers(1, 30), tied=st.booleans(),
+)  # fmt: skip
+def test_every_row_of_every_tensor_stands_in_the_table_once(groups, heads_a_group, head_size, layers, ffn, vocab, tied):
+    heads = groups * heads_a_group
+    model = ModelSection(
+        num_layers=layers, hidden_size=heads * head_size, ffn_hidden_size=ffn, num_attention_heads=heads,
+        num_query_groups=groups, vocab_size=vocab, tie_embeddings=tied,
+    )  # fmt: skip
+    hf_rows: Counter[tuple[str, int]] = Counter()
+    for entry in mapping.table(model):
+        rows = Counter(run.row + i for run in entry.runs for i in range(run.rows))
+        assert rows == Counter(range(entry.shape[0]))
+        hf_rows.update((run.hf, run.hf_row + i) for run in entry.runs for i in range(run.rows))
+    assert hf_rows == Counter((t.name, row) for t in mapping.hf_tensors(model) for row in range(t.shape[0]))
+
+
+def test_a_query_group_holds_its_query_heads_then_its_key_then_its_value():
+    model = tiny_llama.SHAPES["gqa"]  # 4 heads of 16 rows in 2 groups
+    entry = next(e for e in mapping.table(model) if e.name == "decoder.layers.1.self_attention.linear_qkv.weight")
+    order = [(run.hf.split(".")[-2], run.hf_row, run.rows) for run in sorted(entry.runs, key=lambda run: run.row)]
+    assert order == [
+        ("q_proj", 0, 32), ("k_proj", 0, 16), ("v_proj", 0, 16),
+        ("q_proj", 32, 32), ("k_proj", 16, 16), ("v_proj", 16, 16),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "hidden", "ffn", "heads", "groups", "parameters"),
+    [
+        ("7B", 32, 4096, 11008, 32, 32, 6_738_415_616),
+        ("13B", 40, 5120, 13824, 40, 40, 13_015_864_320),
+        ("70B", 80, 8192, 28672, 64, 8, 68_976_648_192),
+    ],
+)
+def test_llama_2_has_the_published_number_of_parameters(name, layers, hidden, ffn, heads, groups, parameters):
+    model = ModelSection(
+        num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, num_query_groups=groups
+    )
+    assert mapping.num_parameters(model) == parameters
+
+
+@pytest.mark.parametrize("shape", tiny_llama.SHAPES)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", "fp16"])
+def test_there_and_back_keeps_every_bit(tmp_path: Path, shape: str, dtype: str):
+    model = tiny_llama.SHAPES[shape]
+    made = tiny_llama.make(tmp_path / "hf", model, dtype, shards=3)
+    done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, piece_bytes=5000)
+    assert done.num_parameters == sum(t.numel() for t in made.values())
+    export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=100_000, piece_bytes=3000)
+    assert (tmp_path / "back" / "model.safetensors.index.json").exists()
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+    assert hf_config.read(tmp_path / "back") == hf_config.HfConfig(replace(model, rope_scaling={}), dtype)
+    card = verify(tmp_path / "back", tmp_path / "mg", level="round_trip")
+    assert card["passed"]
+    assert card["round_trip"]["hf_tensors"] == len(made)
+
+
+def test_several_processes_write_what_one_writes(tmp_path: Path):
+    model = tiny_llama.SHAPES["tied"]
+    made = tiny_llama.make(tmp_path / "hf", model)
+    seen: list[tuple[int, int]] = []
+    report = lambda done, total: seen.append((done, total))  # noqa: E731
+    import_hf(tmp_path / "hf", tmp_path / "mg", processes=2, piece_bytes=5000, report=report)
+    assert len(list((tmp_path / "mg").glob("*.distcp"))) == 2
+    assert seen[0] == (0, mapping.num_parameters(model))
+    assert seen[-1] == (mapping.num_parameters(model),) * 2
+    export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=50_000)
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+
+
+def test_an_asked_dtype_is_torchs_own_conversion(tmp_path: Path):
+    model = tiny_llama.SHAPES["gqa"]
+    made = tiny_llama.make(tmp_path / "hf", model, "fp32")
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    export_hf(tmp_path / "mg", tmp_path / "back", model, dtype="bf16")
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), {k: v.bfloat16() for k, v in made.items()})
+    assert verify(tmp_path / "back", tmp_path / "mg", level="round_trip")["passed"]
+
+
+def test_bin_files_are_read_only_when_allowed(tmp_path: Path):
+    model = tiny_llama.SHAPES["gqa"]
+    made = tiny_llama.make(tmp_path / "hf", model)
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    names = sorted(made)
+    files = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    for file, held in files.items():
+        torch.save({name: torch.nn.Parameter(made[name]) for name in held}, tmp_path / "hf" / file)
+    index = {"weight_map": {name: file for file, held in files.items() for name in held}}
+    (tmp_path / "hf" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="allow-bin"):
+        import_hf(tmp_path / "hf", tmp_path / "mg")
+    import_hf(tmp_path / "hf", tmp_path / "mg", allow_bin=True)
+    export_hf(tmp_path / "mg", tmp_path / "back", model)
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+
+
+def test_a_buffer_of_old_checkpoints_is_counted_not_converted(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    made = tiny_llama.make(tmp_path / "hf", tiny_llama.SIZES)
+    buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file({**made, buffer: torch.ones(8)}, tmp_path / "hf" / "model.safetensors")
+    assert import_hf(tmp_path / "hf", tmp_path / "mg").ignored == (buffer,)
+
+
+def test_a_flipped_bit_fails_the_round_trip_and_the_card_names_the_tensor(tmp_path: Path):
+    model = tiny_llama.SHAPES["gqa"]
+    tiny_llama.make(tmp_path / "hf", model)
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    export_hf(tmp_path / "mg", tmp_path / "back", model)
+    file = tmp_path / "back" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"1 tensor\(s\) differ: \['output_layer.weight'\]"):
+        verify(tmp_path / "back", tmp_path / "mg", level="round_trip")
+    card = json.loads(card_path(tmp_path / "back").read_text())
+    assert not card["passed"]
+    assert card["round_trip"]["different"] == ["output_layer.weight"]
+
+
+def test_checkpoints_with_a_key_a_layer_are_read_too(tmp_path: Path):
+    model = tiny_llama.SHAPES["gqa"]
+    made = tiny_llama.weights(model)
+    (tmp_path / "mg").mkdir()
+    writer = torch_dist.PartWriter(tmp_path / "mg", 0)
+    shapes = {}
+    for entry in mapping.table(model):
+        rows = torch.cat([made[r.hf][r.hf_row : r.hf_row + r.rows] for r in sorted(entry.runs, key=lambda r: r.row)])
+        writer.append(mapping.Entry(entry.layered_key, None, entry.shape, entry.runs), 0, rows)
+        shapes[entry.layered_key] = entry.shape
+    writer.close()
+    torch_dist.finish(tmp_path / "mg", shapes, torch.bfloat16, writer.written, {})
+    export_hf(tmp_path / "mg", tmp_path / "hf", model)
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "hf"), made)
+
+
+def test_a_killed_export_goes_on_after_its_last_finished_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_llama.SHAPES["gqa"]
+    made = tiny_llama.make(tmp_path / "hf", model)
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    real, files = exporting.safetensors_io.Writer.close, []
+
+    def killed_in_the_third_file(self):
+        if len(files) == 2:
+            raise KeyboardInterrupt
+        files.append(self.path.name)
+        real(self)
+
+    monkeypatch.setattr(exporting.safetensors_io.Writer, "close", killed_in_the_third_file)
+    with pytest.raises(KeyboardInterrupt):
+        export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=50_000)
+    assert not (tmp_path / "back").exists()
+    kept = {name: (tmp_path / ".back.partial" / name).stat().st_mtime_ns for name in files}
+    monkeypatch.setattr(exporting.safetensors_io.Writer, "close", real)
+    export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=50_000)
+    assert {name: (tmp_path / "back" / name).stat().st_mtime_ns for name in files} == kept
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+    assert {p.suffix for p in (tmp_path / "back").iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_killed_export_starts_afresh_when_another_is_asked_for(tmp_path: Path):
+    model = tiny_llama.SHAPES["gqa"]
+    made = tiny_llama.make(tmp_path / "hf", model)
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    (tmp_path / ".back.partial").mkdir()
+    (tmp_path / ".back.partial" / "model.safetensors").write_text("of another export")
+    (tmp_path / ".back.partial" / exporting.PLAN).write_text("another plan")
+    export_hf(tmp_path / "mg", tmp_path / "back", model)
+    assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+
+
+CHATS = [ChatSection(), ChatSection('Q: "é"\n\t', "\nA: {{ 1 + 1 }} \\n 🙂"), ChatSection("", "")]
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_the_chat_template_renders_what_the_trainer_encodes(tmp_path: Path, chat: ChatSection):
+    tiny_llama.make_tokenizer(tmp_path / "tok", 259)
+    tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 259, chat)
+    template = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"]
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == template
+    messages = [{"role": "user", "content": "What's 2+2? <b>"}, {"role": "assistant", "content": "4."}]
+    text = jinja2.Template(template).render(messages=messages, bos_token="<s>", eos_token="</s>")
+    assert text == f"<s>{chat.user_prefix}What's 2+2? <b>{chat.user_suffix}4.</s>"
+    tokenizer = Tokenizer(tmp_path / "out")
+    ours = Chat.of(tokenizer, chat)
+    ids = [*ours.prompt_ids(messages[0]["content"]), *ours.response_ids(messages[1]["content"])]
+    assert tokenizer._core.encode(text, add_special_tokens=False).ids == ids
+
+
+def test_special_token_ids_reach_the_configs(tmp_path: Path):
+    model = replace(tiny_llama.SIZES, vocab_size=300)
+    tiny_llama.make(tmp_path / "hf", model)
+    tiny_llama.make_tokenizer(tmp_path / "hf", 259)
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    export_hf(tmp_path / "mg", tmp_path / "back", model, tokenizer=tmp_path / "hf", chat=ChatSection())
+    for file in ("config.json", "generation_config.json"):
+        data = json.loads((tmp_path / "back" / file).read_text())
+        assert (data["bos_token_id"], data["eos_token_id"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "theta", "scaling"),
+    [
+        ({"rope_theta": 5e5}, 5e5, {}),
+        ({}, 1e4, {}),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, 1e4, {"rope_type": "linear", "factor": 2.0}),
+        ({"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}, 7.0, {}),
+        ({"rope_parameters": {"rope_theta": 7.0, "rope_type": "linear", "factor": 4.0}}, 7.0,
+         {"rope_type": "linear", "factor": 4.0}),
+    ],
+)  # fmt: skip
+def test_rope_is_read_in_the_old_form_and_the_new(tmp_path: Path, stated, theta, scaling):
+    data = hf_config.render(tiny_llama.SIZES, "bf16", {})
+    for name in ("rope_theta", "rope_scaling", "rope_parameters"):
+        del data[name]
+    model = hf_config.parse(data | stated, tmp_path).model
+    assert (model.rope_theta, model.rope_scaling) == (theta, scaling)
+    again = hf_config.parse(json.loads(json.dumps(hf_config.render(model, "bf16", {}))), tmp_path).model
+    assert (again.rope_theta, again.rope_scaling) == (theta, scaling)
+
+
+def test_only_the_asked_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_llama.SHAPES["odd"]
+    tiny_llama.make(tmp_path / "hf", model)
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    checkpoint, sizes = torch_dist.Checkpoint(tmp_path / "mg"), []
+    real = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, p, o, out: (sizes.append(out.numel()), real(self, p, o, out)))
+    entry = next(mapping.table(model))
+    with Reader() as reader:
+        checkpoint.read_rows(reader, entry, 10, torch.empty(3, 64, dtype=torch.bfloat16))
+    assert sizes == [3 * 64]

@@ -1,0 +1,335 @@
+"""Whatever is wrong with a model directory, a checkpoint or the disk: one clear error, nothing under the final name."""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nemo_srlm.config import ModelSection
+from nemo_srlm.errors import CheckpointError
+from nemo_srlm.megatron.convert import stored, tokenizer_files
+from nemo_srlm.megatron.convert.exporting import export_hf
+from nemo_srlm.megatron.convert.importing import import_hf
+from tests.unit import tiny_llama
+
+MODEL = tiny_llama.SHAPES["gqa"]
+ROOT = Path(__file__).resolve().parents[2]
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """hf: one file; sharded: three with an index; mg: the import."""
+    root = tmp_path_factory.mktemp("good")
+    tiny_llama.make(root / "hf", MODEL)
+    tiny_llama.make(root / "sharded", MODEL, shards=3)
+    import_hf(root / "hf", root / "mg")
+    return root
+
+
+def edit_config(**changes: object) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        held = load_file(directory / "model.safetensors")
+        change(held)
+        save_file(held, directory / "model.safetensors", {"format": "pt"})
+
+    return edit
+
+
+def edit_index(change: Callable[[dict[str, str]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        data = json.loads((directory / INDEX).read_text())
+        change(data["weight_map"])
+        (directory / INDEX).write_text(json.dumps(data))
+
+    return edit
+
+
+def cut(name: str, size: int) -> Callable[[Path], None]:
+    return lambda directory: os.truncate(directory / name, size)
+
+
+def overwrite(name: str, data: bytes, at: int = 0) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        with (directory / name).open("rb+") as f:
+            f.seek(at)
+            f.write(data)
+
+    return edit
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).unlink()
+
+
+def put(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    return lambda held: held[name].view(-1)[3:4].fill_(value)
+
+
+Q = "model.layers.0.self_attn.q_proj.weight"
+HEAD = "lm_head.weight"
+SECOND = "model-00002-of-00003.safetensors"
+# what is done to a good directory -> what the error must say
+BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "no config": ("hf", remove("config.json"), "no config.json"),
+    "config no JSON": ("hf", overwrite("config.json", b"{{"), "not JSON"),
+    "config no object": ("hf", lambda d: (d / "config.json").write_text("[]"), "a JSON list"),
+    "truncated": ("hf", cut("model.safetensors", 5000), "bytes; expected .* by its header; the file is truncated"),
+    "truncated in the header": ("hf", cut("model.safetensors", 500), "header length .* truncated or corrupt"),
+    "empty file": ("hf", cut("model.safetensors", 0), "0 bytes"),
+    "header length is noise": ("hf", overwrite("model.safetensors", b"\xff" * 8), "header length of 18446744073709551615"),
+    "header is noise": ("hf", overwrite("model.safetensors", b"\xfe" * 40, 8), "not JSON"),
+    "header entry malformed": (
+        "hf", lambda d: _patch(d / "model.safetensors", b'"data_offsets"', b'"data_offzets"'), "malformed header entry",
+    ),
+    "header sizes wrong": ("hf", lambda d: _patch(d / "model.safetensors", b"[256,64]", b"[256,65]"), "with shape"),
+    "html instead of weights": ("hf", overwrite("model.safetensors", b"<!DOCTYPE html>"), "truncated or corrupt"),
+    "missing shard": ("sharded", remove(SECOND), rf"names 1 of 3 files that are not there: \['{SECOND}'\]"),
+    "index names an absent file": ("sharded", edit_index(lambda m: m.update({Q: "x.safetensors"})), "x.safetensors"),
+    "index names a tensor elsewhere": (
+        "sharded", edit_index(lambda m: m.update({HEAD: SECOND})), f"does not name there: .*{HEAD}",
+    ),
+    "index forgets a tensor": ("sharded", edit_index(lambda m: m.pop(Q)), f"does not name there: .*{Q}"),
+    "index malformed": ("sharded", lambda d: (d / INDEX).write_text('{"weights": 1}'), "no index of weights"),
+    "no index": ("sharded", remove(INDEX), "3 safetensors file.* without"),
+    "no weights": ("hf", remove("model.safetensors"), "no model weights"),
+    "tensor missing": ("hf", edit_weights(lambda h: h.pop(Q)), f"1 tensor.* are absent: {Q}"),
+    "tensor unknown": ("hf", edit_weights(lambda h: h.update(extra=torch.ones(2))), "does not know: extra"),
+    "shape mismatch": (
+        "hf", edit_weights(lambda h: h.update({Q: torch.ones(64, 32).bfloat16()})), r"q_proj.weight \[64, 32\] instead of",
+    ),
+    "one tensor of another dtype": ("hf", edit_weights(lambda h: h.update({Q: h[Q].float()})), "weights of type .*fp32"),
+    "dtype against config": ("hf", edit_config(dtype="float16"), r"weights of type \['bf16'\].* all fp16"),
+    "quantised dtype": ("hf", edit_weights(lambda h: h.update({Q: h[Q].to(torch.int8)})), "of type I8"),
+    "too many layers in config": ("hf", edit_config(num_hidden_layers=5), "9 tensor.* absent"),
+    "too few layers in config": ("hf", edit_config(num_hidden_layers=3), "9 tensor.* does not know"),
+    "heads against weights": ("hf", edit_config(num_key_value_heads=4), r"shape\(s\) contradict config.json"),
+    "tied with a head": ("hf", edit_config(tie_word_embeddings=True), "tie_word_embeddings"),
+    "heads do not divide": ("hf", edit_config(num_attention_heads=7, head_dim=None), "head_dim"),
+    "other head_dim": ("hf", edit_config(head_dim=32), "head_dim 32"),
+    "no size": ("hf", edit_config(hidden_size=None), "hidden_size = None"),
+    "unknown architecture": ("hf", edit_config(model_type="mamba", architectures=["MambaForCausalLM"]), "model_type 'mamba'"),
+    "a classifier": ("hf", edit_config(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
+    "biases in config": ("hf", edit_config(attention_bias=True), "attention_bias is true; expected a Llama without biases"),
+    "biases in weights": (
+        "hf", edit_weights(lambda h: h.update({Q.replace("weight", "bias"): torch.ones(64).bfloat16()})), "1 biases",
+    ),
+    "other activation": ("hf", edit_config(hidden_act="gelu"), "hidden_act 'gelu'"),
+    "rope of another kind": ("hf", edit_config(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "'yarn'"),
+    "quantised model": ("hf", edit_config(quantization_config={"bits": 4}), "quantised"),
+    "NaN": ("hf", edit_weights(put(Q, float("nan"))), f"{Q}.* holds 1 NaN or infinite"),
+    "Inf": ("hf", edit_weights(put(HEAD, float("inf"))), f"{HEAD} holds 1 NaN or infinite"),
+    "minus Inf": ("hf", edit_weights(put("model.norm.weight", float("-inf"))), "model.norm.weight holds 1 NaN"),
+}  # fmt: skip
+
+
+def _patch(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_model_directory_is_refused_and_leaves_nothing(good: Path, tmp_path: Path, name: str):
+    source, damage, message = BROKEN[name]
+    shutil.copytree(good / source, tmp_path / "hf")
+    damage(tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=message):
+        import_hf(tmp_path / "hf", tmp_path / "mg")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_model_other_than_the_configs_is_refused_with_the_fields(good: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"model.num_query_groups: 4 -> 2\n\s+model.rope_theta: 5.0 -> 10000.0"):
+        import_hf(good / "hf", tmp_path / "mg", expected=replace(MODEL, num_query_groups=4, rope_theta=5.0))
+
+
+class Payload:
+    """What a hostile .bin file may hold."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_a_bin_file_that_would_run_code_is_refused_unrun(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    torch.save({"x": Payload()}, tmp_path / "hf" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"holds posix.system"):
+        import_hf(tmp_path / "hf", tmp_path / "mg", allow_bin=True)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_truncated_bin_file_is_refused(good: Path, tmp_path: Path):
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    torch.save(load_file(tmp_path / "hf" / "model.safetensors"), tmp_path / "hf" / "pytorch_model.bin")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    os.truncate(tmp_path / "hf" / "pytorch_model.bin", 20_000)
+    with pytest.raises(CheckpointError, match=r"no torch\.save archive"):
+        import_hf(tmp_path / "hf", tmp_path / "mg", allow_bin=True)
+
+
+# --- Megatron checkpoints --------------------------------------------------------------------------------------------
+
+
+def without_key(directory: Path) -> None:
+    with (directory / ".metadata").open("rb") as f:
+        metadata = pickle.load(f)
+    del metadata.state_dict_metadata["decoder.final_layernorm.weight"]
+    with (directory / ".metadata").open("wb") as f:
+        pickle.dump(metadata, f)
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], None], ModelSection, str]] = {
+    "not one": (shutil.rmtree, MODEL, "no metadata.json"),
+    "metadata damaged": (cut(".metadata", 50), MODEL, "damaged metadata"),
+    "another backend": (lambda d: (d / "metadata.json").write_text('{"sharded_backend": "zarr"}'), MODEL, "zarr"),
+    "file missing": (remove("__0_0.distcp"), MODEL, r"1 of 1 files are missing"),
+    "file truncated": (cut("__0_0.distcp", 60_000), MODEL, "archive"),
+    "weight missing": (without_key, MODEL, "no weight decoder.final_layernorm.weight"),
+    "more layers": (lambda d: None, replace(MODEL, num_layers=5), "no weight decoder.layers.4"),
+    "fewer layers": (lambda d: None, replace(MODEL, num_layers=3), "of 4 layers; expected 3"),
+    "other width": (lambda d: None, replace(MODEL, ffn_hidden_size=92), r"linear_fc1.weight of shape \[192, 64\]"),
+    "larger vocabulary": (
+        lambda d: None,
+        replace(MODEL, vocab_size=300),
+        r"of shape \[256, 64\]; expected \[300, 64\]",
+    ),
+    "tied": (
+        lambda d: None,
+        replace(MODEL, tie_embeddings=True),
+        r"weight.s. that a Llama has not: .'output_layer.weight'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_that_is_broken_or_another_models_is_refused(good: Path, tmp_path: Path, name: str):
+    damage, model, message = CHECKPOINTS[name]
+    shutil.copytree(good / "mg", tmp_path / "mg")
+    damage(tmp_path / "mg")
+    with pytest.raises(CheckpointError, match=message):
+        export_hf(tmp_path / "mg", tmp_path / "back", model)
+    assert not (tmp_path / "back").exists()
+    assert not (tmp_path / ".back.partial").exists()
+
+
+def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nemo_srlm.megatron.convert.importing.refuse_not_finite", lambda *_: None)
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    edit_weights(put(Q, float("nan")))(tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "mg")
+    with pytest.raises(CheckpointError, match=rf"linear_qkv.weight \({Q}\) holds 1 NaN"):
+        export_hf(tmp_path / "mg", tmp_path / "back", MODEL)
+
+
+# --- disk and names ------------------------------------------------------------------------------------------------
+
+
+def convert(direction: str, good: Path, out: Path) -> None:
+    if direction == "import":
+        import_hf(good / "hf", out)
+    else:
+        export_hf(good / "mg", out, MODEL)
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_a_name_that_is_taken_is_refused(good: Path, tmp_path: Path, direction: str):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match="exists already"):
+        convert(direction, good, tmp_path / "out")
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    good: Path, tmp_path: Path, direction: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    with pytest.raises(CheckpointError, match="GiB free on the disk"):
+        convert(direction, good, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(good: Path, tmp_path: Path, direction: str):
+    # a real refusal by the kernel: files may not grow past 100 kB (EFBIG, handled as a full disk)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            convert(direction, good, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_left_is_named(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stored.os, "pwrite", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        convert("export", good, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_conversion_keeps_what_stood_under_the_name(good: Path, tmp_path: Path):
+    convert("export", good, tmp_path / "out")
+    shutil.copytree(good / "mg", tmp_path / "mg")
+    os.truncate(tmp_path / "mg" / "__0_0.distcp", 60_000)
+    with pytest.raises(CheckpointError):
+        export_hf(tmp_path / "mg", tmp_path / "out", MODEL, overwrite=True)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+# --- tokenizers and the tool ------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path):
+    tiny_llama.make_tokenizer(tmp_path / "tok", 259)
+    with pytest.raises(CheckpointError, match=r"3 token\(s\) beyond the vocabulary"):
+        tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 256, None)
+
+
+def test_a_directory_without_a_fast_tokenizer_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"no tokenizer.json and no tokenizer_config.json"):
+        tokenizer_files.copy_as_is(tmp_path, tmp_path / "out")
+
+
+def test_a_tokenizer_that_is_not_one_is_refused(tmp_path: Path):
+    tiny_llama.make_tokenizer(tmp_path / "tok")
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not a tokenizer"):
+        tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 256, None)
+
+
+def test_the_tool_prints_one_line_for_a_mistake_and_exits_with_2(tmp_path: Path):
+    command = [sys.executable, "tools/convert.py", "hf-to-megatron", str(tmp_path / "absent"), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "no config.json" in done.stderr
+    assert "Traceback" not in done.stderr

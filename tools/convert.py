@@ -1,0 +1,182 @@
+#!/usr/bin/env python
+"""Convert and verify checkpoints between HF and Megatron: any size, any parallel layout, no GPU, no run directory."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nemo_srlm.errors import CheckpointError, UserError
+from nemo_srlm.megatron.seal import latest
+
+EXAMPLES = """\
+examples
+  HF Llama 2 7B -> a checkpoint that training starts from under any TP/PP/VPP layout:
+    tools/convert.py hf-to-megatron Llama-2-7b-hf m0
+
+  the trained policy -> HF, for transformers and vLLM, with the tokenizer and sizes of the original:
+    tools/convert.py megatron-to-hf runs/big/iter1/dpo/checkpoint m2-hf --like Llama-2-7b-hf --dtype bf16
+
+  are these the same model? (exact tensors; then logits; then vLLM's greedy tokens)
+    tools/convert.py verify m2-hf runs/big/iter1/dpo/checkpoint --level vllm
+
+Memory stays near half a GiB plus a few pieces of 128 MiB, whatever the size of the model. A conversion appears under its
+name when it is complete, or not at all. Exit code: 0 done, 2 refused or different (the message says what and why).
+"""
+
+
+class Meter:
+    """Progress, rate and time left on stderr: one line on a terminal, a line every few seconds in a log."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._start, self._shown = what, time.monotonic(), 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0 or (now - self._shown < (0.2 if self._terminal else 5.0) and done < total):
+            return
+        self._shown = now
+        spent = now - self._start
+        rate = done / spent if spent > 0 else 0.0
+        left = (total - done) / rate if rate > 0 else 0.0
+        text = (
+            f"{self._what}: {100 * done / max(total, 1):5.1f} %  {done / 1e6:,.1f} of {total / 1e6:,.1f} M parameters  "
+            f"{rate / 1e6:,.0f} M/s  {f'ETA {int(left) // 60}:{int(left) % 60:02d}' if done < total else f'{spent:.1f} s'}"
+        )
+        end = "\r" if self._terminal and done < total else "\n"
+        print(text + (" " * 8 if self._terminal else ""), end=end, file=sys.stderr, flush=True)
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint itself, or the newest complete one of a stage's checkpoint/ directory."""
+    if (path / "metadata.json").exists():
+        return path
+    found = latest(path)
+    if found is None:
+        raise CheckpointError(
+            path, "no complete checkpoint", "a torch_dist directory, or one with final/ or step_*/ in it"
+        )
+    return found
+
+
+def hf_to_megatron(args: argparse.Namespace) -> None:
+    from nemo_srlm.megatron.convert.importing import import_hf
+
+    done = import_hf(
+        args.hf, args.out, dtype=args.dtype, allow_bin=args.allow_bin, processes=args.processes, overwrite=args.force,
+        report=Meter("import"),
+    )  # fmt: skip
+    print(f"{args.out}: {done.num_parameters:,} parameters of {done.num_tensors} tensors in {done.dtype}")
+
+
+def megatron_to_hf(args: argparse.Namespace) -> None:
+    from nemo_srlm.config import ChatSection
+    from nemo_srlm.megatron.convert import hf_config
+    from nemo_srlm.megatron.convert.exporting import export_hf
+
+    chat = None
+    if args.user_prefix is not None or args.user_suffix is not None:
+        chat = ChatSection(args.user_prefix or "", args.user_suffix or "")
+    tokenizer = args.tokenizer or (args.like if (args.like / "tokenizer.json").exists() else None)
+    done = export_hf(
+        checkpoint_in(args.checkpoint), args.out, hf_config.read(args.like).model, tokenizer=tokenizer, chat=chat,
+        dtype=args.dtype, max_shard_bytes=int(args.max_shard_gb * 1e9), processes=args.processes, overwrite=args.force,
+        report=Meter("export"),
+    )  # fmt: skip
+    print(f"{args.out}: {done.num_parameters:,} parameters, {done.num_tensors} tensors in {done.dtype}, "
+          f"{len(done.files)} file(s)" + ("" if tokenizer else "; no tokenizer files: none were found"))  # fmt: skip
+    if args.verify:
+        args.hf, args.level = args.out, args.verify
+        verify(args)
+
+
+def verify(args: argparse.Namespace) -> None:
+    from nemo_srlm.megatron.convert.verify import card_path
+    from nemo_srlm.megatron.convert.verify import verify as check
+
+    card = check(
+        args.hf, checkpoint_in(args.checkpoint), level=args.level, layers=args.layers, memory_gb=args.memory_gb,
+        allow_bin=args.allow_bin, report=Meter("compare"),
+    )  # fmt: skip
+    print(f"{args.hf}: the same model; {card['round_trip']['hf_tensors']} tensors are equal bit for bit"
+          + (f"; logits differ by at most {card['logits']['max_abs']:.2g}" if "logits" in card else "")
+          + ("; vLLM's greedy tokens are transformers'" if "vllm" in card else "")
+          + f"; card: {card_path(args.hf)}")  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="tools/convert.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    def common(p: argparse.ArgumentParser) -> None:
+        p.add_argument(
+            "--dtype", default="", choices=["", "fp32", "bf16", "fp16"], help="convert to (default: as stored)"
+        )
+        p.add_argument("--processes", type=int, default=1, help="processes that share the work (default: 1)")
+        p.add_argument("--force", action="store_true", help="replace OUT when it exists")
+
+    def checks(p: argparse.ArgumentParser) -> None:
+        p.add_argument(
+            "--layers", type=int, default=0, help="compare logits of the first N layers only (default: what fits)"
+        )
+        p.add_argument("--memory-gb", type=float, default=8.0, help="fp32 weights of both models together (default: 8)")
+
+    p = command("hf-to-megatron", "HF Llama directory -> torch_dist checkpoint, loadable under any TP/PP/VPP")
+    p.add_argument("hf", type=Path, help="directory with config.json and safetensors")
+    p.add_argument("out", type=Path, help="checkpoint directory to make")
+    p.add_argument("--allow-bin", action="store_true", help="accept pytorch_model*.bin (read without unpickling code)")
+    common(p)
+    p.set_defaults(run=hf_to_megatron)
+
+    p = command("megatron-to-hf", "torch_dist checkpoint of any layout -> HF directory (sharded safetensors)")
+    p.add_argument("checkpoint", type=Path, help="torch_dist directory, or a stage's checkpoint/ (its newest is taken)")
+    p.add_argument("out", type=Path, help="HF directory to make")
+    p.add_argument("--like", type=Path, required=True, help="HF directory with the model's config.json (and tokenizer)")
+    p.add_argument("--tokenizer", type=Path, help="directory with the tokenizer files (default: that of --like)")
+    p.add_argument(
+        "--user-prefix", help="chat template: text before a user turn (default: keep the tokenizer's template)"
+    )
+    p.add_argument("--user-suffix", help="chat template: text after a user turn")
+    p.add_argument("--max-shard-gb", type=float, default=5.0, help="10^9 bytes a file at most (default: 5)")
+    p.add_argument("--verify", choices=["round_trip", "logits", "vllm"], help="verify the result, too")
+    common(p)
+    checks(p)
+    p.set_defaults(run=megatron_to_hf, allow_bin=False)
+
+    p = command("verify", "compare an HF directory with a torch_dist checkpoint; writes HF.verification.json beside it")
+    p.add_argument("hf", type=Path, help="HF directory")
+    p.add_argument("checkpoint", type=Path, help="torch_dist directory, or a stage's checkpoint/")
+    p.add_argument("--level", default="logits", choices=["round_trip", "logits", "vllm"],
+                   help="each includes the ones before it (default: logits)")  # fmt: skip
+    p.add_argument("--allow-bin", action="store_true", help="accept pytorch_model*.bin")
+    checks(p)
+    p.set_defaults(run=verify)
+    return top
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing stands under the name that was asked for; run it again", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
