@@ -1,0 +1,281 @@
+"""The generation engine: what a stage may use, and vLLM behind it. The only file that imports vllm.
+
+Token ids go in and come out; text is made here by the project's own tokenizer, so vLLM and training never disagree
+about tokens. Environment variables that vLLM reads are set here (`set_environment`), before it is imported.
+"""
+
+import gc
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nemo_srlm.config import Config, GenerateSection
+from nemo_srlm.errors import CheckpointError, EngineError
+from nemo_srlm.feeding import SEED_SPACING, Completion, Failure, Feeder, Outcome, Request
+from nemo_srlm.judging import too_long
+from nemo_srlm.tokens import Tokenizer
+
+__all__ = [
+    "SEED_SPACING",
+    "Completion",
+    "Engine",
+    "Failure",
+    "Outcome",
+    "Request",
+    "VllmEngine",
+    "generate",
+    "release",
+    "shared",
+]
+
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # sizes that vLLM's CPU attention knows
+STOP_INTERVAL = 8  # tokens between two looks for a stop string
+
+
+class Engine(Protocol):
+    """What a stage may use. `max_model_len`: tokens of prompt and completion together."""
+
+    tokenizer: Tokenizer
+    max_model_len: int
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Every request with its completions (n of them, in order of draw) or its Failure, as they finish.
+
+        The order is that of finishing, not of `requests`, which is read lazily. Raises EngineError when the engine
+        cannot be started or died too often; what was handed out before stays valid.
+        """
+
+    def close(self) -> None:
+        """Frees the engine's memory; a later `stream` starts it again."""
+
+
+def generate(engine: Engine, requests: Sequence[Request]) -> list[Outcome]:
+    """All outcomes, in the order of `requests`."""
+    outcomes = {request.id: outcome for request, outcome in engine.stream(requests)}
+    return [outcomes[request.id] for request in requests]
+
+
+# --- vLLM -----------------------------------------------------------------------------------------------------------
+
+
+def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> tuple[dict[str, Any], int]:
+    """(config.json, max_model_len) of an HF directory. Raises CheckpointError or EngineError before vLLM is loaded."""
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "no config.json", "an HF model directory") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(path / "config.json", f"not JSON ({error})") from error
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = sorted(p.name for p in path.glob("*.safetensors"))
+    if missing := [name for name in names or ["model.safetensors"] if not (path / name).is_file()]:
+        raise CheckpointError(
+            path, f"weights are missing: {missing[:3]}", "*.safetensors", "export the model again, or copy it whole"
+        )
+    if tokenizer.vocab_size > config["vocab_size"]:
+        raise CheckpointError(
+            path, f"its tokenizer has {tokenizer.vocab_size} tokens", f"at most vocab_size {config['vocab_size']}",
+            "the tokenizer belongs to another model",
+        )  # fmt: skip
+    positions = int(config["max_position_embeddings"])
+    if section.max_model_len > positions:
+        raise EngineError(
+            "generate.max_model_len", f"{section.max_model_len}", f"at most the {positions} positions of {path}",
+            f"set generate.max_model_len={positions} (0 = all positions of the model)",
+        )  # fmt: skip
+    return config, section.max_model_len or positions
+
+
+def head_size(config: dict[str, Any]) -> int:
+    """Numbers a head; not every config.json states it."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def kv_cache_bytes(config: dict[str, Any], max_model_len: int, section: GenerateSection) -> int:
+    """CPU only: the section's GiB, or what max_num_seqs sequences of full length need, if that is less.
+
+    vLLM fills the cache with zeros at start: a gigabyte that a tiny model never uses costs seconds.
+    """
+    heads, head_dim = config["num_attention_heads"], head_size(config)
+    width = 4 if section.dtype == "float32" else 2
+    per_token = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head_dim * width
+    blocks = math.ceil(max_model_len / 128) * 128  # the CPU's cache block
+    return min(section.kv_cache_gib << 30, int(per_token * blocks * (section.max_num_seqs + 1)))
+
+
+def set_environment(section: GenerateSection, on_gpu: bool) -> None:
+    """What vLLM reads from the environment when it is imported: everything of the kind is set here."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a model is a directory; nothing is ever looked up
+    os.environ["VLLM_PLUGINS"] = ""  # NeMo registers one that imports half of NeMo (3 s)
+    if on_gpu:
+        return
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over kv_cache_bytes
+    if section.tensor_parallel == 1:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: no second start, no compilation
+
+
+class VllmBackend:
+    """vLLM's LLMEngine, started for one model."""
+
+    def __init__(self, path: Path, section: GenerateSection, tokenizer: Tokenizer) -> None:
+        import torch
+
+        config, self.max_model_len = check_model(path, tokenizer, section)
+        on_gpu = torch.cuda.is_available()
+        set_environment(section, on_gpu)
+        options: dict[str, Any] = {"enforce_eager": section.enforce_eager, "gpu_memory_utilization": section.gpu_memory}
+        if section.quantization:
+            options["quantization"] = section.quantization
+            if not on_gpu:
+                raise EngineError("generate.quantization", f"{section.quantization} without a GPU", '""')
+        if not on_gpu and head_size(config) not in CPU_HEADS:  # vLLM would start and die at the first token
+            raise EngineError(path, f"attention heads of size {head_size(config)}", f"on the CPU one of {CPU_HEADS}")
+        if not on_gpu:
+            if "vllm" not in sys.modules:  # vLLM replaces the function by a warning
+                torch.set_num_threads(section.threads)
+            options = {
+                "enforce_eager": True,
+                "kv_cache_memory_bytes": kv_cache_bytes(config, self.max_model_len, section),
+                # A seeded request whose prompt is split kills the CPU engine, so no prompt is split there.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(self.max_model_len, 4096),
+            }
+        try:
+            self._start(path, section, options)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise EngineError(path, f"vLLM does not start: {error}", remedy="see the log; check generate.*") from error
+        self._tokenizer = tokenizer
+        self._partial: dict[str, list[int]] = {}  # request id -> tokens so far, of requests with stop strings
+        self._requests: dict[str, Request] = {}
+
+    def _start(self, path: Path, section: GenerateSection, options: dict[str, Any]) -> None:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._params, self._kind, self._client_error = SamplingParams, RequestOutputKind, VLLMClientError
+        gc.collect()
+        gc.freeze()  # vLLM collects garbage five times while it starts; a million imported objects are no garbage
+        options |= {
+            "model": str(path), "dtype": section.dtype, "max_model_len": self.max_model_len,
+            "max_num_seqs": section.max_num_seqs, "tensor_parallel_size": section.tensor_parallel,
+            "enable_prefix_caching": True, "skip_tokenizer_init": True, "disable_log_stats": True, "max_logprobs": 64,
+        }  # fmt: skip
+        self._llm = LLMEngine.from_engine_args(EngineArgs(**options))
+
+    def add(self, request: Request) -> None:
+        """See Backend.add. Nothing is ever cut: what does not fit is refused as "too_long: ..."."""
+        if reason := too_long(len(request.prompt_ids), request.max_tokens, self.max_model_len):
+            raise ValueError(reason)
+        stops, greedy = bool(request.stop), request.temperature == 0
+        try:
+            params = self._params(
+                n=1 if greedy else request.n, seed=request.seed, temperature=request.temperature, top_p=request.top_p,
+                max_tokens=request.max_tokens, stop_token_ids=[self._tokenizer.eos_id], detokenize=False,
+                logprob_token_ids=list(request.logprob_ids) or None,
+                output_kind=self._kind.DELTA if stops else self._kind.FINAL_ONLY,
+                stream_interval=STOP_INTERVAL if stops else None,
+            )  # fmt: skip
+            self._llm.add_request(request.id, {"prompt_token_ids": list(request.prompt_ids)}, params)
+        except (ValueError, self._client_error) as error:
+            raise ValueError(f"refused: {error}") from error
+        self._requests[request.id] = request
+        if stops:
+            self._partial[request.id] = []
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        finished: list[tuple[str, list[Completion]]] = []
+        outputs: list[Any] = self._llm.step()
+        for output in outputs:
+            request = self._requests[output.request_id]
+            if request.stop:
+                done = self._look_for_stop(request, output)
+            else:
+                done = [self._completion(o.token_ids, o.finish_reason, o.logprobs) for o in output.outputs]
+                done *= request.n // len(done)  # greedy draws are one draw
+            if done:
+                finished.append((request.id, done))
+                del self._requests[request.id]
+        return finished
+
+    def _look_for_stop(self, request: Request, output: Any) -> list[Completion]:
+        ids = self._partial[request.id]
+        ids.extend(output.outputs[0].token_ids)
+        text = self._tokenizer.decode([i for i in ids if i != self._tokenizer.eos_id])
+        found = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        if not found and not output.finished:
+            return []
+        if found and not output.finished:
+            self._llm.abort_request([request.id])
+        done = self._completion(ids, "stop" if found else output.outputs[0].finish_reason, None)
+        del self._partial[request.id]
+        return [Completion(text[: min(found, default=len(text))], done.num_tokens, done.finish_reason, done.token_ids)]
+
+    def _completion(self, token_ids: Sequence[int], reason: str, logprobs: Any) -> Completion:
+        ids = tuple(token_ids)
+        body = ids[:-1] if ids and ids[-1] == self._tokenizer.eos_id else ids
+        values = tuple({i: p.logprob for i, p in position.items()} for position in logprobs or ())
+        return Completion(self._tokenizer.decode(list(body)), len(ids), reason, body, values)
+
+    def abort(self, ids: Sequence[str]) -> None:
+        self._llm.abort_request(list(ids))
+        for request_id in ids:
+            self._requests.pop(request_id, None)
+            self._partial.pop(request_id, None)
+
+    def close(self) -> None:
+        self._llm.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+
+
+class VllmEngine:
+    """vLLM on one HF directory. Starts at the first request; `close` frees it."""
+
+    def __init__(self, path: Path, section: GenerateSection) -> None:
+        self.path, self._section = path, section
+        self.tokenizer = Tokenizer(path)
+        _, self.max_model_len = check_model(path, self.tokenizer, section)
+        self._feeder = Feeder(
+            lambda: VllmBackend(path, section, self.tokenizer), 2 * section.max_num_seqs, section.max_restarts
+        )
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """See Engine.stream."""
+        yield from self._feeder.run(requests)
+
+    def close(self) -> None:
+        if self._feeder.backend is not None:
+            self._feeder.backend.close()
+            self._feeder.backend = None
+
+
+# --- sharing --------------------------------------------------------------------------------------------------------
+
+_open: dict[str, Engine] = {}  # at most one: the engine of this process
+
+
+def shared(path: Path, cfg: Config) -> Engine:
+    """This process's engine for the model in `path`: kept for the next stage, replaced when another model is asked for."""
+    key = json.dumps([str(path.resolve()), vars(cfg.generate)], sort_keys=True)
+    if key not in _open:
+        release()
+        _open[key] = VllmEngine(path, cfg.generate)
+    return _open[key]
+
+
+def release() -> None:
+    """Closes the engine of this process, if there is one."""
+    while _open:
+        _open.popitem()[1].close()

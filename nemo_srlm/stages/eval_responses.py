@@ -1,0 +1,43 @@
+"""eval_responses: a model's answers to the held-out prompts of the seed stage (responses.jsonl, Candidate)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nemo_srlm.config import Config, identity
+from nemo_srlm.records import Prompt
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.candidates import merge_candidates, respond
+from nemo_srlm.stages.generating import engine_identity
+from nemo_srlm.store import read_records
+
+OUTPUT = "responses.jsonl"
+
+
+def _inputs(model: str) -> Callable[[Config, int], dict[str, Ref]]:
+    return lambda cfg, iteration: {"held_out": Ref("held_out", 0), "model": Ref(model, iteration)}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    own = {name: identity(cfg.eval)[name] for name in ("temperature", "top_p", "max_tokens", "samples")}
+    return {"eval": own, **engine_identity(cfg)}
+
+
+def _prompts(ctx: Context) -> Iterator[Prompt]:
+    return read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)
+
+
+def _run(ctx: Context) -> None:
+    # No iteration in the seed: every model draws with the same seeds, what differs between two models is the model.
+    respond(ctx, _prompts(ctx), ctx.cfg.eval, ctx.cfg.eval.samples, "eval_responses")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    return merge_candidates(ctx, _prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
+
+
+def _shards(cfg: Config) -> int:
+    return cfg.candidates.shards
+
+
+STAGE = Stage("eval_responses", "generate", _inputs("export"), _identity, _run, _finalize, _shards)
+BASELINE = Stage("eval_responses_baseline", "generate", _inputs("export_baseline"), _identity, _run, _finalize, _shards)

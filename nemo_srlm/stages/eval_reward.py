@@ -1,0 +1,53 @@
+"""eval_reward: how well a model judges held-out human-ranked replies (judgements.jsonl; the paper's five metrics)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nemo_srlm.config import Config
+from nemo_srlm.judging import required_valid
+from nemo_srlm.records import Judgement, RankedReply
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
+from nemo_srlm.store import merge_parts, read_records
+
+OUTPUT = "judgements.jsonl"
+
+
+def _inputs(model: str) -> Callable[[Config, int], dict[str, Ref]]:
+    return lambda cfg, iteration: {"held_out": Ref("held_out", 0), "model": Ref(model, iteration)}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return {**judge_identity(cfg), "bootstrap": cfg.eval.bootstrap}
+
+
+def _replies(ctx: Context) -> Iterator[RankedReply]:
+    return read_records(ctx.inputs["held_out"] / "ranked_valid.jsonl", RankedReply)
+
+
+def _run(ctx: Context) -> None:
+    items = (Judged(reply.id, reply.instruction_id, reply.instruction, reply.response) for reply in _replies(ctx))
+    judge_all(ctx, items, "eval_reward")  # no iteration: every model judges with the same seeds
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    from nemo_srlm.evaluation.ranking import reward_metrics
+
+    cfg, replies = ctx.cfg, list(_replies(ctx))
+    merge_parts(ctx, Judgement, [reply.id for reply in replies], OUTPUT)
+    judgements = {judgement.id: judgement for judgement in read_records(ctx.dir / OUTPUT, Judgement)}
+    metrics = reward_metrics(
+        replies, judgements, required_valid(cfg.judge), cfg.eval.bootstrap, cfg.run.seed, cfg.judge.max_score
+    )
+    accuracy = metrics["pairwise_accuracy"]
+    shown = "no pair was judged" if accuracy is None else f"pairwise accuracy {accuracy:.3f}"
+    health = checked_health(ctx, judgements.values(), stops=False)
+    return {**metrics, "health": health, "summary": f"{len(replies)} replies judged, {shown}"}
+
+
+def _shards(cfg: Config) -> int:
+    return cfg.judge.shards
+
+
+STAGE = Stage("eval_reward", "generate", _inputs("export"), _identity, _run, _finalize, _shards)
+BASELINE = Stage("eval_reward_baseline", "generate", _inputs("export_baseline"), _identity, _run, _finalize, _shards)

@@ -1,0 +1,54 @@
+"""A deterministic stand-in for the generation engine, for tests of the stages' rules. Characters are tokens."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+from nemo_srlm.engine import Completion, Failure, Outcome, Request
+
+
+class Characters:
+    """A tokenizer of code points; 1 and 2 begin and end."""
+
+    bos_id, eos_id, vocab_size = 1, 2, 0x110000
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(i) for i in ids)
+
+
+class FakeEngine:
+    """Answers with `answer(text of the prompt, seed of the draw)`, in an order that depends on nothing but chance.
+
+    `stop_after`: raises KeyboardInterrupt after so many outcomes, as if the process were killed there.
+    """
+
+    def __init__(self, answer: Callable[[str, int], str | Failure], stop_after: int | None = None) -> None:
+        self.tokenizer = Characters()
+        self.max_model_len = 4096
+        self.answer, self.left = answer, stop_after
+        self.requests: list[Request] = []
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        todo = list(requests)
+        random.shuffle(todo)
+        for request in todo:
+            if self.left is not None:
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+            self.requests.append(request)
+            yield request, self._outcome(request)
+
+    def _outcome(self, request: Request) -> Outcome:
+        texts = [self.answer(request.text, request.seed + i) for i in range(request.n)]
+        failed = [text for text in texts if isinstance(text, Failure)]
+        if failed:
+            return failed[0]
+        return [
+            Completion(text, len(text) + 1, "stop", tuple(map(ord, text))) for text in texts if isinstance(text, str)
+        ]
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,232 @@
+"""Bench: candidates and judging through our stages, against bare `LLM.generate` and batched HF `generate`.
+
+    python -m tools.bench.generate [--prompts 128] [--rounds 3] [--size tiny|small] [--hf]
+
+One random model, one process, one thread, the same requests for all. (a) `ours` runs the stages as a worker does: fill
+templates, make token ids, feed the engine, make text, parse scores, append and flush one line an item, merge.
+`bare` is vllm.LLM.generate on ready-made requests, with its own tokenizer making text. The rounds alternate, and CPU
+seconds of the process stand beside wall seconds, because the machine may be shared. (b) `hf` is transformers' generate,
+requests sorted by length, left padded, the batch size that was the fastest of three.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm import engine as engines
+from nemo_srlm.config import Config
+from nemo_srlm.engine import Engine, Outcome, Request
+from nemo_srlm.records import Candidate, Prompt
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages import candidates, judge
+from nemo_srlm.store import read_records, write_records
+from tools.bench import texts
+
+SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters beside the embeddings
+    "tiny": (128, 4, 4, 352),
+    "small": (640, 12, 10, 1792),
+}
+POSITIONS = 1024
+
+
+def make_model(directory: Path, size: str) -> None:
+    """A random Llama over bytes. Each byte is a token; one in 259 is the end, so that lengths differ."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, layers, heads, ffn = SIZES[size]
+    pieces = ["<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(pieces), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=POSITIONS,
+        bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    core = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(["<s>", "</s>", "<unk>"])
+    core.save(str(directory / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<unk>",
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+class Recorder:
+    """An engine that keeps the requests and counts the tokens of what passes through it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
+        self.requests: list[Request] = []
+        self.tokens = 0
+
+    def stream(self, requests: Any) -> Any:
+        def kept() -> Any:
+            for request in requests:
+                self.requests.append(request)
+                yield request
+
+        for request, outcome in self._engine.stream(kept()):
+            self.tokens += count(outcome)
+            yield request, outcome
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def count(outcome: Outcome) -> int:
+    return sum(draw.num_tokens for draw in outcome) if isinstance(outcome, list) else 0
+
+
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    """Tokens, wall and CPU seconds of `work`, which returns the number of generated tokens."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = work()
+    return {"tokens": tokens, "wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def through_stages(cfg: Config, root: Path, recorder: Recorder, number: int) -> int:
+    """Candidates and judge, run and finalized in fresh directories. Returns the tokens generated."""
+    before = recorder.tokens
+    round_dir = root / f"round{number}"
+    for stage in (candidates.STAGE, judge.STAGE):
+        directory = round_dir / stage.name
+        directory.mkdir(parents=True)
+        inputs = {"prompts": root, "candidates": round_dir / "candidates", "model": root}
+        ctx = Context(cfg, 1, directory, inputs, Progress(directory))
+        stage.run(ctx)
+        stage.finalize(ctx)
+    return recorder.tokens - before
+
+
+def bare(llm: Any, requests: list[Request]) -> int:
+    """vllm.LLM.generate in two calls, as the two stages are."""
+    from vllm import SamplingParams
+
+    tokens = 0
+    kinds = sorted({request.n for request in requests}, reverse=True)  # candidates draw 4, the judge 3
+    for n in kinds:
+        chosen = [request for request in requests if request.n == n]
+        params = [
+            SamplingParams(n=r.n, seed=r.seed, temperature=r.temperature, top_p=r.top_p, max_tokens=r.max_tokens)
+            for r in chosen
+        ]
+        outputs = llm.generate([{"prompt_token_ids": list(r.prompt_ids)} for r in chosen], params, use_tqdm=False)
+        tokens += sum(len(draw.token_ids) for output in outputs for draw in output.outputs)
+    return tokens
+
+
+def with_hf(model: Any, requests: list[Request], batch: int) -> int:
+    """transformers' generate on the same prompts, n rows a prompt; rows sorted by length."""
+    import torch
+
+    tokens = 0
+    rows = sorted((r for request in requests for r in [request] * request.n), key=lambda r: len(r.prompt_ids))
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        longest = max(len(r.prompt_ids) for r in chunk)
+        ids = torch.full((len(chunk), longest), 2)
+        mask = torch.zeros_like(ids)
+        for i, r in enumerate(chunk):
+            ids[i, longest - len(r.prompt_ids) :] = torch.tensor(r.prompt_ids)
+            mask[i, longest - len(r.prompt_ids) :] = 1
+        with torch.inference_mode():
+            made = model.generate(
+                ids, attention_mask=mask, do_sample=True, temperature=chunk[0].temperature, top_p=chunk[0].top_p,
+                top_k=0, max_new_tokens=chunk[0].max_tokens, eos_token_id=1, pad_token_id=2,
+            )[:, longest:]  # fmt: skip
+        ended = (made == 1).int()
+        first = torch.where(ended.any(1), ended.argmax(1) + 1, made.shape[1])
+        tokens += int(first.sum())
+    return tokens
+
+
+def report(name: str, results: list[dict[str, float]]) -> dict[str, float]:
+    best = {
+        "tokens": results[0]["tokens"],
+        "tokens_per_wall_s": max(r["tokens"] / r["wall"] for r in results),
+        "tokens_per_cpu_s": statistics.median(r["tokens"] / r["cpu"] for r in results),
+    }
+    print(f"{name:8}", json.dumps({k: round(v, 1) for k, v in best.items()}), flush=True)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--hf", action="store_true", help="also (b): transformers' generate")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    cfg = Config()
+    cfg.generate.dtype, cfg.generate.max_model_len, cfg.generate.max_num_seqs = "float32", POSITIONS, 128
+    cfg.candidates.max_tokens, cfg.judge.max_tokens = 96, 64
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        make_model(root / "hf", args.size)
+        chosen = [text for text in texts.sentences() if len(text) < 150][: args.prompts]
+        write_records(root / "prompts.jsonl", [Prompt(f"p{i}", text) for i, text in enumerate(chosen)])
+        (root / "judge.txt").write_text(
+            "Rate the answer from 0 to 5 points. " * 8 + "<INSTRUCTION_HERE>|<RESPONSE_HERE>"
+        )
+        cfg.judge.template = str(root / "judge.txt")
+        started = time.perf_counter()
+        recorder = Recorder(engines.shared(root / "hf", cfg))
+        engines.shared = lambda path, cfg: recorder  # the stages ask for it
+        warm = Request("warm", (0, 5), 1, 0, 0.7, 0.9, 2)
+        engines.generate(recorder, [warm])
+        print(f"our engine: ready after {time.perf_counter() - started:.1f} s, imports and first token included")
+        from vllm import LLM
+
+        started = time.perf_counter()
+        llm = LLM(
+            str(root / "hf"), dtype="float32", max_model_len=POSITIONS, max_num_seqs=128, enforce_eager=True,
+            enable_prefix_caching=True, enable_chunked_prefill=False, max_num_batched_tokens=4096,
+            kv_cache_memory_bytes=1 << 30,
+        )  # fmt: skip
+        print(f"bare engine: ready after {time.perf_counter() - started:.1f} s more")
+        ours: list[dict[str, float]] = []
+        plain: list[dict[str, float]] = []
+        for number in range(args.rounds):
+            recorder.requests.clear()
+            ours.append(timed(lambda number=number: through_stages(cfg, root, recorder, number)))  # type: ignore[misc]
+            requests = list(recorder.requests)
+            plain.append(timed(lambda requests=requests: bare(llm, requests)))  # type: ignore[misc]
+        errors = sum(bool(c.error) for c in read_records(root / "round0/candidates/candidates.jsonl", Candidate))
+        assert not errors, f"{errors} candidates failed"
+        assert ours[0]["tokens"] == plain[0]["tokens"], "the two engines did different work"
+        a, b = report("ours", ours), report("bare", plain)
+        print(f"(a) ours / bare: {a['tokens_per_wall_s'] / b['tokens_per_wall_s']:.3f} of its tokens a wall second,"
+              f" {a['tokens_per_cpu_s'] / b['tokens_per_cpu_s']:.3f} a CPU second")  # fmt: skip
+        if args.hf:
+            import torch
+            from transformers import LlamaForCausalLM
+
+            model = LlamaForCausalLM.from_pretrained(root / "hf", dtype=torch.float32).eval()
+            by_kind = [[r for r in requests if r.n == n] for n in (4, 3)]
+            sizes = [
+                (batch, timed(lambda batch=batch: with_hf(model, by_kind[0][:32], batch))) for batch in (16, 64, 128)
+            ]  # type: ignore[misc]
+            fastest = max(sizes, key=lambda found: found[1]["tokens"] / found[1]["cpu"])[0]
+            c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest) for kind in by_kind))])
+            print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x a wall second,"
+                  f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x a CPU second")  # fmt: skip
+        engines.release()
+
+
+if __name__ == "__main__":
+    main()
