@@ -1,0 +1,1 @@
+"""A run as Slurm jobs: planned as data (jobs), submitted (submit), done (step), looked at (report)."""

@@ -1,0 +1,114 @@
+"""Slurm's commands, asked in text formats that are stable over its versions. Knows nothing of runs and stages."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nemo_srlm.errors import UserError
+
+PATIENCE = 30.0  # seconds that submit and cancel wait for the controller
+GLANCE = 3.0  # seconds that status waits for it
+ACTIVE = frozenset({
+    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
+    "SPECIAL_EXIT", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD",
+})  # fmt: skip
+
+
+class SlurmError(UserError):
+    """Slurm is absent, does not answer, or refuses."""
+
+
+class Unreachable(SlurmError):
+    """The controller does not answer: nothing is known, which is not the same as "no such job"."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """A job, or one element of an array, as the controller knows it."""
+
+    id: str  # 12, or 12_3
+    state: str
+    reason: str
+    nodes: str
+    comment: str
+    seconds: float | None  # running time
+
+    @property
+    def active(self) -> bool:
+        """Queued or running, and able to run one day."""
+        return self.state in ACTIVE and self.reason != "DependencyNeverSatisfied"
+
+
+def outer_environment() -> dict[str, str]:
+    """The environment without what an enclosing job put into it: its sizes would become the new job's requests."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+
+
+def call(command: Sequence[str], timeout: float) -> str:
+    """Standard output. Raises Unreachable when the controller is silent, SlurmError when it refuses."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+            env=outer_environment(),
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise SlurmError(command[0], "no such command", "Slurm's client commands on this machine") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable("Slurm", f"no answer to {command[0]} within {timeout:.0f} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    silent = ("Unable to contact", "Connection refused", "timed out", "Connection timeout", "configuration source")
+    if any(s in words for s in silent):
+        raise Unreachable("Slurm", words)
+    raise SlurmError(command[0], words)
+
+
+def seconds_of(text: str) -> float | None:
+    """`1-02:03:04`, `2:03` -> seconds; None for what Slurm writes when it does not know."""
+    days, _, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if not all(p.isdigit() for p in (*parts, days or "0")):
+        return None
+    value = int(days or 0) * 86400.0
+    for power, part in enumerate(reversed(parts)):
+        value += int(part) * 60.0**power
+    return value
+
+
+def mine(timeout: float = PATIENCE) -> list[Element]:
+    """Every job and array element of this user that the controller still remembers, ended ones included."""
+    out = call(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%k"], timeout)
+    found = []
+    for line in out.splitlines():
+        name, state, reason, nodes, running, comment = line.split("|", 5)
+        found.append(Element(name, state, reason, nodes, comment, seconds_of(running)))
+    return found
+
+
+def accounted(ids: Sequence[str], timeout: float = GLANCE) -> dict[str, str]:
+    """id -> final state by the accounting database; {} where a site has none."""
+    if not ids:
+        return {}
+    try:
+        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], timeout)
+    except SlurmError:
+        return {}  # no accounting is a site's choice; the files say enough
+    rows = (line.split("|") for line in out.splitlines() if "|" in line)
+    return {name: state.split()[0] for name, state, *_ in rows if state}
+
+
+def submit(arguments: Sequence[str]) -> str:
+    """The new job's id. Raises SlurmError with the site's words when it is refused."""
+    return call(["sbatch", "--parsable", *arguments], PATIENCE).strip().split(";")[0]
+
+
+def test_only(arguments: Sequence[str]) -> None:
+    """Raises SlurmError when the site would refuse the job. Nothing is submitted."""
+    call(["sbatch", "--test-only", *arguments], PATIENCE)
+
+
+def cancel(ids: Sequence[str]) -> None:
+    if ids:
+        call(["scancel", *ids], PATIENCE)

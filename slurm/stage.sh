@@ -1,0 +1,113 @@
+#!/bin/bash
+# The only job script: work at a stage (or one shard of it), or write its manifest.
+# Submitted by `nemo-srlm submit` with all its flags:   sbatch [flags] slurm/stage.sh JOB_DIR work|finish
+#
+# Saves, requeues and resumes at a time limit; leaves a preemption to Slurm; retries a crash or a hang; keeps an old
+# attempt that is still alive from writing. Every attempt and its end stands in JOB_DIR/attempts-<shard>.tsv.
+set -u
+job_dir=${1:?JOB_DIR} role=${2:?work or finish}
+# shellcheck source=/dev/null
+source "$job_dir/job.env"   # the script itself is a copy in slurmd's spool: nothing can be found beside it
+
+# An element of an array is ARRAY_TASK: the last element's SLURM_JOB_ID names the WHOLE array.
+self=$SLURM_JOB_ID shard=0
+if [ "$ARRAY" = 1 ]; then self=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} shard=$SLURM_ARRAY_TASK_ID; fi
+owner=$self.${SLURM_RESTART_COUNT:-0}
+attempts=$job_dir/attempts-$shard.tsv
+owner_file=$job_dir/owner-$shard
+say() { printf '%s [%s on %s] %s\n' "$(date +%FT%T)" "$attempt" "$SLURMD_NODENAME" "$*"; }
+record() { printf '%s\t%s\t%s\t%s\t%s\n' "$(date +%s.%N)" "$attempt" "$SLURM_JOB_NODELIST" "$1" "${2:-}" >>"$attempts"; }
+owned() { [ "$(cat "$owner_file")" = "$owner" ]; }
+
+# Fencing: the newest attempt owns the shard. One that lost its node without a word may still be alive and writing:
+# its step looks at this file twice a second.
+previous=$(cat "$owner_file" 2>/dev/null || true)
+printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
+if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled)\t'; then sleep 3; fi
+
+attempt=$owner
+stopping=
+stop_file=$job_dir/stop-$shard.$owner
+rm -f "$stop_file"
+on_signal() { say "got $1: asking the workers to save and leave"; stopping=$1; touch "$stop_file"; }
+trap 'on_signal USR1' USR1   # the time limit is near
+trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
+
+export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
+NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export NEMO_SRLM_HEAD NEMO_SRLM_PORT=$((10000 + SLURM_JOB_ID % 20000))
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it
+cd "$ROOT" || exit 1
+prepare
+
+step() { # runs the step on every node of the job ($@ = srun's flags before --, the step's after), rc in $rc
+    srun --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
+        "$PYTHON" -m nemo_srlm.slurm.step "$job_dir" "$@" &
+    local pid=$! r
+    rc=0
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; rc=$?; done   # a trapped signal ends `wait` early
+    wait "$pid" 2>/dev/null; r=$?
+    if [ "$r" != 127 ]; then rc=$r; fi
+}
+outcome() { # the word of this attempt that explains the most, and its detail
+    local word
+    for word in fenced user hung crashed signalled stopped again done; do
+        awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
+    done | head -n 1
+}
+ask_requeue() {
+    local n
+    for n in $(seq 60); do   # a controller that restarts just now answers again soon
+        if scontrol requeue "$self"; then
+            for n in $(seq 300); do sleep 2; done   # slurmd ends us; leaving before it does would end the job
+            return
+        fi
+        sleep 5
+    done
+}
+leave() { rm -f "$stop_file"; record "$1" "${2:-}"; say "$1: ${2:-}"; exit "$3"; }
+
+try=0
+while :; do
+    attempt=$owner; if [ "$try" -gt 0 ]; then attempt=$owner.r$try; fi
+    export NEMO_SRLM_ATTEMPT=$attempt
+    record start "$role"
+    say "start on $SLURM_JOB_NODELIST"
+    flags=(); if [ "$role" = finish ]; then step --finish; else step; fi
+    IFS=$'\t' read -r word detail < <(outcome) || { word=crashed; detail="srun ended with $rc and no word from the step"; }
+    if [ "$word" = done ] && [ "$KIND" = train ] && [ "$role" = work ]; then
+        flags=(--nodes=1 --ntasks=1); step --finish
+        IFS=$'\t' read -r word detail < <(outcome)
+    fi
+    owned || { say 'fenced: a later attempt has taken over'; exit 5; }
+    case $word in
+        done) leave done "$detail" 0 ;;
+        user) leave user "$detail" 2 ;;
+        fenced) say "$detail"; exit 5 ;;
+    esac
+    if [ "$stopping" = USR1 ] || [ "$word" = again ]; then
+        if [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ]; then
+            leave failed "not done after $MAX_RESTARTS restarts (cluster.max_restarts)" 1
+        fi
+        if [ "$stopping" = USR1 ]; then record limit "saved at the time limit: requeued"; else record again "$detail"; fi
+        rm -f "$stop_file"
+        say "requeue ($word)"
+        ask_requeue
+        leave limit 'Slurm did not requeue the job' 1
+    fi
+    # A preemption TERMs the steps first and this script only after its grace time: leaving now would make the job
+    # FAILED instead of requeued.
+    if [ "$stopping" = TERM ] || [ "$word" = signalled ]; then
+        record signalled "preempted, cancelled or requeued"
+        say 'left to Slurm'
+        for _ in $(seq 60); do sleep 2; done
+        while scontrol -o show job "$self" | grep -q 'PreemptTime=[0-9]'; do sleep 2; done
+        word=crashed detail="its step got SIGTERM from nobody that ended the job"
+    fi
+    record "$word" "$detail"
+    try=$((try + 1))
+    past=$(awk -F '\t' -v j="$self." 'index($2, j) == 1 && ($4 == "crashed" || $4 == "hung")' "$attempts" | wc -l)
+    if [ "$past" -gt "$RETRIES" ]; then leave failed "$word: $detail" 1; fi
+    rm -f "$stop_file"; stopping=
+    say "$word: $detail; trying again ($past of $RETRIES)"
+done

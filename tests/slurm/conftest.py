@@ -1,0 +1,170 @@
+"""A real Slurm on this machine for the tests of this folder: two pretended nodes, and a toy pipeline to run on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = Path(__file__).parent / "toy"
+NEEDED = ("munged", "slurmctld", "slurmd", "slurmstepd", "sbatch")
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+ITEMS, STEPS = 24, 10  # of the toy pipeline
+REFS = ["iter0/seed", "iter0/grow", "iter1/square", "iter1/pick", "iter1/tune", "iter1/check"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    dir: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+        return clean | {
+            "PATH": PATH, "SLURM_CONF": str(self.dir / "etc" / "slurm.conf"), "PYTHONPATH": str(TOY),
+            "OMP_NUM_THREADS": "1", "PYTHON": sys.executable,
+        }  # fmt: skip
+
+    def tool(self, *words: str, verb: str = "") -> str:
+        command = [str(ROOT / "tools" / "dev_cluster.sh"), verb, str(self.dir), *words] if verb else list(words)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def jobs(self) -> list[list[str]]:
+        """[id, state, reason, node, comment] of all that is queued or running."""
+        out = self.tool("squeue", "--noheader", "--array", "--format=%i|%T|%r|%N|%k")
+        return [line.split("|", 4) for line in out.splitlines()]
+
+
+@dataclass
+class Run:
+    """A run of the toy pipeline on the cluster."""
+
+    cluster: Cluster
+    root: Path
+    name: str
+    env: dict[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def dir(self) -> Path:
+        return self.root / self.name
+
+    def words(self, overrides: tuple[str, ...] = ()) -> list[str]:
+        place = [f"run.root={self.root}", f"run.name={self.name}"]
+        return ["--config-name", "toy", "--config-dir", str(TOY / "configs"), *place, *self.overrides, *overrides]
+
+    def call(self, command: list[str], code: int = 0) -> str:
+        env = self.cluster.env | self.env
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def cli(self, *words: str, code: int = 0) -> str:
+        return self.call([sys.executable, "-m", "nemo_srlm.cli", *words], code)
+
+    def submit(self, *overrides: str, code: int = 0) -> str:
+        return self.cli("submit", *self.words(overrides), code=code)
+
+    def jobs(self) -> list[list[str]]:
+        return [job for job in self.cluster.jobs() if job[4].endswith(f" {self.dir}")]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        found = json.loads(self.cli("status", "--json", str(self.dir)))
+        return {row["stage"]: row for row in found["stages"]} | {"notes": found["notes"]}
+
+    def until(self, what: Any, seconds: float = 150.0) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, f"waited {seconds} s; jobs: {self.jobs()}\n{self.everything()}"
+            time.sleep(0.2)
+
+    def wait(self, seconds: float = 400.0) -> dict[str, dict[str, Any]]:
+        """Until no job is left; the status then."""
+        self.until(lambda: not self.jobs(), seconds)
+        return self.status()
+
+    def node_of(self, ref: str) -> str:
+        """The node (of several: the first) on which a job for `ref` runs now; "" where none does."""
+        for _, state, _, nodes, comment in self.jobs():
+            if state == "RUNNING" and f" {ref} " in comment:
+                return str(nodes).replace("[", "").split(",")[0].split("-")[0]
+        return ""
+
+    def items(self, ref: str = "iter1/square") -> int:
+        return sum(len(p.read_text().splitlines()) for p in (self.dir / ref / "parts").glob("*.jsonl"))
+
+    def steps(self, ref: str) -> int:
+        path = self.dir / ref / "state.json"
+        return int(json.loads(path.read_text())["done"]) if path.exists() else 0
+
+    def attempts(self, key: str) -> list[list[str]]:
+        folder = self.dir / "slurm" / key
+        return [line.split("\t") for p in sorted(folder.glob("attempts-*.tsv")) for line in p.read_text().splitlines()]
+
+    def ends(self, key: str) -> list[str]:
+        return [a[3] for a in self.attempts(key)]
+
+    def assert_whole(self) -> None:
+        """Done, with exactly the records of an undisturbed run."""
+        states = {r: row["state"] for r, row in self.status().items() if r != "notes"}
+        refs = REFS[: int(self.env.get("TOY_STAGES", "6"))]
+        assert states == dict.fromkeys(refs, "done"), f"{states}\n{self.everything()}"
+        squares = [str(i * i) for i in range(ITEMS)]
+        odd = [s for s in squares if int(s) % 2]
+        wanted = {
+            "iter1/square/squares.jsonl": squares,
+            "iter1/pick/picked.jsonl": odd,
+            "iter1/check/checked.jsonl": [str(int(s) + 1) for s in odd],
+        }
+        for file, expected in wanted.items():
+            assert file.rpartition("/")[0] not in refs or texts(self.dir / file) == expected
+        for ref in {"iter0/grow", "iter1/tune"} & set(refs):
+            steps = [json.loads(line)["step"] for line in (self.dir / ref / "metrics.jsonl").read_text().splitlines()]
+            assert steps == list(range(STEPS))
+
+    def everything(self) -> str:
+        """For a failed test: attempts and the ends of all logs."""
+        words = []
+        for path in sorted((self.dir / "slurm").rglob("*")):
+            if path.suffix in (".tsv", ".txt"):
+                words += [f"== {path}", *path.read_text(errors="replace").splitlines()[-15:]]
+        return "\n".join(words)
+
+
+def texts(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    missing = [name for name in NEEDED if shutil.which(name, path=PATH) is None]
+    if missing:
+        pytest.skip(
+            f"no Slurm here ({', '.join(missing)} missing): apt-get install munge slurmctld slurmd slurm-client"
+        )
+    found = Cluster(Path(tempfile.mkdtemp(prefix="srlm-", dir="/tmp")))
+    found.tool(verb="start")
+    yield found
+    found.tool(verb="stop")
+    shutil.rmtree(found.dir, ignore_errors=True)
+
+
+@pytest.fixture
+def run(cluster: Cluster, tmp_path: Path) -> Iterator[Run]:
+    made = Run(cluster, tmp_path, "r")
+    yield made
+    ids = [job[0] for job in made.jobs()]
+    if ids:
+        cluster.tool("scancel", *ids)
+        made.until(lambda: not made.jobs(), 30)

@@ -1,0 +1,64 @@
+"""One submission runs the whole loop: chains, arrays, two-node training; repeating it is safe."""
+
+import subprocess
+
+from tests.slurm.conftest import REFS, ROOT, Run
+
+
+def test_one_sbatch_runs_the_whole_loop_with_arrays_and_training_on_two_nodes(run: Run):
+    run.env["TOY_TORCH"] = "1"  # the real torchrun and gloo
+    run.call(["sbatch", "--wait", "--output=/dev/null", str(ROOT / "slurm/iteration.sh"), *run.words()])
+    run.wait()
+    run.assert_whole()
+    grow = next((run.dir / "slurm/iter0-grow").glob("log-*.txt")).read_text()
+    assert "rank 0 of 2" in grow
+    assert "rank 1 of 2" in grow
+    hosts = {a[2] for a in run.attempts("iter0-grow")}
+    assert hosts == {"127.0.0.[11-12]"}
+    assert len(list((run.dir / "slurm/iter1-square").glob("log-*_*.txt"))) == 3
+    assert "up to date" in run.submit()
+    assert run.jobs() == []
+    frozen = (run.dir / "slurm/submit.json").read_text()
+    assert '"commit"' in frozen
+    assert '"environment"' in frozen
+    assert "squares" in run.cli("status", str(run.dir))
+    assert "start on" in run.cli("logs", "iter1/square", str(run.dir))
+
+
+def test_submitting_twice_at_the_same_time_submits_once(run: Run):
+    run.env["TOY_STEP"] = "0.3"
+    command = [str(ROOT / "slurm/iteration.sh"), *run.words()]
+    env = run.cluster.env | run.env
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [p.communicate(timeout=60)[0] for p in both]
+    assert sum("submitted 7 jobs" in s for s in said) == 1
+    assert sum("nothing to submit" in s for s in said) == 1
+    assert "nothing to submit" in run.submit()
+    assert "0 jobs to submit" in run.cli("plan", *run.words())
+    assert {"queued", "running"} >= {run.status()[ref]["state"] for ref in REFS[2:]}
+    changed = run.submit("seed.num_ift=1", code=2)  # queued jobs read the frozen config
+    assert "seed.num_ift: 3200 -> 1" in changed
+    run.wait()
+    run.assert_whole()
+    assert len((run.dir / "slurm/iter1-square/attempts-0.tsv").read_text().splitlines()) == 2
+
+
+def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
+    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "2"}
+    run.submit()
+    (run.dir / "slurm/jobs.json").unlink()  # as when the submission is killed between sbatch and the record
+    assert "nothing to submit" in run.submit()
+
+
+def test_cancel_ends_every_job_and_submitting_goes_on(run: Run):
+    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "4"}
+    run.submit()
+    run.until(lambda: run.steps("iter0/grow") > 1)
+    assert "cancelled" in run.cli("cancel", str(run.dir))
+    found = run.wait()
+    assert {found[r]["state"] for r in REFS[1:4]} == {"cancelled"}, "\n".join(map(str, found.values()))
+    assert found["iter1/pick"]["words"] == "by `nemo-srlm cancel`"
+    run.env["TOY_STEP"] = "0.05"
+    run.submit()
+    run.wait()
+    run.assert_whole()

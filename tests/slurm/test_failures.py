@@ -1,0 +1,90 @@
+"""What a cluster does to a run, once each: the finished run has the same records, or it stops with the right reason."""
+
+import pytest
+
+from tests.slurm.conftest import Run
+
+
+def test_a_shard_that_crashes_once_is_tried_again_and_nothing_is_lost(run: Run):
+    run.env |= {"TOY_CRASH": "square:1", "TOY_TIMES": "1", "TOY_STAGES": "3"}
+    run.submit()
+    run.wait()
+    run.assert_whole()
+    assert [e for e in run.ends("iter1-square") if e in ("crashed", "failed")] == ["crashed"]
+
+
+def test_a_shard_that_always_crashes_fails_its_stage_and_cancels_what_depends_on_it(run: Run):
+    run.env |= {"TOY_CRASH": "square:1"}
+    run.submit("cluster.max_replans=3")
+    found = run.wait()
+    assert found["iter1/square"]["state"] == "failed"
+    assert "killed by SIGKILL" in found["iter1/square"]["words"]
+    assert "slurm/iter1-square/log-" in found["iter1/square"]["words"]
+    for ref in ("iter1/pick", "iter1/tune", "iter1/check"):
+        assert found[ref]["state"] == "cancelled"
+        assert "because iter1/square failed" in found[ref]["words"]
+    assert "stopped: iter1-square shard 1: crashed" in found["notes"][0]  # the supervisor does not repeat a failure
+    # the cause is mended: only what is missing is submitted
+    del run.env["TOY_CRASH"]
+    assert "array 1 " in run.cli("plan", *run.words())
+    run.submit()
+    run.wait()
+    run.assert_whole()
+    assert len((run.dir / "slurm/iter1-square/attempts-0.tsv").read_text().splitlines()) == 2  # shard 0 ran once
+
+
+def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
+    run.env |= {"TOY_HANG": "grow", "TOY_TIMES": "1", "TOY_STAGES": "2"}
+    run.submit("cluster.hang.work=5", "cluster.retries=3", "parallel.nodes=1")
+    run.wait()
+    run.assert_whole()
+    assert "hung" in run.ends("iter0-grow")
+    log = next((run.dir / "slurm/iter0-grow").glob("log-*.txt")).read_text()
+    assert "no progress for" in log
+    assert "in hang_here" in log
+
+
+def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
+    """One minute of time, warned about 30 s after the start: two trainings of 40 s, one of which may not restart."""
+    run.env |= {"TOY_STEP": "4", "TOY_STAGES": "3"}
+    capped = Run(run.cluster, run.root, "capped", run.env)
+    run.submit("cluster.train.time=1", "parallel.nodes=1")
+    capped.submit("cluster.train.time=1", "parallel.nodes=1", "cluster.max_restarts=0")
+    found = capped.wait()
+    assert found["iter0/grow"]["state"] == "failed"
+    assert "cluster.max_restarts" in found["iter0/grow"]["words"]
+    assert 0 < capped.steps("iter0/grow") < 10  # it saved before it left
+    assert found["iter1/square"]["state"] == "cancelled"
+    run.wait()
+    run.assert_whole()
+    assert "limit" in run.ends("iter0-grow")
+
+
+@pytest.mark.parametrize("ref", ["iter0/grow", "iter1/square"])
+def test_preemption_saves_and_resumes(run: Run, ref: str):
+    training = ref == "iter0/grow"
+    run.env |= {"TOY_STAGES": "2", "TOY_STEP": "0.5"} if training else {"TOY_STAGES": "3", "TOY_ITEM": "0.8"}
+    run.submit("cluster.partition=low", "parallel.nodes=1")
+    run.until(lambda: run.steps(ref) > 1 if training else run.items() > 1)
+    urgent = ["--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2"]
+    name = run.cluster.tool("sbatch", "--parsable", *urgent).strip()
+    run.until(lambda: name not in [job[0] for job in run.cluster.jobs()])
+    run.wait()
+    run.assert_whole()
+    starts = [end for end in run.ends(ref.replace("/", "-")) if end == "start"]
+    assert len(starts) > (1 if training else 3)
+    if training:
+        log = next((run.dir / "slurm/iter0-grow").glob("log-*.txt")).read_text()
+        assert "rank 0 leaves at" in log  # it saved; it was not killed
+
+
+def test_requeueing_one_element_of_an_array_leaves_the_others_alone(run: Run):
+    run.env |= {"TOY_ITEM": "0.8", "TOY_STAGES": "3"}
+    run.submit("parallel.nodes=1")
+    run.until(lambda: run.items() > 3)
+    last = next(job[0] for job in run.jobs() if job[1] == "RUNNING" and job[0].endswith("_2"))
+    run.cluster.tool("scontrol", "requeue", last)
+    run.wait()
+    run.assert_whole()
+    starts = [a[1].rpartition(".")[0].rpartition("_")[2] for a in run.attempts("iter1-square") if a[3] == "start"]
+    assert sorted(starts) == ["0", "1", "2", "2"]

@@ -1,0 +1,88 @@
+"""Nodes and the controller die and come back; these tests disturb the whole cluster, one at a time."""
+
+import time
+
+from tests.slurm.conftest import Run
+
+
+def kill_node(run: Run, ref: str) -> str:
+    """Kills the node on which `ref` runs, lets the controller know at once, and brings the node back."""
+    node = run.node_of(ref)
+    assert node
+    run.cluster.tool(node, verb="kill-node")
+    run.cluster.tool("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    return node
+
+
+def revive(run: Run, node: str) -> None:
+    run.cluster.tool(node, verb="start-node")
+    run.cluster.tool("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
+def test_a_node_that_dies_while_judging_costs_no_record(run: Run):
+    run.env |= {"TOY_ITEM": "0.8", "TOY_STAGES": "3"}
+    run.submit("parallel.nodes=1")
+    run.until(lambda: run.items() > 3)
+    node = kill_node(run, "iter1/square")
+    run.wait()
+    revive(run, node)
+    run.assert_whole()
+    assert len([e for e in run.ends("iter1-square") if e == "start"]) > 3
+
+
+def test_a_node_that_dies_while_training_on_two_nodes_costs_no_step(run: Run):
+    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "2"}
+    run.submit()
+    run.until(lambda: run.steps("iter0/grow") > 2)
+    node = kill_node(run, "iter0/grow")
+    time.sleep(2)
+    revive(run, node)
+    run.wait()
+    run.assert_whole()
+    assert len([e for e in run.ends("iter0-grow") if e == "start"]) == 2
+
+
+def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
+    """Only slurmd dies: the old processes keep running beside the new attempt, and must leave."""
+    run.env |= {"TOY_STEP": "1.2", "TOY_STAGES": "2"}
+    run.submit("parallel.nodes=1")
+    run.until(lambda: run.steps("iter0/grow") > 1)
+    node = run.node_of("iter0/grow")
+    run.cluster.tool(node, verb="lose-node")
+    run.cluster.tool("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    run.wait()
+    revive(run, node)
+    run.assert_whole()
+    assert len([e for e in run.ends("iter0-grow") if e == "start"]) == 2
+    log = next((run.dir / "slurm/iter0-grow").glob("log-*.txt")).read_text()
+    assert "a later attempt has taken over" in log
+
+
+def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(run: Run):
+    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "2"}
+    run.submit("parallel.nodes=1")
+    run.until(lambda: run.steps("iter0/grow") > 1)
+    run.cluster.tool(verb="kill-controller")
+    found = run.status()
+    assert "does not answer" in found["notes"][0]
+    assert found["iter0/seed"]["state"] == "done"
+    assert found["iter0/grow"]["state"] == "running"
+    assert "Slurm" in run.submit(code=2)
+    time.sleep(3)
+    run.cluster.tool(verb="start-controller")
+    run.wait()
+    run.assert_whole()
+    assert len([e for e in run.ends("iter0-grow") if e == "start"]) == 1
+
+
+def test_the_supervisor_submits_again_what_a_node_failure_left(run: Run):
+    """The site does not requeue: the node takes the job with it, the chain is cancelled, and is planned anew."""
+    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "3"}
+    run.submit("parallel.nodes=1", "cluster.max_replans=2", "cluster.flags=[--no-requeue]")
+    run.until(lambda: run.steps("iter0/grow") > 1)
+    node = kill_node(run, "iter0/grow")
+    run.until((run.dir / "slurm/supervision.json").exists)
+    revive(run, node)
+    run.wait()
+    run.assert_whole()
+    assert "submitted" in run.status()["notes"][0]

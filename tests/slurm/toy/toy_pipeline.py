@@ -1,0 +1,155 @@
+"""A loop of counting and sleeping with the real stage contract: cpu -> train -> generate (sharded) -> cpu -> train -> generate.
+
+Environment (it travels with the jobs): TOY_ITEM and TOY_STEP, seconds per item and per training step; TOY_CRASH and
+TOY_HANG, `stage` or `stage:shard` that misbehaves, TOY_TIMES how often (0 = always); TOY_STAGES, how many of the six
+stages there are.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from nemo_srlm.config import identity
+from nemo_srlm.manifest import write_atomic
+from nemo_srlm.records import Prompt
+from nemo_srlm.stage import EXIT_AGAIN, Ref, Stage
+from nemo_srlm.store import merge_parts, read_records, run_items, write_records
+
+ITEMS, STEPS = 24, 10
+
+
+def misbehave(ctx, name):
+    """Crashes or hangs in the middle of the work, as often as the test says."""
+    for kind in ("CRASH", "HANG"):
+        wanted = os.environ.get(f"TOY_{kind}", "")
+        if wanted not in (name, f"{name}:{ctx.shard}"):
+            continue
+        log = ctx.dir / "logs" / f"toy-{kind}-{ctx.shard}"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a+") as f:
+            f.seek(0)
+            times = len(f.read())
+            limit = int(os.environ.get("TOY_TIMES", "0"))
+            if limit and times >= limit:
+                continue
+            f.write("x")
+        if kind == "HANG":
+            hang_here()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_here():
+    time.sleep(10_000)
+
+
+def slow(ctx, name, items, make):
+    def process(batch):
+        for item, value in batch:
+            time.sleep(float(os.environ.get("TOY_ITEM", "0.02")))
+            if int(item[1:]) >= ITEMS // 2:
+                misbehave(ctx, name)
+            yield make(item, value)
+
+    run_items(ctx, items, process, batch=1)
+
+
+def pairs_of(ctx, name, file):
+    return [(p.id, p) for p in read_records(ctx.inputs[name] / file, Prompt)]
+
+
+def seed_run(ctx):
+    write_records(ctx.dir / "seed.jsonl", (Prompt(f"n{i}", str(i)) for i in range(ITEMS)))
+
+
+def square_run(ctx):
+    slow(ctx, "square", pairs_of(ctx, "seed", "seed.jsonl"), lambda i, p: Prompt(i, str(int(p.text) ** 2)))
+
+
+def square_finish(ctx):
+    ids = [i for i, _ in pairs_of(ctx, "seed", "seed.jsonl")]
+    return {"count": merge_parts(ctx, Prompt, ids, "squares.jsonl"), "summary": f"{len(ids)} squares"}
+
+
+def pick_run(ctx):
+    found = [p for _, p in pairs_of(ctx, "square", "squares.jsonl")]
+    write_records(ctx.dir / "picked.jsonl", (p for p in found if int(p.text) % 2))
+
+
+def train_run(ctx):
+    """Counts to STEPS, saves each step, resumes; leaves with EXIT_AGAIN when the stop file appears. Rank 0 works."""
+    rank = int(os.environ["RANK"])
+    if os.environ.get("TOY_TORCH"):
+        import torch
+
+        torch.distributed.init_process_group("gloo")
+        total = torch.ones(1)
+        torch.distributed.all_reduce(total)
+        print(f"rank {rank} of {int(total)}", flush=True)
+        torch.distributed.destroy_process_group()
+    state = ctx.dir / "state.json"
+    while True:
+        done = json.loads(state.read_text())["done"] if state.exists() else 0
+        if done >= STEPS:
+            return
+        if (ctx.dir / "stop").exists():
+            print(f"rank {rank} leaves at {done}", flush=True)
+            sys.stdout.flush()
+            os._exit(EXIT_AGAIN)
+        time.sleep(float(os.environ.get("TOY_STEP", "0.05")))
+        if rank == 0:
+            if done == STEPS // 2:
+                misbehave(ctx, ctx.dir.name)
+            with (ctx.dir / "metrics.jsonl").open("a") as f:
+                f.write(json.dumps({"step": done}) + "\n")
+            write_atomic(state, json.dumps({"done": done + 1}))
+            ctx.progress.update(done + 1, STEPS, "steps")
+
+
+def train_finish(ctx):
+    done = json.loads((ctx.dir / "state.json").read_text())["done"]
+    return {"done": done, "summary": f"{done} steps"}
+
+
+def count_finish(ctx):
+    return {"files": sum(1 for _ in Path(ctx.dir).glob("*.jsonl"))}
+
+
+def check_run(ctx):
+    items = pairs_of(ctx, "pick", "picked.jsonl")
+    slow(ctx, "check", items, lambda i, p: Prompt(i, str(int(p.text) + 1)))
+    merge_parts(ctx, Prompt, [i for i, _ in items], "checked.jsonl")
+
+
+def no_identity(cfg, t):
+    return {"seed": identity(cfg.seed)}
+
+
+STAGES = {
+    s.name: s
+    for s in (
+        Stage("seed", "cpu", lambda c, t: {}, no_identity, seed_run, count_finish),
+        Stage("grow", "train", lambda c, t: {"seed": Ref("seed", 0)}, no_identity, train_run, train_finish),
+        Stage(
+            "square", "generate", lambda c, t: {"seed": Ref("seed", 0), "model": Ref("grow", 0)},
+            lambda c, t: {"judge": identity(c.judge)}, square_run, square_finish, lambda c: c.judge.shards,
+        ),
+        Stage("pick", "cpu", lambda c, t: {"square": Ref("square", 1)}, no_identity, pick_run, count_finish),
+        Stage("tune", "train", lambda c, t: {"pick": Ref("pick", 1)}, no_identity, train_run, train_finish),
+        Stage(
+            "check", "generate", lambda c, t: {"pick": Ref("pick", 1), "model": Ref("tune", 1)}, no_identity,
+            check_run, count_finish,
+        ),
+    )
+}  # fmt: skip
+
+
+def load(name):
+    return STAGES[name]
+
+
+def pipeline(cfg):
+    every = [Ref("seed", 0), Ref("grow", 0), Ref("square", 1), Ref("pick", 1), Ref("tune", 1), Ref("check", 1)]
+    return every[: int(os.environ.get("TOY_STAGES", "6"))]

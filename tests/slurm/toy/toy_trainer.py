@@ -1,0 +1,27 @@
+"""A training rank of the toy pipeline, in the place of nemo_srlm.megatron.main."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from nemo_srlm.errors import UserError
+from nemo_srlm.stage import worker_context
+from nemo_srlm.worker import write_error
+
+
+def main():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer saves at the stop file
+    stage, ctx = worker_context(
+        Path(os.environ["NEMO_SRLM_RUN_DIR"]), os.environ["NEMO_SRLM_STAGE"], int(os.environ["NEMO_SRLM_ITERATION"])
+    )
+    stage.run(ctx)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        write_error(Path(os.environ["NEMO_SRLM_RUN_DIR"]), None, str(error))
+        sys.exit(2)
