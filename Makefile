@@ -8,7 +8,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo demo-slurm test lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ $(STAMP): $(PINS)/cpu.txt $(PINS)/cpu-nodeps.txt pyproject.toml
 
 demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; ends with a table and a report
 	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
+
+demo-slurm: venv ## the same through a real, throw-away Slurm on this machine (needs its packages: docs/slurm.md)
+	@tools/demo_slurm.sh $(ARGS)
 
 test: venv ## all tests
 	@$(BIN)/python -m pytest $(ARGS)

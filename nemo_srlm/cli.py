@@ -114,6 +114,31 @@ def _status(args: argparse.Namespace) -> int:
         time.sleep(2)
 
 
+def _plan(args: argparse.Namespace) -> int:
+    from nemo_srlm.slurm import verbs
+
+    return verbs.plan(_compose(args))
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from nemo_srlm.slurm import verbs
+
+    return verbs.supervise(args.supervise) if args.supervise else verbs.submit(_compose(args))
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from nemo_srlm.slurm import verbs
+
+    return verbs.cancel(args.run_dir or latest_run())
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from nemo_srlm.slurm import verbs
+    from nemo_srlm.worker import parse_ref
+
+    return verbs.logs(args.run_dir or latest_run(), parse_ref(args.stage), args.follow)
+
+
 def _show(args: argparse.Namespace) -> int:
     from nemo_srlm import show
 
@@ -174,6 +199,17 @@ def parser() -> argparse.ArgumentParser:
     p = verb("report", _report, "Write the HTML report of one run, or of several beside each other.")
     p.add_argument("run_dirs", nargs="*", type=Path, help="default: the run worked on last")
     p.add_argument("--out", type=Path, help="default: report.html in the first run's directory")
+    p = verb("plan", _plan, "The Slurm jobs that `submit` would submit, as a table.")
+    _config_arguments(p)
+    p = verb("submit", _submit, "Submit all that remains of a run to Slurm. Safe to repeat: only what is missing.")
+    p.add_argument("--supervise", type=Path, metavar="RUN_DIR", help=argparse.SUPPRESS)
+    _config_arguments(p)
+    p = verb("cancel", _cancel, "Cancel the queued and running Slurm jobs of a run.")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
+    p = verb("logs", _logs, "The newest log of a stage.")
+    p.add_argument("stage", metavar="iterT/STAGE", help="for example iter1/judge")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
+    p.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
     p = verb("config", _config, "Print the resolved configuration.")
     _config_arguments(p)
     for name in NAMES:

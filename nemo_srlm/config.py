@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo_srlm.cluster import ClusterSection
+
 
 def execution(default: Any) -> Any:
     """A field that is execution, not identity: it never enters a fingerprint."""
@@ -41,7 +43,9 @@ class WorldSection:
     num_eft: int = 1_500  # score-balanced judged replies
     num_eval_prompts: int = 350  # held-out prompts for the final evaluation
     num_eval_judge: int = 150  # held-out instructions x 4 replies for the judge's evaluation
-    split: str = "dev"  # dev | test: the held-out split that evaluation reads (figures for README come from test)
+    # dev | test: the held-out split that evaluation reads. It enters the fingerprints of evaluation alone (stages/held_out.py):
+    # the same models can be measured on both. Settings are chosen on dev, figures for README come from test.
+    split: str = execution("dev")
 
 
 @dataclass
@@ -165,6 +169,20 @@ class EftSection:
 class ImportSection:
     path: str = ""  # HF directory of M0 (config.json, *.safetensors, tokenizer files)
     allow_bin: bool = False
+    dtype: str = ""  # "" = as the weights are | fp32 | bf16 | fp16
+    processes: int = execution(1)  # each reads its share of the tensors
+
+
+@dataclass
+class ExportSection:
+    """Megatron checkpoint -> HF directory."""
+
+    dtype: str = ""  # "" = as the checkpoint is | fp32 | bf16 | fp16
+    max_shard_gb: float = execution(5.0)  # 10^9 bytes a safetensors file at most
+    processes: int = execution(1)  # each writes its share of the files
+    verify: str = execution("logits")  # round_trip | logits (+ transformers against Megatron) | vllm (+ greedy tokens)
+    verify_layers: int = execution(0)  # layers in the comparison of logits; 0 = all where they fit verify_memory_gb
+    verify_memory_gb: float = execution(8.0)  # of fp32 weights of both models together
 
 
 @dataclass
@@ -182,7 +200,7 @@ class PromptsSection(SamplingSection):
     writer_path: str = ""  # HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)
     template: str = "prompts/write_prompt.txt"
     num_prompts: int = 5000  # accepted prompts wanted an iteration (the paper does not state it)
-    max_attempts: int = 0  # raw generations at most; 0 = 20 x num_prompts
+    max_attempts: int = execution(0)  # raw generations at most; 0 = 20 x num_prompts; reaching it is an error
     round_size: int = 512  # raw generations between two looks at the pool
     seed_shots: int = 6
     generated_shots: int = 2
@@ -238,9 +256,9 @@ class JudgeSection(SamplingSection):
     max_score: int = 5
     max_tokens: int = 512
     shards: int = execution(1)
-    alarm_dominant: float = 0.8  # warn when one score takes more than this share
-    alarm_failures: float = 0.2  # warn when more than this share of draws does not parse
-    alarm_stops: bool = False
+    alarm_dominant: float = execution(0.8)  # warn when one score takes more than this share
+    alarm_failures: float = execution(0.2)  # warn when more than this share of draws does not parse
+    alarm_stops: bool = execution(False)
 
 
 @dataclass
@@ -249,6 +267,8 @@ class PairsSection:
     min_margin: float = 0.0  # the score difference must be above this
     rho: float = 0.0  # length_controlled: scores within rho x max_score of the best (worst) count as near
     max_per_prompt: int = 1
+    pool_equal_texts: bool = False  # average the scores of candidates with one and the same text before choosing
+    files: list[str] = field(default_factory=list)  # run.arm=given: preference files (JSONL, parquet), no judge
 
 
 @dataclass
@@ -257,12 +277,13 @@ class GenerateSection:
 
     engine: str = execution("vllm")
     dtype: str = "bfloat16"
-    max_model_len: int = execution(4096)
+    max_model_len: int = execution(4096)  # tokens of prompt and completion; 0 = all positions of the model
     tensor_parallel: int = execution(1)
     gpu_memory: float = execution(0.9)
-    kv_cache_gib: int = execution(1)  # CPU only
+    kv_cache_gib: int = execution(1)  # CPU only: at most this much, less where the model needs less
+    threads: int = execution(1)  # CPU only; two threads on two cores that are not idle are slower than one
     max_num_seqs: int = execution(256)
-    batch_items: int = execution(256)  # items between two flushes to the part file
+    max_restarts: int = execution(5)  # of a dead engine, a process; finding one request that kills it takes 3
     enforce_eager: bool = execution(False)
     quantization: str = ""  # "" | fp8
 
@@ -274,6 +295,19 @@ class EvalSection(SamplingSection):
     h2h_template: str = "prompts/compare.txt"
     h2h_judge_path: str = ""  # HF directory of the judge; "" = in the tiny world the oracle, else the newest policy
     bootstrap: int = 1000
+
+
+@dataclass
+class DriftSection:
+    """Alarms in the report, each raised beyond its threshold (evaluation/drift.py). They change no result."""
+
+    length_growth: float = execution(1.5)  # mean words of responses, against the model before
+    high_scores: float = execution(0.9)  # share of 4s and 5s among all parsed draws
+    tie_rate: float = execution(0.5)  # share of prompts whose eligible candidates all have one score
+    parse_failures: float = execution(0.2)  # share of draws without a score
+    truncated: float = execution(0.1)  # share of responses cut at the token limit
+    distinct_drop: float = execution(0.25)  # relative fall of distinct-2 against the model before
+    self_bleu: float = execution(0.15)  # rise of self-BLEU against the model before
 
 
 @dataclass
@@ -292,6 +326,7 @@ class Config:
     seed: SeedSection = field(default_factory=SeedSection)
     eft: EftSection = field(default_factory=EftSection)
     import_hf: ImportSection = field(default_factory=ImportSection)
+    export: ExportSection = field(default_factory=ExportSection)
     chat: ChatSection = field(default_factory=ChatSection)
     model: ModelSection = field(default_factory=ModelSection)
     parallel: ParallelSection = field(default_factory=ParallelSection)
@@ -305,6 +340,8 @@ class Config:
     judge: JudgeSection = field(default_factory=JudgeSection)
     pairs: PairsSection = field(default_factory=PairsSection)
     eval: EvalSection = field(default_factory=EvalSection)
+    drift: DriftSection = field(default_factory=DriftSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection, metadata={"execution": True})
 
 
 def identity(section: Any) -> Any:

@@ -1,9 +1,9 @@
 """Filters on written prompts, with a reason for every rejection: length, keywords, beginnings, and ROUGE-L.
 
 The ROUGE-L decisions are exactly those of `rouge_score` (RougeScorer(["rougeL"], use_stemmer=False), F1 > threshold in
-the same floating point), found several hundred times faster: texts become strings of one character a token, texts are kept by
-their number of tokens, for each pair of lengths the smallest common subsequence that exceeds the threshold is worked
-out once, and rapidfuzz searches for nothing shorter than that.
+the same floating point), only faster: texts become strings of one character a token, kept by their number of tokens;
+for each pair of lengths the smallest common subsequence that exceeds the threshold is worked out once, and rapidfuzz
+searches for nothing shorter than that.
 
 `rouge_score` keeps a-z and 0-9 only, so that texts in other scripts vanish; tokenization "unicode" is for them.
 """
@@ -33,12 +33,13 @@ def tokenize(text: str, tokenization: str = "rouge") -> list[str]:
     if tokenization == "rouge":
         return _ROUGE.findall(text.lower())
     if tokenization == "unicode":
-        return _UNICODE.findall(unicodedata.normalize("NFKC", text).casefold())
+        found: list[str] = _UNICODE.findall(unicodedata.normalize("NFKC", text).casefold())
+        return found
     raise ConfigError("prompts.tokenization", repr(tokenization), f"one of {list(TOKENIZATIONS)}")
 
 
 def rouge_f1(common: int, length_a: int, length_b: int) -> float:
-    """ROUGE-L F1 from the length of the longest common subsequence, operation by operation as rouge_score computes it."""
+    """ROUGE-L F1 from the longest common subsequence's length, operation by operation as rouge_score computes it."""
     if not length_a or not length_b:
         return 0.0
     precision, recall = common / length_b, common / length_a
@@ -60,34 +61,35 @@ class RougeIndex:
         self._needed: dict[tuple[int, int], int] = {}
 
     def encode(self, text: str) -> str:
-        """The text's tokens as a string of one character a token (any code point; never shown to anyone)."""
+        """The text's code: a string of one character a token, only for this index ("" when it has no token)."""
         return "".join(chr(self._ids.setdefault(token, len(self._ids))) for token in tokenize(text, self.tokenization))
 
-    def add(self, text: str) -> None:
-        if code := self.encode(text):
+    def add(self, code: str) -> None:
+        if code:
             self._by_length[len(code)].append(code)
 
-    def is_near(self, text: str) -> bool:
-        return self.near([text])[0]
-
-    def near(self, texts: Sequence[str]) -> list[bool]:
-        """For each text, whether some text of the pool has F1 > threshold with it. Many at once are faster."""
-        codes = [self.encode(text) for text in texts]
-        result = np.zeros(len(texts), dtype=bool)
-        same_length: dict[int, list[int]] = defaultdict(list)
-        for i, code in enumerate(codes):
-            same_length[len(code)].append(i)
-        for length, members in same_length.items():
+    def near(self, codes: Sequence[str]) -> list[bool]:
+        """For each code, whether some code of the pool has F1 > threshold with it. Many at once are faster."""
+        result = np.zeros(len(codes), dtype=bool)
+        for length, members in _by_length(codes).items():
             for other, pool in self._by_length.items():
-                needed = self.needed(length, other)
-                open_ = [i for i in members if not result[i]]
-                if needed > min(length, other) or not open_:
-                    continue
-                common = cdist(
-                    [codes[i] for i in open_], pool, scorer=LCSseq.similarity, score_cutoff=needed, dtype=np.int32
-                )
-                result[open_] |= (common >= needed).any(axis=1)
+                rows = [i for i in members if not result[i]]
+                if rows and (needed := self.needed(length, other)) <= min(length, other):
+                    result[rows] |= _common_at_least(needed, [codes[i] for i in rows], pool).any(axis=1)
         return [bool(value) for value in result]
+
+    def near_earlier(self, codes: Sequence[str]) -> list[list[int]]:
+        """For each code, the positions before its own whose codes have F1 > threshold with it."""
+        found: list[list[int]] = [[] for _ in codes]
+        groups = _by_length(codes)
+        for length, rows in groups.items():
+            for other, columns in groups.items():
+                if (needed := self.needed(length, other)) <= min(length, other):
+                    near = _common_at_least(needed, [codes[i] for i in rows], [codes[j] for j in columns])
+                    for i, j in zip(*np.nonzero(near), strict=True):
+                        if columns[j] < rows[i]:
+                            found[rows[i]].append(columns[j])
+        return found
 
     def needed(self, length_a: int, length_b: int) -> int:
         """The smallest common subsequence with F1 > threshold; min(lengths) + 1 when even that does not exceed it."""
@@ -102,6 +104,21 @@ class RougeIndex:
         return self._needed[key]
 
 
+def _by_length(codes: Sequence[str]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, code in enumerate(codes):
+        if code:
+            groups[len(code)].append(i)
+    return groups
+
+
+def _common_at_least(
+    needed: int, rows: list[str], columns: list[str]
+) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """[rows, columns]: whether the longest common subsequence has at least `needed` tokens."""
+    return cdist(rows, columns, scorer=LCSseq.similarity, score_cutoff=needed, dtype=np.int32) >= needed
+
+
 class PromptFilter:
     """Accepts or rejects written prompts in order; what it accepts joins the pool that the next ones are held against.
 
@@ -110,7 +127,7 @@ class PromptFilter:
     """
 
     def __init__(self, section: PromptsSection, seeds: Iterable[str], held_out: Iterable[str] = ()) -> None:
-        """`seeds`: the prompts to be unlike. `held_out`: evaluation prompts, never to be written (compared by tokens)."""
+        """`seeds`: prompts to be unlike. `held_out`: evaluation prompts, never to be written (compared by tokens)."""
         self.section = section
         self.counts: Counter[str] = Counter()
         self._index = RougeIndex(section.rouge_max, section.tokenization)
@@ -120,11 +137,11 @@ class PromptFilter:
         words = "|".join(re.escape(word) for word in section.keywords)
         self._keywords = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
         for text in seeds:
-            self._admit(text)
+            self._admit(text, self._index.encode(text))
 
-    def _admit(self, text: str) -> None:
+    def _admit(self, text: str, code: str) -> None:
         self._seen.add(text)
-        self._index.add(text)
+        self._index.add(code)
 
     def form_reason(self, text: str) -> str:
         """Why the text by itself is rejected, or ""."""
@@ -151,18 +168,17 @@ class PromptFilter:
     def accept_all(self, texts: Sequence[str]) -> list[str]:
         """`accept` for each text in order, but fast: the pool is searched once for all of them."""
         reasons = [self._reason_before_rouge(text) for text in texts]
-        open_ = [i for i, reason in enumerate(reasons) if not reason]
-        for i, near in zip(open_, self._index.near([texts[i] for i in open_]), strict=True):
-            reasons[i] = "rouge" if near else ""
-        fresh = RougeIndex(self.section.rouge_max, self.section.tokenization)  # accepted in this very call
+        codes = ["" if reason else self._index.encode(text) for text, reason in zip(texts, reasons, strict=True)]
+        near, near_earlier = self._index.near(codes), self._index.near_earlier(codes)
         for i, text in enumerate(texts):
             if not reasons[i] and text in self._seen:
                 reasons[i] = "duplicate"
-            if not reasons[i] and fresh.is_near(text):
+            if not reasons[i] and not codes[i]:
+                reasons[i] = "no_tokens"  # nothing to compare by: another script under "rouge", or signs only
+            if not reasons[i] and (near[i] or any(not reasons[j] for j in near_earlier[i])):
                 reasons[i] = "rouge"
             if not reasons[i]:
-                fresh.add(text)
-                self._admit(text)
+                self._admit(text, codes[i])
             self.counts[reasons[i] or "accepted"] += 1
         return reasons
 
@@ -171,8 +187,6 @@ class PromptFilter:
             return reason
         if text in self._seen:
             return "duplicate"
-        tokens = tuple(tokenize(text, self.section.tokenization))
-        if tokens in self._held_out:
+        if self._held_out and tuple(tokenize(text, self.section.tokenization)) in self._held_out:
             return "held_out"
-        # Nothing to compare by: another script under the "rouge" tokenization, or signs only.
-        return "" if tokens else "no_tokens"
+        return ""

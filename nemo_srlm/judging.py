@@ -29,6 +29,8 @@ _SCALE = re.compile(
     rf"{_CLOSE}*(?P<max>[0-9]+(?:\.[0-9]+)?|five\b)(?![0-9])",
     re.IGNORECASE,
 )
+LOOK_AHEAD = 80  # characters after the number
+_SPACES = re.compile(r"[ \t]+")
 _JOIN = r"(?:to|through|until|bis|hasta|and|und|or|oder|[aouy])"
 _CONTINUES = re.compile(
     r"[^\W_]|[.,:'’][0-9]|[-‐‑–]\w"  # glued: 4th, 4½, 4,5, 4-5, 4-ish
@@ -72,27 +74,24 @@ def parse_score(text: str, max_score: int = 5, truncated: bool = False) -> float
     only when its line is finished (a cut "Score: 3" may have been "Score: 3 or 4") and when it is not a partial score
     such as "Relevance score: 1".
     """
-    head = None
-    for head in _HEAD.finditer(text):
-        pass
-    if head is None or not _scale_is_ours(head["scale"], max_score):
+    heads = list(_HEAD.finditer(text))
+    if not heads or not _scale_is_ours((head := heads[-1])["scale"], max_score):
         return None
     value = _VALUE.match(text, head.end())
     if value is None or len(value["number"]) > 12:
         return None
     line, newline, _ = text[value.end() :].partition("\n")
-    rest = line[_end(_UNIT, line) :]
+    # What qualifies a number stands close behind it; the bound keeps the patterns fast on endless runs of signs.
+    near = _SPACES.sub(" ", line[:1000])[:LOOK_AHEAD]
+    rest = near[_end(_UNIT, near) :]
     if (scale := _SCALE.match(rest)) is not None:
-        if (
-            scale["max"].lower() not in ("five", str(max_score))
-            and float(scale["max"].replace("five", "5")) != max_score
-        ):
+        if float("5" if scale["max"].lower() == "five" else scale["max"]) != max_score:
             return None
         rest = rest[scale.end() :]
         rest = rest[_end(_UNIT, rest) :]
     if _CONTINUES.match(rest):
         return None
-    if "\n" in value["gap"] and rest.strip(" \t*_`\"'])}>$|.\r"):
+    if "\n" in value["gap"] and (len(near) == LOOK_AHEAD or rest.strip(" *_`\"'])}>$|.\r")):
         return None  # "Score:" and then, on another line, a sentence or list item that happens to begin with a number
     if truncated and (not newline or not _SAYS_OWN_SCORE.search(_before(text, head.start()))):
         return None
@@ -158,7 +157,7 @@ def parse_better(text: str) -> str | None:
 
 
 def two_order_winner(forward: str | None, backward: str | None) -> str | None:
-    """Verdicts on (x as A, y as B) and on (y as A, x as B) -> "x", "y", "tie" when they disagree, None when one is missing."""
+    """Verdicts on (x as A, y as B) and (y as A, x as B) -> "x", "y", "tie" when they disagree, None when one is missing."""
     if forward is None or backward is None:
         return None
     return {("A", "B"): "x", ("B", "A"): "y"}.get((forward, backward), "tie")
@@ -248,12 +247,13 @@ def _alarms(summary: Mapping[str, Any], judge: JudgeSection) -> Iterator[str]:
     if summary["parse_failure"] > judge.alarm_failures:
         yield (
             f"{summary['parse_failure']:.1%} of {summary['draws']} judge draws state no score"
-            f" (judge.alarm_failures {judge.alarm_failures:.0%}); {summary['truncated']:.1%} were cut by judge.max_tokens"
+            f" (judge.alarm_failures {judge.alarm_failures:.0%}); judge.max_tokens cut {summary['truncated']:.1%}"
         )
     for score, share in summary["score_shares"].items():
         if share > judge.alarm_dominant:
             yield (
-                f"the judge collapsed: {share:.1%} of its scores are {score} (judge.alarm_dominant {judge.alarm_dominant:.0%})"
+                f"the judge collapsed: {share:.1%} of its scores are {score}"
+                f" (judge.alarm_dominant {judge.alarm_dominant:.0%})"
             )
 
 

@@ -17,6 +17,7 @@ from nemo_srlm.errors import UserError
 from nemo_srlm.manifest import read as read_manifest
 from nemo_srlm.plan import Step, fuse, is_done, remaining
 from nemo_srlm.settings import freeze
+from nemo_srlm.slurm.submit import refuse_if_active
 from nemo_srlm.stage import EXIT_AGAIN, Ref, run_directory, stage_directory
 from nemo_srlm.stages import load, pipeline
 
@@ -63,7 +64,7 @@ def command_for(cfg: Config, run_dir: Path, step: Step, shard: int) -> tuple[lis
         launcher = [
             sys.executable,
             "-m",
-            "torch.distributed.run",
+            "nemo_srlm.megatron.launch",
             "--standalone",
             "--nproc-per-node",
             str(cfg.parallel.processes),
@@ -171,6 +172,7 @@ def run(cfg: Config, until: str = "") -> Path:
     """
     run_dir = run_directory(cfg)
     with locked(run_dir):
+        refuse_if_active(run_dir)
         todo = remaining(cfg, run_dir)
         freeze(cfg, run_dir)
         if until:

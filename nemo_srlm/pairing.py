@@ -8,6 +8,7 @@ Reasons for a prompt without pairs: "no_candidates" (none was made), "too_few_el
 pairs.min_margin), "same_text_or_margin" (scores differ enough only between equal texts).
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ class Scored:
 
     text: str
     score: float | None
+
+
+Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
 
 
 def check(section: PairsSection) -> None:
@@ -50,7 +54,7 @@ def pool_equal_texts(candidates: Sequence[Scored]) -> list[Scored]:
         found = scores.setdefault(candidate.text, [])
         if candidate.score is not None:
             found.append(candidate.score)
-    return [Scored(text, sum(found) / len(found) if found else None) for text, found in scores.items()]
+    return [Scored(text, math.fsum(found) / len(found) if found else None) for text, found in scores.items()]
 
 
 def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) -> list[Scored]:
@@ -63,12 +67,10 @@ def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) 
     ]
 
 
-def select(
-    candidates: Sequence[Scored], section: PairsSection, max_score: int = 5
-) -> list[tuple[Scored, Scored]] | str:
-    """(chosen, rejected) of one prompt, the first is the rule's pair, at most `max_per_prompt`; or the reason for none.
+def select(candidates: Sequence[Scored], section: PairsSection, max_score: int = 5) -> Pairs | str:
+    """(chosen, rejected) of one prompt, the rule's pair first, at most `max_per_prompt`; or the reason for none.
 
-    max_min: the largest score difference first (equal differences: the higher chosen score, then the earlier candidate).
+    max_min: the largest difference first (equal differences: the higher chosen score, then the earlier candidate).
     length_controlled: chosen from those within rho * max_score of the best score, rejected from those within
     rho * max_score of the worst; the shortest chosen text first, then the longest rejected text (characters).
     Both: the difference is above `min_margin`, the texts differ, and no pair of texts comes twice.
@@ -83,7 +85,7 @@ def select(
     return _select(eligible, section, max_score)
 
 
-def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> list[tuple[Scored, Scored]] | str | None:
+def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> Pairs | str | None:
     """The common case without sorting all combinations; None when it does not apply."""
     if section.rule != "max_min":
         return None
@@ -96,7 +98,7 @@ def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> list[
     return [(eligible[scores.index(high)], eligible[scores.index(low)])]
 
 
-def _select(eligible: list[Scored], section: PairsSection, max_score: int) -> list[tuple[Scored, Scored]] | str:
+def _select(eligible: list[Scored], section: PairsSection, max_score: int) -> Pairs | str:
     scored = [(candidate, candidate.score or 0.0) for candidate in eligible]
     high, low = max(score for _, score in scored), min(score for _, score in scored)
     if len({candidate.text for candidate in eligible}) == 1:

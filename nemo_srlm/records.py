@@ -104,6 +104,7 @@ class Judgement(Record):
     texts: tuple[str, ...]
     finish_reasons: tuple[str, ...]
     error: str = ""  # too long, engine error, ...; then there are no draws
+    spread: float | None = None  # judge.method=expected: standard deviation of the score's distribution
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise ConfigError("override", repr(override), "key=value, for example dpo.beta=0.2")
-    forced = [o if o.startswith("~") or _is_group(o, config_dir) else "++" + o.lstrip("+") for o in overrides]
+    forced = [
+        o if o.startswith("~") else _pick(o, config_dir, name) if _is_group(o, config_dir) else "++" + o.lstrip("+")
+        for o in overrides
+    ]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base=None):
@@ -43,6 +46,17 @@ def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir
 def _is_group(override: str, config_dir: Path) -> bool:
     """`cluster=dgx_h100` picks a file of a folder of configs/."""
     return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
+
+
+def _pick(override: str, config_dir: Path, name: str) -> str:
+    """Hydra wants `+cluster=cpu` where the config names no cluster of its own, and `cluster=cpu` where it does."""
+    from omegaconf import DictConfig, OmegaConf
+
+    plain = override.lstrip("+")
+    loaded = OmegaConf.load(config_dir / f"{name}.yaml")
+    assert isinstance(loaded, DictConfig)
+    named = [list(entry) for entry in loaded.get("defaults", []) if entry != "_self_"]
+    return plain if [plain.split("=", 1)[0]] in named else f"+{plain}"
 
 
 def _first_line(error: BaseException) -> str:

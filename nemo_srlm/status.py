@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from nemo_srlm import manifest
@@ -20,9 +21,11 @@ QUIET = 120.0  # seconds without news after which a stage on another host counts
 @dataclass(frozen=True)
 class Row:
     stage: str
-    state: str  # done | running | stopped | failed | waiting
+    state: str  # done | running | stopped | failed | waiting; in Slurm also queued | cancelled
     seconds: float | None
     words: str  # summary, progress or reason
+    job: str = ""  # Slurm's id
+    node: str = ""
 
 
 def _alive(progress: dict[str, Any]) -> bool:
@@ -57,24 +60,33 @@ def row(run_dir: Path, ref: Ref) -> Row:
     )
 
 
-def rows(run_dir: Path) -> list[Row]:
-    """Raises ConfigError when `run_dir` is not the directory of a run."""
-    return [row(run_dir, ref) for ref in pipeline(thaw(run_dir))]
+def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
+    """A row per stage, and notes. Raises ConfigError when `run_dir` is not the directory of a run."""
+    from nemo_srlm.slurm import report  # not at the top: it lays its own knowledge over these rows
+
+    return report.rows(run_dir, [row(run_dir, ref) for ref in pipeline(thaw(run_dir))])
 
 
 def as_json(run_dir: Path) -> dict[str, Any]:
-    return {"run": str(run_dir), "stages": [asdict(r) for r in rows(run_dir)]}
+    found, notes = rows(run_dir)
+    return {"run": str(run_dir), "stages": [asdict(r) for r in found], "notes": notes}
 
 
-COLOURS = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim"}
+COLOURS = {
+    "done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim",
+    "queued": "blue", "cancelled": "magenta",
+}  # fmt: skip
 
 
 def table(run_dir: Path) -> Table:
-    found = rows(run_dir)
+    found, notes = rows(run_dir)
     count = sum(r.state == "done" for r in found)
     out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
-    for name in ("stage", "state", "time", ""):
+    slurm = any(r.job for r in found)
+    for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):
         out.add_column(name, justify="right" if name == "time" else "left", overflow="fold")
     for r in found:
-        out.add_row(r.stage, f"[{COLOURS[r.state]}]{r.state}[/]", duration(r.seconds), r.words)
+        where = (r.job, r.node) if slurm else ()
+        out.add_row(r.stage, f"[{COLOURS[r.state]}]{r.state}[/]", duration(r.seconds), *where, escape(r.words))
+    out.caption, out.caption_justify = escape("\n".join(notes)) or None, "left"
     return out

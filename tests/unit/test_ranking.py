@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nemo_srlm.evaluation.ranking import histogram, kendall, mean_score, reward_metrics, spearman
+from nemo_srlm.evaluation.ranking import histogram, kendall, reward_metrics, spearman
 from nemo_srlm.records import Judgement, RankedReply
 
 
@@ -99,14 +99,6 @@ def test_nothing_to_measure_gives_none_and_no_division_error():
     assert out["pairwise_accuracy"] is None
     assert out["intervals"]["spearman"] is None
     assert out["counts"]["pairs"] == 0
-
-
-@pytest.mark.parametrize(
-    ("scores", "min_valid", "expected"),
-    [((4, 5, 5), 2, 14 / 3), ((4, None, 5), 2, 4.5), ((4, None, None), 2, None), ((None,) * 3, 0, None), ((), 1, None)],
-)
-def test_the_mean_of_the_parsed_draws_is_not_rounded(scores, min_valid, expected):
-    assert mean_score(scores, min_valid) == (expected if expected is None else pytest.approx(expected))
 
 
 @given(

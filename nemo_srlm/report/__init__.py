@@ -1,0 +1,49 @@
+"""The report of a run, or of several: report.html (self-contained), report.md and report.json beside it.
+
+collect.py reads a run directory into plain data (= report.json), summary.py draws conclusions from it, figures.py and
+plots.py make charts, render.py and template.html the page, text.py the plain-text forms.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_srlm import manifest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
+    """The data of every run, each with a "label" that tells it from the others."""
+    from nemo_srlm.report.collect import collect
+
+    runs = [collect(run_dir) for run_dir in run_dirs]
+    names = Counter(run["name"] for run in runs)
+    for run in runs:
+        run["label"] = run["name"] if names[run["name"]] == 1 else run["path"]
+    return runs
+
+
+def write_report(run_dirs: list[Path], out: Path) -> Path:
+    """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Works on unfinished runs.
+
+    Raises ConfigError when a directory is not a run's.
+    """
+    from nemo_srlm.report import render, text
+
+    runs = read_runs(run_dirs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({"version": 1, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
+    manifest.write_atomic(out.with_suffix(".json"), data + "\n")
+    manifest.write_atomic(out.with_suffix(".md"), text.markdown(runs))
+    manifest.write_atomic(out, render.html(runs))
+    return out
+
+
+def terminal_table(run_dir: Path) -> "Table":
+    """The table at the end of `nemo-srlm run`: a row per model."""
+    from nemo_srlm.report import text
+
+    return text.table(read_runs([run_dir])[0])

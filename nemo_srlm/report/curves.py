@@ -1,0 +1,57 @@
+"""Training curves: metrics.jsonl of a training stage, thinned to what a plot can show."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from nemo_srlm.store import read_json_lines
+
+if TYPE_CHECKING:
+    from nemo_srlm.report.collect import RunFiles
+
+MAX_POINTS = 240
+TITLES = {"pretrain": "M0", "baseline": "SFT baseline", "sft": "M1"}
+
+
+def read(files: "RunFiles", iteration: int, stage: str) -> dict[str, Any] | None:
+    """{"title", "stage", "iteration", "steps": [...], "series": {name: [value | None, ...]}}; None without a curve.
+
+    Longer curves are averaged over equal runs of steps, so a spike stays visible as a bump and no point is invented.
+    """
+    path = files.path(iteration, stage, "metrics.jsonl")
+    if path is None:
+        return None
+    by_step: dict[int, dict[str, object]] = {}
+    for _, data in read_json_lines(path):
+        if isinstance(data, dict) and "step" in data:  # training and validation write lines of their own
+            by_step.setdefault(int(data["step"]), {}).update(_flat(data))
+    ordered = [by_step[step] for step in sorted(by_step)]
+    names = sorted({k for row in ordered for k, v in row.items() if k != "step" and _finite(v) is not None})
+    if not ordered or not names:
+        return None
+    width = math.ceil(len(ordered) / MAX_POINTS)
+    buckets = [ordered[i : i + width] for i in range(0, len(ordered), width)]
+    return {
+        "title": TITLES[stage] if stage in TITLES else f"M{iteration + 1}",
+        "stage": stage,
+        "iteration": iteration,
+        "num_steps": len(ordered),
+        "steps": [bucket[-1]["step"] for bucket in buckets],
+        "series": {name: [_mean([row.get(name) for row in bucket]) for bucket in buckets] for name in names},
+    }
+
+
+def _flat(data: dict[str, Any]) -> dict[str, object]:
+    """`{"validation": {"loss": 1}}` -> `{"validation_loss": 1}`."""
+    nested = {f"validation_{k}": v for k, v in data.get("validation", {}).items()}
+    return {k: v for k, v in data.items() if not isinstance(v, dict)} | nested
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _mean(values: list[object]) -> float | None:
+    found = [v for value in values if (v := _finite(value)) is not None]
+    return sum(found) / len(found) if found else None

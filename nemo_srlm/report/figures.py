@@ -1,0 +1,152 @@
+"""Which charts the report has: from report.json's data to the series that plots.py draws."""
+
+from collections.abc import Callable
+
+from nemo_srlm.evaluation import paper
+from nemo_srlm.evaluation.headtohead import Z95
+from nemo_srlm.report import summary
+from nemo_srlm.report.collect import Data, number
+from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines
+
+Get = Callable[[Data], "tuple[float, float | None] | None"]
+NUM_STYLES = 6
+CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, metrics of metrics.jsonl that share a chart
+    ("Loss", ("loss",)),
+    ("Preference loss (ln 2 at the first step)", ("dpo_loss",)),
+    ("Validation loss", ("validation_loss",)),
+    ("Validation accuracy", ("validation_accuracy",)),
+    ("Accuracy, chosen over rejected", ("accuracy",)),
+    ("Reward margin", ("margin",)),
+    ("Implicit rewards", ("chosen_reward", "rejected_reward")),
+    ("Gradient norm", ("grad_norm",)),
+    ("Learning rate", ("lr",)),
+    ("Tokens per second", ("tokens_per_s",)),
+)
+GROUPS = (
+    ("Preference training (DPO)", ("dpo",)),
+    ("Supervised fine-tuning", ("baseline", "sft")),
+    ("Pretraining", ("pretrain",)),
+)
+
+
+def labels(runs: list[Data]) -> list[str]:
+    """The models of all runs, in order, that any run has a measurement of."""
+    longest = max(runs, key=lambda r: len(r["models"]))
+    return [
+        m["name"]
+        for i, m in enumerate(longest["models"])
+        if any(i < len(r["models"]) and _evaluated(r["models"][i]) for r in runs)
+    ]
+
+
+def _evaluated(model: Data) -> bool:
+    return any(model[section] is not None for section in ("oracle", "reward", "responses"))
+
+
+def run_style(index: int) -> str:
+    return f"s{index % NUM_STYLES}"
+
+
+def _series(runs: list[Data], get: Get) -> list[Series]:
+    found = []
+    for i, run in enumerate(runs):
+        points = {}
+        for model in run["models"]:
+            if (value := get(model)) is not None:
+                half = None if value[1] is None else Z95 * value[1]
+                points[model["name"]] = Point(
+                    value[0], None if half is None else value[0] - half, None if half is None else value[0] + half
+                )
+        if points:
+            found.append(Series(run["label"], run_style(i), points))
+    return found
+
+
+def _reward(name: str) -> Callable[[list[Data]], list[Series]]:
+    def build(runs: list[Data]) -> list[Series]:
+        found = []
+        for i, run in enumerate(runs):
+            points = {}
+            for model in run["models"]:
+                if (value := number(model["reward"], name)) is not None:
+                    interval = model["reward"].get("intervals", {}).get(name) or (None, None)
+                    points[model["name"]] = Point(value, *interval)
+            if points:
+                found.append(Series(run["label"], run_style(i), points))
+        if found and name in paper.REWARD:
+            published = {k: Point(v) for k, v in paper.REWARD[name].items()}
+            found.append(Series("paper (70B)", "paper", published))
+        return found
+
+    return build
+
+
+def all_of(runs: list[Data]) -> dict[str, str]:
+    """Charts by name; "" for one with nothing to show. Each run needs a "label"."""
+    x = labels(runs)
+
+    def share(v: float) -> str:
+        return f"{v:.0%}"
+
+    def two(v: float) -> str:
+        return f"{v:.2f}"
+
+    def one(v: float) -> str:
+        return f"{v:.1f}"
+
+    def plain(v: float) -> str:
+        return f"{v:g}"
+
+    def measured(section: str, name: str, error: str) -> list[Series]:
+        return _series(runs, lambda m: summary.measured(m, section, name, error))
+
+    charts: dict[str, tuple[str, list[Series], Callable[[float], str], Callable[[float], str]]] = {
+        "oracle": ("oracle score by model", measured("oracle", "mean", "se_mean"), two, plain),
+        "full": ("full marks by model", measured("oracle", "full", "se_full"), share, share),
+        "correct": ("correctness by model", measured("oracle", "correct", "se_correct"), share, share),
+        "pairwise": ("pairwise accuracy by model", _reward("pairwise_accuracy")(runs), share, share),
+        "kendall": ("Kendall tau by model", _reward("kendall")(runs), two, plain),
+        "exact": ("exact match by model", _reward("exact_match")(runs), share, share),
+        "words": ("words per response by model", measured("responses", "words", "words_se"), one, plain),
+        "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu", ""), two, plain),
+        "distinct": ("distinct-2 by model", measured("responses", "distinct_2", ""), two, plain),
+    }
+    return {name: dots(label, x, series, value, tick) for name, (label, series, value, tick) in charts.items()}
+
+
+def histogram(round_: Data) -> str:
+    """Mean judge scores of the candidates of one round."""
+    if round_["judging"] is None:
+        return ""
+    counts = {str(k): 0 for k in range(6)} | round_["judging"]["mean_histogram"]
+    return bars(f"mean scores that {round_['policy']} gave", counts)
+
+
+def training(run: Data) -> list[Data]:
+    """Groups of training stages, each with charts in which its models lie over each other.
+
+    [{"title", "charts": [{"title", "svg", "legend": [(name, style)]}]}]
+    """
+    found = []
+    for title, stages in GROUPS:
+        here = [c for c in run["curves"] if c["stage"] in stages]
+        here.sort(key=lambda c: (c["iteration"], stages.index(c["stage"])))
+        charts = [chart for name, metrics in CHARTS if (chart := _chart(name, metrics, here)) is not None]
+        if charts:
+            found.append({"title": title, "charts": charts})
+    return found
+
+
+def _chart(title: str, metrics: tuple[str, ...], stages: list[Data]) -> Data | None:
+    curves = []
+    for k, stage in enumerate(stages):
+        for metric in metrics:
+            if metric in stage["series"]:
+                second = metric.startswith("rejected")
+                name = f"{stage['title']}, {metric.split('_')[0]}" if len(metrics) > 1 else stage["title"]
+                curves.append(
+                    Curve(name, run_style(k) + (" dashed" if second else ""), stage["steps"], stage["series"][metric])
+                )
+    svg = lines(f"{title} over training steps", curves)
+    legend = [(c.name, c.style) for c in curves] if len(curves) > 1 else []
+    return {"title": title, "svg": svg, "legend": legend} if svg else None

@@ -1,0 +1,194 @@
+"""Small SVG charts as strings. Colours and fonts come from the page's style sheet, so they follow light and dark.
+
+About 340 units wide, one unit a CSS pixel on a phone: text stays readable because charts are laid out beside each
+other and never scaled down. Every mark has a <title>, which browsers show on hover and screen readers read.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 40, 12, 16, 26
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Point:
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """`style` is a class of the style sheet: s0, s1, ... for runs, `paper` for the published numbers."""
+
+    name: str
+    style: str
+    points: Mapping[str, Point]  # by x label; a missing label is a gap
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers that cover [low, high]."""
+    if not high > low:
+        half = abs(low) * 0.1 or 1.0
+        low, high = low - half, high + half
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def tick_text(value: float) -> str:
+    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:,.10g}"
+
+
+class _Frame:
+    """Maps data to the page and draws the grid."""
+
+    def __init__(self, low: float, high: float, text: Format = tick_text, ticks: int = 4) -> None:
+        self.ticks = nice_ticks(low, high, ticks)
+        self.low, self.high = self.ticks[0], self.ticks[-1]
+        self.text = text
+
+    def y(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return HEIGHT - BOTTOM - min(1.0, max(0.0, share)) * (HEIGHT - TOP - BOTTOM)
+
+    def grid(self) -> list[str]:
+        out = []
+        for value in self.ticks:
+            y = self.y(value)
+            out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            out.append(
+                f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{self.text(value)}</text>'
+            )
+        return out
+
+
+def _svg(label: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>"
+
+
+def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_text: Format, tick: Format) -> str:
+    """A dot with its interval per x label, joined within a series. One series alone also gets its values as text."""
+    shown = [p for s in series for p in s.points.values()]
+    if not shown:
+        return ""
+    low = min(p.value if p.low is None else p.low for p in shown)
+    high = max(p.value if p.high is None else p.high for p in shown)
+    pad = (high - low) * 0.08 or abs(high) * 0.1 or 0.5
+    frame = _Frame(max(0.0, low - pad) if low >= 0 else low - pad, high + pad, tick)
+    step = (WIDTH - LEFT - RIGHT) / len(x_labels)
+    own = [s for s in series if s.style != "paper"]
+    parts = frame.grid()
+    parts += [
+        f'<text class="tick" x="{LEFT + step * (i + 0.5):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>'
+        for i, x in enumerate(x_labels)
+    ]
+    with_paper = len(own) < len(series)
+    texts = []
+    for k, s in sorted(enumerate(series), key=lambda item: item[1].style != "paper"):  # the paper lies beneath
+        shift = (k - (len(series) - 1) / 2) * min(14.0, step * 0.6 / len(series))
+        places = [(LEFT + step * (i + 0.5) + shift, s.points[x], x) for i, x in enumerate(x_labels) if x in s.points]
+        path = " ".join(f"{x:.1f},{frame.y(p.value):.1f}" for x, p, _ in places)
+        parts.append(f'<g class="{s.style}"><polyline class="join" points="{path}"/>')
+        for x, p, name in places:
+            y = frame.y(p.value)
+            interval = ""
+            if p.low is not None and p.high is not None:
+                a, b = frame.y(p.low), frame.y(p.high)
+                parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}"/>')
+                interval = f" ({value_text(p.low)} to {value_text(p.high)})"
+            words = f"{s.name}, {name}: {value_text(p.value)}{interval}"
+            parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4">{_title(words)}</circle>')
+            if len(own) == 1 and s.style != "paper":
+                at, anchor = (x - 7, "end") if with_paper else (x + 7, "start")
+                texts.append(
+                    f'<text class="value" x="{at:.1f}" y="{y - 5:.1f}" text-anchor="{anchor}">{value_text(p.value)}</text>'
+                )
+        parts.append("</g>")
+    parts += texts
+    return _svg(label, parts)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line over training steps; a None is a gap. `style` may name several classes ("s1 dashed")."""
+
+    name: str
+    style: str
+    steps: Sequence[float]
+    values: Sequence[float | None]
+
+
+def lines(label: str, curves: Sequence[Curve]) -> str:
+    """Curves over training steps, which may have different lengths."""
+    shown = [v for c in curves for v in c.values if v is not None]
+    if not shown:
+        return ""
+    frame = _Frame(min(shown), max(shown))
+    first, last = min(c.steps[0] for c in curves), max(c.steps[-1] for c in curves)
+    width = WIDTH - LEFT - RIGHT
+
+    def x_of(step: float) -> float:
+        return LEFT + (width * (step - first) / (last - first) if last > first else width / 2)
+
+    parts = frame.grid()
+    for value in nice_ticks(first, last, 4):
+        if first <= value <= last:
+            parts.append(
+                f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick_text(value)}</text>'
+            )
+    for curve in curves:
+        path, pen_down = [], False
+        for step, y in zip(curve.steps, curve.values, strict=True):
+            if y is None:
+                pen_down = False
+                continue
+            path.append(f"{'L' if pen_down else 'M'}{x_of(step):.1f} {frame.y(y):.1f}")
+            pen_down = True
+        final = next((v for v in reversed(curve.values) if v is not None), None)
+        words = curve.name if final is None else f"{curve.name}: {final:.4g} at the end"
+        parts.append(f'<g class="{curve.style}"><path class="curve" d="{" ".join(path)}">{_title(words)}</path></g>')
+    return _svg(label, parts)
+
+
+def bars(label: str, counts: Mapping[str, int], style: str = "s0") -> str:
+    """Vertical bars of shares, one per key, with the share as text above and the count on hover."""
+    total = sum(counts.values())
+    if not total:
+        return ""
+    shares = {k: n / total for k, n in counts.items()}
+    frame = _Frame(0.0, max(shares.values()) * 1.08, lambda v: f"{v:.0%}")
+    step = (WIDTH - LEFT - RIGHT) / len(counts)
+    base = HEIGHT - BOTTOM
+    parts = frame.grid()
+    for i, (key, share) in enumerate(shares.items()):
+        x, y = LEFT + step * (i + 0.14), frame.y(share)
+        middle = LEFT + step * (i + 0.5)
+        parts.append(
+            f'<g class="{style}"><rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{step * 0.72:.1f}" '
+            f'height="{max(0.0, base - y):.1f}" rx="2">{_title(f"{key}: {counts[key]:,} of {total:,}")}</rect></g>'
+        )
+        if share > 0:
+            words = f"{share:.0%}" if share >= 0.005 else "<1%"
+            parts.append(
+                f'<text class="value" x="{middle:.1f}" y="{y - 4:.1f}" text-anchor="middle">{escape(words)}</text>'
+            )
+        parts.append(f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(key)}</text>')
+    return _svg(label, parts)

@@ -1,0 +1,175 @@
+"""The twenty-second answer: for each axis, did the last model get better than the first, and is that more than noise.
+
+"More than noise" means that the 95% interval of the difference excludes 0, with the two models' errors taken as
+independent (the prompts are the same, so this errs on the cautious side).
+"""
+
+import math
+from typing import Any
+
+from nemo_srlm.evaluation.headtohead import Z95
+from nemo_srlm.report.collect import Data, number
+from nemo_srlm.report.numbers import signed
+
+UP, DOWN, FLAT = "up", "down", "flat"
+
+
+def measured(model: Data, section: str, name: str, error: str) -> tuple[float, float | None] | None:
+    """(value, standard error or None) of a model's measurement; None where it was not measured."""
+    value = number(model[section], name)
+    return None if value is None else (value, number(model[section], error))
+
+
+def interval_error(model: Data, name: str) -> tuple[float, float | None] | None:
+    """A reward metric with the standard error that its bootstrap interval stands for."""
+    value = number(model["reward"], name)
+    if value is None:
+        return None
+    found = model["reward"].get("intervals", {}).get(name)
+    return value, None if not found else (found[1] - found[0]) / (2 * Z95)
+
+
+def change(first: tuple[float, float | None], last: tuple[float, float | None]) -> Data:
+    """{"delta", "half": half width of its 95% interval or None, "direction": up, down, flat or None when unknowable}."""
+    delta = last[0] - first[0]
+    if first[1] is None or last[1] is None:
+        return {"delta": delta, "half": None, "direction": None}
+    half = Z95 * math.hypot(first[1], last[1])
+    return {"delta": delta, "half": half, "direction": FLAT if abs(delta) <= half else UP if delta > 0 else DOWN}
+
+
+def _axis(run: Data, title: str, unit: str, get: Any, good: str | None, help_text: str) -> Data | None:
+    """One tile: every model's value and the change from M1 (or the first model there is) to the last."""
+    values = [(m["name"], found) for m in run["models"] if (found := get(m)) is not None]
+    if not values:
+        return None
+    policies = [v for v in values if v[0] != "baseline"] or values
+    (first_name, first), (last_name, last) = policies[0], policies[-1]
+    return {
+        "title": title,
+        "unit": unit,
+        "help": help_text,
+        "values": [{"model": name, "value": value, "error": error} for name, (value, error) in values],
+        "latest": last_name,
+        "first": first_name,
+        "change": change(first, last) if last_name != first_name else None,
+        "good": good,
+    }
+
+
+def axes(run: Data) -> list[Data]:
+    """The tiles of a run, most important first; what was not measured has none."""
+    found = [
+        _axis(run, "Following instructions", "score", lambda m: measured(m, "oracle", "mean", "se_mean"), UP,
+              "mean oracle score of held-out responses, 0 to 5"),
+        _axis(run, "Correct answers", "share", lambda m: measured(m, "oracle", "correct", "se_correct"), UP,
+              "share of the right answer that is there, apart from style"),
+        _axis(run, "Judging", "share", lambda m: interval_error(m, "pairwise_accuracy"), UP,
+              "pairs of held-out replies ordered as humans order them"),
+        _axis(run, "Response length", "words", lambda m: measured(m, "responses", "words", "words_se"), None,
+              "mean words of held-out responses"),
+    ]  # fmt: skip
+    if found[0] is None and (versus := _versus_tile(run)) is not None:
+        found[0] = versus
+    return [axis for axis in found if axis is not None]
+
+
+def _versus_tile(run: Data) -> Data | None:
+    """Without an oracle, the newest model's head-to-head against the oldest it met stands for following instructions."""
+    names = [m["name"] for m in run["models"]]
+    found = [c for c in run["head_to_head"] if c["win_rate"] is not None and c["model"] in names]
+    if not found:
+        return None
+    best = max(found, key=lambda c: (names.index(c["model"]), -names.index(c["other"])))
+    low, high = best["net_interval"]
+    half = (high - low) / 2
+    direction = FLAT if low <= 0 <= high else UP if best["net"] > 0 else DOWN
+    same = sorted((c for c in found if c["other"] == best["other"]), key=lambda c: names.index(c["model"]))
+    return {
+        "title": "Following instructions",
+        "unit": "share",
+        "help": f"win rate against {written(best['other'])}, ties as half",
+        "values": [{"model": c["model"], "value": c["win_rate"], "error": None} for c in same],
+        "latest": best["model"],
+        "first": best["other"],
+        "change": {"delta": best["net"] / 2, "half": half / 2, "direction": direction},
+        "good": UP,
+    }
+
+
+def written(model: str) -> str:
+    """A model's name in a sentence."""
+    return "the SFT baseline" if model == "baseline" else model
+
+
+def headline(run: Data) -> str:
+    """One or two plain sentences."""
+    if not any(m["trained"] for m in run["models"]):
+        return "No model of this run is trained yet."
+    tiles = {t["title"]: t for t in axes(run)}
+    following = tiles.get("Following instructions")
+    if following is None:
+        return "No model of this run is evaluated yet."
+    if following["change"] is None:
+        return f"Only {following['latest']} is evaluated so far, so there is nothing to compare it with yet."
+    sentences = [_sentence(following)]
+    sentences += _others([t for name in ("Correct answers", "Judging") if (t := tiles.get(name))])
+    if any(a["name"] == "length_growth" for a in run["alarms"]):
+        sentences.append("Responses grew longer fast.")
+    return " ".join(sentences)
+
+
+def _sentence(tile: Data) -> str:
+    direction = tile["change"]["direction"]
+    first, last = written(tile["first"]), written(tile["latest"])
+    if direction == UP:
+        return f"{last} follows instructions better than {first}."
+    if direction == DOWN:
+        return f"{last} follows instructions worse than {first}."
+    return f"{last} follows instructions about as well as {first}."
+
+
+def _others(tiles: list[Data]) -> list[str]:
+    """The other axes, those that did the same in one sentence."""
+    by_verb: dict[str, list[str]] = {}
+    for tile in tiles:
+        direction = tile["change"]["direction"] if tile["change"] else None
+        by_verb.setdefault(VERBS[direction], []).append(SUBJECTS[tile["title"]])
+    sentences = []
+    for verb, subjects in by_verb.items():
+        if verb == VERBS[FLAT] and len(subjects) == 2:
+            text = f"neither {subjects[0]} nor {subjects[1]} moved measurably"
+        else:
+            text = f"{' and '.join(subjects)} {verb}"
+        sentences.append(text[0].upper() + text[1:] + ".")
+    return sentences
+
+
+SUBJECTS = {"Correct answers": "correctness", "Judging": "judging"}
+VERBS = {UP: "rose", DOWN: "fell", FLAT: "did not move measurably", None: "cannot be compared yet"}
+
+
+def control_sentence(run: Data, others: list[Data]) -> str | None:
+    """What the control arms did on the first axis, in one sentence; None without any."""
+    own, parts = _following(run), []
+    for other in others:
+        tile = _following(other)
+        if other["arm"] != run["arm"] and tile and tile["change"]:
+            parts.append(f"{ARMS[other['arm']]} {signed(tile['change']['delta'], tile['unit'])}")
+    if not parts or own is None or own["change"] is None:
+        return None
+    gain = f"{ARMS[run['arm']]} {signed(own['change']['delta'], own['unit'])}"
+    return f"From {written(own['first'])} to {own['latest']}: {', '.join([gain, *parts])}"
+
+
+def _following(run: Data) -> Data | None:
+    return next((t for t in axes(run) if t["title"] == "Following instructions"), None)
+
+
+ARMS = {
+    "self": "self-rewarding",
+    "random": "random scores (control)",
+    "oracle": "oracle rewards (upper bound)",
+    "sft_only": "SFT only (control)",
+    "given": "given preferences",
+}

@@ -1,0 +1,175 @@
+"""The report without a browser: report.md, and the table in the terminal."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nemo_srlm.display import duration
+from nemo_srlm.evaluation import paper
+from nemo_srlm.report import summary
+from nemo_srlm.report.collect import Data, number
+from nemo_srlm.report.numbers import (
+    METRIC_NAMES,
+    axis_value,
+    compact,
+    count,
+    decimal,
+    metric_value,
+    percent,
+    signed,
+)
+from nemo_srlm.report.render import time_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def plus_minus(value: float | None, error: float | None, share: bool = False) -> str:
+    """`3.62 ± 0.06` (one standard error)."""
+    if value is None:
+        return "–"
+    text = percent(value) if share else decimal(value)
+    if error is None:
+        return text
+    return f"{text} ± {100 * error:.1f}" if share else f"{text} ± {decimal(error)}"
+
+
+def model_rows(run: Data) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per model; columns without a single measurement are left out."""
+    columns: dict[str, Callable[[Data], str]] = {
+        "oracle score": lambda m: plus_minus(number(m["oracle"], "mean"), number(m["oracle"], "se_mean")),
+        "full marks": lambda m: plus_minus(number(m["oracle"], "full"), number(m["oracle"], "se_full"), True),
+        "correct": lambda m: plus_minus(number(m["oracle"], "correct"), number(m["oracle"], "se_correct"), True),
+        "pairwise": lambda m: metric_value("pairwise_accuracy", number(m["reward"], "pairwise_accuracy")),
+        "Kendall τ": lambda m: metric_value("kendall", number(m["reward"], "kendall")),
+        "words": lambda m: "–" if (w := number(m["responses"], "words")) is None else f"{w:.1f}",
+        "against the one before": lambda m: _versus(run, m["name"]),
+    }
+    models = [
+        m for m in run["models"] if m["trained"] or any(m[s] is not None for s in ("oracle", "reward", "responses"))
+    ]
+    cells = {name: [get(m) for m in models] for name, get in columns.items()}
+    used = [name for name, column in cells.items() if any(text != "–" for text in column)]
+    return ["model", *used], [[m["name"], *(cells[name][i] for name in used)] for i, m in enumerate(models)]
+
+
+def _versus(run: Data, model: str) -> str:
+    """Win/tie/loss in percent against the model before."""
+    names = [m["name"] for m in run["models"]]
+    before = names[names.index(model) - 1] if names.index(model) else None
+    for c in run["head_to_head"]:
+        if (c["model"], c["other"]) == (model, before) and c["win"] is not None:
+            return "/".join(f"{100 * c[k]:.0f}" for k in ("win", "tie", "loss"))
+    return "–"
+
+
+def table(run: Data) -> "Table":
+    from rich.table import Table
+
+    header, rows = model_rows(run)
+    title = f"{run['name']} ({summary.ARMS[run['arm']]}, seed {run['seed']})"
+    found = Table(title=title, caption=summary.headline(run), caption_justify="left", title_justify="left")
+    for i, name in enumerate(header):
+        found.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, aligned so that it can also be read as it stands."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return (
+            "| "
+            + " | ".join(
+                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+            )
+            + " |"
+        )
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return [line(header), rule, *(line(row) for row in rows)]
+
+
+def markdown(runs: list[Data]) -> str:
+    lines = [f"# Report: {', '.join(r['label'] for r in runs)}", ""]
+    for run in runs:
+        lines += _run(run, title=len(runs) > 1)
+    if control := summary.control_sentence(runs[0], runs[1:]):
+        lines += ["## Control arms", "", control + ".", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _run(run: Data, title: bool) -> list[str]:
+    state = run["state"]
+    lines = [f"## {run['label']}", ""] if title else []
+    split = f", {run['split']} split" if run["split"] else ""
+    lines += [f"{summary.headline(run)}", ""]
+    done = "finished" if not state["missing"] else f"unfinished: {state['done']} of {state['total']} stages"
+    lines += [f"Arm: {summary.ARMS[run['arm']]}, seed {run['seed']}{split}; {done}.", ""]
+    for tile in summary.axes(run):
+        values = ", ".join(f"{v['model']} {axis_value(v['value'], tile['unit'])}" for v in tile["values"])
+        if (change := tile["change"]) is not None:
+            half = "" if change["half"] is None else f" (± {signed(change['half'], tile['unit']).lstrip('+')})"
+            values += f"; {tile['first']} to {tile['latest']}: {signed(change['delta'], tile['unit'])}{half}"
+        lines.append(f"- **{tile['title']}** ({tile['help']}): {values}")
+    for alarm in run["alarms"]:
+        lines.append(f"- **Alarm, {alarm['model']}**: {alarm['text']}")
+    header, rows = model_rows(run)
+    if rows:
+        lines += ["", "### Models", "", "± is one standard error.", "", *grid(header, rows)]
+    lines += _judging(run) + _head_to_head(run) + _rounds(run)
+    if run["stages"]:
+        times = time_table(run)
+        lines += ["", "### Time", "", f"{duration(times['total'])} of wall time in finished stages.", ""]
+        lines += grid(
+            ["stage", "time", "tokens"],
+            [[r["name"], duration(r["seconds"]), compact(r["tokens"])] for r in times["rows"]],
+        )
+    return [*lines, ""]
+
+
+def _judging(run: Data) -> list[str]:
+    models = [m for m in run["models"] if m["reward"] is not None]
+    if not models:
+        return []
+    header = ["metric", *(m["name"] for m in models), *(f"paper {name}" for name in paper.MODELS)]
+    rows = []
+    for name, label in METRIC_NAMES.items():
+        published = paper.REWARD.get(name, {})
+        rows.append(
+            [label, *(metric_value(name, number(m["reward"], name)) for m in models)]
+            + [metric_value(name, published[k]) if k in published else "–" for k in paper.MODELS]
+        )
+    return ["", "### Judging against human rankings", "", *grid(header, rows)]
+
+
+def _head_to_head(run: Data) -> list[str]:
+    if not run["head_to_head"]:
+        return []
+    rows = []
+    for c in run["head_to_head"]:
+        published = paper.head_to_head(c["model"], c["other"])
+        theirs = () if published is None else (published.win, published.tie, published.loss)
+        shares = [percent(c[k]) for k in ("win", "tie", "loss")]
+        beside = "/".join(f"{100 * v:.1f}" for v in theirs) or "–"
+        rows.append([f"{c['model']} vs {c['other']}", *shares, count(c["judged"]), beside])
+    return ["", "### Head to head", "", *grid(["models", "win", "tie", "loss", "prompts", "paper"], rows)]
+
+
+def _rounds(run: Data) -> list[str]:
+    if not run["rounds"]:
+        return []
+    rows = []
+    for r in run["rounds"]:
+        f, judging = r["funnel"], r["judging"]
+        rows.append(
+            [
+                f"{r['policy']} to {r['makes']}",
+                *(count(f[k]) for k in ("attempts", "accepted", "candidates", "judged", "pairs")),
+            ]
+            + [percent(judging[k] if judging else None) for k in ("parse_failures", "tie_rate", "high_scores")]
+        )
+    header = ["round", "attempts", "prompts", "candidates", "judged", "pairs", "unparsed", "ties", "4s and 5s"]
+    return ["", "### Preference data", "", *grid(header, rows)]

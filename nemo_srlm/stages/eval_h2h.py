@@ -1,0 +1,269 @@
+"""eval_h2h: the model of an iteration against the SFT baseline and every model before it, on the held-out prompts.
+
+Writes comparisons.jsonl (Comparison). The judge:
+- tiny world without `eval.h2h_judge_path`: the oracle's scores, read from the files of eval_oracle (no import of it);
+- otherwise a model through the engine, at temperature 0, each pair of responses in both orders (verdicts.jsonl): the
+  HF directory `eval.h2h_judge_path`, or this iteration's own export where that is empty (then it judges itself:
+  good for a first look, no evidence).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm import templates
+from nemo_srlm.config import Config
+from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.evaluation import headtohead
+from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
+from nemo_srlm.manifest import file_digest
+from nemo_srlm.records import Candidate, Prompt, Record, content_id, item_seed
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.generating import engine_identity, open_engine, run_requests
+from nemo_srlm.store import merge_parts, read_json_lines, read_records, write_records
+from nemo_srlm.tokens import Chat
+
+OUTPUT, VERDICTS = "comparisons.jsonl", "verdicts.jsonl"
+
+
+@dataclass(frozen=True)
+class Verdict(Record):
+    """The judge's words on one pair in one order. `verdict`: "A", "B", "tie" or "" (unparsable, or an error)."""
+
+    text: str
+    verdict: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two responses to one prompt: `ours` of this iteration's model, `theirs` of an earlier one."""
+
+    id: str
+    other: str
+    prompt: Prompt
+    ours: Candidate
+    theirs: Candidate
+
+
+def by_oracle(cfg: Config) -> bool:
+    return cfg.world.enabled and not cfg.eval.h2h_judge_path
+
+
+def opponents(iteration: int) -> list[tuple[str, int, str]]:
+    """(model, iteration, suffix of its stages), the oldest first."""
+    return [("baseline", 0, "_baseline"), *((f"M{k + 1}", k, "") for k in range(iteration))]
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    found = {"held_out": Ref("held_out", 0)}
+    for name, t, suffix in [*opponents(iteration), ("own", iteration, "")]:
+        found[f"responses_{name}"] = Ref(f"eval_responses{suffix}", t)
+        if by_oracle(cfg):
+            found[f"scores_{name}"] = Ref(f"eval_oracle{suffix}", t)
+    if not by_oracle(cfg) and not cfg.eval.h2h_judge_path:
+        found["judge"] = Ref("export", iteration)
+    return found
+
+
+def judge_files(path: Path) -> dict[str, Any]:
+    """What tells one judge from another: digests of its small files, sizes of its weights. Raises ConfigError."""
+    if not (path / "config.json").is_file():
+        raise ConfigError("eval.h2h_judge_path", f"{path} has no config.json", "an HF model directory")
+    small = {file.name: file_digest(file) for file in sorted(path.glob("*.json"))}
+    return {**small, **{file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    if by_oracle(cfg):
+        return {"judge": "oracle"}
+    path = cfg.eval.h2h_judge_path
+    return {
+        "judge": judge_files(Path(path)) if path else "own",
+        "template": templates.load(cfg.eval.h2h_template, templates.COMPARE),
+        "max_tokens": cfg.judge.max_tokens,
+        **engine_identity(cfg),
+    }
+
+
+def _responses(ctx: Context, name: str) -> dict[str, Candidate]:
+    return {c.id: c for c in read_records(ctx.inputs[f"responses_{name}"] / "responses.jsonl", Candidate)}
+
+
+def _pairings(ctx: Context) -> Iterator[Pairing]:
+    """Sample k of a prompt against the other's sample k (equal ids). Raises DataError when the two do not match."""
+    prompts = {p.id: p for p in read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)}
+    ours = _responses(ctx, "own")
+    for other, _, _ in opponents(ctx.iteration):
+        theirs = _responses(ctx, other)
+        if ours.keys() != theirs.keys():
+            raise DataError(
+                ctx.inputs[f"responses_{other}"], f"{len(ours.keys() ^ theirs.keys())} responses have no counterpart",
+                "the same prompts and samples for every model", "run eval_responses again",
+            )  # fmt: skip
+        for key, response in ours.items():
+            pair_id = comparison_id(response.prompt_id, response.index, _name(ctx), other)
+            yield Pairing(pair_id, other, prompts[response.prompt_id], response, theirs[key])
+
+
+def _name(ctx: Context) -> str:
+    return f"M{ctx.iteration + 1}"
+
+
+def _order_id(pair_id: str, order: str) -> str:
+    return content_id(pair_id, order)
+
+
+def _run(ctx: Context) -> None:
+    if not by_oracle(ctx.cfg):
+        _judge(ctx)
+
+
+def _judge(ctx: Context) -> None:
+    cfg = ctx.cfg
+    template = templates.load(cfg.eval.h2h_template, templates.COMPARE)
+
+    def engine() -> Engine:
+        if cfg.eval.h2h_judge_path:
+            from nemo_srlm import engine as engines
+
+            return engines.shared(Path(cfg.eval.h2h_judge_path), cfg)
+        return open_engine(ctx, "judge")
+
+    def request(running: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
+        pairing, order = item
+        first, second = (pairing.ours, pairing.theirs) if order == "first" else (pairing.theirs, pairing.ours)
+        text = templates.fill(template, INSTRUCTION=pairing.prompt.text, FIRST=first.text, SECOND=second.text)
+        ids = tuple(Chat.of(running.tokenizer, cfg.chat).prompt_ids(text))
+        seed = item_seed(cfg.run.seed, "eval_h2h", item_id)
+        return Request(item_id, ids, 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
+
+    def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
+        pairing, order = item
+        verdict_id = _order_id(pairing.id, order)
+        if isinstance(outcome, Failure):
+            return [Verdict(verdict_id, "", "", outcome.reason)]
+        return [Verdict(verdict_id, outcome[0].text, headtohead.parse_verdict(outcome[0].text))]
+
+    items = (
+        (_order_id(p.id, order), (p, order))
+        for p in _pairings(ctx)
+        if not p.ours.error and not p.theirs.error
+        for order in ("first", "second")
+    )
+    run_requests(ctx, items, engine, request, records, "verdicts")
+
+
+def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
+    pairings = list(_pairings(ctx))
+    judged = [p for p in pairings if not p.ours.error and not p.theirs.error]
+    merge_parts(ctx, Verdict, [_order_id(p.id, order) for p in judged for order in ("first", "second")], VERDICTS)
+    verdicts = {v.id: v for v in read_records(ctx.dir / VERDICTS, Verdict)}
+    found = []
+    for p in pairings:
+        both = [verdicts.get(_order_id(p.id, order)) for order in ("first", "second")]
+        first, second = ("" if v is None else v.verdict for v in both)
+        found.append(
+            Comparison(
+                p.id,
+                p.prompt.id,
+                _name(ctx),
+                p.other,
+                headtohead.outcome(first, second),
+                first,
+                second,
+                tuple("" if v is None else v.error or v.text for v in both),
+                _category(ctx.cfg, p.prompt.text),
+                len(p.ours.text.split()),
+                len(p.theirs.text.split()),
+            )
+        )
+    return found
+
+
+def _compare_by_oracle(ctx: Context) -> list[Comparison]:
+    """A prompt's mean level over its samples against the other model's: one comparison a prompt."""
+    prompts = list(read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt))
+    ours, our_words = _levels(ctx, "own"), _words(ctx, "own")
+    found = []
+    for other, _, _ in opponents(ctx.iteration):
+        theirs, their_words = _levels(ctx, other), _words(ctx, other)
+        for p in prompts:
+            if p.id not in ours or p.id not in theirs:
+                raise DataError(
+                    ctx.inputs[f"scores_{other}"], f"no score for prompt {p.id}", "one for every held-out prompt"
+                )
+            found.append(
+                Comparison(
+                    comparison_id(p.id, 0, _name(ctx), other),
+                    p.id,
+                    _name(ctx),
+                    other,
+                    headtohead.outcome_of_scores(ours[p.id], theirs[p.id]),
+                    category=_category(ctx.cfg, p.text),
+                    words=our_words[p.id],
+                    other_words=their_words[p.id],
+                )
+            )
+    return found
+
+
+def _levels(ctx: Context, name: str) -> dict[str, float]:
+    groups: dict[str, list[int]] = {}
+    for _, data in read_json_lines(ctx.inputs[f"scores_{name}"] / "scores.jsonl"):
+        groups.setdefault(str(data["prompt_id"]), []).append(int(data["level"]))
+    return {prompt_id: sum(levels) / len(levels) for prompt_id, levels in groups.items()}
+
+
+def _words(ctx: Context, name: str) -> dict[str, int]:
+    """Words of a prompt's responses, rounded mean over its samples."""
+    groups: dict[str, list[int]] = {}
+    for c in _responses(ctx, name).values():
+        groups.setdefault(c.prompt_id, []).append(len(c.text.split()))
+    return {prompt_id: round(sum(words) / len(words)) for prompt_id, words in groups.items()}
+
+
+def _category(cfg: Config, prompt: str) -> str:
+    """The tiny world's family of questions; other prompts have no category yet."""
+    if not cfg.world.enabled:
+        return ""
+    from nemo_srlm.world.questions import parse
+
+    question = parse(prompt)
+    return "" if question is None else question.family
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    oracle = by_oracle(ctx.cfg)
+    comparisons = _compare_by_oracle(ctx) if oracle else _compare_by_verdicts(ctx)
+    write_records(ctx.dir / OUTPUT, comparisons)
+    judge = "oracle" if oracle else ctx.cfg.eval.h2h_judge_path or f"{_name(ctx)} itself"
+    rows = []
+    for other, _, _ in opponents(ctx.iteration):
+        these = [c for c in comparisons if c.other == other]
+        rows.append(
+            {
+                "model": _name(ctx),
+                "other": other,
+                "judge": judge,
+                **headtohead.summary(these),
+                "categories": headtohead.by_category(these),
+                "order_bias": headtohead.order_bias(these),
+            }
+        )
+    return {"comparisons": rows, "summary": ", ".join(_words_of(row) for row in rows)}
+
+
+def _words_of(row: dict[str, Any]) -> str:
+    if row["win"] is None:
+        return f"{row['model']} vs {row['other']}: nothing judged"
+    shares = "/".join(f"{100 * row[k]:.0f}" for k in ("win", "tie", "loss"))
+    return f"{row['model']} vs {row['other']} {shares}"
+
+
+STAGE = Stage(
+    "eval_h2h", "generate", _inputs, _identity, _run, _finalize,
+    lambda cfg: 1 if by_oracle(cfg) else cfg.judge.shards,
+)  # fmt: skip

@@ -1,0 +1,99 @@
+"""seed: Open Assistant exports (or the tiny world's trees) -> IFT, ranked replies for EFT, held-out sets.
+
+Writes ift.jsonl (SftExample), ranked_train.jsonl and ranked_valid.jsonl (RankedReply), eval_prompts.jsonl (Prompt).
+No instruction is in two of them. In the tiny world the held-out sets are the world's own, of its development and test
+splits together: nothing that is written later may repeat either. The stage held_out picks what evaluation reads.
+"""
+
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm import manifest
+from nemo_srlm.config import Config, identity
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.oasst import read_first_turns
+from nemo_srlm.records import Prompt, RankedReply
+from nemo_srlm.seeding import Split, instruction_id, split
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.store import read_json, read_records, write_json, write_records
+
+WORLD_TREES = "seed.trees.jsonl.gz"
+COUNTS = "counts.json"
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {"world": Ref("world", 0)} if cfg.world.enabled else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, size: int, modified: int) -> str:
+    return manifest.file_digest(Path(path))
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    """Files count by content, not by path."""
+    own = identity(cfg.seed)
+    if cfg.world.enabled:
+        own["files"] = []
+    else:
+        stats = [(path, path.stat()) for path in _files(cfg)]
+        own["files"] = [_digest(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]
+    asked = {"source": cfg.eft.source, "num_train": cfg.eft.num_train, "num_valid": cfg.eft.num_valid}
+    return {"seed": own, "eft": asked, "world": cfg.world.enabled}
+
+
+def _files(cfg: Config) -> list[Path]:
+    if not cfg.seed.files:
+        raise ConfigError(
+            "seed.files", "empty", "Open Assistant exports (*.trees.jsonl.gz or *.messages.jsonl.gz)",
+            "set seed.files=[path, ...]; or world.enabled=true for the tiny world",
+        )  # fmt: skip
+    files = [Path(name) for name in cfg.seed.files]
+    for path in files:
+        if not path.is_file():
+            raise DataError(path, "no such file", "an Open Assistant export", "correct seed.files")
+    return files
+
+
+def _run(ctx: Context) -> None:
+    cfg, counts = ctx.cfg, Counter[str]()
+    files = [ctx.inputs["world"] / WORLD_TREES] if cfg.world.enabled else _files(cfg)
+    turns = read_first_turns(files, cfg.seed.language, counts)
+    result = split(turns, cfg.seed, cfg.eft, counts, held_out=not cfg.world.enabled)
+    if cfg.world.enabled:
+        result = _with_world(result, ctx.inputs["world"], counts)
+    if not result.ift:
+        raise DataError(
+            ", ".join(map(str, files)), f"no first turn for IFT ({dict(counts)})",
+            f"finished trees in {cfg.seed.language!r} with a reply of rank 0", "check seed.files and seed.language",
+        )  # fmt: skip
+    write_records(ctx.dir / "ift.jsonl", result.ift)
+    write_records(ctx.dir / "ranked_train.jsonl", result.ranked_train)
+    write_records(ctx.dir / "ranked_valid.jsonl", result.ranked_valid)
+    write_records(ctx.dir / "eval_prompts.jsonl", result.eval_prompts)
+    write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
+    ctx.progress.update(1, 1, "files")
+
+
+def _with_world(result: Split, world: Path, counts: Counter[str]) -> Split:
+    """The world's held-out sets, checked against what it gave for training."""
+    prompts = [p for path in sorted(world.glob("eval_prompts.*.jsonl")) for p in read_records(path, Prompt)]
+    ranked = [r for path in sorted(world.glob("judge_eval.*.jsonl")) for r in read_records(path, RankedReply)]
+    trained = {instruction_id(example.prompt) for example in result.ift}
+    trained |= {reply.instruction_id for reply in result.ranked_train}
+    held_out = {instruction_id(text) for text in [*(p.text for p in prompts), *(r.instruction for r in ranked)]}
+    if both := trained & held_out:
+        raise DataError(world, f"{len(both)} instructions are both trained on and held out", "disjoint sets")
+    counts["eval_prompts"], counts["ranked_valid"] = len(prompts), len(ranked)
+    return Split(result.ift, result.ranked_train, ranked, prompts)
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    counts: dict[str, Any] = read_json(ctx.dir / COUNTS)
+    names = ("ift", "ranked_train", "ranked_valid", "eval_prompts")
+    return {**counts, "summary": ", ".join(f"{counts[name]} {name}" for name in names)}
+
+
+STAGE = Stage("seed", "cpu", _inputs, _identity, _run, _finalize)

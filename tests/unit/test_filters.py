@@ -1,0 +1,163 @@
+"""Prompt filters: ROUGE-L decisions against rouge_score itself, other scripts, and a reason for every rejection."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_srlm.config import PromptsSection
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.filters import PromptFilter, RougeIndex, rouge_f1, tokenize
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+WORDS = ["name", "three", "rivers", "in", "europe", "and", "say", "why", "2", "x"]
+sentence = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    module = pytest.importorskip("rouge_score.rouge_scorer")
+    return module.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(sentence, max_size=12),
+    st.lists(sentence, min_size=1, max_size=4),
+    st.sampled_from([0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0]),
+)
+def test_every_decision_is_rouge_scores_own(scorer, pool, texts, threshold):
+    index = RougeIndex(threshold)
+    for text in pool:
+        index.add(index.encode(text))
+    expected = [any(scorer.score(old, text)["rougeL"].fmeasure > threshold for old in pool) for text in texts]
+    assert index.near([index.encode(text) for text in texts]) == expected
+    codes = [index.encode(text) for text in pool]
+    assert [sorted(found) for found in index.near_earlier(codes)] == [
+        [j for j in range(i) if scorer.score(pool[j], pool[i])["rougeL"].fmeasure > threshold] for i in range(len(pool))
+    ]
+
+
+@given(st.integers(1, 160), st.integers(1, 160), st.sampled_from([0.5, 0.6, 0.7, 0.9, 1.0]))
+def test_the_smallest_sufficient_subsequence_is_exact_in_floating_point(a, b, threshold):
+    needed = RougeIndex(threshold).needed(a, b)
+    above = [common for common in range(min(a, b) + 1) if rouge_f1(common, a, b) > threshold]
+    assert needed == (above[0] if above else min(a, b) + 1)
+    assert above == list(range(needed, min(a, b) + 1))
+
+
+def test_decisions_on_real_prompts_are_rouge_scores_own(scorer):
+    path = DATA / "self_instruct_seed_tasks.jsonl"
+    if not path.exists():
+        pytest.skip("../shared/data is absent")
+    texts = [json.loads(line)["instruction"] for line in path.read_text(encoding="utf-8").splitlines()][:60]
+    texts += [" ".join(text.split()[: -(i % 3 + 1)]) for i, text in enumerate(texts)]  # near-copies
+    random.Random(0).shuffle(texts)
+    section = PromptsSection(min_words=0, max_words=999, keywords=[], starts=[], ascii_start=False)
+    kept: list[str] = []
+    for text in texts:
+        if all(scorer.score(old, text)["rougeL"].fmeasure <= section.rouge_max for old in kept):
+            kept.append(text)
+    one_by_one, at_once = PromptFilter(section, []), PromptFilter(section, [])
+    assert [t for t in texts if not one_by_one.accept(t)] == kept
+    assert [t for t, reason in zip(texts, at_once.accept_all(texts), strict=True) if not reason] == kept
+    assert 0 < len(kept) < len(texts)
+
+
+@given(st.lists(sentence, max_size=20), st.integers(1, 20))
+def test_the_size_of_a_round_does_not_change_what_is_accepted(texts, size):
+    section = PromptsSection(min_words=2, keywords=["europe"])
+    whole, parts = PromptFilter(section, ["name three rivers"]), PromptFilter(section, ["name three rivers"])
+    reasons = [
+        reason for start in range(0, len(texts), size) for reason in parts.accept_all(texts[start : start + size])
+    ]
+    assert whole.accept_all(texts) == reasons
+    assert whole.counts == parts.counts
+    assert sum(whole.counts.values()) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Name three rivers of Europe.", ""),
+        ("", "empty"),
+        ("Name three rivers", "too_short"),  # Self-Instruct: 3 words or fewer
+        ("Name three European rivers", ""),
+        ("word " * 150, ""),
+        ("word " * 151, "too_long"),
+        ("Describe what the Image shows here.", "keyword"),
+        ("Tell me where to go to this evening.", "keyword"),
+        ("Draw a conclusion from these facts.", "keyword"),
+        ("Explain photographs and mapping to a child.", ""),  # whole words only
+        ("Write a program that sorts a list.", "start"),
+        ("Write a programme for a school play.", "start"),  # Self-Instruct compares the beginning, not words
+        ("¿Cuál es la capital de Francia hoy?", "first_character"),
+        ("- name three rivers of Europe", "first_character"),
+        ("Überlege dir drei Namen für Katzen.", "first_character"),
+        ("3 rivers of Europe are what?", ""),
+    ],
+)
+def test_self_instructs_filters_with_their_defaults(text: str, reason: str):
+    found = PromptFilter(PromptsSection(), [])
+    assert found.accept(text.strip()) == reason
+    assert found.counts == {reason or "accepted": 1}
+
+
+def test_seeds_duplicates_near_copies_and_held_out_prompts_are_rejected():
+    found = PromptFilter(PromptsSection(), ["Name three rivers of Europe."], ["What is the tallest tree on earth?"])
+    assert found.accept("Name three rivers of Europe.") == "duplicate"
+    assert found.accept("Name three long rivers of Europe.") == "rouge"
+    assert found.accept("what is the tallest tree on Earth") == "held_out"
+    assert found.accept_all(["How do bees find their way home?"] * 2) == ["", "duplicate"]
+    assert found.accept_all(["Why is the sky so blue today?", "Why is the sky so blue?"]) == ["", "rouge"]
+
+
+def test_rouge_scores_tokens_lose_other_scripts_and_unicode_tokens_keep_them():
+    assert tokenize("Grüße, 東京 2x!") == ["gr", "e", "2x"]
+    assert tokenize("Grüße, 東京 2x!", "unicode") == ["grüsse", "東", "京", "2x"]
+    assert tokenize("किताबें पढ़ो", "unicode") == ["किताबें", "पढ़ो"] or len(tokenize("किताबें पढ़ो", "unicode")) == 2
+    assert tokenize("snake_case don't", "unicode") == ["snake", "case", "don", "t"]
+
+
+def test_other_languages_are_compared_as_they_are_written():
+    section = PromptsSection(
+        tokenization="unicode", ascii_start=False, keywords=["Bild"], starts=["Schreibe ein Programm"]
+    )
+    found = PromptFilter(section, ["Wie heißt die größte Stadt in Österreich?"])
+    assert found.accept("Wie heißt die grösste Stadt in Österreich") == "rouge"
+    assert found.accept("Übersetze diesen Satz ins Spanische.") == ""
+    assert found.accept("Beschreibe das Bild in drei Sätzen.") == "keyword"
+    assert found.accept("ПОЧЕМУ небо голубое днём?") == ""
+    assert found.accept("Почему небо голубое днём?") == "rouge"
+    assert found.accept("日本の首都はどこですか") == ""  # words without spaces are counted by character
+    assert found.accept("日本の首都はどこでしたか") == "rouge"
+
+
+def test_texts_that_rouge_tokens_cannot_compare_are_rejected_with_a_reason():
+    section = PromptsSection(ascii_start=False)
+    assert PromptFilter(section, []).accept("Почему небо такое голубое?") == "no_tokens"
+
+
+def test_real_german_and_spanish_first_turns_pass_the_unicode_filters():
+    path = DATA / "oasst_sample.trees.jsonl.gz"
+    if not path.exists():
+        pytest.skip("../shared/data is absent")
+    with gzip.open(path, "rt", encoding="utf-8") as f:
+        prompts = [json.loads(line)["prompt"] for line in f]
+    texts = list(dict.fromkeys(p["text"].strip() for p in prompts if p["lang"] in ("de", "es")))
+    found = PromptFilter(PromptsSection(tokenization="unicode", ascii_start=False), [])
+    found.accept_all(texts)
+    assert found.counts["accepted"] > 0.7 * len(texts) > 40
+    assert sum(found.counts.values()) == len(texts)
+
+
+def test_unknown_tokenizations_and_thresholds_are_refused():
+    with pytest.raises(ConfigError, match="tokenization"):
+        PromptFilter(PromptsSection(tokenization="words"), [])
+    with pytest.raises(ConfigError, match="rouge_max"):
+        PromptFilter(PromptsSection(rouge_max=1.5), [])
+    assert PromptFilter(PromptsSection(rouge_max=1.0), ["a b c d"]).accept("a b c d e") == ""

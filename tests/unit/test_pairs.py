@@ -1,0 +1,231 @@
+"""The pairs stage: three files read side by side, every prompt accounted for, the arms, given preferences."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_srlm import preferences
+from nemo_srlm.config import Config, PairsSection, RunSection
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages.pairs import STAGE
+from nemo_srlm.store import read_json_lines, read_records, write_records
+
+Scores = tuple[float | None, ...]
+Row = tuple[Prompt, list[Candidate], list[Judgement]]
+
+
+def row(i: int, *judged: Scores, texts: tuple[str, ...] = ()) -> Row:
+    """A prompt with one candidate and its draws each; `texts` replaces the candidates' texts."""
+    prompt = Prompt(content_id("prompt", i), f"Prompt {i}?")
+    ids = [content_id("candidate", prompt.id, n) for n in range(len(judged))]
+    made = [Candidate(c, prompt.id, n, texts[n] if texts else f"text {n}", "stop", 3) for n, c in enumerate(ids)]
+    draws = [
+        Judgement(c, prompt.id, scores, ("t",) * len(scores), ("stop",) * len(scores))
+        for c, scores in zip(ids, judged, strict=True)
+    ]
+    return prompt, made, draws
+
+
+def stage(path: Path, rows: list[Row], **config: object) -> Context:
+    """A context whose inputs hold `rows`."""
+    inputs = {name: path / name for name in ("prompts", "candidates", "judge")}
+    for directory in (*inputs.values(), path / "pairs"):
+        directory.mkdir(exist_ok=True)
+    write_records(inputs["prompts"] / "prompts.jsonl", [r[0] for r in rows])
+    write_records(inputs["candidates"] / "candidates.jsonl", [c for r in rows for c in r[1]])
+    write_records(inputs["judge"] / "judgements.jsonl", [j for r in rows for j in r[2]])
+    return Context(Config(**config), 1, path / "pairs", inputs, Progress(path / "pairs"))
+
+
+def run(ctx: Context) -> tuple[list[PreferencePair], dict[str, str]]:
+    STAGE.run(ctx)
+    dropped = {data["prompt_id"]: data["reason"] for _, data in read_json_lines(ctx.dir / "dropped.jsonl")}
+    return list(read_records(ctx.dir / "pairs.jsonl", PreferencePair)), dropped
+
+
+def test_every_prompt_is_a_pair_or_dropped_with_its_reason(tmp_path: Path):
+    rows = [
+        row(0, (4.0, 4.0, 5.0), (4.0, 4.0, 4.0), (4.0, None, 4.0), (None, None, 1.0)),
+        row(1, (4.0, 4.0, 4.0), (4.0, 4.0, 4.0)),  # one tie does not cost the others anything
+        row(2, (None, None, 5.0), (1.0, 1.0, 1.0)),
+        row(3),
+        row(4, (5.0, 5.0, 5.0), (1.0, 1.0, 1.0), texts=("same", "same")),
+        row(5, (0.0, 0.0, None), (5.0, 4.0, 5.0)),
+    ]
+    ctx = stage(tmp_path, rows)
+    pairs, dropped = run(ctx)
+    assert [(p.prompt_id, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
+        (rows[0][0].id, "text 0", "text 1", 13 / 3, 4.0),  # not floored, and the unparsed one is not the worst
+        (rows[5][0].id, "text 1", "text 0", 14 / 3, 0.0),
+    ]
+    assert pairs[0].prompt == "Prompt 0?"
+    assert dropped == dict(
+        zip((r[0].id for r in rows[1:5]), ("tie", "too_few_eligible", "no_candidates", "same_text"), strict=True)
+    )
+    metrics = STAGE.finalize(ctx)
+    assert (
+        metrics["prompts"]
+        == 6
+        == metrics["pairs"] + sum(n for name, n in metrics.items() if name.startswith("dropped_"))
+    )
+    assert (metrics["candidates"], metrics["eligible"]) == (12, 10)
+
+
+def test_failed_candidates_and_judgements_are_not_eligible(tmp_path: Path):
+    prompt, made, draws = row(0, (5.0, 5.0, 5.0), (3.0, 3.0, 3.0), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+    made[0] = Candidate(made[0].id, prompt.id, 0, "", "", 0, error="too_long: 9 > 8")
+    draws[2] = Judgement(draws[2].id, prompt.id, (), (), (), error="too_long: 9 > 8")
+    ctx = stage(tmp_path, [(prompt, made, draws[1:])])  # a failed candidate is not judged at all
+    pairs, _ = run(ctx)
+    assert [(p.chosen, p.rejected) for p in pairs] == [("text 1", "text 3")]
+
+
+scores = st.tuples(*[st.none() | st.integers(0, 5).map(float)] * 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(scores, max_size=4), max_size=8), st.sampled_from(["self", "random"]))
+def test_whatever_was_judged_every_prompt_is_in_one_file(tmp_path_factory, judged, arm):
+    rows = [row(i, *draws) for i, draws in enumerate(judged)]
+    pairs, dropped = run(stage(tmp_path_factory.mktemp("run"), rows, run=RunSection(arm=arm)))
+    assert [r[0].id for r in rows if r[0].id not in dropped] == [pair.prompt_id for pair in pairs]
+
+
+def test_the_random_control_keeps_as_many_pairs_and_is_reproducible(tmp_path: Path):
+    rng = random.Random(0)
+    rows = [row(i, *[(float(rng.randrange(6)),) * 3 for _ in range(4)]) for i in range(200)]
+    own, _ = run(stage(tmp_path, rows))
+    control, _ = run(stage(tmp_path, rows, run=RunSection(arm="random")))
+    assert run(stage(tmp_path, rows, run=RunSection(arm="random")))[0] == control
+    assert [(p.chosen_score, p.rejected_score) for p in own] == [(p.chosen_score, p.rejected_score) for p in control]
+    assert sum(a.chosen == b.chosen for a, b in zip(own, control, strict=True)) < 0.5 * len(own)
+    assert run(stage(tmp_path, rows, run=RunSection(arm="random", seed=1)))[0] != control
+
+
+def test_the_oracle_arm_reads_another_stages_judgements_with_one_draw_each(tmp_path: Path):
+    cfg = Config(run=RunSection(arm="oracle"))
+    assert STAGE.inputs(cfg, 2)["judge"].stage == "oracle_scores"
+    assert STAGE.inputs(Config(), 2)["judge"].stage == "judge"
+    pairs, _ = run(stage(tmp_path, [row(0, (5.0,), (1.0,))], run=RunSection(arm="oracle")))
+    assert [(p.chosen, p.rejected) for p in pairs] == [("text 0", "text 1")]
+
+
+@pytest.mark.parametrize("wrong", ["missing", "order", "extra"])
+def test_files_that_do_not_belong_together_are_an_error(tmp_path: Path, wrong: str):
+    rows = [row(i, (5.0, 5.0, 5.0), (1.0, 1.0, 1.0)) for i in range(3)]
+    ctx = stage(tmp_path, rows)
+    judgements = [j for r in rows for j in r[2]]
+    changed = {"missing": judgements[:-1], "order": judgements[2:] + judgements[:2], "extra": judgements * 2}[wrong]
+    write_records(tmp_path / "judge" / "judgements.jsonl", changed)
+    with pytest.raises(DataError, match=r"judgements\.jsonl:\d+"):
+        STAGE.run(ctx)
+    assert not (ctx.dir / "pairs.jsonl").exists()
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path):
+    ctx = stage(tmp_path, [row(0, (5.0, 5.0, 5.0), (1.0, 1.0, 1.0))])
+    path = tmp_path / "candidates" / "candidates.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"id": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"candidates\.jsonl:3"):
+        STAGE.run(ctx)
+
+
+def test_not_one_pair_is_an_error_with_the_reasons(tmp_path: Path):
+    ctx = stage(tmp_path, [row(0, (4.0, 4.0, 4.0), (4.0, 4.0, 4.0))])
+    STAGE.run(ctx)
+    with pytest.raises(DataError, match="dropped_tie"):
+        STAGE.finalize(ctx)
+
+
+def test_unknown_arms_and_rules_are_refused():
+    with pytest.raises(ConfigError, match=r"run\.arm"):
+        STAGE.identity(Config(run=RunSection(arm="best")), 1)
+    with pytest.raises(ConfigError, match=r"pairs\.rule"):
+        STAGE.identity(Config(pairs=PairsSection(rule="best")), 1)
+    assert STAGE.identity(Config(run=RunSection(seed=1)), 1) == STAGE.identity(Config(run=RunSection(seed=2)), 1)
+
+
+# --- given preferences --------------------------------------------------------------------------------------------
+
+
+def turn(prompt: str, response: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+GIVEN = [
+    {"prompt": "Why?", "chosen": "Because.", "rejected": "No.", "chosen_score": 4, "rejected_score": 1.5},
+    {
+        "prompt": "Warum?",
+        "chosen": turn("Warum?", "Darum."),
+        "rejected": turn("Warum?", "Nein."),
+        "score_chosen": 8.0,
+        "score_rejected": 2.0,
+    },
+    {"chosen": turn("How?", "So."), "rejected": turn("How?", "Hm.")},
+    {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+    {"prompt": "Why?", "chosen": "No.", "rejected": "No."},
+    {"prompt": "Why?", "chosen": "Yes.", "rejected": " "},
+    {"prompt": "Why?", "chosen": "Yes.", "rejected": "No.", "chosen_score": 3, "rejected_score": 3},
+    {"prompt": "a", "chosen": turn("a", "b") + turn("c", "d"), "rejected": turn("a", "b") + turn("c", "e")},
+]
+
+
+def as_file(path: Path) -> Path:
+    rows = [row for row in GIVEN if isinstance(row["chosen"], list)] if path.suffix == ".parquet" else GIVEN
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), str(path))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_given_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
+    cfg = Config(run=RunSection(arm="given"), pairs=PairsSection(files=[str(as_file(tmp_path / "x.jsonl"))]))
+    assert STAGE.inputs(cfg, 1) == {}
+    ctx = Context(cfg, 1, tmp_path, {}, Progress(tmp_path))
+    pairs, dropped = run(ctx)
+    assert [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
+        ("Why?", "Because.", "No.", 4.0, 1.5), ("Warum?", "Darum.", "Nein.", 8.0, 2.0), ("How?", "So.", "Hm.", None, None),
+    ]  # fmt: skip
+    assert dropped == {}
+    metrics = STAGE.finalize(ctx)
+    assert {name: n for name, n in metrics.items() if name.startswith("dropped_")} == {
+        "dropped_duplicate": 1, "dropped_same_text": 1, "dropped_empty": 1, "dropped_tie": 1, "dropped_several_turns": 1,
+    }  # fmt: skip
+    assert metrics["pairs"] == 3
+
+
+@pytest.mark.slow
+def test_parquet_goes_the_same_way(tmp_path: Path):
+    pytest.importorskip("datasets")
+    counts: Counter[str] = Counter()
+    pairs = list(preferences.read_pairs([as_file(tmp_path / "x.parquet")], counts))
+    assert [(p.prompt, p.chosen, p.rejected) for p in pairs] == [("Warum?", "Darum.", "Nein."), ("How?", "So.", "Hm.")]
+    assert counts["dropped_several_turns"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "no rejected"),
+        ({"chosen": "b", "rejected": "c"}, "no prompt"),
+        ({"prompt": "a", "chosen": 1, "rejected": "c"}, "a response that is a int"),
+        ({"chosen": turn("a", "b"), "rejected": turn("x", "c")}, "no prompt that both"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "chosen_score": "high"}, "chosen_score"),
+    ],
+)
+def test_a_row_that_is_no_preference_names_its_line(tmp_path: Path, row: dict[str, object], message: str):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"x\.jsonl:1.*{message}"):
+        list(preferences.read_pairs([path], Counter()))

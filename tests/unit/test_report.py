@@ -1,0 +1,232 @@
+"""The report on finished, unfinished, empty and several runs."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.report import read_runs, summary, terminal_table, write_report
+from nemo_srlm.report.collect import collect
+from nemo_srlm.report.numbers import compact, decimal, points
+from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines, nice_ticks, tick_text
+from tests.synthetic_run import SCRIPT, build
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> Path:
+    return build(root)
+
+
+class _Tags(HTMLParser):
+    """Open tags with their attributes, and whether every tag is closed."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "polyline", "line"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open, f"</{tag}> without a start"
+            assert self.open.pop() == tag
+
+
+def parse(html: str) -> _Tags:
+    page = _Tags()
+    page.feed(html)
+    assert page.open == []
+    return page
+
+
+def test_a_finished_run_gives_all_three_files_and_the_numbers_are_in_each(run: Path, tmp_path: Path):
+    out = write_report([run], tmp_path / "report.html")
+    html, md = out.read_text(encoding="utf-8"), out.with_suffix(".md").read_text(encoding="utf-8")
+    data = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    for text in (html, md):
+        for wanted in (
+            "3.75",
+            "M3 follows instructions better than M1",
+            "65.1%",
+            "rouge" if text is html else "pairwise",
+        ):
+            assert wanted in text
+    assert [m["name"] for m in data["runs"][0]["models"]] == ["baseline", "M1", "M2", "M3"]
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing_from_outside(run: Path, tmp_path: Path):
+    html = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = parse(html)
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            if (value := attributes.get(name)) is not None:
+                assert value.startswith(("#", "data:")), (tag, value)
+        assert not [name for name in attributes if name.startswith("on")], "an inline handler"
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_generated_text_is_shown_and_not_run(run: Path, tmp_path: Path):
+    html = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert SCRIPT not in html
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in html
+    assert html.count("<script>") == 1
+
+
+def test_links_of_the_contents_lead_somewhere(run: Path, tmp_path: Path):
+    page = parse(write_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    targets = {a["id"] for _, a in page.tags if "id" in a}
+    links = {str(a["href"])[1:] for tag, a in page.tags if tag == "a"}
+    assert links <= targets
+    assert {"models", "versus", "judging", "data", "responses", "answers", "samples", "training", "time"} <= links
+
+
+@pytest.mark.parametrize("until", [-1, 0, 1])
+def test_an_unfinished_run_shows_what_is_there_and_says_what_is_missing(root: Path, tmp_path: Path, until: int):
+    run = build(root, f"until{until}", until=until)
+    html = write_report([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    parse(html)
+    assert "unfinished" in html
+    assert ("3.62" in html) == (until == 1)
+    Console(file=open("/dev/null", "w")).print(terminal_table(run))  # noqa: SIM115
+
+
+def test_a_run_may_stop_anywhere(root: Path, tmp_path: Path):
+    run = build(root, "shrinking", iterations=1)
+    manifests = sorted(run.glob("iter*/*/manifest.json"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    for k, path in enumerate(manifests):
+        path.unlink()
+        if k % 4:
+            continue  # every fourth is looked at: this is a matter of seconds
+        parse(write_report([run], tmp_path / "r.html").read_text(encoding="utf-8"))
+
+
+def test_a_run_without_the_tiny_world_has_no_oracle_and_leads_with_the_head_to_head(root: Path, tmp_path: Path):
+    run = build(root, "real", world=False)
+    html = write_report([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Oracle score" not in html
+    assert "M3 follows instructions better than the SFT baseline" in html
+
+
+def test_several_runs_stand_beside_each_other_with_the_control_in_the_summary(root: Path, run: Path, tmp_path: Path):
+    random = build(root, "control", "random")
+    html = write_report([run, random], tmp_path / "r.html").read_text(encoding="utf-8")
+    parse(html)
+    assert "self-rewarding +0.67, random scores (control) −0.03" in html
+    assert html.count("control") > 5
+
+
+def test_runs_of_one_name_are_told_apart_by_their_path(root: Path, run: Path):
+    other = build(root / "elsewhere", "tiny", seed=1)
+    labels = [r["label"] for r in read_runs([run, other])]
+    assert labels == [str(run), str(other)]
+
+
+def test_what_is_not_a_run_is_the_users_mistake(tmp_path: Path):
+    with pytest.raises(ConfigError, match="directory of a run"):
+        write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_a_broken_record_names_its_file_and_line(root: Path, tmp_path: Path):
+    run = build(root, "broken", iterations=1)
+    path = run / "iter1/judge/judgements.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + "{torn", encoding="utf-8")
+    with pytest.raises(DataError, match=r"judgements\.jsonl:241"):
+        write_report([run], tmp_path / "r.html")
+
+
+def test_the_terminal_table_has_a_row_per_model_and_the_headline(run: Path):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(run))
+    text = console.export_text()
+    for wanted in ("baseline", "M1", "M2", "M3", "3.75 ± 0.06", "M3 follows instructions better than M1"):
+        assert wanted in text
+
+
+def test_the_funnel_adds_up(run: Path):
+    for r in collect(run)["rounds"]:
+        f = r["funnel"]
+        assert f["attempts"] == f["accepted"] + sum(f["rejected"].values())
+        assert f["accepted"] == f["pairs"] + sum(f["dropped"].values())
+        assert f["candidates"] == f["judged"] == 4 * f["accepted"]
+
+
+def test_samples_show_pairs_and_reasons_and_are_the_same_every_time(run: Path):
+    first, second = collect(run)["samples"], collect(run)["samples"]
+    assert first == second
+    items = first[0]["items"]
+    assert {i["reason"] is None for i in items} == {True, False}
+    paired = next(i for i in items if i["reason"] is None)
+    assert [c["role"] for c in paired["candidates"]].count("chosen") == 1
+    assert [c["role"] for c in paired["candidates"]].count("rejected") == 1
+    scores = [c["score"] for c in paired["candidates"] if c["score"] is not None]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_curves_are_thinned_without_losing_their_ends(run: Path):
+    pretrain = next(c for c in collect(run)["curves"] if c["stage"] == "pretrain")
+    assert pretrain["num_steps"] == 900
+    assert len(pretrain["steps"]) <= 240
+    assert pretrain["steps"][-1] == 900
+
+
+def test_a_difference_within_noise_is_not_called_a_change():
+    assert summary.change((3.0, 0.06), (3.1, 0.06))["direction"] == "flat"
+    assert summary.change((3.0, 0.06), (3.2, 0.06))["direction"] == "up"
+    assert summary.change((3.0, 0.06), (2.8, 0.06))["direction"] == "down"
+    assert summary.change((3.0, None), (3.2, 0.06))["direction"] is None
+
+
+def test_the_headline_speaks_of_a_fall_too(root: Path):
+    run = build(root, "fallen")
+    data = read_runs([run])[0]
+    data["models"][3]["oracle"] |= {"mean": 2.5, "correct": 0.4}
+    text = summary.headline(data)
+    assert "M3 follows instructions worse than M1." in text
+    assert "Correctness fell." in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-2.3, 7.1), (3.1, 3.1), (0, 0), (1e-6, 2e-4), (0, 1e9)])
+def test_ticks_cover_the_range_and_are_few(low: float, high: float):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 7
+
+
+def test_charts_with_nothing_or_one_value_are_fine():
+    assert dots("x", ["a"], [], str, str) == ""
+    assert lines("x", []) == ""
+    assert bars("x", {"a": 0}) == ""
+    for svg in (
+        dots("x", ["a"], [Series("<s>", "s0", {"a": Point(1.0)})], str, str),
+        lines("x", [Curve("c", "s0", [5], [None]), Curve("d", "s1", [5], [2.0])]),
+        bars('a "quoted" label', {"a": 3, "b": 0}),
+    ):
+        parse(svg)
+        assert "nan" not in svg
+
+
+def test_numbers_are_written_for_people():
+    assert (decimal(-0.001), decimal(None), decimal(-1.5, 1)) == ("0.00", "–", "−1.5")
+    assert (points(0.0004), points(-0.031)) == ("+0.0", "−3.1")
+    assert (compact(999), compact(5.4e6), compact(1.2e12)) == ("999", "5.4M", "1.2T")
+    assert (tick_text(1.5e-4), tick_text(0.25), tick_text(20000)) == ("1.5e-4", "0.25", "20,000")

@@ -1,0 +1,92 @@
+"""Templates: the paper's judge prompt to the letter, and what a wrong template file says."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import templates
+from nemo_srlm.config import JudgeSection, PromptsSection
+from nemo_srlm.errors import ConfigError
+
+PAPER = Path(__file__).resolve().parents[3] / "shared" / "paper.md"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_judge_prompt_is_the_papers_word_for_word():
+    if not PAPER.exists():
+        pytest.skip("../shared/paper.md is absent")
+    text = templates.load(JudgeSection().template, templates.JUDGE)
+    block = PAPER.read_text(encoding="utf-8").split("### The LLM-as-a-Judge prompt\n```\n")[1].split("\n```")[0]
+    assert text == block
+
+
+def test_the_judge_prompt_does_not_change_by_accident():
+    text = templates.load(JudgeSection().template, templates.JUDGE)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "8056a059fc882e50"
+    assert text.endswith("based on the outlined criteria.")
+
+
+def test_the_shipped_templates_hold_the_placeholders_that_they_need():
+    templates.load("prompts/compare.txt", templates.COMPARE)
+    shots = templates.load_shots(PromptsSection().template)
+    assert "<NUMBER_HERE>" in shots.shot
+    assert shots.tail.startswith("Task <NUMBER_HERE>")
+
+
+def test_filling_is_one_pass_so_a_response_may_speak_of_placeholders():
+    filled = templates.fill(
+        "<INSTRUCTION_HERE> | <RESPONSE_HERE>", INSTRUCTION="say <RESPONSE_HERE>", RESPONSE=r"\1 <X_HERE>"
+    )
+    assert filled == r"say <RESPONSE_HERE> | \1 <X_HERE>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<INSTRUCTION_HERE> only",
+        "<INSTRUCTION_HERE> <RESPONSE_HERE> <RESPONSE_HERE>",
+        "<INSTRUCTION_HERE> <RESPONSE_HERE> <ANSWER_HERE>",
+        "",
+    ],
+)
+def test_a_template_with_missing_repeated_or_unknown_placeholders_is_refused(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError):
+        templates.load(write(tmp_path / "t.txt", text), templates.JUDGE)
+
+
+def test_only_the_final_newline_is_not_part_of_a_template(tmp_path: Path):
+    path = write(tmp_path / "t.txt", " a <INSTRUCTION_HERE>\n\n")
+    assert templates.load(path, ("INSTRUCTION",)) == " a <INSTRUCTION_HERE>\n"
+
+
+def test_a_missing_template_names_the_places_that_were_looked_at():
+    with pytest.raises(ConfigError, match=r"configs/prompts/nowhere\.txt"):
+        templates.find("prompts/nowhere.txt")
+
+
+def test_two_templates_of_one_name_are_an_error_not_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "prompts").mkdir()
+    write(tmp_path / "prompts" / "judge.txt", "other")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="two templates"):
+        templates.find("prompts/judge.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no shot part <DEMONSTRATION_HERE>",
+        "<SHOT><DEMONSTRATION_HERE></SHOT><SHOT><DEMONSTRATION_HERE></SHOT>",
+        "<SHOT>nothing</SHOT>",
+        "<SHOT><DEMONSTRATION_HERE></SHOT><DEMONSTRATION_HERE>",
+        "<TOPIC_HERE><SHOT><DEMONSTRATION_HERE></SHOT>",
+    ],
+)
+def test_a_wrong_few_shot_template_is_refused(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError):
+        templates.load_shots(write(tmp_path / "t.txt", text))

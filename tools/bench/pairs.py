@@ -1,0 +1,115 @@
+"""Bench: building preference pairs from 1,000,000 judgements: records a second and peak memory against their number.
+
+    python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp]
+
+Writes prompts, candidates (4 a prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
+the pairs stage over them in a process of its own. A record is a judgement; candidates and prompts come on top. Rates are by CPU time, so that
+neighbours on the machine do not enter them (one process, one thread; on a quiet machine wall time is the same). The merge is the store's merge_parts over the judgements in four parts out of order.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_srlm.config import Config
+from nemo_srlm.records import Candidate, Judgement, Prompt, Record, content_id
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.store import dump, merge_parts
+
+SENTENCE = "the response is relevant and gives useful detail about “this” topic but misses one point of the question"
+WORDS = tuple(SENTENCE.split(" "))
+
+
+def records(judgements: int) -> Iterator[tuple[Prompt, list[Candidate], list[Judgement]]]:
+    rng = random.Random(0)
+    texts = [" ".join(rng.choice(WORDS) for _ in range(100)) for _ in range(64)]
+    for i in range(judgements // 4):
+        prompt = Prompt(content_id(i), f"{i}: {texts[i % 64][:200]}", "generated", tuple(t[:200] for t in texts[:8]))
+        made, judged = [], []
+        for n in range(4):
+            made.append(Candidate(content_id(i, n), prompt.id, n, f"{n} {texts[rng.randrange(64)]}", "stop", 130))
+            scores = tuple(float(rng.randrange(6)) if rng.random() > 0.05 else None for _ in range(3))
+            drawn = tuple(f"{texts[rng.randrange(64)]}\n\nScore: {score}" for score in scores)
+            judged.append(Judgement(made[-1].id, prompt.id, scores, drawn, ("stop",) * 3))
+        yield prompt, made, judged
+
+
+def make(directory: Path, judgements: int) -> None:
+    """The inputs, and the judgements once more as four parts in another order."""
+    (directory / "merge" / "parts").mkdir(parents=True)
+    with (
+        (directory / "prompts.jsonl").open("w", encoding="utf-8") as prompts,
+        (directory / "candidates.jsonl").open("w", encoding="utf-8") as candidates,
+        (directory / "judgements.jsonl").open("w", encoding="utf-8") as judged,
+    ):
+        parts = [
+            (directory / "merge" / "parts" / f"{i:05d}-of-00004.jsonl").open("w", encoding="utf-8") for i in range(4)
+        ]
+        for prompt, made, draws in records(judgements):
+            prompts.write(dump(prompt))
+            candidates.writelines(dump(record) for record in made)
+            lines = [dump(record) for record in draws]
+            judged.writelines(lines)
+            for part, line in zip(parts, reversed(lines), strict=True):
+                part.write(line)
+        for part in parts:
+            part.close()
+
+
+def ids(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as f:
+        return [line[7:23] for line in f]  # {"id":"................"
+
+
+def measured(directory: Path, what: str) -> None:
+    """In a fresh process: prints seconds and peak memory as JSON."""
+    (directory / what).mkdir(exist_ok=True)
+    ctx = Context(Config(), 1, directory / what, {}, Progress(directory / what))
+    expected = ids(directory / "judgements.jsonl") if what == "merge" else []
+    started, cpu = time.perf_counter(), time.process_time()
+    if what == "pairs":
+        from nemo_srlm.stages.pairs import build
+
+        names = ("prompts", "candidates", "judgements")
+        build(ctx, *(directory / f"{name}.jsonl" for name in names))
+    elif what == "merge":
+        cls: type[Record] = Judgement
+        merge_parts(ctx, cls, expected, "judgements.jsonl")
+    took = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+    print(json.dumps(took | {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judgements", type=int, default=1_000_000)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--measure", nargs=2, metavar=("DIRECTORY", "WHAT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measured(Path(arguments.measure[0]), arguments.measure[1])
+        return
+    print(
+        "| step | judgements | seconds | CPU seconds | judgements/CPU s | all records/CPU s | peak memory MiB |\n|---|---|---|---|---|---|---|"
+    )
+    for number in (arguments.judgements // 10, arguments.judgements):
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
+            make(Path(name), number)
+            for what, each in (("nothing", 0.0), ("merge", 1.0), ("pairs", 2.25)):
+                command = [sys.executable, __file__, "--measure", name, what]
+                done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                rates = [f"{number * f / done['cpu']:,.0f}" if f else "-" for f in (min(each, 1.0), each)]
+                print(
+                    f"| {what} | {number:,} | {done['seconds']:.2f} | {done['cpu']:.2f} | {' | '.join(rates)} | {done['mib']:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What Slurm costs: the tiny loop through the throw-away cluster beside the same loop run locally.
+
+    tools/bench/slurm_overhead.py [--quick] [key=value ...]
+
+Both run the same config (two training processes, no shards) on this machine, one after the other. Wanted: at most 1.15x
+of the local time plus 5 s per stage. --quick is a much smaller world. Skipped where Slurm is not installed.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = [
+    "world.num_documents=1500", "world.num_ift=64", "world.num_eft=64", "world.num_eval_prompts=16",
+    "world.num_eval_judge=8", "prompts.num_prompts=16", "prompts.round_size=64", "sft.epochs=1", "dpo.epochs=1",
+    "seed.num_ift=64", "eft.num_train=64", "iterations=1", "prompts.rouge_max=1.0",
+]  # fmt: skip
+FACTOR, PER_STAGE = 1.15, 5.0
+
+
+def call(words: list[str], env: dict[str, str]) -> str:
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def local(overrides: list[str], root: Path) -> float:
+    started = time.monotonic()
+    call(
+        [sys.executable, "-m", "nemo_srlm.cli", "run", f"run.root={root}", "run.name=local", *overrides],
+        dict(os.environ),
+    )
+    return time.monotonic() - started
+
+
+def through_slurm(overrides: list[str], root: Path) -> tuple[float, int]:
+    """(seconds from sbatch to the last job's end, number of stages)."""
+    cluster = Path(tempfile.mkdtemp(prefix="srlm-bench-", dir="/tmp"))
+    call([str(ROOT / "tools/dev_cluster.sh"), "start", str(cluster)], dict(os.environ))
+    env = os.environ | {"SLURM_CONF": str(cluster / "etc/slurm.conf"), "PYTHON": sys.executable}
+    try:
+        started = time.monotonic()
+        words = [str(ROOT / "slurm/iteration.sh"), "cluster=dev", f"run.root={root}", "run.name=slurm", *overrides]
+        call(["sbatch", "--wait", "--output=/dev/null", *words], env)
+        while call(["squeue", "--noheader"], env).strip():
+            time.sleep(1)
+        seconds = time.monotonic() - started
+    finally:
+        call([str(ROOT / "tools/dev_cluster.sh"), "stop", str(cluster)], dict(os.environ))
+    done = len(list((root / "slurm").glob("iter*/*/manifest.json")))
+    if done != len(list((root / "local").glob("iter*/*/manifest.json"))):
+        print(call([sys.executable, "-m", "nemo_srlm.cli", "status", str(root / "slurm")], dict(os.environ)))
+        sys.exit("the run through Slurm is not complete")
+    shutil.rmtree(cluster, ignore_errors=True)
+    return seconds, done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+        print("skipped: no Slurm on this machine")
+        return 0
+    overrides = [*(QUICK if args.quick else []), *args.overrides]
+    with tempfile.TemporaryDirectory(prefix="srlm-bench-") as name:
+        root = Path(name)
+        here = local(overrides, root)
+        there, stages = through_slurm(overrides, root)
+    limit = FACTOR * here + PER_STAGE * stages
+    print("| | seconds |\n|---|---|")
+    print(f"| local | {here:.0f} |\n| through Slurm, {stages} stages | {there:.0f} |")
+    print(f"| allowed: {FACTOR} x local + {PER_STAGE:.0f} s a stage | {limit:.0f} |")
+    return int(there > limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
