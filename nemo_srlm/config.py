@@ -192,6 +192,13 @@ class SamplingSection:
     max_tokens: int = 1024
 
 
+# Self-Instruct's words for what a text model cannot see or make.
+KEYWORDS = (
+    "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot", "go to",
+)  # fmt: skip
+SEPARATORS = ("###", "\n---", "\nTask ", "\nInput:", "\nOutput:", "\nAnswer:", "\nResponse:", "[/INST]")
+
+
 @dataclass
 class PromptsSection(SamplingSection):
     temperature: float = 0.6
@@ -207,38 +214,12 @@ class PromptsSection(SamplingSection):
     rouge_max: float = 0.7  # reject when ROUGE-L F1 against any seed or accepted prompt is above
     min_words: int = 4
     max_words: int = 150
-    keywords: list[str] = field(
-        default_factory=lambda: [
-            "image",
-            "images",
-            "graph",
-            "graphs",
-            "picture",
-            "pictures",
-            "file",
-            "files",
-            "map",
-            "maps",
-            "draw",
-            "plot",
-            "go to",
-        ]
-    )
+    keywords: list[str] = field(default_factory=lambda: list(KEYWORDS))
     starts: list[str] = field(default_factory=lambda: ["Write a program"])
     ascii_start: bool = True  # reject a first character that is punctuation or not ASCII
     tokenization: str = "rouge"  # of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score) | unicode (other languages)
-    separators: list[str] = field(  # the written prompt ends before the first of these (and of the template's own mark)
-        default_factory=lambda: [
-            "###",
-            "\n---",
-            "\nTask ",
-            "\nInput:",
-            "\nOutput:",
-            "\nAnswer:",
-            "\nResponse:",
-            "[/INST]",
-        ]
-    )
+    # the written prompt ends before the first of these, and of the template's own mark
+    separators: list[str] = field(default_factory=lambda: list(SEPARATORS))
 
 
 @dataclass
@@ -289,6 +270,21 @@ class GenerateSection:
 
 
 @dataclass
+class ApiSection:
+    """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
+
+    stages: list[str] = field(default_factory=list)  # of: prompts (an external writer), judge (an external judge)
+    url: str = execution("")  # up to and with /v1
+    model: str = ""
+    key_variable: str = execution("OPENAI_API_KEY")  # the environment variable that holds the key; never the key
+    workers: int = execution(16)  # requests at a time
+    retries: int = execution(6)
+    timeout: float = execution(120.0)  # seconds a request
+    prompt_price: float = execution(0.0)  # a million tokens, in any currency: cost is counted with it
+    completion_price: float = execution(0.0)
+
+
+@dataclass
 class EvalSection(SamplingSection):
     temperature: float = 0.7
     samples: int = 1  # responses per evaluation prompt
@@ -335,6 +331,7 @@ class Config:
     sft: SftSection = field(default_factory=SftSection)
     dpo: DpoSection = field(default_factory=DpoSection)
     generate: GenerateSection = field(default_factory=GenerateSection)
+    api: ApiSection = field(default_factory=ApiSection)
     prompts: PromptsSection = field(default_factory=PromptsSection)
     candidates: CandidatesSection = field(default_factory=CandidatesSection)
     judge: JudgeSection = field(default_factory=JudgeSection)

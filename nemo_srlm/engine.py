@@ -37,10 +37,14 @@ STOP_INTERVAL = 8  # tokens between two looks for a stop string
 
 
 class Engine(Protocol):
-    """What a stage may use. `max_model_len`: tokens of prompt and completion together."""
+    """What a stage may use. An engine without a tokenizer takes the text of a request instead of its ids."""
 
-    tokenizer: Tokenizer
-    max_model_len: int
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together."""
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         """Every request with its completions (n of them, in order of draw) or its Failure, as they finish.
@@ -48,6 +52,9 @@ class Engine(Protocol):
         The order is that of finishing, not of `requests`, which is read lazily. Raises EngineError when the engine
         cannot be started or died too often; what was handed out before stays valid.
         """
+
+    def usage(self) -> dict[str, float]:
+        """What it counted since the last call, beside what the outcomes say: restarts, retries, cost, ..."""
 
     def close(self) -> None:
         """Frees the engine's memory; a later `stream` starts it again."""
@@ -245,7 +252,7 @@ class VllmEngine:
 
     def __init__(self, path: Path, section: GenerateSection) -> None:
         self.path, self._section = path, section
-        self.tokenizer = Tokenizer(path)
+        self.tokenizer: Tokenizer = Tokenizer(path)
         _, self.max_model_len = check_model(path, self.tokenizer, section)
         self._feeder = Feeder(
             lambda: VllmBackend(path, section, self.tokenizer), 2 * section.max_num_seqs, section.max_restarts
@@ -255,6 +262,10 @@ class VllmEngine:
         """See Engine.stream."""
         yield from self._feeder.run(requests)
 
+    def usage(self) -> dict[str, float]:
+        restarts, self._feeder.restarts = self._feeder.restarts, 0
+        return {"restarts": restarts} if restarts else {}
+
     def close(self) -> None:
         if self._feeder.backend is not None:
             self._feeder.backend.close()
@@ -263,10 +274,10 @@ class VllmEngine:
 
 # --- sharing --------------------------------------------------------------------------------------------------------
 
-_open: dict[str, Engine] = {}  # at most one: the engine of this process
+_open: dict[str, VllmEngine] = {}  # at most one: the engine of this process
 
 
-def shared(path: Path, cfg: Config) -> Engine:
+def shared(path: Path, cfg: Config) -> VllmEngine:
     """This process's engine for the model in `path`: kept for the next stage, replaced when another model is asked for."""
     key = json.dumps([str(path.resolve()), vars(cfg.generate)], sort_keys=True)
     if key not in _open:

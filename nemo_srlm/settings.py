@@ -141,5 +141,10 @@ def check(cfg: Config) -> None:
     for where, sampling in (("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge)):
         if not 0 < sampling.top_p <= 1:
             raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
+    for name in cfg.api.stages:
+        _one_of("api.stages", name, ("prompts", "judge"))
+        for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
+            if not text:
+                raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")
     if cfg.run.arm == "oracle" and not cfg.world.enabled:
         raise ConfigError("run.arm", "oracle without the tiny world", "world.enabled=true")

@@ -240,12 +240,12 @@ def build(
     if until < 0:
         return run_dir
     texts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
-    _records(run_dir, 0, "seed", "eval_prompts.jsonl", [Prompt(content_id("prompt", t), t, "eval") for t in texts])
+    _records(run_dir, 0, "held_out", "eval_prompts.jsonl", [Prompt(content_id("prompt", t), t, "eval") for t in texts])
     _write(run_dir, clock, 0, "world", {"documents": 60000}, 9)
     examples = [SftExample(content_id("sft", k), f"question {k}", "answer", "ift") for k in range(80)]
     _records(run_dir, 0, "seed", "ift.jsonl", list(examples))
     _write(run_dir, clock, 0, "seed", {}, 2)
-    for stage in ("export_base", "export_baseline", "eft"):
+    for stage in ("export_base", "export_baseline", "eft", "held_out"):
         _write(run_dir, clock, 0, stage, {}, 3)
     for stage, steps, seconds in (("pretrain", 900, 210), ("baseline", 75, 31), ("sft", 210, 88)):
         _curve(run_dir, 0, stage, steps, generator)

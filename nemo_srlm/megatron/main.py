@@ -50,11 +50,5 @@ def _main(_: Config) -> None:
         os._exit(code)
 
 
-def main() -> None:
-    # one output directory less: Hydra's own would appear in the current directory
-    sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
-    _main()
-
-
 if __name__ == "__main__":
-    main()
+    _main()  # hydra_runner itself keeps Hydra from making output directories

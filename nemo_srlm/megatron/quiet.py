@@ -1,15 +1,20 @@
 """Owns what NeMo, Megatron and torch may print into a worker's log: warnings that name nothing a user can mend."""
 
 import logging
-import os
 import warnings
+
+_HARMLESS = (
+    r"(?s).*(Apex|apex|Transformer Engine|OneLogger|one_logger|ModelOpt).*",
+    r"(?s).*validated against ConfigStore schema.*",
+    r"(?s).*full scope is deprecated.*",  # Megatron's own default
+    r"(?s).*grad attribute of a Tensor that is not a leaf.*",  # Megatron looks at shards of parameters
+    r"(?s).*torch\.distributed\.(_all_gather_base|_reduce_scatter_base|all_gather_into_tensor).*",
+)
 
 
 def quiet() -> None:
     """Call before importing nemo or megatron."""
-    os.environ.setdefault("NEMO_TESTING", "1")  # hydra_runner: no command-line arguments file
-    os.environ.setdefault("ONE_LOGGER_JOB_CATEGORY", "test")
-    for message in (".*(Apex|apex|Transformer Engine|OneLogger|one_logger).*", ".*ModelOpt.*", ".*torch_dist.*"):
+    for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)

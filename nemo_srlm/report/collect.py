@@ -211,7 +211,7 @@ def _pairs(files: RunFiles, t: int) -> Data | None:
 
 
 def _seed_data(files: RunFiles) -> Data:
-    ranked = files.path(0, "seed", "ranked_valid.jsonl")
+    ranked = files.path(0, "held_out", "ranked_valid.jsonl")
     held_out = None
     if ranked:
         groups = Counter(r.instruction_id for r in read_records(ranked, RankedReply))

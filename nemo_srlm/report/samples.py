@@ -126,7 +126,7 @@ def answers(files: "RunFiles") -> list[dict[str, Any]]:
 
 
 def _eval_prompts(files: "RunFiles") -> dict[str, str]:
-    path = files.path(0, "seed", "eval_prompts.jsonl")
+    path = files.path(0, "held_out", "eval_prompts.jsonl")
     return {p.id: p.text for p in read_records(path, Prompt)} if path else {}
 
 

@@ -11,7 +11,15 @@ from nemo_srlm.engine import Engine, Failure, Outcome, Request
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.records import Candidate, Prompt, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity, error_kinds, open_engine, run_requests, share
+from nemo_srlm.stages.generating import (
+    chat_ids,
+    engine_identity,
+    error_kinds,
+    open_engine,
+    run_requests,
+    share,
+    usage_metrics,
+)
 from nemo_srlm.store import merge_parts, read_records
 
 OUTPUT = "candidates.jsonl"
@@ -40,14 +48,12 @@ def respond(ctx: Context, prompts: Iterable[Prompt], sampling: SamplingSection, 
     """
     if not 1 <= num <= MOST:
         raise ConfigError("responses a prompt", str(num), f"1 to {MOST}", "correct candidates.num or eval.samples")
-    from nemo_srlm.tokens import Chat
-
     cfg = ctx.cfg
 
     def request(engine: Engine, item_id: str, prompt: Prompt) -> Request:
-        ids = Chat.of(engine.tokenizer, cfg.chat).prompt_ids(prompt.text)
+        ids = chat_ids(engine, cfg, prompt.text)
         return Request(
-            item_id, tuple(ids), num, item_seed(cfg.run.seed, *seed_parts, prompt.id), sampling.temperature, sampling.top_p,
+            item_id, ids, num, item_seed(cfg.run.seed, *seed_parts, prompt.id), sampling.temperature, sampling.top_p,
             sampling.max_tokens, text=prompt.text,
         )  # fmt: skip
 
@@ -65,7 +71,7 @@ def merge_candidates(ctx: Context, prompts: Iterable[Prompt], num: int, output: 
     """Writes `output`, complete and in prompt order. Returns the counts and means for the manifest."""
     expected = [candidate_id(prompt.id, index) for prompt in prompts for index in range(num)]
     merge_parts(ctx, Candidate, expected, output)
-    return response_metrics(read_records(ctx.dir / output, Candidate))
+    return response_metrics(read_records(ctx.dir / output, Candidate)) | {"engine": usage_metrics(ctx)}
 
 
 def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:

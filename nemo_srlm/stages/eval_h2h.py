@@ -2,9 +2,9 @@
 
 Writes comparisons.jsonl (Comparison). The judge:
 - tiny world without `eval.h2h_judge_path`: the oracle's scores, read from the files of eval_oracle (no import of it);
-- otherwise a model through the engine, at temperature 0, each pair of responses in both orders (verdicts.jsonl): the
-  HF directory `eval.h2h_judge_path`, or this iteration's own export where that is empty (then it judges itself:
-  good for a first look, no evidence).
+- otherwise a model, at temperature 0, each pair of responses in both orders (verdicts.jsonl): an OpenAI-compatible
+  endpoint where `api.stages` names this stage; the HF directory `eval.h2h_judge_path` through vLLM; or, with neither,
+  this iteration's own export (it judges itself: good for a first look, no evidence).
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
 from nemo_srlm.manifest import file_digest
 from nemo_srlm.records import Candidate, Prompt, Record, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity, open_engine, run_requests
+from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity
 from nemo_srlm.store import merge_parts, read_json_lines, read_records, write_records
-from nemo_srlm.tokens import Chat
 
+NAME = "eval_h2h"
 OUTPUT, VERDICTS = "comparisons.jsonl", "verdicts.jsonl"
 
 
@@ -49,7 +49,11 @@ class Pairing:
 
 
 def by_oracle(cfg: Config) -> bool:
-    return cfg.world.enabled and not cfg.eval.h2h_judge_path
+    return cfg.world.enabled and not cfg.eval.h2h_judge_path and not by_endpoint(cfg)
+
+
+def by_endpoint(cfg: Config) -> bool:
+    return NAME in cfg.api.stages
 
 
 def opponents(iteration: int) -> list[tuple[str, int, str]]:
@@ -63,7 +67,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
         found[f"responses_{name}"] = Ref(f"eval_responses{suffix}", t)
         if by_oracle(cfg):
             found[f"scores_{name}"] = Ref(f"eval_oracle{suffix}", t)
-    if not by_oracle(cfg) and not cfg.eval.h2h_judge_path:
+    if not by_oracle(cfg) and not by_endpoint(cfg) and not cfg.eval.h2h_judge_path:
         found["judge"] = Ref("export", iteration)
     return found
 
@@ -81,10 +85,10 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         return {"judge": "oracle"}
     path = cfg.eval.h2h_judge_path
     return {
-        "judge": judge_files(Path(path)) if path else "own",
+        "judge": "endpoint" if by_endpoint(cfg) else judge_files(Path(path)) if path else "own",
         "template": templates.load(cfg.eval.h2h_template, templates.COMPARE),
         "max_tokens": cfg.judge.max_tokens,
-        **engine_identity(cfg),
+        **stage_identity(cfg, NAME),
     }
 
 
@@ -126,19 +130,16 @@ def _judge(ctx: Context) -> None:
     template = templates.load(cfg.eval.h2h_template, templates.COMPARE)
 
     def engine() -> Engine:
-        if cfg.eval.h2h_judge_path:
-            from nemo_srlm import engine as engines
-
-            return engines.shared(Path(cfg.eval.h2h_judge_path), cfg)
-        return open_engine(ctx, "judge")
+        path = cfg.eval.h2h_judge_path
+        own = ctx.inputs["judge"] / "hf" if "judge" in ctx.inputs else Path(path)
+        return engine_for(ctx, NAME, Path(path) if path else own)
 
     def request(running: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
         pairing, order = item
         first, second = (pairing.ours, pairing.theirs) if order == "first" else (pairing.theirs, pairing.ours)
         text = templates.fill(template, INSTRUCTION=pairing.prompt.text, FIRST=first.text, SECOND=second.text)
-        ids = tuple(Chat.of(running.tokenizer, cfg.chat).prompt_ids(text))
-        seed = item_seed(cfg.run.seed, "eval_h2h", item_id)
-        return Request(item_id, ids, 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
+        seed = item_seed(cfg.run.seed, NAME, item_id)
+        return Request(item_id, chat_ids(running, cfg, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
 
     def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
         pairing, order = item
@@ -239,7 +240,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     oracle = by_oracle(ctx.cfg)
     comparisons = _compare_by_oracle(ctx) if oracle else _compare_by_verdicts(ctx)
     write_records(ctx.dir / OUTPUT, comparisons)
-    judge = "oracle" if oracle else ctx.cfg.eval.h2h_judge_path or f"{_name(ctx)} itself"
+    judge = "oracle" if oracle else _judge_name(ctx)
     rows = []
     for other, _, _ in opponents(ctx.iteration):
         these = [c for c in comparisons if c.other == other]
@@ -256,6 +257,12 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {"comparisons": rows, "summary": ", ".join(_words_of(row) for row in rows)}
 
 
+def _judge_name(ctx: Context) -> str:
+    if by_endpoint(ctx.cfg):
+        return ctx.cfg.api.model
+    return ctx.cfg.eval.h2h_judge_path or f"{_name(ctx)} itself"
+
+
 def _words_of(row: dict[str, Any]) -> str:
     if row["win"] is None:
         return f"{row['model']} vs {row['other']}: nothing judged"
@@ -264,6 +271,6 @@ def _words_of(row: dict[str, Any]) -> str:
 
 
 STAGE = Stage(
-    "eval_h2h", "generate", _inputs, _identity, _run, _finalize,
+    NAME, "generate", _inputs, _identity, _run, _finalize,
     lambda cfg: 1 if by_oracle(cfg) else cfg.judge.shards,
 )  # fmt: skip

@@ -7,6 +7,7 @@ from nemo_srlm.config import Config
 from nemo_srlm.judging import required_valid
 from nemo_srlm.records import Judgement, RankedReply
 from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.generating import usage_metrics
 from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
 from nemo_srlm.store import merge_parts, read_records
 
@@ -18,7 +19,7 @@ def _inputs(model: str) -> Callable[[Config, int], dict[str, Ref]]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return {**judge_identity(cfg), "bootstrap": cfg.eval.bootstrap}
+    return {**judge_identity(cfg, "eval_reward"), "bootstrap": cfg.eval.bootstrap}
 
 
 def _replies(ctx: Context) -> Iterator[RankedReply]:
@@ -42,7 +43,12 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     accuracy = metrics["pairwise_accuracy"]
     shown = "no pair was judged" if accuracy is None else f"pairwise accuracy {accuracy:.3f}"
     health = checked_health(ctx, judgements.values(), stops=False)
-    return {**metrics, "health": health, "summary": f"{len(replies)} replies judged, {shown}"}
+    return {
+        **metrics,
+        "health": health,
+        "engine": usage_metrics(ctx),
+        "summary": f"{len(replies)} replies judged, {shown}",
+    }
 
 
 def _shards(cfg: Config) -> int:

@@ -1,5 +1,6 @@
 """What the generation stages share: feeding one engine with the items that are left, and writing down what comes back."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nemo_srlm.config import Config, identity
-from nemo_srlm.engine import Engine, Outcome, Request
+from nemo_srlm.engine import Engine, Outcome, Request, VllmEngine
 from nemo_srlm.records import Record
 from nemo_srlm.stage import Context
 from nemo_srlm.store import PartWriter, remaining
+from nemo_srlm.tokens import Chat
 
 T = TypeVar("T")
 
@@ -20,11 +22,32 @@ def engine_identity(cfg: Config) -> dict[str, Any]:
     return {"generate": identity(cfg.generate), "chat": identity(cfg.chat), "seed": cfg.run.seed}
 
 
-def open_engine(ctx: Context, name: str) -> Engine:
+def open_engine(ctx: Context, name: str) -> VllmEngine:
     """This process's engine for the exported model of the input called `name`."""
     from nemo_srlm import engine
 
     return engine.shared(ctx.inputs[name] / "hf", ctx.cfg)
+
+
+def engine_for(ctx: Context, stage: str, model: Path) -> Engine:
+    """What generates for `stage`: the endpoint of the config, or this process's vLLM engine for the HF directory `model`."""
+    if stage in ctx.cfg.api.stages:
+        from nemo_srlm.engine_api import ApiEngine
+
+        return ApiEngine(ctx.cfg.api)
+    from nemo_srlm import engine
+
+    return engine.shared(model, ctx.cfg)
+
+
+def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
+    """`engine_identity` of a stage that may run on an endpoint."""
+    return engine_identity(cfg) | ({"api": identity(cfg.api)} if stage in cfg.api.stages else {})
+
+
+def chat_ids(engine: Engine, cfg: Config, text: str) -> tuple[int, ...]:
+    """One user turn as token ids; none for an engine that makes its own."""
+    return () if engine.tokenizer is None else tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text))
 
 
 def run_requests(
@@ -46,7 +69,7 @@ def run_requests(
     if not todo:
         return
     started, num_tokens = time.monotonic(), 0
-    running, by_id = engine(), dict(todo)
+    running, by_id, done_before = engine(), dict(todo), done
     writer = PartWriter(ctx)
     try:
         for finished, outcome in running.stream(request(running, item_id, item) for item_id, item in todo):
@@ -57,6 +80,25 @@ def run_requests(
             ctx.progress.update(done, total, unit, tokens_per_s=round(num_tokens / (time.monotonic() - started)))
     finally:
         writer.close()
+        note_usage(ctx, running, done - done_before, num_tokens, time.monotonic() - started)
+
+
+def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, seconds: float) -> None:
+    """One line a run of a shard: what it took. Logs, not records: it differs from run to run."""
+    counted = {"items": items, "tokens": num_tokens, "seconds": round(seconds, 3), **engine.usage()}
+    path = ctx.dir / "logs" / f"usage-{ctx.shard:05d}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as f:
+        f.write(json.dumps(counted) + "\n")
+
+
+def usage_metrics(ctx: Context) -> dict[str, float]:
+    """The sums over all shards and attempts, and tokens a second of one engine."""
+    total: Counter[str] = Counter()
+    for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            total.update(json.loads(line))
+    return dict(total) | {"tokens_per_s": share(total["tokens"], total["seconds"]) or 0.0}
 
 
 def error_kinds(errors: Iterable[str]) -> dict[str, int]:
@@ -66,7 +108,3 @@ def error_kinds(errors: Iterable[str]) -> dict[str, int]:
 
 def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def jsonl(ctx: Context, name: str, file: str) -> Path:
-    return ctx.inputs[name] / file

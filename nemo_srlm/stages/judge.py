@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nemo_srlm import judging, templates
@@ -19,9 +20,9 @@ from nemo_srlm.engine import SEED_SPACING, Completion, Engine, Failure, Outcome,
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.records import Candidate, Judgement, Prompt, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity, open_engine, run_requests
+from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
 from nemo_srlm.store import merge_parts, read_records
-from nemo_srlm.tokens import Chat, Tokenizer
+from nemo_srlm.tokens import Tokenizer
 
 OUTPUT = "judgements.jsonl"
 _SCORE_IS_NEXT = re.compile(r"score[^\w\n]*:[^\w\n]*$", re.IGNORECASE)
@@ -97,39 +98,46 @@ def to_expected(
 def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object) -> None:
     """Judges `items` with the model of the input "model", appending to this shard's part.
 
-    `seed_parts` and the item's id make an item's seed. Raises ConfigError for settings that cannot work.
+    `seed_parts` (the stage's name first) and the item's id make an item's seed. Raises ConfigError for settings that cannot work.
     """
     cfg, judge = ctx.cfg, ctx.cfg.judge
     if judge.draws > SEED_SPACING:
         raise ConfigError("judge.draws", str(judge.draws), f"1 to {SEED_SPACING}")
     template = templates.load(judge.template, templates.JUDGE)
-    expected = judge.method == "expected"
+    stage, expected = str(seed_parts[0]), judge.method == "expected"
+
+    @functools.cache
+    def engine_of() -> Engine:
+        model = ctx.inputs["model"] / "hf" if "model" in ctx.inputs else Path()  # none: an endpoint judges
+        return engine_for(ctx, stage, model)
+
+    def digits(engine: Engine) -> tuple[Tokenizer, tuple[dict[int, int], ...]]:
+        if engine.tokenizer is None:
+            raise ConfigError("judge.method", "expected on an endpoint", "sampled", "set judge.method=sampled")
+        return engine.tokenizer, digit_tokens(engine.tokenizer, judge.max_score)
 
     def request(engine: Engine, item_id: str, item: Judged) -> Request:
         text = judging.judge_input(template, item.instruction, item.response)
-        ids = tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text))
+        ids = chat_ids(engine, cfg, text)
         seed = item_seed(cfg.run.seed, *seed_parts, item_id)
         if expected:
-            wanted = tuple(sorted({i for family in digit_tokens(engine.tokenizer, judge.max_score) for i in family}))
+            wanted = tuple(sorted({i for family in digits(engine)[1] for i in family}))
             return Request(item_id, ids, 1, seed, 0.0, 1.0, judge.max_tokens, logprob_ids=wanted, text=text)
         return Request(item_id, ids, judge.draws, seed, judge.temperature, judge.top_p, judge.max_tokens, text=text)
 
     def records(item: Judged, outcome: Outcome) -> list[Judgement]:
         if expected:
-            tokenizer = open_engine(ctx, "model").tokenizer
-            return [to_expected(item, outcome, judge, tokenizer, digit_tokens(tokenizer, judge.max_score))]
+            return [to_expected(item, outcome, judge, *digits(engine_of()))]
         return [to_judgement(item, outcome, judge)]
 
-    run_requests(
-        ctx, ((item.id, item) for item in items), lambda: open_engine(ctx, "model"), request, records, "replies"
-    )  # fmt: skip
+    run_requests(ctx, ((item.id, item) for item in items), engine_of, request, records, "replies")
 
 
-def judge_identity(cfg: Config) -> dict[str, Any]:
+def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
     """What makes a judgement: the settings, the template's text (not its path), the engine's."""
     own = identity(cfg.judge)
     own["template"] = templates.load(cfg.judge.template, templates.JUDGE)
-    return {"judge": own, **engine_identity(cfg)}
+    return {"judge": own, **stage_identity(cfg, stage)}
 
 
 def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -> dict[str, Any]:
@@ -155,15 +163,12 @@ def _items(ctx: Context) -> Iterator[Judged]:
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {
-        "prompts": Ref("prompts", iteration),
-        "candidates": Ref("candidates", iteration),
-        "model": Ref("export", iteration - 1),
-    }
+    refs = {"prompts": Ref("prompts", iteration), "candidates": Ref("candidates", iteration)}
+    return refs if "judge" in cfg.api.stages else refs | {"model": Ref("export", iteration - 1)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return judge_identity(cfg)
+    return judge_identity(cfg, "judge")
 
 
 def _run(ctx: Context) -> None:
@@ -175,7 +180,11 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     health = checked_health(ctx, read_records(ctx.dir / OUTPUT, Judgement), ctx.cfg.judge.alarm_stops)
     failure, mean = health["parse_failure"] or 0.0, health["score_mean"]
     shown = "no score" if mean is None else f"mean score {mean:.2f}"
-    return {**health, "summary": f"{health['judgements']} judged, {shown}, {failure:.1%} without a score"}
+    return {
+        **health,
+        "engine": usage_metrics(ctx),
+        "summary": f"{health['judgements']} judged, {shown}, {failure:.1%} without a score",
+    }
 
 
 STAGE = Stage("judge", "generate", _inputs, _identity, _run, _finalize, lambda cfg: cfg.judge.shards)

@@ -59,7 +59,7 @@ class _Rows(Generic[S]):
         self.path, self.number, self.position = path, 0, 0  # line and byte read so far
         self._decoder: msgspec.json.Decoder[S] = msgspec.json.Decoder(cls)
         try:
-            self._file = path.open("rb")
+            self._file = path.open("rb", buffering=1 << 20)
         except FileNotFoundError as error:
             raise DataError(path, "no such file", remedy="run the stage that writes it") from error
         self.next: S | None = None
@@ -161,9 +161,9 @@ def build(ctx: Context, prompts: Path, candidates: Path, judgements: Path) -> No
     cfg, counts = ctx.cfg, Counter[str]()
     min_valid = 1 if cfg.run.arm == "oracle" else required_valid(cfg.judge)
     temporary = {name: ctx.dir / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
-    size = prompts.stat().st_size
+    size, encoder = prompts.stat().st_size, msgspec.json.Encoder()
     with (
-        temporary[PAIRS].open("w", encoding="utf-8") as pairs,
+        temporary[PAIRS].open("wb", buffering=1 << 20) as pairs,
         temporary[DROPPED].open("w", encoding="utf-8") as dropped,
     ):
         for prompt, scored, position in prompts_with_scores(prompts, candidates, judgements, min_valid):
@@ -176,7 +176,7 @@ def build(ctx: Context, prompts: Path, candidates: Path, judgements: Path) -> No
                 dropped.write(json.dumps({"prompt_id": prompt.id, "reason": found}) + "\n")
             else:
                 for record in pairing.to_records(prompt.id, prompt.text, found):
-                    pairs.write(store.dump(record))
+                    pairs.write(encoder.encode(record) + b"\n")  # as store.dump writes it, faster
                     counts["pairs"] += 1
                     counts["chosen_characters"] += len(record.chosen)
                     counts["rejected_characters"] += len(record.rejected)

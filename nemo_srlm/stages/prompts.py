@@ -8,6 +8,7 @@ The pool is sequential by nature, so this stage has one shard; it is a small par
 
 import functools
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from nemo_srlm.filters import PromptFilter
 from nemo_srlm.prompting import few_shot_text, parse_written, sample_demonstrations, shot_separator
 from nemo_srlm.records import Prompt, RankedReply, Record, SftExample, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity
+from nemo_srlm.stages.generating import engine_for, note_usage, stage_identity, usage_metrics
 from nemo_srlm.store import PartWriter, part_files, read_records, write_records
 
 OUTPUT = "prompts.jsonl"
@@ -158,6 +159,8 @@ class Pool:
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     refs = {"seed": Ref("seed", 0)} | {f"prompts{t}": Ref("prompts", t) for t in range(1, iteration)}
+    if "prompts" in cfg.api.stages:
+        return refs
     if cfg.prompts.writer == "policy":
         refs["writer"] = Ref("export", iteration - 1)
     elif not cfg.prompts.writer_path:
@@ -171,7 +174,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own["template"] = templates.read_text(cfg.prompts.template)
     if cfg.prompts.writer_path:
         own["writer_path"] = model_digest(Path(cfg.prompts.writer_path)) if cfg.prompts.writer == "fixed" else ""
-    return {"prompts": own, **engine_identity(cfg)}
+    return {"prompts": own, **stage_identity(cfg, "prompts")}
 
 
 @functools.lru_cache(maxsize=4)
@@ -205,7 +208,8 @@ def _write(ctx: Context, engine: Engine, pool: Pool, todo: list[int]) -> Iterato
 
     def request(index: int) -> Request:
         text = few_shot_text(template, shown[index])
-        ids = (engine.tokenizer.bos_id, *engine.tokenizer.encode(text))
+        tokenizer = engine.tokenizer
+        ids = () if tokenizer is None else (tokenizer.bos_id, *tokenizer.encode(text))
         seed = item_seed(cfg.run.seed, "prompts", ctx.iteration, index)
         return Request(
             attempt_id(index), ids, 1, seed, section.temperature, section.top_p, section.max_tokens,
@@ -224,17 +228,17 @@ def _attempt(index: int, number: int, demonstrations: tuple[str, ...], outcome: 
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm import engine as engines
-
     assert ctx.num_shards == 1
     pool, wanted = Pool.of(ctx), ctx.cfg.prompts.num_prompts
     writer = PartWriter(ctx)
-    found = _attempts(ctx)
+    found, engine = _attempts(ctx), None
+    started, before = time.monotonic(), len(found)
     try:
         while not (pool.complete or pool.exhausted):
             indices = pool.next_round()
             if todo := [index for index in indices if index not in found]:
-                for attempt in _write(ctx, engines.shared(_writer(ctx), ctx.cfg), pool, todo):
+                engine = engine or engine_for(ctx, "prompts", _writer(ctx))
+                for attempt in _write(ctx, engine, pool, todo):
                     writer.append(attempt)
                     found[attempt.index] = attempt
                     ctx.progress.update(len(pool.accepted), wanted, "prompts", attempts=len(found))
@@ -242,6 +246,8 @@ def _run(ctx: Context) -> None:
             ctx.progress.update(len(pool.accepted), wanted, "prompts", attempts=pool.num_attempts)
     finally:
         writer.close()
+        if engine is not None:
+            note_usage(ctx, engine, len(found) - before, 0, time.monotonic() - started)
     if pool.exhausted:
         raise pool.shortfall(ctx.dir)
 
@@ -256,7 +262,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     if pool.exhausted:
         raise pool.shortfall(ctx.dir)
     write_records(ctx.dir / OUTPUT, pool.accepted)
-    return pool.metrics()
+    return pool.metrics() | {"engine": usage_metrics(ctx)}
 
 
 STAGE = Stage("prompts", "generate", _inputs, _identity, _run, _finalize)

@@ -87,7 +87,7 @@ class Run:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, f"waited {seconds} s; jobs: {self.jobs()}\n{self.everything()}"
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def wait(self, seconds: float = 400.0) -> dict[str, dict[str, Any]]:
         """Until no job is left; the status then."""

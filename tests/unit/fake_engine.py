@@ -50,5 +50,8 @@ class FakeEngine:
             Completion(text, len(text) + 1, "stop", tuple(map(ord, text))) for text in texts if isinstance(text, str)
         ]
 
+    def usage(self) -> dict[str, float]:
+        return {"restarts": 1.0}
+
     def close(self) -> None:
         pass

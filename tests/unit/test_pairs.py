@@ -15,7 +15,7 @@ from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
 from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages.pairs import STAGE
-from nemo_srlm.store import read_json_lines, read_records, write_records
+from nemo_srlm.store import dump, read_json_lines, read_records, write_records
 
 Scores = tuple[float | None, ...]
 Row = tuple[Prompt, list[Candidate], list[Judgement]]
@@ -229,3 +229,9 @@ def test_a_row_that_is_no_preference_names_its_line(tmp_path: Path, row: dict[st
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.jsonl:1.*{message}"):
         list(preferences.read_pairs([path], Counter()))
+
+
+def test_pairs_are_written_as_the_store_writes_records(tmp_path: Path):
+    ctx = stage(tmp_path, [row(0, (5.0, 5.0, 4.0), (1.0, 1.0, 1.0), texts=("Grüße “x”\n\u2028", "nein"))])
+    pairs, _ = run(ctx)
+    assert (ctx.dir / "pairs.jsonl").read_bytes().decode() == "".join(dump(pair) for pair in pairs)

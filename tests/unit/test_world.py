@@ -15,7 +15,7 @@ from nemo_srlm.settings import compose
 from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages.world import STAGE
 from nemo_srlm.world import oracle, replies, seeds, web, words
-from nemo_srlm.world.questions import FAMILIES, Question, draw, parse, render, split_of, wording
+from nemo_srlm.world.questions import FAMILIES, Question, draw, is_held_out, parse, render, split_of, wording
 
 SPLITS = ("train", "dev", "test")
 
@@ -69,6 +69,13 @@ def test_splits_share_no_combination_and_have_their_shares() -> None:
     assert not found["dev"] & found["test"]
     pairs = [Question("compare", (a, b)) for a in words.ANIMALS for b in words.ANIMALS if a < b]
     assert Counter(split_of(pair) for pair in pairs) == {"train": 23, "dev": 3, "test": 2}
+
+
+def test_prompts_of_held_out_combinations_are_known_by_their_text() -> None:
+    rng = random.Random(8)
+    assert not any(is_held_out(wording(rng, draw(rng, "train"))) for _ in range(200))
+    assert all(is_held_out(wording(rng, draw(rng, split))) for split in ("dev", "test") for _ in range(100))
+    assert not is_held_out("What is love?")
 
 
 def test_order_of_two_animals_and_of_a_filters_words_makes_no_new_combination() -> None:

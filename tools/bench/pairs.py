@@ -3,8 +3,9 @@
     python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp]
 
 Writes prompts, candidates (4 a prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
-the pairs stage over them in a process of its own. A record is a judgement; candidates and prompts come on top. Rates are by CPU time, so that
-neighbours on the machine do not enter them (one process, one thread; on a quiet machine wall time is the same). The merge is the store's merge_parts over the judgements in four parts out of order.
+the pairs stage over them in a process of its own. A record is a judgement; candidates and prompts come on top. Rates
+are by CPU time of the one thread: on a quiet machine wall time is the same. The merge is the store's merge_parts over
+the judgements, which lie in four parts in another order.
 """
 
 import argparse
@@ -24,6 +25,9 @@ from nemo_srlm.stage import Context, Progress
 from nemo_srlm.store import dump, merge_parts
 
 SENTENCE = "the response is relevant and gives useful detail about “this” topic but misses one point of the question"
+HEADER = (
+    "| step | judgements | seconds | CPU seconds | judgements/CPU s | records/CPU s | peak MiB |\n" + "|---" * 7 + "|"
+)
 WORDS = tuple(SENTENCE.split(" "))
 
 
@@ -95,9 +99,7 @@ def main() -> None:
     if arguments.measure:
         measured(Path(arguments.measure[0]), arguments.measure[1])
         return
-    print(
-        "| step | judgements | seconds | CPU seconds | judgements/CPU s | all records/CPU s | peak memory MiB |\n|---|---|---|---|---|---|---|"
-    )
+    print(HEADER)
     for number in (arguments.judgements // 10, arguments.judgements):
         with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
             make(Path(name), number)
@@ -105,10 +107,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--measure", name, what]
                 done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 rates = [f"{number * f / done['cpu']:,.0f}" if f else "-" for f in (min(each, 1.0), each)]
-                print(
-                    f"| {what} | {number:,} | {done['seconds']:.2f} | {done['cpu']:.2f} | {' | '.join(rates)} | {done['mib']:.0f} |",
-                    flush=True,
-                )
+                times = f"{done['seconds']:.2f} | {done['cpu']:.2f}"
+                print(f"| {what} | {number:,} | {times} | {' | '.join(rates)} | {done['mib']:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""AlpacaEval 2: formats, win rates by hand and against the public leaderboard, the length-controlled regression."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from nemo_srlm.errors import DataError
+from nemo_srlm.evaluation.alpaca import (
+    Annotation,
+    Calibration,
+    fit,
+    length_controlled,
+    preference,
+    read_annotations,
+    summary,
+    win_rate,
+    write_outputs,
+)
+from nemo_srlm.records import Candidate, Prompt
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+HUMPBACK = SHARED / "alpaca_eval2_annotations_humpback-llama2-70b.json.gz"
+# Made by tools/alpaca_calibration.py without looking at Humpback Llama 2 70B.
+CALIBRATION = Path(__file__).resolve().parents[1] / "data" / "alpaca_eval2_calibration.json"
+needs_shared = pytest.mark.skipif(not HUMPBACK.exists(), reason="the public annotations of ../shared/data are not here")
+
+
+def annotated(value: float | None, ours: str = "model", theirs: str = "base") -> Annotation:
+    return Annotation("question", value, theirs, ours, "m")
+
+
+def leaderboard(name: str) -> dict[str, str]:
+    with (SHARED / "alpaca_eval2_leaderboard.csv").open(encoding="utf-8") as f:
+        return next(row for row in csv.DictReader(f) if row[""] == name)
+
+
+@needs_shared
+def test_the_leaderboards_row_of_humpback_comes_out_to_a_hundredth():
+    row, ours = leaderboard("humpback-llama2-70b"), win_rate(read_annotations(HUMPBACK))
+    for name in ("win_rate", "standard_error", "discrete_win_rate"):
+        assert ours[name] == pytest.approx(float(row[name]), abs=1e-9)
+    for name in ("n_wins", "n_wins_base", "n_draws", "n_total", "avg_length"):
+        assert ours[name] == int(row[name])
+    assert round(ours["win_rate"], 2) == 10.12
+
+
+@needs_shared
+def test_humpbacks_length_controlled_win_rate_comes_out_to_a_hundredth():
+    ours = summary(read_annotations(HUMPBACK), Calibration.read(CALIBRATION))
+    row = leaderboard("humpback-llama2-70b")
+    assert ours["length_controlled_winrate"] == pytest.approx(float(row["length_controlled_winrate"]), abs=0.01)
+    assert ours["generator"] == "humpback-llama2-70b"
+
+
+def test_preferences_are_read_as_the_package_codes_them():
+    assert [preference(v, "x") for v in (1, 2, 1.5, 0, 1.25, None)] == [0.0, 1.0, 0.5, 0.5, 0.25, None]
+    for wrong in (3, 0.5, "2", True):
+        with pytest.raises(DataError, match="preference"):
+            preference(wrong, "x")
+
+
+def test_win_rates_by_hand():
+    out = win_rate([annotated(v) for v in (1.0, 0.0, 0.5, 0.9, None)])
+    assert out["win_rate"] == pytest.approx(60.0)
+    assert out["discrete_win_rate"] == pytest.approx(62.5)
+    assert (out["n_wins"], out["n_wins_base"], out["n_draws"], out["n_total"], out["n_missing"]) == (2, 1, 1, 4, 1)
+    assert out["standard_error"] == pytest.approx(100 * np.std([1, 0, 0.5, 0.9], ddof=1) / 2)
+    with pytest.raises(DataError, match="not one preference"):
+        win_rate([annotated(None)])
+
+
+def problem(seed: int, num: int = 300):
+    generator = np.random.default_rng(seed)
+    x = np.stack([np.tanh(generator.normal(size=num)), generator.normal(size=num), np.ones(num)], axis=1)
+    gamed = np.stack([np.tanh(generator.normal(size=num)), generator.normal(size=num)], axis=1)
+    y = 1 / (1 + np.exp(-(x @ [-1.5, 0.8, -1.0] + generator.normal(size=num))))
+    labels = 1 / (1 + np.exp(-(gamed @ [-1.2, 0.9])))
+    return x, y, gamed, labels
+
+
+@pytest.mark.parametrize("penalty", [0.5, 3.0, 1e4])
+def test_the_fit_is_the_minimum_that_scipy_finds(penalty: float):
+    x, y, gamed, labels = problem(0)
+
+    def loss(w):
+        own, other = x @ w, gamed @ w[:2]
+        value = (np.logaddexp(0, own) - y * own).sum() + 0.1 * (np.logaddexp(0, other) - labels * other).sum()
+        return value + np.abs(w).sum() / penalty
+
+    ours = fit(x, y, gamed, gamed.T @ labels, penalty)
+    theirs = minimize(
+        loss, [-1.0, 0.5, -0.5], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 5000}
+    )
+    assert ours == pytest.approx(theirs.x, abs=1e-5)
+    assert loss(ours) <= theirs.fun + 1e-9
+
+
+def test_a_strong_penalty_sets_every_coefficient_to_zero():
+    x, y, gamed, labels = problem(1)
+    assert list(fit(x, y, gamed, gamed.T @ labels, 1e-4)) == [0.0, 0.0, 0.0]
+
+
+def test_length_control_takes_the_advantage_of_length_away():
+    """A judge that goes by length alone: the longer model wins most, and about half when lengths are made equal."""
+    generator = np.random.default_rng(2)
+    difficulty, rows = generator.normal(size=400), []
+    for _ in range(400):
+        longer = int(generator.integers(-100, 400))
+        share = 1 / (1 + np.exp(-longer / 60))
+        rows.append(annotated(float(share), "x" * (500 + longer), "y" * 500))
+    gamed = np.stack([np.tanh(generator.normal(size=400)), difficulty], axis=1)
+    labels = 1 / (1 + np.exp(1.6 * gamed[:, 0]))
+    calibration = Calibration(difficulty, gamed, gamed.T @ labels, labels)
+    raw, controlled = win_rate(rows)["win_rate"], length_controlled(rows, calibration)["length_controlled_winrate"]
+    assert raw > 75
+    assert abs(controlled - 50) < 12
+    assert controlled < raw - 15
+
+
+def test_df_gamed_as_published_and_its_summary_give_the_same_calibration(tmp_path: Path):
+    path = tmp_path / "df_gamed.csv"
+    lines = ["model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
+    lines += [f"{m},{i},{0.2 + 0.1 * i},{0.5 - i},{i * 0.3},False" for m in ("verbose", "concise") for i in range(4)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    calibration = Calibration.read(path)
+    assert list(calibration.difficulty) == pytest.approx([0.0, 0.3, 0.6, 0.9])
+    assert calibration.gamed.shape == (8, 2)
+    assert calibration.gamed[1, 0] == pytest.approx(np.tanh(-0.5))
+    assert calibration.sums == pytest.approx(calibration.gamed.T @ calibration.labels)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"difficulty": [1], "gamed_length_deltas": "x", "gamed_weights": [], "sums": []}']
+)
+def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str):
+    path = tmp_path / "calibration.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="calibration"):
+        Calibration.read(path)
+
+
+def test_more_annotations_than_the_calibration_knows_are_refused():
+    calibration = Calibration(np.zeros(1), np.zeros((1, 2)), np.zeros(2), np.zeros(1))
+    with pytest.raises(DataError, match="at most the 1"):
+        length_controlled([annotated(1.0), annotated(0.0)], calibration)
+
+
+def test_outputs_are_written_as_the_package_reads_them(tmp_path: Path):
+    prompts = [Prompt("p1", "Say hello.", "eval"), Prompt("p2", "Grüße?", "eval")]
+    responses = [
+        Candidate("c2", "p2", 0, "ja", "stop", 1), Candidate("c1", "p1", 0, "hello", "stop", 1),
+        Candidate("c3", "p1", 1, "second sample", "stop", 2),
+    ]  # fmt: skip
+    assert write_outputs(tmp_path / "model_outputs.json", prompts, responses, "M2") == 2
+    rows = json.loads((tmp_path / "model_outputs.json").read_text(encoding="utf-8"))
+    assert rows == [
+        {"instruction": "Say hello.", "output": "hello", "generator": "M2"},
+        {"instruction": "Grüße?", "output": "ja", "generator": "M2"},
+    ]
+    with pytest.raises(DataError, match="no response"):
+        write_outputs(tmp_path / "x.json", prompts, responses[:1], "M2")
+
+
+def test_broken_annotation_files_are_refused_with_their_place(tmp_path: Path):
+    good = {"instruction": "q", "preference": 1.0, "output_1": "a", "output_2": "b", "generator_2": "m"}
+    for content, found in (
+        ("[]", "no list"), ("{", "not JSON"), (json.dumps([good, {"instruction": "q"}]), r"\[1\]"),
+        (json.dumps([good, {**good, "generator_2": "n"}]), "several models"),
+        (json.dumps([{**good, "preference": 9}]), r"preference 9"),
+    ):  # fmt: skip
+        path = tmp_path / "annotations.json"
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=found):
+            read_annotations(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_annotations(tmp_path / "absent.json")

@@ -1,0 +1,142 @@
+"""The endpoint engine against a small HTTP server: retries, refusals, counting, and a key that stays where it is."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from nemo_srlm.config import ApiSection
+from nemo_srlm.engine_api import ApiEngine
+from nemo_srlm.errors import ConfigError, EngineError
+from nemo_srlm.feeding import Completion, Failure, Request
+
+KEY = "sk-secret"
+Answer = tuple[int, Any]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with `rule(body, number of the call)`."""
+
+    def __init__(self, rule: Callable[[dict[str, Any], int], Answer]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.rule, self.lock = rule, threading.Lock()
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            self.server.keys.add(self.headers["Authorization"])
+            state, answer = self.server.rule(body, len(self.server.bodies))
+        data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(state)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def answers(body: dict[str, Any], choices: int = 99) -> Answer:
+    made = [
+        {"message": {"content": f"{body['messages'][0]['content']} {body['seed'] + i}"}, "finish_reason": "stop"}
+        for i in range(min(body["n"], choices))
+    ]
+    return 200, {"choices": made, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * len(made)}}
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[ApiEngine, Server]]]:
+    monkeypatch.setenv("A_KEY", KEY)
+    servers: list[Server] = []
+
+    def started(rule: Callable[[dict[str, Any], int], Answer], **settings: Any) -> tuple[ApiEngine, Server]:
+        server = Server(rule)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        section = ApiSection(
+            ["judge"], f"http://127.0.0.1:{server.server_port}/v1", "m", "A_KEY", workers=3, **settings
+        )
+        return ApiEngine(section, first_wait=0.01), server
+
+    yield started
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def requests(number: int, n: int = 1) -> list[Request]:
+    return [Request(f"r{i}", (), n, 64 * i, 0.7, 0.9, 8, text=f"t{i}") for i in range(number)]
+
+
+Start = Callable[..., tuple[ApiEngine, Server]]
+
+
+def test_every_request_gets_its_draws_and_the_cost_is_counted(start: Start) -> None:
+    engine, server = start(lambda body, call: answers(body), prompt_price=1e5, completion_price=1e6)
+    found = {r.id: o for r, o in engine.stream(requests(7, n=2))}
+    assert found["r3"] == [Completion("t3 192", 0, "stop"), Completion("t3 193", 0, "stop")]
+    assert len(found) == 7
+    usage = engine.usage()
+    assert (usage["calls"], usage["prompt_tokens"], usage["completion_tokens"]) == (7, 70, 70)
+    assert usage["cost"] == pytest.approx(7 + 70)
+    assert engine.usage() == {}
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_an_endpoint_that_gives_one_choice_at_a_time_is_asked_again_with_the_next_seeds(start: Start) -> None:
+    engine, _ = start(lambda body, call: answers(body, choices=1))
+    ((_, outcome),) = engine.stream(requests(1, n=3))
+    assert isinstance(outcome, list)
+    assert [draw.text for draw in outcome] == ["t0 0", "t0 1", "t0 2"]
+
+
+def test_a_busy_endpoint_is_tried_again_and_one_that_stays_away_is_a_failure_of_the_item(start: Start) -> None:
+    engine, _ = start(lambda body, call: answers(body) if call > 3 else (429, "slow down"), retries=4)
+    ((_, outcome),) = engine.stream(requests(1))
+    assert isinstance(outcome, list)
+    assert engine.usage()["retries"] == 3
+    engine, _ = start(lambda body, call: (503, "down"), retries=1)
+    ((_, outcome),) = engine.stream(requests(1))
+    assert outcome == Failure("engine: no answer after 1 retries; the last: HTTP 503: down")
+
+
+def test_one_request_that_the_endpoint_refuses_stops_no_other(start: Start) -> None:
+    engine, _ = start(lambda body, call: (400, "too long") if body["seed"] == 64 else answers(body))
+    found = {r.id: o for r, o in engine.stream(requests(3))}
+    assert found["r1"] == Failure("refused: HTTP 400: too long")
+    assert isinstance(found["r0"], list)
+    assert isinstance(found["r2"], list)
+
+
+def test_a_wrong_key_stops_at_once_and_is_never_repeated_in_a_message(start: Start) -> None:
+    engine, server = start(lambda body, call: (401, f"Incorrect key {KEY}"))
+    with pytest.raises(EngineError) as error:
+        list(engine.stream(requests(50)))
+    assert KEY not in str(error.value)
+    assert "A_KEY" in str(error.value)
+    assert len(server.bodies) < 50
+
+
+def test_what_is_no_completion_is_a_failure(start: Start) -> None:
+    engine, _ = start(lambda body, call: (200, {"object": "list"}))
+    ((_, outcome),) = engine.stream(requests(1))
+    assert isinstance(outcome, Failure)
+    engine, _ = start(lambda body, call: (200, "<html>"), retries=0)
+    ((_, outcome),) = engine.stream(requests(1))
+    assert isinstance(outcome, Failure)
+
+
+def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_KEY", raising=False)
+    with pytest.raises(ConfigError, match="A_KEY is not in the environment"):
+        ApiEngine(ApiSection(["judge"], "http://127.0.0.1:1/v1", "m", "A_KEY"))

@@ -1,0 +1,121 @@
+"""MT-Bench: two turns through an engine, FastChat's files, grades."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_srlm.engine import Completion, Failure, Request
+from nemo_srlm.errors import DataError
+from nemo_srlm.evaluation import mtbench
+from nemo_srlm.evaluation.mtbench import Grade, Question
+
+QUESTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "mt_bench_questions.jsonl"
+Q = [Question(81, "writing", ("write", "again")), Question(101, "reasoning", ("think", "more"), ("r1", "r2"))]
+PROMPTS = {
+    name: {"name": name, "system_prompt": "judge", "prompt_template": template}
+    for name, template in {
+        "single-v1": "{question}|{answer}",
+        "single-math-v1": "{question}|{ref_answer_1}|{answer}",
+        "single-v1-multi-turn": "{question_1}|{answer_1}|{question_2}|{answer_2}",
+        "single-math-v1-multi-turn": "{ref_answer_1}|{ref_answer_2}|{answer_1}|{answer_2}",
+    }.items()
+}
+
+
+class WordChat:
+    """Chat whose tokens are characters: enough to see what the model is shown."""
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return [1, *map(ord, f"<{text}>")]
+
+    def response_ids(self, text: str) -> list[int]:
+        return [*map(ord, text), 2]
+
+
+class Echo:
+    """An engine that answers with what it was shown, and fails on what contains "think"."""
+
+    tokenizer: Any = None
+    max_model_len = 100
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
+        for request in reversed(list(requests)):  # finishing order is not asking order
+            self.requests.append(request)
+            shown = "".join(chr(i) if i > 2 else "^$"[i - 1] for i in request.prompt_ids)
+            yield request, Failure("too_long") if "think" in shown else [Completion(f" saw {shown} ", 3, "stop")]
+
+    def close(self) -> None: ...
+
+
+def test_the_second_turn_sees_the_first_question_and_its_answer():
+    engine = Echo()
+    found = mtbench.answer(engine, WordChat(), Q[:1], 50, 0)  # type: ignore[arg-type]
+    assert found[81] == ("saw ^<write>", "saw ^<write>saw ^<write>$^<again>")
+    assert [r.temperature for r in engine.requests] == [0.7, 0.7]
+    assert engine.requests[0].seed != engine.requests[1].seed
+
+
+def test_a_failed_first_turn_ends_its_question_and_no_other():
+    engine = Echo()
+    found = mtbench.answer(engine, WordChat(), Q, 50, 0)  # type: ignore[arg-type]
+    assert found[101] == ("$ERROR$", "$ERROR$")
+    assert found[81][1].startswith("saw")
+    assert len(engine.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Rating: [[7]]", 7.0), ("[[6.5]] or so", 6.5), ("[8]", 8.0), ("[1] first, then [[3]]", 3.0), ("[[0]]", None),
+     ("[[11]]", None), ("seven", None), ("[[ ]]", None)],
+)  # fmt: skip
+def test_ratings_are_read_as_fastchat_does_and_out_of_range_is_none(text: str, expected: float | None):
+    assert mtbench.parse_rating(text) == expected
+
+
+def test_judge_messages_use_the_prompt_for_the_turn_and_the_reference():
+    shown = [mtbench.judge_messages(q, ("a1", "a2"), turn, PROMPTS)[1]["content"] for q in Q for turn in (1, 2)]
+    assert shown == ["write|a1", "write|a1|again|a2", "think|r1|a1", "r1|r2|a1|a2"]
+    with pytest.raises(DataError, match="no reference"):
+        mtbench.judge_messages(Question(1, "math", ("a", "b")), ("x", "y"), 1, PROMPTS)
+
+
+def test_rows_have_fastchats_fields():
+    row = mtbench.answer_row(Q[0], "M2", ("a1", "a2"), 5.0)
+    assert set(row) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    assert row["choices"] == [{"index": 0, "turns": ["a1", "a2"]}]
+    messages = mtbench.judge_messages(Q[0], ("a1", "a2"), 1, PROMPTS)
+    judged = mtbench.judgment_row(Grade(81, 1, "M2", None), "gpt-4", "single-v1", messages, "hm", 5.0)
+    assert (judged["score"], judged["judge"], judged["turn"]) == (-1, ["gpt-4", "single-v1"], 1)
+
+
+def test_the_summary_leaves_failed_grades_out_and_counts_them():
+    out = mtbench.summary(
+        [Grade(81, 1, "m", 8), Grade(81, 2, "m", 6), Grade(101, 1, "m", 4), Grade(101, 2, "m", None)], Q
+    )
+    assert (out["overall"], out["turn_1"], out["turn_2"]) == (6.0, 6.0, 6.0)
+    assert out["categories"] == {"reasoning": 4.0, "writing": 7.0}
+    assert (out["graded"], out["failed"]) == (3, 1)
+    assert mtbench.summary([], Q)["overall"] is None
+
+
+@pytest.mark.skipif(not QUESTIONS.exists(), reason="MT-Bench's questions (../shared/data) are not here")
+def test_the_eighty_real_questions_are_read():
+    found = mtbench.read_questions(QUESTIONS)
+    assert (len(found), len({q.category for q in found})) == (80, 8)
+    assert all(q.turns[0] and q.turns[1] for q in found)
+
+
+def test_what_is_no_question_is_refused_with_its_line(tmp_path: Path):
+    path = tmp_path / "question.jsonl"
+    path.write_text('{"question_id": 1, "category": "writing", "turns": ["only one"]}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"question\.jsonl:1: 1 turns"):
+        mtbench.read_questions(path)
+    prompts = tmp_path / "judge_prompts.jsonl"
+    prompts.write_text('{"name": "single-v1"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="prompts missing"):
+        mtbench.read_judge_prompts(prompts)

@@ -1,0 +1,73 @@
+"""Bench: the ROUGE-L prompt filter against rouge_score: speed, equal decisions, growth with the number of prompts.
+
+    python tools/bench/rouge.py [--sizes 5000 10000 20000] [--check 20000]
+
+Texts are real (tools/bench/texts.py); where more are asked than there are, real texts are continued by other real
+texts' endings. rouge_score is timed on a sample of pairs and its time for all pairs is worked out from that. Rates are
+by CPU time of one thread.
+"""
+
+import argparse
+import random
+import time
+
+from rouge_score.rouge_scorer import RougeScorer
+from texts import sentences
+
+from nemo_srlm.config import PromptsSection
+from nemo_srlm.filters import PromptFilter, RougeIndex
+
+
+def texts(number: int) -> list[str]:
+    real, rng = sentences(), random.Random(1)
+    made = list(real)
+    while len(made) < number:
+        first, second = rng.choice(real).split(), rng.choice(real).split()
+        made.append(" ".join(first[: len(first) // 2] + second[len(second) // 2 :]))
+    return made[:number]
+
+
+def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, int]:
+    """(rouge_score's pairs a CPU second, decisions that differ, decisions above the threshold), on random and near pairs."""
+    rng, scorer = random.Random(2), RougeScorer(["rougeL"], use_stemmer=False)
+    index = RougeIndex(threshold)
+    different = above = 0
+    spent = 0.0
+    for i in range(pairs):
+        a, b = rng.choice(pool), rng.choice(pool)
+        if i % 2:  # a near pair: some words of one text dropped or replaced
+            b = " ".join(rng.choice([word] * 4 + ["", rng.choice(b.split())]) for word in a.split())
+        started = time.process_time()
+        expected = scorer.score(a, b)["rougeL"].fmeasure > threshold
+        spent += time.process_time() - started
+        codes = [index.encode(a), index.encode(b)]
+        different += (index.near_earlier(codes)[1] != []) != expected
+        above += expected
+    return pairs / spent, different, above
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000, 100_000])
+    parser.add_argument("--check", type=int, default=20_000, metavar="PAIRS")
+    arguments = parser.parse_args()
+    section = PromptsSection(keywords=[], starts=[], ascii_start=False)
+    rate, different, above = compare(sentences(), arguments.check, section.rouge_max)
+    print(
+        f"rouge_score: {rate:,.0f} pairs/CPU s; {different} of {arguments.check:,} decisions differ ({above:,} above)\n"
+    )
+    print("| prompts | accepted | seconds | CPU seconds | pairs/CPU s | times rouge_score |\n|---|---|---|---|---|---|")
+    for number in arguments.sizes:
+        prompts, found = texts(number), PromptFilter(section, [])
+        wall, cpu, pairs = time.perf_counter(), time.process_time(), 0
+        for start in range(0, number, section.round_size):
+            some = prompts[start : start + section.round_size]
+            pairs += len(some) * found.counts["accepted"] + len(some) ** 2 // 2
+            found.accept_all(some)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        times = f"{wall:.1f} | {cpu:.1f} | {pairs / cpu:,.0f} | {pairs / cpu / rate:,.0f}"
+        print(f"| {number:,} | {found.counts['accepted']:,} | {times} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
