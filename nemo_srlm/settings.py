@@ -142,7 +142,7 @@ def check(cfg: Config) -> None:
         if not 0 < sampling.top_p <= 1:
             raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
     for name in cfg.api.stages:
-        _one_of("api.stages", name, ("prompts", "judge"))
+        _one_of("api.stages", name, ("prompts", "judge", "eval_h2h"))
         for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
             if not text:
                 raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")

@@ -9,8 +9,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+import msgspec
 
 from nemo_srlm.errors import DataError
 from nemo_srlm.manifest import write_atomic
@@ -108,14 +111,22 @@ def part_files(directory: Path) -> list[Path]:
 
 def _whole_lines(path: Path) -> Iterator[str]:
     """Lines that end in a newline: another shard may be in the middle of writing its last one."""
-    with path.open(encoding="utf-8", errors="replace") as f:  # a torn line may end inside a character
+    # a torn line may end inside a character, or in a "\r" that is no end of line here
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as f:
         for line in f:
             if line.endswith("\n"):
                 yield line
 
 
+class _Id(msgspec.Struct):
+    """The one field of a part's line that merging needs: the others are skipped without being decoded."""
+
+    id: str
+
+
 def finished_ids(directory: Path) -> set[str]:
-    return {json.loads(line)["id"] for path in part_files(directory) for line in _whole_lines(path)}
+    only_id = msgspec.json.Decoder(_Id)
+    return {only_id.decode(line).id for path in part_files(directory) for line in _whole_lines(path)}
 
 
 class PartWriter:
@@ -176,18 +187,20 @@ def run_items(
 
 
 def merge_parts(ctx: Context, cls: type[R], expected_ids: Sequence[str], output: str) -> int:
-    """Writes `output` with one record per expected id, in that order. Streams: memory holds offsets, not records.
+    """Writes `output` with one `cls` record per expected id, in that order. Returns their number.
 
+    Lines are copied as they are: `PartWriter` wrote them from records. Memory holds an offset per id, not the records.
     Raises DataError naming the first missing ids; of two records with one id the first in part order wins.
     """
     where: dict[str, tuple[int, int]] = {}
     paths = part_files(ctx.dir)
+    only_id = msgspec.json.Decoder(_Id)
     for index, path in enumerate(paths):
         with path.open("rb") as f:
             offset = 0
             for line in f:
                 if line.endswith(b"\n"):
-                    where.setdefault(json.loads(line)["id"], (index, offset))
+                    where.setdefault(only_id.decode(line).id, (index, offset))
                 offset += len(line)
     missing = [i for i in expected_ids if i not in where]
     if missing:
@@ -195,16 +208,20 @@ def merge_parts(ctx: Context, cls: type[R], expected_ids: Sequence[str], output:
             ctx.dir, f"{len(missing)} of {len(expected_ids)} items are missing, the first: {missing[:3]}",
             remedy="run the stage again: it does only what is missing",
         )  # fmt: skip
-    files = [path.open("rb") for path in paths]
-    try:
-
-        def records() -> Iterator[R]:
-            for item in expected_ids:
-                index, offset = where[item]
-                files[index].seek(offset)
-                yield cls.from_json(json.loads(files[index].readline()), f"{paths[index]} (item {item})")
-
-        return write_records(ctx.dir / output, records())
-    finally:
-        for f in files:
-            f.close()
+    path = ctx.dir / output
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with ExitStack() as stack:
+        parts = [stack.enter_context(part.open("rb")) for part in paths]
+        out = stack.enter_context(temporary.open("wb"))
+        for item in expected_ids:
+            index, offset = where[item]
+            if parts[index].tell() != offset:  # in one attempt and one shard the order is the wanted one: no seek
+                parts[index].seek(offset)
+            out.write(parts[index].readline())
+        out.flush()
+        os.fsync(out.fileno())
+    first = next(_whole_lines(temporary), None)
+    if first is not None:
+        cls.from_json(json.loads(first), temporary)  # a part of another kind of record is noticed here
+    os.replace(temporary, path)
+    return len(expected_ids)

@@ -55,6 +55,18 @@ outcome() { # the word of this attempt that explains the most, and its detail
         awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
     done | head -n 1
 }
+attempt_step() { # a step to its word: $word and $detail
+    while :; do
+        rm -f "$job_dir/outcome-$shard"-*
+        step "$@"
+        IFS=$'\t' read -r word detail < <(outcome) || true
+        if [ -n "$word" ] && { [ "$word" != done ] || [ "$rc" = 0 ]; }; then return; fi
+        word=crashed detail="srun ended with $rc and no word from every node"
+        if [ -n "$stopping" ] || scontrol -o show job "$self" >/dev/null 2>&1; then return; fi
+        record again "the controller does not answer: the step waits for it"
+        until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
+    done
+}
 ask_requeue() {
     local n
     for n in $(seq 60); do   # a controller that restarts just now answers again soon
@@ -73,11 +85,9 @@ while :; do
     export NEMO_SRLM_ATTEMPT=$attempt
     record start "$role"
     say "start on $SLURM_JOB_NODELIST"
-    flags=(); if [ "$role" = finish ]; then step --finish; else step; fi
-    IFS=$'\t' read -r word detail < <(outcome) || { word=crashed; detail="srun ended with $rc and no word from the step"; }
+    flags=(); if [ "$role" = finish ]; then attempt_step --finish; else attempt_step; fi
     if [ "$word" = done ] && [ "$KIND" = train ] && [ "$role" = work ]; then
-        flags=(--nodes=1 --ntasks=1); step --finish
-        IFS=$'\t' read -r word detail < <(outcome)
+        flags=(--nodes=1 --ntasks=1); attempt_step --finish
     fi
     owned || { say 'fenced: a later attempt has taken over'; exit 5; }
     case $word in

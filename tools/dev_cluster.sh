@@ -37,15 +37,17 @@ end() { # TERM, up to 10 s, KILL
     if alive "$pid"; then kill -KILL "$pid" 2>/dev/null || true; fi
     rm -f "$dir/run/$1.pid"
 }
-job_pids() { # processes of this cluster's jobs and their slurmstepds; of one node only, if given
-    local p
-    for p in /proc/[0-9]*; do
-        p=${p#/proc/}
-        if [ "$p" = $$ ] || [ ! -e "/proc/$p/exe" ]; then continue; fi
-        if { grep -zqxF "SLURM_CONF=$conf" "/proc/$p/environ" && grep -zq '^SLURM_JOB_ID=' "/proc/$p/environ" \
-             && { [ -z "${1:-}" ] || grep -zqxF "SLURMD_NODENAME=$1" "/proc/$p/environ"; }; } 2>/dev/null; then echo "$p"
-        elif [ "$(cat "/proc/$p/comm" 2>/dev/null)" = slurmstepd ] \
-             && find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" 2>/dev/null | grep -q .; then echo "$p"; fi
+job_pids() { # processes of this cluster's jobs and their slurmstepds; of one node only, if given. Few forks: it must be quick
+    local f p
+    for f in $(cd /proc && grep -lzxF "SLURM_CONF=$conf" [0-9]*/environ 2>/dev/null); do
+        p=${f%%/*}
+        if [ "$p" = $$ ] || [ "$p" = "$BASHPID" ]; then continue; fi
+        if grep -zq '^SLURM_JOB_ID=' "/proc/$f" 2>/dev/null \
+           && { [ -z "${1:-}" ] || grep -zqxF "SLURMD_NODENAME=$1" "/proc/$f" 2>/dev/null; }; then echo "$p"; fi
+    done
+    for f in $(cd /proc && grep -lx slurmstepd [0-9]*/comm 2>/dev/null); do
+        p=${f%%/*}
+        if find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" 2>/dev/null | grep -q .; then echo "$p"; fi
     done
 }
 nodes() { cat "$dir/etc/nodes" 2>/dev/null || true; }

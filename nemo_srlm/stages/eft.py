@@ -17,9 +17,8 @@ from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.judging import judge_input, parse_draws, parse_score
 from nemo_srlm.records import Judgement, RankedReply, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity, open_engine, run_requests
+from nemo_srlm.stages.generating import chat_ids, engine_identity, open_engine, run_requests
 from nemo_srlm.store import merge_parts, read_records, write_records
-from nemo_srlm.tokens import Chat
 
 SOURCES = ("baseline", "given")
 
@@ -60,7 +59,7 @@ def _run(ctx: Context) -> None:
     def request(engine: Engine, item_id: str, reply: RankedReply) -> Request:
         text = judge_input(template, reply.instruction, reply.response)
         return Request(
-            item_id, tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text)), 1, item_seed(cfg.run.seed, "eft", item_id),
+            item_id, chat_ids(engine, cfg, text), 1, item_seed(cfg.run.seed, "eft", item_id),
             cfg.judge.temperature, cfg.judge.top_p, cfg.judge.max_tokens, text=text,
         )  # fmt: skip
 

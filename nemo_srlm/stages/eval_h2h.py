@@ -21,7 +21,7 @@ from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
 from nemo_srlm.manifest import file_digest
 from nemo_srlm.records import Candidate, Prompt, Record, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity
+from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
 from nemo_srlm.store import merge_parts, read_json_lines, read_records, write_records
 
 NAME = "eval_h2h"
@@ -254,7 +254,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
                 "order_bias": headtohead.order_bias(these),
             }
         )
-    return {"comparisons": rows, "summary": ", ".join(_words_of(row) for row in rows)}
+    usage = {} if oracle else {"usage": usage_metrics(ctx)}
+    return {"comparisons": rows, **usage, "summary": ", ".join(_words_of(row) for row in rows)}
 
 
 def _judge_name(ctx: Context) -> str:

@@ -36,7 +36,7 @@ class Cluster:
 
     def tool(self, *words: str, verb: str = "") -> str:
         command = [str(ROOT / "tools" / "dev_cluster.sh"), verb, str(self.dir), *words] if verb else list(words)
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -66,7 +66,7 @@ class Run:
 
     def call(self, command: list[str], code: int = 0) -> str:
         env = self.cluster.env | self.env
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == code, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 

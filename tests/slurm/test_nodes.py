@@ -59,7 +59,7 @@ def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
 
 
 def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(run: Run):
-    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "2"}
+    run.env |= {"TOY_STEP": "3", "TOY_STAGES": "2"}
     run.submit("parallel.nodes=1")
     run.until(lambda: run.steps("iter0/grow") > 1)
     run.cluster.tool(verb="kill-controller")

@@ -72,6 +72,9 @@ class LikesGood:
             words = "I think" if "cut" in first + second else f"It is right.\nBetter: {better}"
             yield request, [Completion(words, 3, "stop")]
 
+    def usage(self) -> dict[str, float]:
+        return {}
+
     def close(self) -> None: ...
 
 

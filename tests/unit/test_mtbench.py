@@ -49,6 +49,9 @@ class Echo:
             shown = "".join(chr(i) if i > 2 else "^$"[i - 1] for i in request.prompt_ids)
             yield request, Failure("too_long") if "think" in shown else [Completion(f" saw {shown} ", 3, "stop")]
 
+    def usage(self) -> dict[str, float]:
+        return {}
+
     def close(self) -> None: ...
 
 
