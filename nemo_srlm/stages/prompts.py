@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from nemo_srlm.records import Prompt, RankedReply, Record, SftExample, content_i
 from nemo_srlm.stage import Context, Ref, Stage
 from nemo_srlm.stages.generating import engine_for, note_usage, stage_identity, usage_metrics
 from nemo_srlm.store import PartWriter, part_files, read_records, write_records
+from nemo_srlm.world.questions import is_held_out
 
 OUTPUT = "prompts.jsonl"
 SMALLEST_ROUND = 32  # attempts: a smaller one would leave the engine idle
@@ -47,6 +48,10 @@ def attempt_id(index: int) -> str:
     return f"{index:09d}"
 
 
+def _never(text: str) -> bool:
+    return False
+
+
 def max_attempts(section: PromptsSection) -> int:
     return section.max_attempts or ATTEMPTS_EACH * section.num_prompts
 
@@ -62,6 +67,7 @@ class Pool:
     earlier: list[str]  # accepted in earlier iterations
     separators: list[str]
     filter: PromptFilter
+    forbidden: Callable[[str], bool]  # the tiny world: a held-out combination in other words
     accepted: list[Prompt] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     num_attempts: int = 0
@@ -84,7 +90,7 @@ class Pool:
         own_mark = shot_separator(templates.load_shots(section.template))
         return cls(
             section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
-            PromptFilter(section, [*seeds, *earlier], sorted(held_out)),
+            PromptFilter(section, [*seeds, *earlier], sorted(held_out)), is_held_out if ctx.cfg.world.enabled else _never,
         )  # fmt: skip
 
     @property
@@ -133,7 +139,8 @@ class Pool:
     def _read(self, attempt: Attempt) -> tuple[str, str]:
         if attempt.error:
             return "", attempt.error.partition(":")[0]
-        return parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
+        text, reason = parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
+        return (text, "held_out") if not reason and self.forbidden(text) else (text, reason)
 
     def shortfall(self, where: Path) -> DataError:
         """The error for a pool that stays too small: how many, why the others were rejected, what to change."""

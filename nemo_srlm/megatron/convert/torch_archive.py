@@ -103,14 +103,19 @@ def scan(path: Path, start: int = 0, length: int | None = None) -> Any:
             prefix = pickled.removesuffix("data.pkl")
 
             def member(key: str) -> tuple[int, int]:
-                info = infos[f"{prefix}data/{key}"]
+                return place(f"{prefix}data/{key}")
+
+            def place(name: str) -> tuple[int, int]:
+                info = infos[name]
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise _Refused("a compressed member")
                 view.seek(info.header_offset)
                 head = view.read(30)  # a local file header; its name and extra field come before the data
                 return start + info.header_offset + 30 + sum(struct.unpack("<HH", head[26:30])), info.file_size
 
-            return _Unpickler(archive.read(pickled), member, path).load()
+            at, count = place(pickled)  # not archive.read: it wants checksums, which torch may leave out
+            view.seek(at - start)
+            return _Unpickler(view.read(count), member, path).load()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from error
     except _Refused as error:

@@ -1,0 +1,77 @@
+"""Impossible layouts, batches and precisions are refused at start, with the rule that they break."""
+
+import pytest
+
+from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.megatron.layout import (
+    check_batches,
+    check_layout,
+    check_precision,
+    data_parallel_size,
+    padded_vocab_size,
+)
+
+MODEL = ModelSection(num_layers=8, hidden_size=64, ffn_hidden_size=96, num_attention_heads=8, num_query_groups=4)
+
+
+def test_a_70b_layout_passes():
+    parallel = ParallelSection(nodes=4, processes=8, tensor=4, pipeline=4, virtual_pipeline=5, sequence=True)
+    check_layout(ModelSection(), parallel)
+    assert data_parallel_size(parallel) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"processes": 3, "tensor": 2}, "a multiple of that product"),
+        ({"processes": 8, "tensor": 8}, "num_query_groups 4"),
+        ({"processes": 3, "pipeline": 3}, "num_layers 8"),
+        ({"processes": 2, "pipeline": 2, "virtual_pipeline": 3}, "num_layers 8"),
+        ({"processes": 2, "virtual_pipeline": 2}, "pipeline of at least 2"),
+        ({"processes": 2, "sequence": True}, "tensor parallelism of at least 2"),
+        ({"processes": 2, "context": 0}, "at least 1"),
+    ],
+)
+def test_an_impossible_layout_names_its_rule(settings: dict[str, int], words: str):
+    with pytest.raises(ConfigError, match=words):
+        check_layout(MODEL, ParallelSection(**settings))
+
+
+def test_heads_must_divide():
+    with pytest.raises(ConfigError, match="hidden_size"):
+        check_layout(ModelSection(hidden_size=65, num_attention_heads=8), ParallelSection(processes=1))
+
+
+def test_a_global_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ConfigError, match=r"sft\.global_batch"):
+        check_batches("sft", TrainSection(global_batch=16, micro_batch=3), ParallelSection(processes=2))
+
+
+def test_the_interleaved_schedule_wants_whole_rounds():
+    parallel = ParallelSection(processes=4, pipeline=2, virtual_pipeline=2)
+    check_batches("sft", TrainSection(global_batch=16, micro_batch=2), parallel)
+    with pytest.raises(ConfigError, match="interleaved"):
+        check_batches("sft", TrainSection(global_batch=16, micro_batch=8), parallel)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fp8": "hybrid", "fp8_bf16_layers": 0}, "no GPU"),
+        ({"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_bf16_layers": 1}, "fp8_bf16_layers"),
+        ({"fp8": "e4m3", "fp8_recipe": "tensorwise", "dtype": "fp32"}, "bf16"),
+        ({"fp8": "int8"}, "hybrid or e4m3"),
+        ({"dtype": "fp16"}, "fp32 or bf16"),
+        ({"recompute": "some"}, "selective"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(settings: dict[str, object], words: str):
+    with pytest.raises(ConfigError, match=words):
+        check_precision(PrecisionSection(**settings), gpu=False, transformer_engine=False, fp8_gpu=False)
+
+
+def test_the_vocabulary_is_padded_for_every_rank():
+    assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=128), 1) == 32000
+    assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=128), 8) == 32768
+    assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=1), 8) == 32000

@@ -1,0 +1,41 @@
+"""Which checkpoint wins: final, else the newest complete one; a torn one is skipped with a warning."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.megatron.seal import FINAL, latest, seal, why_torn
+
+
+def make(directory: Path, sealed: bool = True) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "weights").write_bytes(b"12345678")
+    if sealed:
+        seal(directory)
+    return directory
+
+
+def test_nothing_there_is_none(tmp_path: Path):
+    assert latest(tmp_path / "checkpoint") is None
+
+
+def test_the_newest_complete_one_wins(tmp_path: Path):
+    make(tmp_path / "step_00000002")
+    newest = make(tmp_path / "step_00000010")
+    assert latest(tmp_path) == newest
+    assert latest(tmp_path) != make(tmp_path / ".tmp-step_00000012")
+    final = make(tmp_path / FINAL)
+    assert latest(tmp_path) == final
+
+
+@pytest.mark.parametrize("damage", ["unsealed", "truncated", "missing"])
+def test_a_torn_one_is_skipped_with_a_warning(tmp_path: Path, damage: str):
+    older = make(tmp_path / "step_00000002")
+    torn = make(tmp_path / "step_00000004", sealed=damage != "unsealed")
+    if damage == "truncated":
+        (torn / "weights").write_bytes(b"1234")
+    if damage == "missing":
+        (torn / "weights").unlink()
+    assert why_torn(torn)
+    with pytest.warns(UserWarning, match="step_00000004"):
+        assert latest(tmp_path) == older
