@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a stage failed, 2 the user's mistake (one message, no trac
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -221,7 +222,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background too, where shells ignore SIGINT
+        signal.signal(number, _interrupt)
     args = parser().parse_args(argv)
     try:
         return int(args.function(args))

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -254,17 +256,25 @@ class VllmEngine:
         self.path, self._section = path, section
         self.tokenizer: Tokenizer = Tokenizer(path)
         _, self.max_model_len = check_model(path, self.tokenizer, section)
-        self._feeder = Feeder(
-            lambda: VllmBackend(path, section, self.tokenizer), 2 * section.max_num_seqs, section.max_restarts
-        )
+        self._feeder = Feeder(self._start, 2 * section.max_num_seqs, section.max_restarts)
+        self._counts: defaultdict[str, float] = defaultdict(float)
+
+    def _start(self) -> VllmBackend:
+        started = time.monotonic()
+        backend = VllmBackend(self.path, self._section, self.tokenizer)
+        self._counts["starts"] += 1
+        self._counts["start_seconds"] += time.monotonic() - started
+        return backend
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         """See Engine.stream."""
         yield from self._feeder.run(requests)
 
     def usage(self) -> dict[str, float]:
-        restarts, self._feeder.restarts = self._feeder.restarts, 0
-        return {"restarts": restarts} if restarts else {}
+        """Starts and their seconds (the import of vLLM included)."""
+        found = dict(self._counts)
+        self._counts.clear()
+        return found
 
     def close(self) -> None:
         if self._feeder.backend is not None:

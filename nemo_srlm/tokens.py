@@ -121,7 +121,7 @@ def weighted_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]
 
 
 def fits(unit: Unit, max_length: int) -> str:
-    """"" when every document of a unit can be trained on, else the reason for dropping the unit."""
+    """ "" when every document of a unit can be trained on, else the reason for dropping the unit."""
     if any(len(document.ids) > max_length for document in unit):
         return "too_long"
     if any(not document.weights.any() for document in unit):
@@ -252,7 +252,13 @@ def collate(units: Sequence[Unit], positions: Sequence[int], shape: Shape, lengt
 
 
 def step_batches(
-    unit_at: Callable[[int], Unit], step: int, global_batch: int, replicas: int, micro_batches: int, replica: int, shape: Shape
+    unit_at: Callable[[int], Unit],
+    step: int,
+    global_batch: int,
+    replicas: int,
+    micro_batches: int,
+    replica: int,
+    shape: Shape,
 ) -> list[Batch]:
     """The micro-batches of one replica in one step: units step*G .. (step+1)*G-1 of the stream, dealt over all replicas."""
     first = step * global_batch

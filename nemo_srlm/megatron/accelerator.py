@@ -85,7 +85,9 @@ def _answer_cuda_calls_on_cpu() -> None:
 
     def cuda_type(self: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
         # the distributed optimizer sorts parameters by this name
-        return _CUDA_TYPE_NAMES.get(self.dtype, plain_type(self)) if dtype is None else plain_type(self, dtype, **kwargs)
+        return (
+            _CUDA_TYPE_NAMES.get(self.dtype, plain_type(self)) if dtype is None else plain_type(self, dtype, **kwargs)
+        )
 
     torch.Tensor.type = cuda_type  # type: ignore[assignment, method-assign]
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
@@ -95,7 +97,7 @@ def _answer_cuda_calls_on_cpu() -> None:
         "current_device": lambda: cpu,
         "synchronize": nothing,
         "empty_cache": nothing,
-        "manual_seed": torch.manual_seed,
+        "manual_seed": torch.default_generator.manual_seed,  # torch.manual_seed notes a stack trace for each absent GPU kind
         "get_rng_state": lambda device="cuda": torch.get_rng_state(),
         "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
     }

@@ -111,7 +111,9 @@ class PackedAttention(MegatronModule):
             self.rotary.__dict__["pack"] = known
         return known[1]
 
-    def _context_parallel(self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    def _context_parallel(
+        self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
+    ) -> Tensor:
         """Keys and values are gathered over the context group (gradients are scattered back); queries stay."""
         size, rank = self.cp_group.size(), self.cp_group.rank()
         gathered = [

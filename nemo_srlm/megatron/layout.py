@@ -37,9 +37,13 @@ def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
         "a multiple of that product", "change parallel.processes or the layout",
     )  # fmt: skip
     if m.hidden_size % m.num_attention_heads:
-        raise ConfigError("model.num_attention_heads", f"{m.num_attention_heads}", f"a divisor of {m.hidden_size} (hidden_size)")
+        raise ConfigError(
+            "model.num_attention_heads", f"{m.num_attention_heads}", f"a divisor of {m.hidden_size} (hidden_size)"
+        )
     if m.num_attention_heads % m.num_query_groups:
-        raise ConfigError("model.num_query_groups", f"{m.num_query_groups}", f"a divisor of {m.num_attention_heads} heads")
+        raise ConfigError(
+            "model.num_query_groups", f"{m.num_query_groups}", f"a divisor of {m.num_attention_heads} heads"
+        )
     for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
         value = getattr(m, name)
         rule(value % p.tensor == 0, "tensor", f"{p.tensor}", f"a divisor of model.{name} {value}")

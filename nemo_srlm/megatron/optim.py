@@ -38,7 +38,9 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
         config.no_sync_func = [m.no_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
         config.grad_sync_func = [m.start_grad_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].start_grad_sync
     if ddp.overlap_param_gather:
-        config.param_sync_func = [m.start_param_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].start_param_sync
+        config.param_sync_func = (
+            [m.start_param_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].start_param_sync
+        )
     return wrapped
 
 

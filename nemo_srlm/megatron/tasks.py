@@ -150,7 +150,9 @@ def load_reference(path: Path, ids: Sequence[str]) -> Logps | None:
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(path, f"unreadable ({error})", "reference log-probabilities of every pair", remedy) from error
     if found != list(ids) or logps.shape != (len(ids), 2) or not np.isfinite(logps).all():
-        raise DataError(path, f"log-probabilities of {len(found)} other pairs", f"those of the {len(ids)} pairs here", remedy)
+        raise DataError(
+            path, f"log-probabilities of {len(found)} other pairs", f"those of the {len(ids)} pairs here", remedy
+        )
     return logps
 
 

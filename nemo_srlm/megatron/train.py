@@ -80,7 +80,11 @@ class Stopped(Exception):
 
 def total_steps(section: TrainSection, num_units: int) -> int:
     """max_steps where set, else the epochs in whole global batches (the last one wraps into the next epoch)."""
-    return section.max_steps if section.max_steps > 0 else max(1, math.ceil(section.epochs * num_units / section.global_batch))
+    return (
+        section.max_steps
+        if section.max_steps > 0
+        else max(1, math.ceil(section.epochs * num_units / section.global_batch))
+    )
 
 
 def start(job: Job) -> Trainer:
@@ -234,9 +238,7 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
             scheduler.step(1)  # the rate of step k is the schedule's at k + 1: never a step of rate 0
             collected = step.run_schedule(trainer.chunks, batches, loss_of, trainer.device, forward_only=False)
             tokens = float(sum(b.num_tokens for b in batches)) if _counts_tokens() else 0.0
-            values, (tokens, stops) = reduce_metrics(
-                task, collected, (tokens, float(stop.requested())), trainer.device
-            )
+            values, (tokens, stops) = reduce_metrics(task, collected, (tokens, float(stop.requested())), trainer.device)
             norm = optim.gradient_norm(trainer.optimizer)
             _require_finite(job, number, values["loss"], norm)
             optim.apply(trainer.optimizer, norm)
@@ -250,8 +252,15 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 }  # fmt: skip
                 if done % section.log_every == 0 or done == steps:
                     log.write(line)
-                job.progress.update(done, steps, "steps", loss=round(values["loss"], 4), tokens_per_s=round(tokens / seconds))
-            if validation is not None and section.validate_every and done % section.validate_every == 0 and done < steps:
+                job.progress.update(
+                    done, steps, "steps", loss=round(values["loss"], 4), tokens_per_s=round(tokens / seconds)
+                )
+            if (
+                validation is not None
+                and section.validate_every
+                and done % section.validate_every == 0
+                and done < steps
+            ):
                 _log_validation(log, done, evaluate(trainer, validation), validation)
             if stops and done < steps:
                 checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)

@@ -150,7 +150,7 @@ def lines(label: str, curves: Sequence[Curve]) -> str:
 
     parts = frame.grid()
     for value in nice_ticks(first, last, 4):
-        if first <= value <= last:
+        if first <= value <= last and value == int(value):  # steps are whole
             parts.append(
                 f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick_text(value)}</text>'
             )

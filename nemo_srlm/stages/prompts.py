@@ -42,6 +42,7 @@ class Attempt(Record):
     finish_reason: str  # stop | length | error
     demonstrations: tuple[str, ...]
     error: str = ""
+    num_tokens: int = 0
 
 
 def attempt_id(index: int) -> str:
@@ -231,7 +232,7 @@ def _attempt(index: int, number: int, demonstrations: tuple[str, ...], outcome: 
     if isinstance(outcome, Failure):
         return Attempt(attempt_id(index), index, number, "", "error", demonstrations, outcome.reason)
     (draw,) = outcome
-    return Attempt(attempt_id(index), index, number, draw.text, draw.finish_reason, demonstrations)
+    return Attempt(attempt_id(index), index, number, draw.text, draw.finish_reason, demonstrations, "", draw.num_tokens)
 
 
 def _run(ctx: Context) -> None:
@@ -239,7 +240,7 @@ def _run(ctx: Context) -> None:
     pool, wanted = Pool.of(ctx), ctx.cfg.prompts.num_prompts
     writer = PartWriter(ctx)
     found, engine = _attempts(ctx), None
-    started, before = time.monotonic(), len(found)
+    started, before, num_tokens = time.monotonic(), len(found), 0
     try:
         while not (pool.complete or pool.exhausted):
             indices = pool.next_round()
@@ -248,13 +249,14 @@ def _run(ctx: Context) -> None:
                 for attempt in _write(ctx, engine, pool, todo):
                     writer.append(attempt)
                     found[attempt.index] = attempt
+                    num_tokens += attempt.num_tokens
                     ctx.progress.update(len(pool.accepted), wanted, "prompts", attempts=len(found))
             pool.consume([found[index] for index in indices])
             ctx.progress.update(len(pool.accepted), wanted, "prompts", attempts=pool.num_attempts)
     finally:
         writer.close()
         if engine is not None:
-            note_usage(ctx, engine, len(found) - before, 0, time.monotonic() - started)
+            note_usage(ctx, engine, len(found) - before, num_tokens, time.monotonic() - started)
     if pool.exhausted:
         raise pool.shortfall(ctx.dir)
 

@@ -65,7 +65,9 @@ def open_tokenizer(ctx: Context) -> "Tokenizer":
 def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
     """The examples of a JSONL file as documents; those that cannot be trained on are counted by reason."""
     return keep(
-        (chat.document(example.prompt, example.response) for example in read_records(path, SftExample)), max_length, dropped
+        (chat.document(example.prompt, example.response) for example in read_records(path, SftExample)),
+        max_length,
+        dropped,
     )
 
 
@@ -87,7 +89,9 @@ def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> Non
     import os
 
     if not sum(used.values()):
-        raise DataError(ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length")
+        raise DataError(
+            ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length"
+        )
     if os.environ.get("RANK", "0") == "0":
         write_json(ctx.dir / DATA, {"used": used, "dropped": dict(dropped)})
 

@@ -42,11 +42,15 @@ def assert_same_training(found: Results, expected: Results, tolerance: float) ->
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
-@pytest.mark.parametrize("layout", ["tp2", "tp2_sp", "pp2", "vpp2", "tp2_sp_pp2", "cp2", "cp2_tp2_sp", "plain_optimizer"])
+@pytest.mark.parametrize(
+    "layout", ["tp2", "tp2_sp", "pp2", "vpp2", "tp2_sp_pp2", "cp2", "cp2_tp2_sp", "plain_optimizer"]
+)
 def test_a_layout_does_not_change_the_losses(four: Results, kind: str, layout: str):
     assert_same_training(four[f"layouts/{kind}/{layout}"], four[f"layouts/{kind}/dp4"], 1e-4)
     if kind == "sft":
-        assert four[f"layouts/sft/{layout}"]["validation"] == pytest.approx(four["layouts/sft/dp4"]["validation"], abs=1e-4)
+        assert four[f"layouts/sft/{layout}"]["validation"] == pytest.approx(
+            four["layouts/sft/dp4"]["validation"], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
@@ -107,5 +111,7 @@ def test_a_checkpoint_loads_under_another_layout(four: Results, source: str):
 
 @pytest.mark.parametrize("how", ["full", "selective"])
 def test_recomputed_activations_change_nothing(four: Results, how: str):
-    assert four[f"layouts/recompute/{how}"]["losses"][0] == pytest.approx(four["layouts/sft/dp4"]["losses"][0], abs=1e-5)
+    assert four[f"layouts/recompute/{how}"]["losses"][0] == pytest.approx(
+        four["layouts/sft/dp4"]["losses"][0], abs=1e-5
+    )
     assert four[f"layouts/recompute/{how}"]["norms"][0] == pytest.approx(four["layouts/sft/dp4"]["norms"][0], rel=1e-4)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REDUCED = [
     "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24", "world.num_eval_judge=10",
     "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=20", "dpo.save_every=4", "dpo.epochs=1",
-    "prompts.num_prompts=32", "prompts.round_size=96",
+    "prompts.num_prompts=32", "prompts.round_size=96", "candidates.num=4", "pairs.pool_equal_texts=false",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 
@@ -92,14 +92,17 @@ def test_pairs_are_the_best_against_the_worst_of_what_was_judged(whole: Path, t:
     assert pairs, "a run without pairs shows nothing"
     assert sorted({p.prompt_id for p in pairs} | set(dropped)) == sorted(prompts)
     for pair in pairs:
-        means = {}
+        scored = []
         for c in candidates:
             scores = [s for s in judged[c.id].scores if s is not None]
             if c.prompt_id == pair.prompt_id and len(scores) >= 2:
-                means[c.text] = sum(scores) / len(scores)
-        assert pair.chosen_score == pytest.approx(max(means.values()))
-        assert pair.rejected_score == pytest.approx(min(means.values()))
-        assert pair.chosen_score > pair.rejected_score
+                scored.append((sum(scores) / len(scores), c.text))
+        assert pair.chosen != pair.rejected
+        assert any(s == pytest.approx(pair.chosen_score) and text == pair.chosen for s, text in scored)
+        assert any(s == pytest.approx(pair.rejected_score) and text == pair.rejected for s, text in scored)
+        widest = max(s - r for s, better in scored for r, worse in scored if better != worse)
+        assert pair.chosen_score - pair.rejected_score == pytest.approx(widest)
+        assert widest > 0
 
 
 def test_show_follows_a_prompt_through_the_stages(whole: Path):

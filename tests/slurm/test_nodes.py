@@ -15,8 +15,16 @@ def kill_node(run: Run, ref: str) -> str:
 
 
 def revive(run: Run, node: str) -> None:
+    """The node's slurmd starts, and the node counts as up again (by itself or, marked down by us, when told to)."""
     run.cluster.tool(node, verb="start-node")
-    run.cluster.tool("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+    def up() -> bool:
+        state = run.cluster.tool("sinfo", "--noheader", f"--nodes={node}", "--format=%T", "--partition=main")
+        if state.startswith("down"):
+            run.cluster.tool("sh", "-c", f"scontrol update NodeName={node} State=RESUME || true")  # up in the meantime?
+        return state.startswith(("idle", "mixed", "alloc", "comp"))
+
+    run.until(up)
 
 
 def test_a_node_that_dies_while_judging_costs_no_record(run: Run):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm.config import ChatSection, ModelSection
@@ -22,6 +22,7 @@ from nemo_srlm.tokens import Chat, Tokenizer
 from tests.unit import tiny_llama
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     groups=st.integers(1, 4), heads_a_group=st.integers(1, 4), head_size=st.integers(1, 8), layers=st.integers(1, 3),
     ffn=st.integers(1, 20), vocab=st.integers(1, 30), tied=st.booleans(),

@@ -89,7 +89,10 @@ def test_the_gradient_of_two_halves_is_the_gradient_of_the_whole():
     settings = DpoSettings(nll_weight=0.2)
     whole = losses.dpo(chosen, *rest, lengths, lengths, settings)
     (expected,) = torch.autograd.grad(whole.total / whole.count, chosen)
-    halves = [losses.dpo(chosen[s], *(x[s] for x in rest), lengths[s], lengths[s], settings) for s in (slice(0, 1), slice(1, 4))]
+    halves = [
+        losses.dpo(chosen[s], *(x[s] for x in rest), lengths[s], lengths[s], settings)
+        for s in (slice(0, 1), slice(1, 4))
+    ]
     (found,) = torch.autograd.grad(sum(h.total for h in halves) / sum(h.count for h in halves), chosen)
     assert torch.allclose(found, expected, atol=1e-12)
 

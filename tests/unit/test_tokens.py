@@ -74,7 +74,9 @@ def test_encoding_many_equals_encoding_each(tokenizer: Tokenizer):
 
 
 @pytest.mark.parametrize("config", [{"bos_token": "<s>"}, {"bos_token": "<s>", "eos_token": "<none>"}])
-def test_a_tokenizer_without_its_special_tokens_is_refused(tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]):
+def test_a_tokenizer_without_its_special_tokens_is_refused(
+    tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]
+):
     (tmp_path / "tokenizer.json").write_bytes((tokenizer.directory / "tokenizer.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
         Tokenizer(tmp_path)

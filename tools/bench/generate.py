@@ -83,6 +83,9 @@ class Recorder:
             self.tokens += count(outcome)
             yield request, outcome
 
+    def usage(self) -> dict[str, float]:
+        return self._engine.usage()
+
     def close(self) -> None:
         self._engine.close()
 

@@ -80,21 +80,13 @@ def megatron_logits(checkpoint: Path, model: ModelSection, layers: int, ids: lis
     part = dataclasses.replace(model, num_layers=layers)
     setup.initialize(part, alone, PrecisionSection(dtype="fp32"))
     import torch
-    from megatron.core import dist_checkpointing
 
     from nemo_srlm.megatron.model import build_model
 
     (net,) = build_model(part, alone, PrecisionSection(dtype="fp32"))
     net.eval()
-    net.config.num_layers = model.num_layers  # the first layers of a checkpoint with all of them
-    sharded = net.sharded_state_dict()
-    net.config.num_layers = layers
-    weights = {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}  # FP8 scales: none
-    # of a part of the layers not everything is read; that every weight asked for is there is checked all the same
-    found = dist_checkpointing.load(weights, str(checkpoint), validate_access_integrity=layers == model.num_layers)
-    missing, unexpected = net.load_state_dict(found, strict=False)
-    assert not unexpected, unexpected
-    assert all(name.endswith("_extra_state") for name in missing), missing
+    fill = _fill_whole if layers == model.num_layers else _fill_first_layers
+    fill(net, checkpoint)
     device = next(net.parameters()).device
     tokens, positions = torch.tensor([ids], device=device), torch.arange(len(ids), device=device)
     if not accelerator.has_transformer_engine():
@@ -103,6 +95,45 @@ def megatron_logits(checkpoint: Path, model: ModelSection, layers: int, ids: lis
         logits = net(tokens, positions[None], None)[0]
     setup.shutdown()
     return logits.cpu()
+
+
+def _fill_whole(net: Any, checkpoint: Path) -> None:
+    from megatron.core import dist_checkpointing
+
+    sharded = net.sharded_state_dict()
+    weights = {name: value for name, value in sharded.items() if not name.endswith("_extra_state")}  # FP8 scales: none
+    missing, unexpected = net.load_state_dict(dist_checkpointing.load(weights, str(checkpoint)), strict=False)
+    assert not unexpected, unexpected
+    assert all(name.endswith("_extra_state") for name in missing), missing
+
+
+def _fill_first_layers(net: Any, checkpoint: Path) -> None:
+    """Megatron's loader wants every layer of a stacked tensor; torch's, underneath it, reads a part when told the size."""
+    import torch
+    from torch.distributed import checkpoint as dcp
+
+    class FirstRows(dcp.DefaultLoadPlanner):
+        def create_local_plan(self) -> Any:
+            for key, value in self.state_dict.items():
+                self.metadata.state_dict_metadata[key].size = value.size()
+            return super().create_local_plan()
+
+    reader = dcp.FileSystemReader(checkpoint)
+    stored = reader.read_metadata().state_dict_metadata
+    keys = {name: value.key for name, value in net.sharded_state_dict().items() if not name.endswith("_extra_state")}
+    layers = net.config.num_layers
+    state = {}
+    for name, key in keys.items():
+        size = list(stored[key].size)
+        state[key] = torch.empty([layers, *size[1:]] if ".layers." in name else size)
+    dcp.load(state, storage_reader=reader, planner=FirstRows())
+    for name, parameter in net.named_parameters():
+        value = state[keys[name]]
+        if ".layers." in name:
+            value = value[int(name.split(".layers.")[1].split(".")[0])]
+        rows = min(len(value), len(parameter))  # either side may pad the vocabulary
+        parameter.data.zero_()
+        parameter.data[:rows] = value[:rows]
 
 
 def run(side: str, request: dict[str, Any], out: Path) -> dict[str, Any]:
