@@ -273,7 +273,9 @@ class GenerateSection:
 class ApiSection:
     """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
 
-    stages: list[str] = field(default_factory=list)  # of: prompts (an external writer), judge, eval_h2h (external judges)
+    stages: list[str] = field(
+        default_factory=list
+    )  # of: prompts (an external writer), judge, eval_h2h (external judges)
     url: str = execution("")  # up to and with /v1
     model: str = ""
     key_variable: str = execution("OPENAI_API_KEY")  # the environment variable that holds the key; never the key

@@ -50,9 +50,6 @@ _OUR_SCALE = re.compile(
     re.IGNORECASE,
 )
 _SAYS_OWN_SCORE = re.compile(r"(?:^|[.!?:;)\]\"”’])$|(?:^|\W)(?:total|final|overall|my|the)$", re.IGNORECASE)
-_BETTER = re.compile(
-    r"(?<![^\W_])better[ \t*_`\"'\])}]*[:：][\s*_`\"'\[(]*(?:response[ \t]+)?(?P<which>\w+)", re.IGNORECASE
-)
 
 
 def judge_input(template: str, instruction: str, response: str) -> str:
@@ -147,20 +144,6 @@ def expectation(logprobs: Mapping[int, float]) -> tuple[float, float]:
     mean = math.fsum(score * weight for score, weight in weights.items()) / total
     variance = math.fsum((score - mean) ** 2 * weight for score, weight in weights.items()) / total
     return mean, math.sqrt(max(variance, 0.0))
-
-
-def parse_better(text: str) -> str | None:
-    """The last verdict of a comparison (`Better: A` / `Better: B`): "A", "B" or None where it is neither."""
-    matches = list(_BETTER.finditer(text))
-    which = matches[-1]["which"].upper() if matches else ""
-    return which if which in ("A", "B") else None
-
-
-def two_order_winner(forward: str | None, backward: str | None) -> str | None:
-    """Verdicts on (x as A, y as B) and (y as A, x as B) -> "x", "y", "tie" when they disagree, None when one is missing."""
-    if forward is None or backward is None:
-        return None
-    return {("A", "B"): "x", ("B", "A"): "y"}.get((forward, backward), "tie")
 
 
 @dataclass

@@ -62,7 +62,12 @@ attempt_step() { # a step to its word: $word and $detail
         IFS=$'\t' read -r word detail < <(outcome) || true
         if [ -n "$word" ] && { [ "$word" != done ] || [ "$rc" = 0 ]; }; then return; fi
         word=crashed detail="srun ended with $rc and no word from every node"
-        if [ -n "$stopping" ] || scontrol -o show job "$self" >/dev/null 2>&1; then return; fi
+        if [ -n "$stopping" ]; then return; fi
+        if job=$(scontrol -o show job "$self" 2>/dev/null); then
+            if [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then return; fi
+            say 'Slurm has taken this node for dead and the job has moved on'
+            exit 5
+        fi
         record again "the controller does not answer: the step waits for it"
         until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
     done

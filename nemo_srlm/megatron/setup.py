@@ -59,7 +59,7 @@ def seed_everything(seed: int, step: int) -> None:
     place = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     stage = parallel_state.get_pipeline_model_parallel_rank()
     value = item_seed(seed, step, place, stage)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)
     tensor_parallel.model_parallel_cuda_manual_seed(value)
 
 

@@ -1,10 +1,10 @@
 """The pipeline on one screen: which stages an iteration has, in order. One file per stage says the rest.
 
-    iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export_base
-                  -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
-    iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
-    every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
-    at the end    report
+iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export_base
+              -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
+iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
+every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
+at the end    report
 """
 
 from importlib import import_module
@@ -42,7 +42,15 @@ def pipeline(cfg: Config) -> list[Ref]:
     oracle = ["eval_oracle"] if world else []
     evaluation = ["eval_responses", "eval_reward", *oracle, "eval_h2h"]
     names = ["world"] if world else []
-    names += ["seed", "pretrain" if world else "import_hf", "export_base", "baseline", "export_baseline", "eft", "held_out"]
+    names += [
+        "seed",
+        "pretrain" if world else "import_hf",
+        "export_base",
+        "baseline",
+        "export_baseline",
+        "eft",
+        "held_out",
+    ]
     names += [
         "eval_responses_baseline",
         "eval_reward_baseline",

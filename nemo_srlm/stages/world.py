@@ -91,7 +91,9 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "num_trees": len(trees),
         "trees_by_replies": {str(k): replies[k] for k in sorted(replies)},
         "judged_replies_by_oracle_level": {str(k): levels[k] for k in sorted(levels)},
-        "num_eval_prompts": {s: sum(1 for _ in read_records(ctx.dir / PROMPTS.format(split=s), Prompt)) for s in HELD_OUT},
+        "num_eval_prompts": {
+            s: sum(1 for _ in read_records(ctx.dir / PROMPTS.format(split=s), Prompt)) for s in HELD_OUT
+        },
         "num_judge_eval_replies": {
             s: sum(1 for _ in read_records(ctx.dir / JUDGE_EVAL.format(split=s), RankedReply)) for s in HELD_OUT
         },

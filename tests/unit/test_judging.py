@@ -306,27 +306,6 @@ def test_the_judges_input_is_whole_and_too_long_is_a_reason_not_a_cut():
     assert judging.too_long(3585, 512, 4096).startswith("too_long:")
 
 
-@pytest.mark.parametrize(
-    ("text", "which"),
-    [
-        ("Better: A", "A"),
-        ("x\n**Better: Response B**", "B"),
-        ("Better: A ... better: [b]", "B"),
-        ("Better: both", None),
-        ("A", None),
-    ],
-)
-def test_the_verdict_of_a_comparison_is_the_last_one(text: str, which: str | None):
-    assert judging.parse_better(text) == which
-
-
-def test_orders_that_disagree_are_a_tie():
-    assert judging.two_order_winner("A", "B") == "x"
-    assert judging.two_order_winner("B", "A") == "y"
-    assert judging.two_order_winner("A", "A") == "tie"
-    assert judging.two_order_winner("A", None) is None
-
-
 # --- health -----------------------------------------------------------------------------------------------------------
 
 
