@@ -20,10 +20,10 @@ $(STAMP): $(PINS)/cpu.txt $(PINS)/cpu-nodeps.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 as $(PYTHON); name yours with PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned environment into $(VENV) (about 3 minutes, 2.6 GB; once)"
-	@$(BIN)/pip install -q "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
-	@$(BIN)/pip install -q -r $(PINS)/cpu.txt
-	@$(BIN)/pip install -q --no-deps -r $(PINS)/cpu-nodeps.txt
-	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install -qq "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -qq --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
+	@$(BIN)/pip install -qq -r $(PINS)/cpu.txt
+	@$(BIN)/pip install -qq --no-deps -r $(PINS)/cpu-nodeps.txt
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; ends with a table and a report

@@ -87,8 +87,10 @@ def current(run_dir: Path, step: Step) -> Ref:
 
 
 def log_path(run_dir: Path, step: Step, shard: int) -> Path:
-    name = "worker.log" if step.num_shards == 1 else f"worker-{shard:05d}.log"
-    return stage_directory(run_dir, step.refs[0]) / "logs" / name
+    """Of the run, not of a stage: a step may hold several stages, and some may turn out to be links."""
+    first = step.refs[0]
+    shards = "" if step.num_shards == 1 else f".{shard:05d}"
+    return run_dir / "logs" / f"iter{first.iteration}-{first.stage}{shards}.log"
 
 
 def failure(run_dir: Path, step: Step, code: int, log: Path) -> StageFailed:

@@ -41,7 +41,8 @@ cd "$ROOT" || exit 1
 prepare
 
 step() { # runs the step on every node of the job ($@ = srun's flags before --, the step's after), rc in $rc
-    srun --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
+    # overlap: after a restart the controller may still count an ended step as busy, for minutes
+    srun --overlap --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
         "$PYTHON" -m nemo_srlm.slurm.step "$job_dir" "$@" &
     local pid=$! r
     rc=0

@@ -181,5 +181,8 @@ def logs(run_dir: Path, ref: Ref) -> list[Path]:
     """Log files of a stage, the oldest first: of its jobs, and of local workers."""
     folders = [jobs.directory(run_dir, r.key) for r in record_of(run_dir) if str(ref) in r.refs]
     found = [p for folder in dict.fromkeys(folders) for p in folder.glob("log-*.txt")]
-    found += (stage_directory(run_dir, ref) / "logs").glob("*.log")
+    for path in (run_dir / "logs").glob("*.log"):  # a local worker's log may hold several stages
+        own = path.name.startswith(f"iter{ref.iteration}-{ref.stage}.")
+        if own or f"--- {ref}\n" in path.read_text(encoding="utf-8", errors="replace"):
+            found.append(path)
     return sorted(found, key=lambda p: p.stat().st_mtime)

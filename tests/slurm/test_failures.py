@@ -34,7 +34,7 @@ def test_a_shard_that_always_crashes_fails_its_stage_and_cancels_what_depends_on
 
 
 def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
-    run.env |= {"TOY_HANG": "grow", "TOY_TIMES": "1", "TOY_STAGES": "2"}
+    run.env |= {"TOY_HANG": "grow", "TOY_TIMES": "1", "TOY_STAGES": "2", "TOY_STEP": "0.7"}
     run.submit("cluster.hang.work=5", "cluster.retries=3", "parallel.nodes=1")
     run.wait()
     run.assert_whole()

@@ -72,6 +72,8 @@ def test_there_and_back_keeps_every_bit(tmp_path: Path, shape: str, dtype: str):
     model = tiny_llama.SHAPES[shape]
     made = tiny_llama.make(tmp_path / "hf", model, dtype, shards=3)
     done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, piece_bytes=5000)
+    chunks = sum(-(-4 * t.numel() // 5000) + 1 for t in made.values())
+    assert (tmp_path / "mg" / "__0_0.distcp").stat().st_size < done.num_bytes + 2000 * chunks
     assert done.num_parameters == sum(t.numel() for t in made.values())
     export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=100_000, piece_bytes=3000)
     assert (tmp_path / "back" / "model.safetensors.index.json").exists()

@@ -32,7 +32,8 @@ class Model:
 
     mean: float  # oracle score, 0 to 5
     full: float  # share of full marks
-    correct: float  # share of right answers, whatever the style
+    correct: float  # mean share of the answer that is right, whatever the style
+    all_correct: float  # share of answers that are right throughout
     error: float  # standard error of the mean
     judge: float | None  # pairwise accuracy as a judge, ties as half
 
@@ -40,8 +41,8 @@ class Model:
 def model(run_dir: Path, iteration: int, suffix: str = "") -> Model:
     oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
     judge = metrics(run_dir, iteration, f"eval_reward{suffix}")
-    half = judge.get("pairwise_accuracy_ties_half")
-    return Model(oracle["mean"], oracle["full"], oracle["correct"], oracle["se_mean"], half)
+    accuracy = judge["pairwise_accuracy"]  # ties as half; None where nothing parsed
+    return Model(oracle["mean"], oracle["full"], oracle["correct"], oracle["all_correct"], oracle["se_mean"], accuracy)
 
 
 def metrics(run_dir: Path, iteration: int, stage: str) -> dict:
@@ -63,7 +64,7 @@ def run(name: str, overrides: list[str]) -> Path:
 
 def row(seed: int, label: str, m: Model) -> str:
     judge = "-" if m.judge is None else f"{m.judge:.3f}"
-    return f"| {seed} | {label} | {m.mean:.2f} ± {m.error:.2f} | {m.full:.2f} | {m.correct:.2f} | {judge} |"
+    return f"| {seed} | {label} | {m.mean:.2f} ± {m.error:.2f} | {m.full:.2f} | {m.correct:.3f} | {m.all_correct:.3f} | {judge} |"
 
 
 def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
@@ -125,7 +126,9 @@ def main() -> None:
             models |= {f"{arm} M{t + 1}": model(control, t) for t in (1, 2)}
         found[seed] = models
         rows += [row(seed, label, m) for label, m in models.items()]
-    head = "| seed | model | oracle score | full marks | correct | judge pairwise |\n|---|---|---|---|---|---|"
+    head = (
+        "| seed | model | oracle score | full marks | correctness | all right | judge |\n|---|---|---|---|---|---|---|"
+    )
     words = f"--seeds {' '.join(map(str, seeds))} --split {args.split} --arms {' '.join(args.arms)}"
     title = [f"## The tiny world, {args.split} split", ""]
     where = [f"`tools/bench/tiny_world.py {words}`; {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores.", ""]

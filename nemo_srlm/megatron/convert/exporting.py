@@ -14,7 +14,7 @@ from nemo_srlm.errors import CheckpointError
 from nemo_srlm.megatron.convert import hf_config, hf_source, mapping, safetensors_io, tokenizer_files, torch_dist
 from nemo_srlm.megatron.convert.mapping import HfTensor
 from nemo_srlm.megatron.convert.spread import Report, nothing, prefetched, spread
-from nemo_srlm.megatron.convert.stored import DTYPES, NAMES, PIECE_BYTES, Reader, refuse_not_finite, written_whole
+from nemo_srlm.megatron.convert.stored import DTYPES, NAMES, PIECE_BYTES, Reader, Ring, refuse_not_finite, written_whole
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,11 @@ def matched(checkpoint: torch_dist.Checkpoint, model: ModelSection) -> int:
     return padding
 
 
-def read_hf(checkpoint: torch_dist.Checkpoint, reader: Reader, tensor: HfTensor, row: int, rows: int) -> torch.Tensor:
+def read_hf(
+    checkpoint: torch_dist.Checkpoint, reader: Reader, tensor: HfTensor, row: int, rows: int, ring: Ring
+) -> torch.Tensor:
     """Rows [row, row + rows) of an HF tensor, taken from the Megatron tensor that holds them, in the stored dtype."""
-    out = torch.empty((rows, *tensor.shape[1:]), dtype=checkpoint.dtype(tensor.entry))
+    out = ring.take((rows, *tensor.shape[1:]), checkpoint.dtype(tensor.entry))
     for run in tensor.runs:
         first, last = max(row, run.hf_row), min(row + rows, run.hf_row + run.rows)
         if first < last:
@@ -94,11 +96,12 @@ class _Export:
 
     def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> None:
         checkpoint = torch_dist.Checkpoint(self.source)
+        ring = Ring(self.piece_bytes)
         with Reader() as reader:
 
             def load(piece: tuple[HfTensor, int, int]) -> torch.Tensor:
                 tensor, row, rows = piece
-                weights = read_hf(checkpoint, reader, tensor, row, rows).to(self.dtype)
+                weights = read_hf(checkpoint, reader, tensor, row, rows, ring).to(self.dtype)
                 refuse_not_finite(weights, f"{tensor.entry.name} ({tensor.name})", self.source)
                 return weights
 

@@ -16,6 +16,7 @@ from nemo_srlm.megatron.convert.stored import (
     NAMES,
     PIECE_BYTES,
     Reader,
+    Ring,
     StoredTensor,
     refuse_not_finite,
     written_whole,
@@ -53,9 +54,11 @@ def _pieces(model: ModelSection, itemsize: int, limit: int) -> Iterator[_Piece]:
             yield _Piece(entry, row, min(step, entry.shape[0] - row))
 
 
-def gather(reader: Reader, tensors: dict[str, StoredTensor], entry: Entry, row: int, rows: int) -> torch.Tensor:
+def gather(
+    reader: Reader, tensors: dict[str, StoredTensor], entry: Entry, row: int, rows: int, ring: Ring
+) -> torch.Tensor:
     """Rows of a Megatron tensor, [rows, ...], put together from the HF tensors, in their dtype."""
-    out = torch.empty((rows, *entry.shape[1:]), dtype=tensors[entry.runs[0].hf].dtype)
+    out = ring.take((rows, *entry.shape[1:]), tensors[entry.runs[0].hf].dtype)
     for run in entry.runs:
         first, last = max(row, run.row), min(row + rows, run.row + run.rows)
         if first < last:
@@ -76,10 +79,11 @@ class _Import:
 
     def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> list[torch_dist.Written]:
         mine = [p for i, p in enumerate(_pieces(self.model, 4, self.piece_bytes)) if i % parts == part]
+        ring = Ring(self.piece_bytes)
         with Reader() as reader:
 
             def load(piece: _Piece) -> torch.Tensor:
-                weights = gather(reader, self.tensors, piece.entry, piece.row, piece.rows).to(self.dtype)
+                weights = gather(reader, self.tensors, piece.entry, piece.row, piece.rows, ring).to(self.dtype)
                 names = ", ".join(dict.fromkeys(run.hf for run in piece.entry.runs))
                 refuse_not_finite(weights, names, self.source)
                 return weights

@@ -95,6 +95,24 @@ class Reader:
         self.close()
 
 
+class Ring:
+    """Three buffers in turn, for pieces of which one is being read while one is being written.
+
+    Fresh memory for every piece would cost more than the copying: the system hands it out page by page.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._buffers = [torch.empty(num_bytes, dtype=torch.uint8) for _ in range(3)]
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor, valid until the third `take` after this one."""
+        size = torch.Size(shape).numel() * dtype.itemsize
+        self._buffers.append(self._buffers.pop(0))
+        if size > len(self._buffers[-1]):  # a single row larger than a piece
+            return torch.empty(shape, dtype=dtype)
+        return self._buffers[-1][:size].view(dtype).view(shape)
+
+
 def refuse_not_finite(tensor: torch.Tensor, name: str, where: object) -> None:
     """Raises CheckpointError when a weight is NaN or infinite. One vectorised pass: about 10 GB/s."""
     if tensor.numel() == 0:

@@ -189,7 +189,9 @@ class PartWriter:
         checksums = torch.serialization.get_crc32_options()
         torch.serialization.set_crc32_options(False)  # no loader looks at them; they cost as much time as the writing
         try:
-            torch.save(piece.view(sizes), self._file)
+            # torch.save writes a whole storage, and a piece is a part of a larger buffer: the same memory as its own
+            own = torch.from_numpy(piece.view(-1).view(torch.uint8).numpy())
+            torch.save(own.view(piece.dtype).view(sizes), self._file)
         except RuntimeError as error:  # torch hides the disk's refusal behind its own unfinished archive
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None

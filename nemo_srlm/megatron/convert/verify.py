@@ -27,7 +27,7 @@ from nemo_srlm.errors import CheckpointError, ConfigError
 from nemo_srlm.megatron.convert import exporting, hf_config, hf_source, mapping, parity, torch_dist
 from nemo_srlm.megatron.convert.importing import gather
 from nemo_srlm.megatron.convert.spread import Report, nothing
-from nemo_srlm.megatron.convert.stored import NAMES, PIECE_BYTES, Reader
+from nemo_srlm.megatron.convert.stored import NAMES, PIECE_BYTES, Reader, Ring
 
 LEVELS = ("round_trip", "logits", "vllm")
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
@@ -85,14 +85,15 @@ def round_trip(
     padding = exporting.matched(stored, model)
     dtype = next(iter(tensors.values())).dtype
     total, done, different, num_entries = mapping.num_parameters(model), 0, [], 0
+    ring = Ring(PIECE_BYTES)
     with Reader() as ours, Reader() as theirs:
         for entry in mapping.table(model):
             num_entries += 1
             step = max(1, PIECE_BYTES // (4 * entry.row_numel))
             for row in range(0, entry.shape[0], step):
                 rows = min(step, entry.shape[0] - row)
-                rebuilt = gather(theirs, tensors, entry, row, rows)
-                held = torch.empty(rebuilt.shape, dtype=stored.dtype(entry))
+                rebuilt = gather(theirs, tensors, entry, row, rows, ring)
+                held = ring.take(tuple(rebuilt.shape), stored.dtype(entry))
                 stored.read_rows(ours, entry, row, held)
                 if not torch.equal(_bits(rebuilt), _bits(held.to(dtype))) and entry.name not in different:
                     different.append(entry.name)
