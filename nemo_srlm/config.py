@@ -162,7 +162,7 @@ class EftSection:
     source: str = "baseline"  # baseline (the paper: the SFT baseline writes judgements) | given (the data brings them)
     num_train: int = 1630  # 0 = all
     num_valid: int = 541  # replies of the fixed held-out split
-    dominant_keep: float = 0.5  # at most this many times the second most common score's count is kept of the commonest
+    dominant_keep: float = 1.0  # at most this many times the second most common score's count is kept of the commonest
 
 
 @dataclass
