@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_srlm.config import Config
+from nemo_srlm.megatron.layout import check_layout
 from nemo_srlm.settings import CONFIGS, compose
 from nemo_srlm.stages import NAMES, load, pipeline
 
@@ -21,6 +22,12 @@ def test_a_config_builds_and_its_pipeline_is_ordered(path: Path):
         stage = load(ref.stage)
         assert set(stage.inputs(cfg, ref.iteration).values()) <= seen, f"{ref} reads what comes after it"
         seen.add(ref)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_configs_layout_is_possible(path: Path):
+    cfg = compose(path.stem)
+    check_layout(cfg.model, cfg.parallel)
 
 
 def leaves(tree: DictConfig, prefix: str = "") -> dict[str, object]:
