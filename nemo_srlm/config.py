@@ -58,7 +58,9 @@ class ModelSection:
     num_attention_heads: int = 64
     num_query_groups: int = 8
     vocab_size: int = 32000  # of the tokenizer; padded up by `vocab_multiple` x tensor-parallel size inside Megatron
-    vocab_multiple: int = execution(128)
+    # the table is padded to a multiple of this x parallel.tensor. Padding rows are zero, and a zero logit still enters
+    # Megatron's softmax: above 1 a padded model is not quite the model that vLLM serves
+    vocab_multiple: int = execution(1)
     max_length: int = 4096  # tokens a position may reach
     norm_epsilon: float = 1e-5
     rope_theta: float = 10000.0

@@ -130,8 +130,10 @@ def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
     except json.JSONDecodeError as error:
         raise DataError(begun, f"not JSON ({error})", remedy=f"remove {directory} to redo the stage") from error
     if was != wanted:
+        # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
+        lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
         raise StaleError(
-            directory, "made under other settings or inputs:\n    " + "\n    ".join(manifest.field_diff(was, wanted)),
+            directory, "made under other settings or inputs:\n    " + "\n    ".join(lines),
             remedy=f"\n  set the old values again, or start a new run (run.name=...), or remove {directory} and "
             "every later stage to redo them",
         )  # fmt: skip

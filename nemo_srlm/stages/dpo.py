@@ -20,7 +20,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return training.common_identity(cfg, cfg.dpo)
+    return training.common_identity(cfg, "dpo")
 
 
 def _run(ctx: Context) -> None:

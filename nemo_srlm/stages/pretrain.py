@@ -17,7 +17,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return training.common_identity(cfg, cfg.pretrain)
+    return training.common_identity(cfg, "pretrain")
 
 
 def _run(ctx: Context) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_srlm.config import Config, TrainSection, identity
 from nemo_srlm.errors import DataError
@@ -31,11 +31,10 @@ def base_ref(cfg: Config) -> Ref:
     return Ref("pretrain" if cfg.world.enabled else "import_hf", 0)
 
 
-def common_identity(cfg: Config, section: TrainSection) -> dict[str, Any]:
-    return {
-        "train": identity(section), "model": identity(cfg.model), "precision": identity(cfg.precision),
-        "chat": identity(cfg.chat), "seed": cfg.run.seed,
-    }  # fmt: skip
+def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dict[str, Any]:
+    """What decides the weights of a training stage; keyed as the settings are, so that a difference names the setting."""
+    sections = (name, "model", "precision", "chat")
+    return {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
 
 
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tools.bench.kills import digests
 ROOT = Path(__file__).resolve().parents[2]
 REDUCED = [
     "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24", "world.num_eval_judge=10",
-    "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=20", "dpo.save_every=4", "dpo.epochs=1",
+    "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=20", "dpo.save_every=2", "dpo.epochs=3",
     "prompts.num_prompts=32", "prompts.round_size=96", "candidates.num=4", "pairs.pool_equal_texts=false",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
@@ -77,7 +78,9 @@ def test_a_changed_setting_is_refused_by_name_with_exit_code_2_and_no_traceback(
 def test_the_first_dpo_loss_is_ln_2_and_the_loss_falls(whole: Path, t: int):
     done = manifest.read(whole / f"iter{t}" / "dpo")
     assert done is not None
-    assert done.metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
+    first, last = done.metrics["first"], done.metrics["last"]
+    assert first["dpo_loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert last["dpo_loss"] < first["dpo_loss"]
 
 
 @pytest.mark.parametrize("t", [1, 2])
@@ -116,8 +119,9 @@ def test_show_follows_a_prompt_through_the_stages(whole: Path):
 def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert "M3" in html
-    for word in ('src="http', 'href="http://', "@import", "<link "):
+    for word in ('src="', 'href="http://', "@import", "url(", "stylesheet"):
         assert word not in html
+    assert set(re.findall(r"<link [^>]*>", html)) <= {'<link rel="icon" href="data:,">'}  # no favicon is asked for
 
 
 def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path):
