@@ -5,7 +5,7 @@
     python tools/bench/tiny_world.py --quick                           one seed, the runs that exist already are read
 
 Every seed is its own M0 (weights, data order, sampling). The arms of one seed share everything up to the first judge's
-scores through `run.reuse` (equal fingerprints): "random" permutes the scores among the candidates of a prompt, "oracle"
+scores through `run.reuse` (equal fingerprints), as the two splits share every model: "random" permutes the scores among the candidates of a prompt, "oracle"
 replaces them by the world's own. Prints the gate of the design and how far the goal is reached; `--write` also puts the
 table into docs/measurements.md.
 """
@@ -60,6 +60,13 @@ def run(name: str, overrides: list[str]) -> Path:
     subprocess.run(command, cwd=ROOT, check=True)
     print(f"== {name}: {time.time() - started:.0f} s", flush=True)
     return ROOT / "runs" / name
+
+
+def shared(seed: int, split: str) -> list[str]:
+    """`run.reuse` for a run that the same models were trained in before: the other split's, or the demo's (seed 0)."""
+    other = {"dev": "test", "test": "dev"}[split]
+    known = [ROOT / "runs" / f"bench-{other}-{seed}", *([ROOT / "runs" / "tiny"] if seed == 0 else [])]
+    return [f"run.reuse={path}" for path in known if path.is_dir()][:1]
 
 
 def row(seed: int, label: str, m: Model) -> str:
@@ -119,7 +126,7 @@ def main() -> None:
     rows = []
     for seed in seeds:
         common = [f"run.seed={seed}", f"world.split={args.split}", *args.overrides]
-        base = run(f"bench-{args.split}-{seed}", common)
+        base = run(f"bench-{args.split}-{seed}", [*common, *shared(seed, args.split)])
         models = {"SFT baseline": model(base, 0, "_baseline")} | {f"M{t + 1}": model(base, t) for t in range(3)}
         for arm in args.arms:
             control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", f"run.reuse={base}"])
