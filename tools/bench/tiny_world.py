@@ -6,8 +6,8 @@
 
 Every seed is its own M0 (weights, data order, sampling). The arms of one seed share everything up to the first judge's
 scores through `run.reuse` (equal fingerprints), as the two splits share every model: "random" permutes the scores among
-the candidates of a prompt, "oracle" replaces them by the world's own. Prints the gate of the design and how far the goal is reached; `--write` also puts the
-table into docs/measurements.md.
+the candidates of a prompt, "oracle" replaces them by the world's own.
+Prints the gate of the design and how far the goal is reached; `--write` also puts the table into docs/measurements.md.
 """
 
 import argparse
