@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_srlm import __version__
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.stages import NAMES
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
@@ -234,6 +234,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.function(args))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        mistake = of_system(error, Path.cwd())
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)

@@ -3,6 +3,13 @@
 The command line prints the message without a traceback and exits with 2. Our own broken invariants are `assert`s.
 """
 
+import errno
+import shutil
+from pathlib import Path
+
+SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}  # what a user can mend
+FULL = 2**20  # bytes: with less left, whatever went wrong while writing went wrong for this
+
 
 class UserError(ValueError):
     """Something the user can mend. `where` names the file, line or config field."""
@@ -35,3 +42,29 @@ class CheckpointError(UserError):
 
 class EngineError(UserError):
     """The generation engine could not be started or stopped answering."""
+
+
+def of_system(error: BaseException | None, where: Path) -> UserError | None:
+    """The user's mistake behind an exception raised while files were written below `where`, if it is one.
+
+    A full disk is looked for, too: libraries turn its OSError into errors of their own (torch's zip writer), and a process
+    that died of it may not have been able to say so (`error` is None then).
+    """
+    place = where
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    full = free < FULL
+    if isinstance(error, OSError) and error.errno in SYSTEM:
+        what = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    elif full:
+        what = "the disk is full"
+    else:
+        return None
+    remedy = "free some space" if full else "free space, or mend the rights"
+    return UserError(
+        where,
+        f"{what} ({free / 2**20:,.1f} MiB free)",
+        "room to write",
+        f"{remedy}, then run again: it goes on from here",
+    )

@@ -13,7 +13,7 @@ from nemo_srlm import process
 from nemo_srlm import stage as stages
 from nemo_srlm.config import Config
 from nemo_srlm.display import Display, duration
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.manifest import read as read_manifest
 from nemo_srlm.plan import Step, fuse, is_done, remaining
 from nemo_srlm.settings import freeze
@@ -96,12 +96,10 @@ def log_path(run_dir: Path, step: Step, shard: int) -> Path:
 def failure(run_dir: Path, step: Step, code: int, log: Path) -> StageFailed:
     ref = current(run_dir, step)
     reason = stage_directory(run_dir, ref) / "logs" / "error"
-    words = (
-        reason.read_text(encoding="utf-8")
-        if reason.exists()
-        else f"exit code {code}; the end of its log:\n{process.tail(log)}"
-    )
-    return StageFailed(f"{ref} failed: {words}\n  log: {log}", 2 if code == 2 else 1)
+    said = reason.read_text(encoding="utf-8") if reason.exists() else ""
+    full = None if said else of_system(None, run_dir)  # then it could not write its reason down
+    words = said or str(full or f"exit code {code}; the end of its log:\n{process.tail(log)}")
+    return StageFailed(f"{ref} failed: {words}\n  log: {log}", 2 if code == 2 or full else 1)
 
 
 def run_workers(cfg: Config, run_dir: Path, step: Step, display: Display, done: int) -> int:
@@ -177,16 +175,16 @@ def run(cfg: Config, until: str = "") -> Path:
         refuse_if_active(run_dir)
         todo = remaining(cfg, run_dir)
         freeze(cfg, run_dir)
+        total = len(pipeline(cfg))
+        done = total - len(todo)
         if until:
             names = [i for i, ref in enumerate(todo) if ref.stage == until]
             todo = todo[: names[0] + 1] if names else []
-        total = len(pipeline(cfg))
         with Display(total) as display:
             if not todo:
                 display.line(f"{run_dir} is up to date: all of its {total} stages are done.")
                 return run_dir
-            display.line(f"{run_dir}: {total - len(todo)} of {total} stages are done, {len(todo)} to go.")
-            done = total - len(todo)
+            display.line(f"{run_dir}: {done} of {total} stages are done, {len(todo)} to go.")
             for step in fuse(cfg, todo):
                 run_step(cfg, run_dir, step, display, done)
                 done += len(step.refs)

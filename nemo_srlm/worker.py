@@ -9,11 +9,11 @@ Training stages have their own entry, under torchrun: nemo_srlm/megatron/main.py
 import argparse
 import os
 import sys
-import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from nemo_srlm import stage as stages
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.process import die_with_parent
 from nemo_srlm.settings import thaw
 from nemo_srlm.stage import Ref
@@ -44,8 +44,9 @@ def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1) -> N
 def write_error(run_dir: Path, ref: Ref, message: str) -> None:
     """For `run` and `status`: why a stage failed, in one file that the next attempt overwrites."""
     path = stages.stage_directory(run_dir, ref) / "logs" / "error"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(message, encoding="utf-8")
+    with suppress(OSError):  # on a full disk; `run` and `status` look for that themselves
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(message, encoding="utf-8")
 
 
 def main() -> int:
@@ -63,21 +64,14 @@ def main() -> int:
         print(f"--- {ref}", flush=True)
         try:
             run_stage(args.run_dir, ref, shard, num_shards)
-        except UserError as error:
-            write_error(args.run_dir, ref, str(error))
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER
-        except OSError as error:
-            if error.errno is None:
+        except Exception as error:
+            mistake = error if isinstance(error, UserError) else of_system(error, args.run_dir)
+            if mistake is None:
+                write_error(args.run_dir, ref, f"{ref}: {type(error).__name__}: {error}")
                 raise
-            place = error.filename or "while writing"
-            message = f"{ref}: {error.strerror} ({place}); free space or mend access, then run again"
-            traceback.print_exc()
-            write_error(args.run_dir, ref, message)
+            write_error(args.run_dir, ref, str(mistake))
+            print(f"error: {mistake}", file=sys.stderr)
             return EXIT_USER
-        except BaseException as error:
-            write_error(args.run_dir, ref, f"{ref}: {type(error).__name__}: {error}")
-            raise
     return 0
 
 

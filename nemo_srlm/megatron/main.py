@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from nemo_srlm.config import Config
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.megatron.quiet import quiet
 
 EXIT_USER, EXIT_AGAIN = 2, 75
@@ -25,7 +25,8 @@ from nemo.utils import logging  # noqa: E402
 def _main(_: Config) -> None:
     from nemo_srlm.megatron import setup
     from nemo_srlm.megatron.train import Stopped
-    from nemo_srlm.stage import worker_context
+    from nemo_srlm.stage import Ref, worker_context
+    from nemo_srlm.worker import write_error
 
     run_dir = Path(os.environ["NEMO_SRLM_RUN_DIR"])
     stage, ctx = worker_context(run_dir, os.environ["NEMO_SRLM_STAGE"], int(os.environ["NEMO_SRLM_ITERATION"]))
@@ -37,12 +38,14 @@ def _main(_: Config) -> None:
     except Stopped as stopped:
         logging.info(str(stopped))
         code = EXIT_AGAIN
-    except UserError as error:
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else of_system(error, ctx.dir)
+        if mistake is None:
+            raise
         code = EXIT_USER
         if rank == 0:
-            (ctx.dir / "logs").mkdir(exist_ok=True)
-            (ctx.dir / "logs" / "error").write_text(str(error), encoding="utf-8")
-        print(f"error: {error}", file=sys.stderr, flush=True)
+            write_error(run_dir, Ref(stage.name, ctx.iteration), str(mistake))
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
     if code:
         # other ranks may wait in a collective that this one never joins: leave at once, torchrun ends them
         sys.stdout.flush()

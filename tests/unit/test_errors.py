@@ -1,0 +1,46 @@
+"""Which system errors are the user's to mend, and that a full disk is found behind other libraries' errors."""
+
+import errno
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.errors import of_system
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch):
+    def set_free(num_bytes: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 2**40 - num_bytes, num_bytes))
+
+    return set_free
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_what_the_system_refused_is_one_message_with_the_file(tmp_path: Path, free, number: int):
+    free(2**30)
+    mistake = of_system(OSError(number, "refused", "/data/x"), tmp_path)
+    assert mistake is not None
+    assert str(tmp_path) in str(mistake)
+    assert "refused: /data/x" in str(mistake)
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path, free):
+    free(2**30)
+    assert of_system(FileNotFoundError(errno.ENOENT, "absent", "x"), tmp_path) is None
+    assert of_system(RuntimeError("a bug"), tmp_path) is None
+    assert of_system(None, tmp_path) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("PytorchStreamWriter failed writing file"), None])
+def test_a_full_disk_is_found_behind_any_error_even_below_directories_that_could_not_be_made(
+    tmp_path: Path, free, error
+):
+    free(4096)
+    mistake = of_system(error, tmp_path / "not" / "made")
+    assert mistake is not None
+    assert "the disk is full" in str(mistake)
