@@ -182,7 +182,8 @@ def run(cfg: Config, until: str = "") -> Path:
             todo = todo[: names[0] + 1] if names else []
         with Display(total) as display:
             if not todo:
-                display.line(f"{run_dir} is up to date: all of its {total} stages are done.")
+                what = f"everything up to {until} is done" if until else f"all of its {total} stages are done"
+                display.line(f"{run_dir} is up to date: {what}.")
                 return run_dir
             display.line(f"{run_dir}: {done} of {total} stages are done, {len(todo)} to go.")
             for step in fuse(cfg, todo):

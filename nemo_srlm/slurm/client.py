@@ -99,6 +99,20 @@ def accounted(ids: Sequence[str], timeout: float = GLANCE) -> dict[str, str]:
     return {name: state.split()[0] for name, state, *_ in rows if state}
 
 
+def require(ids: Sequence[str]) -> None:
+    """Raises SlurmError for a job that the controller has forgotten: older versions run what depends on it at once."""
+    for name in ids:
+        try:
+            call(["scontrol", "--oneliner", "show", "job", name], PATIENCE)
+        except Unreachable:
+            raise
+        except SlurmError as error:
+            raise SlurmError(
+                f"job {name}", "ended and was forgotten while what depends on it was being submitted", "a job to wait for",
+                "submit again: what is done by now is seen from the files",
+            ) from error  # fmt: skip
+
+
 def submit(arguments: Sequence[str]) -> str:
     """The new job's id. Raises SlurmError with the site's words when it is refused."""
     return call(["sbatch", "--parsable", *arguments], PATIENCE).strip().split(";")[0]

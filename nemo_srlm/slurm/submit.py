@@ -153,6 +153,7 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitte
     known, out = record_of(run_dir), []
     ids: dict[str, str] = {}
     for job in missing:
+        client.require(job.after_ids)
         after = [*(ids[key] for key in job.after), *job.after_ids]
         ids[job.key] = client.submit(jobs.arguments(cfg, run_dir, job, after))
         out.append(

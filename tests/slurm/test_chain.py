@@ -1,6 +1,7 @@
 """One submission runs the whole loop: chains, arrays, two-node training; repeating it is safe."""
 
 import subprocess
+import sys
 
 from tests.slurm.conftest import REFS, ROOT, Run
 
@@ -48,6 +49,27 @@ def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
     run.submit()
     (run.dir / "slurm/jobs.json").unlink()  # as when the submission is killed between sbatch and the record
     assert "nothing to submit" in run.submit()
+
+
+def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_early_says_what_is_missing(run: Run):
+    """Slurm 22.05 accepts afterok on a purged id and runs the job at once."""
+    known = "from nemo_srlm.slurm import client; client.require(['999999'])"
+    refused = run.call([sys.executable, "-c", known], code=1)
+    assert "SlurmError: job 999999: ended and was forgotten" in refused
+    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "4"}
+    run.submit()
+    run.cli("cancel", str(run.dir))
+    run.wait()
+    early = run.dir / "slurm/iter1-pick"
+    flags = ["--dependency=afterok:999999", "--kill-on-invalid-dep=yes", f"--output={early}/early.txt"]
+    subprocess.run(["sbatch", "--wait", *flags, str(ROOT / "slurm/stage.sh"), str(early), "work"],
+                   env=run.cluster.env | run.env, capture_output=True, check=False)  # fmt: skip  # newer versions refuse
+    assert not (run.dir / "iter1/pick/manifest.json").exists()
+    if (early / "early.txt").exists():
+        assert "its input iter1/square is not done" in (early / "early.txt").read_text()
+    assert "submitted" in run.submit()
+    run.wait()
+    run.assert_whole()
 
 
 def test_cancel_ends_every_job_and_submitting_goes_on(run: Run):
