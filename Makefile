@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PINS := tools/requirements
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIN := $(BIN)/pip install -qq -c $(PINS)/cpu-constraints.txt
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -16,12 +17,12 @@ help: ## this list
 venv: $(STAMP) ## the environment, in .venv
 
 # The CPU build of torch first: a plain `torch` is the CUDA build wherever the package index is the public one.
-$(STAMP): $(PINS)/cpu.txt $(PINS)/cpu-nodeps.txt pyproject.toml
+$(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 as $(PYTHON); name yours with PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned environment into $(VENV) (about 3 minutes, 2.6 GB; once)"
-	@$(BIN)/pip install -qq "$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -qq --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
-	@$(BIN)/pip install -qq -r $(PINS)/cpu.txt
+	@$(PIN) "$(TORCH)+cpu" 2>/dev/null || $(PIN) --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
+	@$(PIN) -r $(PINS)/cpu.txt
 	@$(BIN)/pip install -qq --no-deps -r $(PINS)/cpu-nodeps.txt
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
@@ -33,7 +34,7 @@ demo-slurm: venv ## the same through a real, throw-away Slurm on this machine (n
 	@tools/demo_slurm.sh $(ARGS)
 
 test: venv ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
