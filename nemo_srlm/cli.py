@@ -226,10 +226,21 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Settings may stand before and after options: argparse alone takes only the first row of them."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("--") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # in the background too, where shells ignore SIGINT
         signal.signal(number, _interrupt)
-    args = parser().parse_args(argv)
+    args = parse(argv)
     try:
         return int(args.function(args))
     except UserError as error:

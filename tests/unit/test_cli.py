@@ -1,0 +1,46 @@
+"""The command line as a user meets it: where settings may stand, and what a mistake looks like."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import cli
+
+
+def test_settings_may_stand_before_and_after_options():
+    args = cli.parse(["run", "a=1", "--config-name", "tiny", "b=2", "c.d=[/x]"])
+    assert args.overrides == ["a=1", "b=2", "c.d=[/x]"]
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--bta=1"], ["run", "a=1", "--config-name", "tiny", "b"], ["status", "x", "y"]]
+)
+def test_what_is_no_setting_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        cli.parse(words)
+    assert end.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["dpo.bta=1"], "dpo.bta"),
+        (["dpo.beta=much"], "dpo.beta"),
+        (["seed.files=[{tmp}/absent.trees.jsonl.gz]"], "absent.trees.jsonl.gz: no such file"),
+        (["seed.files=[{tmp}/empty.jsonl]"], "empty.jsonl: no first turn for IFT"),
+    ],
+)
+def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_done(
+    tmp_path: Path, overrides: list[str], said: str
+):
+    (tmp_path / "empty.jsonl").touch()
+    settings = [word.format(tmp=tmp_path) for word in overrides]
+    command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "llama2_7b", f"run.root={tmp_path}/runs"]
+    done = subprocess.run([*command, "import_hf.path=/absent", *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path).rglob("manifest.json")) == []
