@@ -54,11 +54,10 @@ def _run(args: argparse.Namespace) -> int:
         return error.code
     if args.until:
         return 0
-    from rich.console import Console
-
+    from nemo_srlm.display import console
     from nemo_srlm.report import terminal_table
 
-    Console().print(terminal_table(run_dir))
+    console().print(terminal_table(run_dir))
     print(f"report: {run_dir}/report.html   ({time.time() - started:.0f} s)")
     return 0
 
@@ -102,14 +101,14 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(status.as_json(run_dir), indent=1))
         return 0
-    from rich.console import Console
+    from nemo_srlm.display import console
 
-    console = Console()
+    screen = console()
     while True:
         table = status.table(run_dir)
         if args.watch:
-            console.clear()
-        console.print(table)
+            screen.clear()
+        screen.print(table)
         if not args.watch:
             return 0
         time.sleep(2)

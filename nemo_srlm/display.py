@@ -58,12 +58,21 @@ def progress_words(progress: dict[str, Any]) -> str:
     return words
 
 
+WIDTH = 160  # columns of what goes into a file or a pipe
+
+
+def console() -> Console:
+    """As wide as the terminal; into a file or a pipe, wide enough that tables stay readable."""
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
+
+
 class Display:
     """`with Display(total) as d: d.show(ref, dir, started, done)` as often as one likes."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
-        self.console = console or Console()
+        self.console = console()
         self.started = time.time()
         self._live = (
             Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None

@@ -84,7 +84,7 @@ def table(run_dir: Path) -> Table:
     out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
     slurm = any(r.job for r in found)
     for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):
-        out.add_column(name, justify="right" if name == "time" else "left", overflow="fold")
+        out.add_column(name, justify="right" if name == "time" else "left", overflow="fold", no_wrap=name == "stage")
     for r in found:
         where = (r.job, r.node) if slurm else ()
         out.add_row(r.stage, f"[{COLOURS[r.state]}]{r.state}[/]", duration(r.seconds), *where, escape(r.words))

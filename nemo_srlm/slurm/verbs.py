@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from nemo_srlm.config import Config
+from nemo_srlm.display import console
 from nemo_srlm.errors import UserError
 from nemo_srlm.slurm import client, jobs, report
 from nemo_srlm.slurm import submit as submission
@@ -16,7 +16,6 @@ from nemo_srlm.slurm.jobs import Active, Job
 from nemo_srlm.stage import Ref, run_directory
 
 FOLLOW_SECONDS = 0.5
-WIDTH = 160  # columns of a table that goes into a file or a pipe
 
 
 def table_of(cfg: Config, missing: list[Job], at_work: list[Active]) -> Table:
@@ -39,19 +38,17 @@ def table_of(cfg: Config, missing: list[Job], at_work: list[Active]) -> Table:
 
 def plan(cfg: Config) -> int:
     """What `submit` would do. Without an answer from Slurm: as if nothing were queued, and it says so."""
-    run_dir, console = run_directory(cfg), Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    run_dir, screen = run_directory(cfg), console()
     at_work: list[Active] = []
     try:
         at_work = submission.active(run_dir)
     except client.SlurmError as error:
-        console.print(f"{error}: planned as if nothing were queued", style="yellow", markup=False)
+        screen.print(f"{error}: planned as if nothing were queued", style="yellow", markup=False)
     missing = submission.plan(cfg, run_dir, at_work)
     title = f"{run_dir}: {len(missing)} jobs to submit, {len(at_work)} queued or running"
-    console.print(title if missing or at_work else f"{run_dir} is up to date", markup=False)
+    screen.print(title if missing or at_work else f"{run_dir} is up to date", markup=False)
     if missing or at_work:
-        console.print(table_of(cfg, missing, at_work))
+        screen.print(table_of(cfg, missing, at_work))
     return 0
 
 
