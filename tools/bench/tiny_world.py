@@ -62,10 +62,9 @@ def run(name: str, overrides: list[str]) -> Path:
     return ROOT / "runs" / name
 
 
-def shared(seed: int, split: str) -> list[str]:
-    """`run.reuse` for a run that the same models were trained in before: the other split's, or the demo's (seed 0)."""
-    other = {"dev": "test", "test": "dev"}[split]
-    known = [ROOT / "runs" / f"bench-{other}-{seed}", *([ROOT / "runs" / "tiny"] if seed == 0 else [])]
+def shared(*names: str) -> list[str]:
+    """`run.reuse` of the first of these runs that exists: the same models, trained before."""
+    known = [ROOT / "runs" / name for name in names]
     return [f"run.reuse={path}" for path in known if path.is_dir()][:1]
 
 
@@ -78,6 +77,8 @@ def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
     """The gate (every seed) and the goal (how far), in words."""
     lines = []
     for seed, m in found.items():
+        if "random M2" not in m:
+            continue
         gain, full = m["M2"].mean - m["M1"].mean, m["M2"].full - m["M1"].full
         flat, flat_full = m["random M2"].mean - m["M1"].mean, m["random M2"].full - m["M1"].full
         judge = m["M1"].judge or 0.0
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=["dev", "test"], default="dev")
     parser.add_argument("--arms", nargs="+", choices=["random", "oracle"], default=["random"])
+    parser.add_argument("--control-seeds", type=int, nargs="*", help="seeds that get the arms (default: all)")
     parser.add_argument("--quick", action="store_true", help="seed 0 only")
     parser.add_argument("--write", action="store_true", help="also into docs/measurements.md")
     parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
@@ -126,10 +128,12 @@ def main() -> None:
     rows = []
     for seed in seeds:
         common = [f"run.seed={seed}", f"world.split={args.split}", *args.overrides]
-        base = run(f"bench-{args.split}-{seed}", [*common, *shared(seed, args.split)])
+        other = f"bench-{'test' if args.split == 'dev' else 'dev'}-{seed}"
+        base = run(f"bench-{args.split}-{seed}", [*common, *shared(other, *(["tiny"] if seed == 0 else []))])
         models = {"SFT baseline": model(base, 0, "_baseline")} | {f"M{t + 1}": model(base, t) for t in range(3)}
-        for arm in args.arms:
-            control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", f"run.reuse={base}"])
+        for arm in args.arms if seed in (args.control_seeds or seeds) else []:
+            reuse = shared(f"{other}-{arm}", base.name)
+            control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", *reuse])
             models |= {f"{arm} M{t + 1}": model(control, t) for t in (1, 2)}
         found[seed] = models
         rows += [row(seed, label, m) for label, m in models.items()]
@@ -137,6 +141,7 @@ def main() -> None:
         "| seed | model | oracle score | full marks | correctness | all right | judge |\n|---|---|---|---|---|---|---|"
     )
     words = f"--seeds {' '.join(map(str, seeds))} --split {args.split} --arms {' '.join(args.arms)}"
+    words += f" --control-seeds {' '.join(map(str, args.control_seeds))}" if args.control_seeds else ""
     title = [f"## The tiny world, {args.split} split", ""]
     where = [f"`tools/bench/tiny_world.py {words}`; {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores.", ""]
     text = "\n".join([*title, *where, head, *rows, "", *verdicts(found)])
