@@ -21,8 +21,11 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """The weights are known by their files' names and sizes: 140 GB are not hashed at every look at the run."""
+    from nemo_srlm.megatron.convert.tokenizer_files import FILES
+
     source = _source(cfg)
-    small = {path.name: file_digest(path) for path in sorted(source.glob("*.json"))}
+    kept = [path for name in FILES if (path := source / name).exists()]
+    small = {path.name: file_digest(path) for path in sorted({*source.glob("*.json"), *kept})}
     weights = {
         path.name: path.stat().st_size for path in sorted([*source.glob("*.safetensors"), *source.glob("*.bin")])
     }

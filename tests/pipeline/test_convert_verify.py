@@ -10,40 +10,41 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_srlm.config import ChatSection, ModelSection
+from nemo_srlm.config import ChatSection, Config, ExportSection, ImportSection, ModelSection
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.megatron.convert.exporting import export_hf
 from nemo_srlm.megatron.convert.importing import import_hf
 from nemo_srlm.megatron.convert.verify import verify
+from nemo_srlm.stages import export_base
+from nemo_srlm.stages import import_hf as import_hf_stage
 from nemo_srlm.tokens import Chat, Tokenizer
 from tests.unit import tiny_llama
+from tests.unit.test_convert_stages import run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ModelSection(  # heads of 32: the smallest that vLLM's CPU attention takes
     num_layers=3, hidden_size=128, ffn_hidden_size=160, num_attention_heads=4, num_query_groups=2, vocab_size=261,
     max_length=256, rope_theta=5000.0,
 )  # fmt: skip
+MG, OUT = "m0/checkpoint/final", "export/hf"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hf: the original in fp32; mg: its import; out: the export of that, by the tool, verified to the last level."""
+    """hf: the original in fp32; MG: its import; OUT: the export of that, verified by its stage to the last level."""
     root = tmp_path_factory.mktemp("model")
     tiny_llama.make(root / "hf", MODEL, "fp32")
     tiny_llama.make_tokenizer(root / "hf", 259)
-    import_hf(root / "hf", root / "mg")
-    command = [
-        sys.executable, "tools/convert.py", "megatron-to-hf", str(root / "mg"), str(root / "out"), "--like", str(root / "hf"),
-        "--user-prefix", "Q: ", "--user-suffix", "\nA:", "--verify", "vllm",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "vLLM's greedy tokens are transformers'" in done.stdout
+    cfg = Config(model=MODEL, import_hf=ImportSection(path=str(root / "hf")), export=ExportSection(verify="vllm"),
+                 chat=ChatSection("Q: ", "\nA:"))  # fmt: skip
+    run(import_hf_stage.STAGE, cfg, root / "m0")
+    found = run(export_base.STAGE, cfg, root / "export", policy=root / "m0", tokenizer=root / "m0")
+    assert found["verified"] == "vllm"
     return root
 
 
 def test_the_card_shows_equal_logits_and_equal_greedy_tokens(model: Path):
-    card = json.loads((model / "out.verification.json").read_text())
+    card = json.loads((model / OUT).with_name("hf.verification.json").read_text())
     assert card["passed"]
     assert card["round_trip"]["different"] == []
     assert card["logits"]["max_abs"] <= 1e-4
@@ -57,14 +58,19 @@ def test_the_card_shows_equal_logits_and_equal_greedy_tokens(model: Path):
 def test_transformers_renders_and_encodes_the_chat_as_the_trainer_does(model: Path):
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(model / "out")
-    chat = Chat.of(Tokenizer(model / "out"), ChatSection("Q: ", "\nA:"))
+    theirs = AutoTokenizer.from_pretrained(model / OUT)
+    chat = Chat.of(Tokenizer(model / OUT), ChatSection("Q: ", "\nA:"))
     messages = [{"role": "user", "content": "Why?  Because."}]
     assert theirs.apply_chat_template(messages, tokenize=True)["input_ids"] == chat.prompt_ids("Why?  Because.")
 
 
-def test_the_first_layers_of_a_model_too_large_for_memory_are_compared(model: Path):
-    card = verify(model / "out", model / "mg", layers=2)
+def test_the_tool_compares_the_first_layers_of_a_model_too_large_for_memory(model: Path, tmp_path: Path):
+    shutil.copytree(model / OUT, tmp_path / "out")  # another card
+    command = [sys.executable, "tools/convert.py", "verify", str(tmp_path / "out"), str(model / MG), "--layers", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "logits differ by at most" in done.stdout
+    card = json.loads((tmp_path / "out.verification.json").read_text())
     assert (card["logits"]["layers"], card["logits"]["of_layers"]) == (2, 3)
     assert card["logits"]["max_abs"] <= 1e-4
 

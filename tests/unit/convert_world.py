@@ -2,17 +2,22 @@
 
     RANK=0 WORLD_SIZE=4 MASTER_ADDR=... MASTER_PORT=... python -m tests.unit.convert_world CASES.json
 
-All layouts run one after another in the same four processes: starting them is what costs time.
+All layouts run one after another in the same four processes: starting them is what costs time. While megatron-core loads,
+the chunks that it reads from the files are compared with the parts of them that it keeps.
 """
 
+import contextlib
 import json
+import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint import filesystem
 
 from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, SftSection
 from nemo_srlm.megatron import checkpoint, setup
@@ -37,8 +42,32 @@ def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
     for chunk in chunks:
         for parameter in chunk.parameters():
             parameter.data.fill_(float("nan"))  # whatever the load leaves out would show
-    checkpoint.load_model(Path(case["checkpoint"]), chunks)
+    with counted() as (read, kept):
+        checkpoint.load_model(Path(case["checkpoint"]), chunks)
+    own = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+    padding = own - sum(kept)  # rows of the vocabulary that no file holds
+    assert 0 <= padding <= 2 * 128 * model.hidden_size, (case["name"], layout, own, sum(kept))
+    assert sum(read) == sum(kept), f"{case['name']} under {layout}: {sum(read)} values read for {sum(kept)}"
     return chunks
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[tuple[list[int], list[int]]]:
+    """(values of every chunk that torch's loader reads, values of it that it keeps)."""
+    read: list[int] = []
+    kept: list[int] = []
+    real = filesystem.narrow_tensor_by_index
+
+    def narrow(tensor: torch.Tensor, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+        read.append(tensor.numel())
+        kept.append(math.prod(sizes))
+        return real(tensor, offsets, sizes)
+
+    filesystem.narrow_tensor_by_index = narrow
+    try:
+        yield read, kept
+    finally:
+        filesystem.narrow_tensor_by_index = real
 
 
 @torch.no_grad()

@@ -7,8 +7,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nemo_srlm.config import ModelSection
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.convert import stored, tokenizer_files
+from nemo_srlm.megatron.convert import stored
 from nemo_srlm.megatron.convert.exporting import export_hf
 from nemo_srlm.megatron.convert.importing import import_hf
 from tests.unit import tiny_llama
@@ -188,6 +186,7 @@ def test_a_truncated_bin_file_is_refused(good: Path, tmp_path: Path):
     os.truncate(tmp_path / "hf" / "pytorch_model.bin", 20_000)
     with pytest.raises(CheckpointError, match=r"no torch\.save archive"):
         import_hf(tmp_path / "hf", tmp_path / "mg", allow_bin=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 # --- Megatron checkpoints --------------------------------------------------------------------------------------------
@@ -242,6 +241,15 @@ def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Pa
     import_hf(tmp_path / "hf", tmp_path / "mg")
     with pytest.raises(CheckpointError, match=rf"linear_qkv.weight \({Q}\) holds 1 NaN"):
         export_hf(tmp_path / "mg", tmp_path / "back", MODEL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "mg"]
+
+
+def test_a_mistake_that_one_of_several_processes_finds_is_the_same_error(good: Path, tmp_path: Path):
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    edit_weights(put(HEAD, float("nan")))(tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=f"{HEAD} holds 1 NaN"):
+        import_hf(tmp_path / "hf", tmp_path / "mg", processes=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 # --- disk and names ------------------------------------------------------------------------------------------------
@@ -303,33 +311,3 @@ def test_a_failed_conversion_keeps_what_stood_under_the_name(good: Path, tmp_pat
     with pytest.raises(CheckpointError):
         export_hf(tmp_path / "mg", tmp_path / "out", MODEL, overwrite=True)
     assert (tmp_path / "out" / "model.safetensors").exists()
-
-
-# --- tokenizers and the tool ------------------------------------------------------------------------------------------
-
-
-def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path):
-    tiny_llama.make_tokenizer(tmp_path / "tok", 259)
-    with pytest.raises(CheckpointError, match=r"3 token\(s\) beyond the vocabulary"):
-        tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 256, None)
-
-
-def test_a_directory_without_a_fast_tokenizer_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"no tokenizer.json and no tokenizer_config.json"):
-        tokenizer_files.copy_as_is(tmp_path, tmp_path / "out")
-
-
-def test_a_tokenizer_that_is_not_one_is_refused(tmp_path: Path):
-    tiny_llama.make_tokenizer(tmp_path / "tok")
-    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not a tokenizer"):
-        tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 256, None)
-
-
-def test_the_tool_prints_one_line_for_a_mistake_and_exits_with_2(tmp_path: Path):
-    command = [sys.executable, "tools/convert.py", "hf-to-megatron", str(tmp_path / "absent"), str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "no config.json" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -135,9 +135,9 @@ def export_hf(
 ) -> Exported:  # fmt: skip
     """Writes an HF directory that transformers and vLLM load, from a torch_dist checkpoint saved under any layout.
 
-    `dtype` fp32 | bf16 | fp16 converts, "" keeps the stored type. `tokenizer` is a directory whose tokenizer files are
-    copied; `chat` becomes the chat template. An export that was killed goes on after its last finished file; after an
-    error nothing stands under the name `out`. `report` counts parameters.
+    `dtype` fp32 | bf16 | fp16 converts, "" keeps the stored type. `tokenizer` is a directory whose tokenizer files, chat
+    template and generation settings are copied; `chat` replaces the template. An export that was killed goes on after
+    its last finished file; after an error nothing stands under the name `out`. `report` counts parameters.
     """
     checkpoint = torch_dist.Checkpoint(source)
     padding = matched(checkpoint, model)
@@ -160,7 +160,7 @@ def export_hf(
             _write_json(temporary / hf_source.INDEX, index)
         special = tokenizer_files.copy(tokenizer, temporary, model.vocab_size, chat) if tokenizer else {}
         _write_json(temporary / "config.json", hf_config.render(model, NAMES[target], special))
-        _write_json(temporary / "generation_config.json", {"_from_model_config": True, **special})
+        _write_json(temporary / "generation_config.json", tokenizer_files.generation_config(temporary, special, chat))
         (temporary / PLAN).unlink()
     return Exported(NAMES[target], len(tensors), parameters, num_bytes, tuple(name for name, _ in files), padding)
 

@@ -29,17 +29,22 @@ class HfConfig:
 def read(directory: Path) -> HfConfig:
     """The architecture of an HF model directory. Raises CheckpointError when it is absent, malformed or not Llama's."""
     path = directory / "config.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             directory, "no config.json", "an HF model directory (config.json, *.safetensors, tokenizer files)"
-        ) from error
+        )
+    return parse(read_object(path), path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. CheckpointError for anything else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"not JSON ({error})") from error
     if not isinstance(data, dict):
         raise CheckpointError(path, f"a JSON {type(data).__name__}", "an object")
-    return parse(data, path)
+    return data
 
 
 def parse(data: dict[str, Any], path: Path) -> HfConfig:

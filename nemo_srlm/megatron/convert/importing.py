@@ -48,10 +48,12 @@ class _Piece:
 
 
 def _pieces(model: ModelSection, itemsize: int, limit: int) -> Iterator[_Piece]:
+    """Runs of rows of at most `limit` bytes, none of which reaches over the end of a tensor-parallel shard."""
     for entry in mapping.table(model):
         step = max(1, limit // (entry.row_numel * itemsize))
-        for row in range(0, entry.shape[0], step):
-            yield _Piece(entry, row, min(step, entry.shape[0] - row))
+        for start in range(0, entry.shape[0], entry.shard[0]):
+            for row in range(start, start + entry.shard[0], step):
+                yield _Piece(entry, row, min(step, start + entry.shard[0] - row))
 
 
 def gather(

@@ -29,6 +29,8 @@ from nemo_srlm.errors import ConfigError
 
 # Buffers that old HF checkpoints carry and that follow from the config: counted, not converted.
 IGNORED_HF = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$|model\.rotary_emb\.inv_freq$")
+# An import cuts tensors where the shards of 2, 4 or 8 tensor-parallel ranks end: a node's worth, the usual limit.
+TENSOR_PARALLEL = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Entry:
     key: str
     layer: int | None
     shape: tuple[int, ...]  # without the layer axis and without vocabulary padding
+    shard: tuple[int, ...]  # the shape's part that one of up to TENSOR_PARALLEL ranks owns
     runs: tuple[Run, ...]
 
     @property
@@ -94,35 +97,51 @@ def _qkv(prefix: str, model: ModelSection) -> tuple[Run, ...]:
     return tuple(runs)
 
 
+def _part(size: int, units: int) -> int:
+    """The share of `size` of one rank where up to TENSOR_PARALLEL ranks divide its `units` (heads, groups, rows)."""
+    return size // math.gcd(TENSOR_PARALLEL, units)
+
+
 def table(model: ModelSection) -> Iterator[Entry]:
-    """Every parameter of the model once, in the order of the layers."""
+    """Every parameter of the model once, in the order of the layers.
+
+    Megatron cuts embedding, QKV, gate, up and head along rows, the two projections back to the hidden size along columns.
+    """
     check(model)
     hidden, ffn, vocab = model.hidden_size, model.ffn_hidden_size, model.vocab_size
-    kv = hidden // model.num_attention_heads * model.num_query_groups
-    yield Entry("embedding.word_embeddings.weight", None, (vocab, hidden), _whole("model.embed_tokens.weight", vocab))
+    heads, groups = model.num_attention_heads, model.num_query_groups
+    kv = hidden // heads * groups
+    qkv, words = hidden + 2 * kv, (_part(vocab, vocab), hidden)
+    yield Entry(
+        "embedding.word_embeddings.weight", None, (vocab, hidden), words, _whole("model.embed_tokens.weight", vocab)
+    )
     for layer in range(model.num_layers):
         hf, key = f"model.layers.{layer}.", "decoder.layers."
         yield Entry(
-            f"{key}self_attention.linear_qkv.layer_norm_weight", layer, (hidden,),
+            f"{key}self_attention.linear_qkv.layer_norm_weight", layer, (hidden,), (hidden,),
             _whole(f"{hf}input_layernorm.weight", hidden),
         )  # fmt: skip
         yield Entry(
-            f"{key}self_attention.linear_qkv.weight", layer, (hidden + 2 * kv, hidden), _qkv(f"{hf}self_attn.", model)
-        )
+            f"{key}self_attention.linear_qkv.weight", layer, (qkv, hidden), (_part(qkv, groups), hidden),
+            _qkv(f"{hf}self_attn.", model),
+        )  # fmt: skip
         yield Entry(
-            f"{key}self_attention.linear_proj.weight", layer, (hidden, hidden),
+            f"{key}self_attention.linear_proj.weight", layer, (hidden, hidden), (hidden, _part(hidden, heads)),
             _whole(f"{hf}self_attn.o_proj.weight", hidden),
         )  # fmt: skip
         yield Entry(
-            f"{key}mlp.linear_fc1.layer_norm_weight", layer, (hidden,),
+            f"{key}mlp.linear_fc1.layer_norm_weight", layer, (hidden,), (hidden,),
             _whole(f"{hf}post_attention_layernorm.weight", hidden),
         )  # fmt: skip
         gate, up = Run(f"{hf}mlp.gate_proj.weight", 0, 0, ffn), Run(f"{hf}mlp.up_proj.weight", 0, ffn, ffn)
-        yield Entry(f"{key}mlp.linear_fc1.weight", layer, (2 * ffn, hidden), (gate, up))
-        yield Entry(f"{key}mlp.linear_fc2.weight", layer, (hidden, ffn), _whole(f"{hf}mlp.down_proj.weight", hidden))
-    yield Entry("decoder.final_layernorm.weight", None, (hidden,), _whole("model.norm.weight", hidden))
+        yield Entry(f"{key}mlp.linear_fc1.weight", layer, (2 * ffn, hidden), (_part(ffn, ffn), hidden), (gate, up))
+        yield Entry(
+            f"{key}mlp.linear_fc2.weight", layer, (hidden, ffn), (hidden, _part(ffn, ffn)),
+            _whole(f"{hf}mlp.down_proj.weight", hidden),
+        )  # fmt: skip
+    yield Entry("decoder.final_layernorm.weight", None, (hidden,), (hidden,), _whole("model.norm.weight", hidden))
     if not model.tie_embeddings:
-        yield Entry("output_layer.weight", None, (vocab, hidden), _whole("lm_head.weight", vocab))
+        yield Entry("output_layer.weight", None, (vocab, hidden), words, _whole("lm_head.weight", vocab))
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def transformers_logits(directory: Path, layers: int, ids: list[int], new_tokens
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from nemo_srlm.tokens import Tokenizer
+
     config = LlamaConfig.from_pretrained(directory)
     whole = layers == config.num_hidden_layers
     config.num_hidden_layers = layers
@@ -61,13 +63,12 @@ def transformers_logits(directory: Path, layers: int, ids: list[int], new_tokens
         greedy: list[int] = []
         if whole and new_tokens:
             start = ids[: max(1, len(ids) // 2)]
-            end = net.generation_config.eos_token_id
             out = net.generate(
                 torch.tensor([start]), do_sample=False, max_new_tokens=new_tokens, pad_token_id=0,
                 attention_mask=torch.ones(1, len(start), dtype=torch.long),
             )  # fmt: skip
             greedy = out[0, len(start) :].tolist()
-            if greedy and greedy[-1] == end:
+            if greedy and greedy[-1] == Tokenizer(directory).eos_id:
                 greedy.pop()  # the engine does not hand it out either
     return logits, greedy
 

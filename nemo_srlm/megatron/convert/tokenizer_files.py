@@ -1,8 +1,10 @@
-"""Tokenizer files of an HF directory: copied as they are, plus the chat template that renders the project's chat format.
+"""What stands beside the weights of an HF directory: tokenizer, chat template, generation settings. Copied as they are,
+unless the project's chat format is asked for: then its template and the tokenizer's end token take their places.
 
 Pure Python: no torch, no transformers.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,23 +12,52 @@ from typing import Any
 
 from nemo_srlm.config import ChatSection
 from nemo_srlm.errors import CheckpointError
+from nemo_srlm.megatron.convert.hf_config import read_object
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 
 
-def chat_template(chat: ChatSection) -> str:
+def chat_template(chat: ChatSection, before_user: str = "", before_assistant: str = "") -> str:
     """Jinja: bos, then per user turn prefix + text + suffix, per assistant turn text + eos. Same text as `tokens.Chat`."""
-    prefix, suffix = (json.dumps(text, ensure_ascii=False) for text in (chat.user_prefix, chat.user_suffix))
+    prefix, suffix, answer = (
+        json.dumps(text, ensure_ascii=False)
+        for text in (before_user + chat.user_prefix, chat.user_suffix, before_assistant)
+    )
     return (
         "{{ bos_token }}{% for message in messages %}"
         "{% if message['role'] == 'user' %}{{ " + prefix + " + message['content'] + " + suffix + " }}"
-        "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
+        "{% elif message['role'] == 'assistant' %}{{ " + answer + " + message['content'] + eos_token }}"
         "{% else %}{{ raise_exception('this chat format has the roles user and assistant only') }}{% endif %}"
         "{% endfor %}"
     )
+
+
+def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, str]) -> str:
+    """The chat template whose text this directory's tokenizer turns into the very tokens that the trainer feeds.
+
+    The trainer encodes prompt and response apart, and sentencepiece puts a blank before whatever it encodes. In one text
+    some tokenizers need that blank to be written out (Llama 2's after the begin token, all of that family before an
+    answer). CheckpointError when no such template is found.
+    """
+    import jinja2
+
+    from nemo_srlm.tokens import Chat, Tokenizer
+
+    tokenizer = Tokenizer(directory)
+    ours = Chat.of(tokenizer, chat)
+    wanted = [*ours.prompt_ids("Why?"), *ours.response_ids("For 2.")]
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "For 2."}]
+    for before_user, before_assistant in itertools.product(("", " "), repeat=2):
+        template = chat_template(chat, before_user, before_assistant)
+        if tokenizer.encode(jinja2.Template(template).render(messages=messages, **special)) == wanted:
+            return template
+    raise CheckpointError(
+        directory, "a tokenizer that gives other tokens for a whole chat than for its parts",
+        "one of the byte-level or sentencepiece kind", "choose other chat.user_prefix, chat.user_suffix",
+    )  # fmt: skip
 
 
 def copy_as_is(source: Path, out: Path) -> list[str]:
@@ -57,30 +88,38 @@ def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> 
                               f"{next(iter(beyond.items()))}", f"ids below {vocab_size}",
                               "model.vocab_size and the tokenizer do not belong together")  # fmt: skip
     path = out / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if chat is not None:
-        settings["chat_template"] = chat_template(chat)
-        (out / "chat_template.jinja").write_text(chat_template(chat), encoding="utf-8")  # transformers 5 reads this one
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    special = {}
+    settings = read_object(path)
+    named: dict[str, str] = {}
     for name in ("bos_token", "eos_token", "pad_token"):
         token = settings.get(name)
         text = token["content"] if isinstance(token, dict) else token
         if text is not None and text not in ids:
             raise CheckpointError(path, f"{name} {text!r}", "a token of tokenizer.json")
         if text is not None:
-            special[f"{name}_id"] = ids[text]
-    return special
+            named[name] = text
+    if chat is not None:
+        settings["chat_template"] = fitted_chat_template(out, chat, named)
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # transformers 5 reads this one
+        (out / "chat_template.jinja").write_text(settings["chat_template"], encoding="utf-8")
+    return {f"{name}_id": ids[text] for name, text in named.items()}
+
+
+def generation_config(directory: Path, special: dict[str, int], chat: ChatSection | None) -> dict[str, Any]:
+    """The settings that were copied to `directory`. Its end tokens give way to the tokenizer's in our chat format."""
+    path = directory / "generation_config.json"
+    given = read_object(path) if path.exists() else {"_from_model_config": True}
+    return special | given if chat is None else given | special
 
 
 def _token_ids(path: Path) -> dict[str, int]:
+    data = read_object(path)
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         vocab = data["model"]["vocab"]
         # a unigram vocabulary is a list of [piece, score] by id
         ids = dict(vocab) if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
         return ids | {token["content"]: token["id"] for token in data["added_tokens"]}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             path, f"not a tokenizer ({error!r})", "a tokenizer.json of the tokenizers library"
         ) from error

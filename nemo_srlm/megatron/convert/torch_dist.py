@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.megatron.convert import torch_archive
 from nemo_srlm.megatron.convert.mapping import Entry
-from nemo_srlm.megatron.convert.stored import Reader, StoredTensor
+from nemo_srlm.megatron.convert.stored import Reader, StoredTensor, start_writeback
 
 # Keys of a training checkpoint that are not weights of the model.
 NOT_WEIGHTS = ("optimizer", "rng_state", "rerun_state", "opt_param_scheduler", "chained")
@@ -181,29 +181,41 @@ class PartWriter:
         self.written: list[Written] = []
 
     def append(self, entry: Entry, row: int, piece: torch.Tensor) -> None:
-        """Rows of the entry from `row` on."""
-        offsets, sizes = (row, *(0 for _ in entry.shape[1:])), tuple(piece.shape)
+        """Rows of the entry from `row` on, a chunk for every tensor-parallel shard of its columns."""
+        width = entry.shard[-1]
+        for i, part in enumerate(piece.split(width, dim=1) if piece.dim() > 1 else [piece]):
+            self._chunk(entry, (row, i * width)[: piece.dim()], part.contiguous())
+
+    def _chunk(self, entry: Entry, offsets: tuple[int, ...], data: torch.Tensor) -> None:
+        sizes = tuple(data.shape)
         if entry.layer is not None:
             offsets, sizes = (entry.layer, *offsets), (1, *sizes)
         position = self._file.tell()
-        checksums = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(False)  # no loader looks at them; they cost as much time as the writing
-        try:
-            # torch.save writes a whole storage, and a piece is a part of a larger buffer: the same memory as its own
-            own = torch.from_numpy(piece.view(-1).view(torch.uint8).numpy())
-            torch.save(own.view(piece.dtype).view(sizes), self._file)
-        except RuntimeError as error:  # torch hides the disk's refusal behind its own unfinished archive
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-        finally:
-            torch.serialization.set_crc32_options(checksums)
-        self.written.append(Written(entry.key, offsets, sizes, self.name, position, self._file.tell() - position))
+        _save(data.view(sizes), self._file)
+        length = self._file.tell() - position
+        start_writeback(self._file.fileno(), position, length)
+        self.written.append(Written(entry.key, offsets, sizes, self.name, position, length))
 
     def close(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _save(tensor: torch.Tensor, file: IO[bytes]) -> None:
+    """torch.save of these values alone, without checksums: no loader looks at them, and they cost as much as writing."""
+    checksums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        # torch.save writes a whole storage, and a piece is a part of a larger buffer: the same memory as its own
+        own = torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy())
+        torch.save(own.view(tensor.dtype).view(tensor.shape), file)
+    except RuntimeError as error:  # torch hides the disk's refusal behind its own unfinished archive
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    finally:
+        torch.serialization.set_crc32_options(checksums)
 
 
 def finish(
