@@ -47,7 +47,8 @@ def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
     own = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
     padding = own - sum(kept)  # rows of the vocabulary that no file holds
     assert 0 <= padding <= 2 * 128 * model.hidden_size, (case["name"], layout, own, sum(kept))
-    assert sum(read) == sum(kept), f"{case['name']} under {layout}: {sum(read)} values read for {sum(kept)}"
+    in_vain = sum(read) - sum(kept)
+    assert 0 <= in_vain <= case["too_much"], f"{case['name']} under {layout}: {in_vain} of {sum(read)} values in vain"
     return chunks
 
 

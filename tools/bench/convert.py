@@ -4,13 +4,15 @@
 
 Each size is made in DIR, converted there and back, compared (the round trip must be exact), copied by `cp`, and removed.
 Files are flushed to disk and dropped from the page cache before each timed step, and every timed step ends with its
-output on the disk, so all read and write the same disk. Peak memory is the converting process's own high-water mark.
+output on the disk, so all read and write the same disk. Peak memory is the converting process's own high-water mark; its
+processor seconds include starting Python and torch.
 """
 
 import argparse
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -104,7 +106,9 @@ def child(step: str, root: Path, size: str, processes: int) -> None:
         assert not round_trip(root / "back", root / "mg", model)["different"]
     status = Path("/proc/self/status").read_text()
     peak = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
-    print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": time.perf_counter() - start, "cpu": cpu, "peak": peak}))
 
 
 def run(step: str, root: Path, size: str, processes: int) -> dict[str, Any]:
@@ -125,14 +129,17 @@ def run(step: str, root: Path, size: str, processes: int) -> dict[str, Any]:
     return result
 
 
-def copy(source: Path, target: Path) -> float:
-    start = time.perf_counter()
+def copy(source: Path, target: Path) -> tuple[float, float]:
+    """(seconds, processor seconds) of `cp` until the copy is on the disk."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     for path in target.iterdir():
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
-    return time.perf_counter() - start
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cpu
 
 
 def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, Any]:
@@ -143,18 +150,22 @@ def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, An
     total = num_bytes(model)
     row: dict[str, Any] = {"size": size, "GB": total / 1e9, "largest MiB": largest_tensor(model) / 2**20}
     times: dict[str, list[float]] = {"cp": [], "import": [], "export": []}
+    cpu: dict[str, list[float]] = {name: [] for name in times}
     peaks: dict[str, int] = {"import": 0, "export": 0}
     try:
         run("make", root, size, 1)
         for _ in range(repeats):
             settle(root)
-            times["cp"].append(copy(root / "hf", root / "copy"))
+            seconds, processor = copy(root / "hf", root / "copy")
+            times["cp"].append(seconds)
+            cpu["cp"].append(processor)
             shutil.rmtree(root / "copy")
             for step, output in (("import", "mg"), ("export", "back")):
                 shutil.rmtree(root / output, ignore_errors=True)
                 settle(root)
                 found = run(step, root, size, processes)
                 times[step].append(found["seconds"])
+                cpu[step].append(found["cpu"])
                 peaks[step] = max(peaks[step], found["peak"])
             print(
                 f"  {size}: " + ", ".join(f"{k} {v[-1]:.1f} s" for k, v in times.items()), file=sys.stderr, flush=True
@@ -162,8 +173,9 @@ def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, An
         run("round trip", root, size, 1)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    for name, seconds in times.items():
-        row[f"{name} MB/s"] = total / min(seconds) / 1e6
+    for name, taken in times.items():
+        row[f"{name} MB/s"] = total / min(taken) / 1e6
+        row[f"{name} CPU s"] = min(cpu[name])
     for name in ("import", "export"):
         row[f"{name} / cp"] = row[f"{name} MB/s"] / row["cp MB/s"]
         row[f"{name} peak MiB"] = peaks[name] / 2**20
@@ -172,8 +184,9 @@ def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, An
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = ["size", "GB", "largest MiB", "cp MB/s", "import MB/s", "import / cp", "import peak MiB", "export MB/s",
-               "export / cp", "export peak MiB"]  # fmt: skip
+    columns = ["size", "GB", "largest MiB", "cp MB/s", "cp CPU s"]
+    for name in ("import", "export"):
+        columns += [f"{name} MB/s", f"{name} / cp", f"{name} CPU s", f"{name} peak MiB"]
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
