@@ -91,7 +91,11 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(r)}, stdout=logs[r], stderr=logs[r])
         for r in range(4)
     ]
-    codes = [rank.wait(timeout=300) for rank in ranks]
+    try:
+        codes = [rank.wait(timeout=1200) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert codes == [0] * 4, "\n".join((root / f"rank{r}.log").read_text()[-3000:] for r in range(4))
     return root
 
