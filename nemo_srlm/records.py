@@ -44,7 +44,7 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any], where: object = "record") -> Self:
         """Raises DataError naming `where` when a field is missing or unknown."""
-        names, required = _names(cls)
+        names, required = _names(cls)  # type: ignore[arg-type]  # mypy: a class is not Hashable
         if not required <= data.keys() <= names:
             for word, wrong in (("unknown", data.keys() - names), ("missing", required - data.keys())):
                 if wrong:

@@ -71,6 +71,7 @@ def run_requests(
     started, num_tokens = time.monotonic(), 0
     running, by_id, done_before = engine(), dict(todo), done
     writer = PartWriter(ctx)
+    running.expect(tokens_of(request(running, item_id, item)) for item_id, item in todo)
     try:
         for finished, outcome in running.stream(request(running, item_id, item) for item_id, item in todo):
             for record in records(by_id.pop(finished.id), outcome):
@@ -81,6 +82,11 @@ def run_requests(
     finally:
         writer.close()
         note_usage(ctx, running, done - done_before, num_tokens, time.monotonic() - started)
+
+
+def tokens_of(request: Request) -> int:
+    """Tokens that a request needs at most, prompt and completion."""
+    return len(request.prompt_ids) + request.max_tokens
 
 
 def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, seconds: float) -> None:

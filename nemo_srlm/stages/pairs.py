@@ -61,7 +61,7 @@ class _Rows(Generic[S]):
 
     def __init__(self, path: Path, cls: type[S]) -> None:
         self.path, self.position = path, 0  # bytes read so far
-        self._decoder = msgspec.json.Decoder(cls)
+        self._decoder: msgspec.json.Decoder[S] = msgspec.json.Decoder(cls)
 
     def __iter__(self) -> Iterator[S]:
         line = 0
@@ -93,8 +93,8 @@ class _ByPrompt(Generic[R]):
 
     def __init__(self, path: Path, cls: type[R]) -> None:
         self.path, self.number = path, 1  # line of the next row
-        self._groups = groupby(_Rows(path, cls), attrgetter("prompt_id"))
-        self.next = next(self._groups, None)
+        self._groups: Iterator[tuple[str, Iterator[R]]] = groupby(_Rows(path, cls), attrgetter("prompt_id"))
+        self.next: tuple[str, Iterator[R]] | None = next(self._groups, None)
 
     def of(self, prompt_id: str) -> list[R]:
         """The next rows, when they belong to this prompt."""

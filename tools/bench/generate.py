@@ -73,6 +73,9 @@ class Recorder:
         self.requests: list[Request] = []
         self.tokens = 0
 
+    def expect(self, lengths: Any) -> None:
+        self._engine.expect(lengths)
+
     def stream(self, requests: Any) -> Any:
         def kept() -> Any:
             for request in requests:
