@@ -99,12 +99,16 @@ def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, second
 
 
 def usage_metrics(ctx: Context) -> dict[str, float]:
-    """The sums over all shards and attempts, and tokens a second of one engine after its start."""
+    """The sums over all shards and attempts, and tokens a second of one engine after its start.
+
+    An endpoint's tokens are those that it says it has made (and charges for).
+    """
     total: Counter[str] = Counter()
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             total.update(json.loads(line))
-    return dict(total) | {"tokens_per_s": share(total["tokens"], total["seconds"] - total["start_seconds"]) or 0.0}
+    tokens = total["tokens"] or total["completion_tokens"]
+    return dict(total) | {"tokens_per_s": share(tokens, total["seconds"] - total["start_seconds"]) or 0.0}
 
 
 def error_kinds(errors: Iterable[str]) -> dict[str, int]:

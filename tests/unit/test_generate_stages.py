@@ -1,11 +1,14 @@
 """The rules of the generation stages, on a stand-in engine: the same records for any sharding, kill and order."""
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nemo_srlm import engine as engines
 from nemo_srlm.config import Config
@@ -205,6 +208,44 @@ def test_candidates_are_the_same_after_kills_and_another_sharding(
     assert len(engine.requests) == 8  # one prompt was whole
     candidates.STAGE.finalize(ctx := context(config(), tmp_path, "out"))
     assert lines(ctx.dir / "candidates.jsonl") == lines(one.dir / "candidates.jsonl")
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    attempts=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 12), st.integers(0, 60)), max_size=5
+    ),
+    last=st.integers(1, 5),
+)
+def test_any_sharding_kill_and_order_give_the_same_candidates_and_judgements(
+    tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int, int, int]], last: int
+) -> None:
+    """Attempts of some shard of some number of shards, each killed after some outcomes with its last line torn."""
+    root = tmp_path_factory.mktemp("run")
+    write_prompts(root, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        found: dict[str, list[list[str]]] = {}
+        for name, stage, answer in (("candidates", candidates.STAGE, replies), ("judge", judge.STAGE, judges)):
+            use(patch, answer)
+            stage.run(whole := context(config(), root, f"{name}_whole"))
+            stage.finalize(whole)
+            for num, shard, stop_after, torn in attempts:
+                use(patch, answer, stop_after)
+                killed = context(config(), root, name, shard % num, num)
+                with contextlib.suppress(KeyboardInterrupt):
+                    stage.run(killed)
+                part = killed.dir / "parts" / f"{shard % num:05d}-of-{num:05d}.jsonl"
+                if part.exists():
+                    part.write_bytes(part.read_bytes()[:-torn] if torn else part.read_bytes())
+            use(patch, answer)
+            for shard in range(last):
+                stage.run(context(config(), root, name, shard, last))
+            stage.finalize(context(config(), root, name))
+            output = "candidates.jsonl" if name == "candidates" else "judgements.jsonl"
+            found[name] = [lines(directory / output) for directory in (root / name, whole.dir)]
+    for records, expected in found.values():
+        assert records == expected
+        assert records
 
 
 def test_a_missing_candidate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
