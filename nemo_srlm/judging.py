@@ -128,7 +128,7 @@ def aggregate(scores: Iterable[float | None], min_valid: int) -> float | None:
     fsum, so that the order of the draws cannot make two equal means differ.
     """
     valid = [score for score in scores if score is not None]
-    return math.fsum(valid) / len(valid) if len(valid) >= max(min_valid, 1) else None
+    return math.fsum(valid) / len(valid) if valid and len(valid) >= min_valid else None
 
 
 def required_valid(judge: JudgeSection) -> int:

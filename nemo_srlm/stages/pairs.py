@@ -187,7 +187,7 @@ def build(ctx: Context, prompts: Path, candidates: Path, judgements: Path) -> No
         for prompt, scored, position in prompts_with_scores(prompts, candidates, judgements, min_valid):
             counts["prompts"] += 1
             counts["candidates"] += len(scored)
-            counts["eligible"] += sum(1 for candidate in scored if candidate.score is not None)
+            counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
             found = _choose(scored, cfg, prompt.id)
             if isinstance(found, str):
                 counts[f"dropped_{found}"] += 1
