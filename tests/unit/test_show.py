@@ -44,7 +44,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 def test_a_prompt_is_shown_with_all_that_became_of_it(run_dir: Path) -> None:
     text = show.text(run_dir, "p0")
-    for part in ("Question p0?", "2 demonstrations", "Shown two.", "Answer 1 to p0", "7 tokens, stop", "[5] Because.",
+    for part in ("Question p0?", "2 demonstrations", "Shown two.", "Answer 1 to p0", "7 tokens, stop", "score 4.67, spread 0.47",
+                 "[5] Because.",
                  "[-] Because. Score: None", "chosen 4.66", "rejected 1.0", "+ Answer 0 to p0", "- Answer 1 to p0"):  # fmt: skip
         assert part in text
 
