@@ -24,6 +24,7 @@ from nemo_srlm.stage import Context
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 BUFFER = 1 << 18  # bytes read or written at once
+HOLD = 1 << 24  # bytes of lines that a merge keeps until their turn
 FLUSH_SECONDS = 2.0  # at most this much finished work is only in the page cache when a NODE dies (a kill loses none)
 
 
@@ -208,22 +209,24 @@ def run_items(
 
 
 class _Merge:
-    """Hands out the lines of parts by id. Each part is read once; memory holds the places of lines read before their turn.
+    """Hands out the lines of parts by id. Each part is read once; memory holds lines that were read before their turn.
 
     Parts are more or less in the wanted order (an item finishes when its company does), so these are few: the engine's
-    capacity, not the number of items.
+    capacity, not the number of items. Beyond HOLD bytes of them only their places are kept.
     """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._unread = list(parts)
-        self._waiting: dict[str, tuple[_Part, int, int]] = {}  # id -> part, offset, size
+        self._waiting: dict[str, tuple[_Part, bytes, int, int]] = {}  # id -> part, line (or nothing), offset, size
+        self._held = 0  # bytes
 
     def take(self, item: str) -> bytes | None:
         """The line of `item`, or None where no part has it."""
         if (place := self._waiting.pop(item, None)) is not None:
-            part, offset, size = place
+            part, line, offset, size = place
             part.waiting -= 1
-            return os.pread(part.file.fileno(), size, offset)
+            self._held -= len(line)
+            return line or os.pread(part.file.fileno(), size, offset)
         while self._unread:
             part = min(self._unread, key=_num_waiting)  # where much waits, the wanted order is elsewhere
             if (record := part.next()) is None:
@@ -233,7 +236,9 @@ class _Merge:
             if found == item:
                 return line
             if found not in self._waiting:
-                self._waiting[found] = (part, part.offset - len(line), len(line))
+                held = line if self._held < HOLD else b""
+                self._waiting[found] = (part, held, part.offset - len(line), len(line))
+                self._held += len(held)
                 part.waiting += 1
         return None
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm import stage as stages
+from nemo_srlm import store
 from nemo_srlm.config import Config
 from nemo_srlm.errors import DataError, StaleError
 from nemo_srlm.manifest import NAME
@@ -133,8 +134,12 @@ def test_of_two_records_with_one_id_the_first_wins(tmp_path: Path):
     assert toy.texts(ctx.dir / "out.jsonl") == ["from 0"]
 
 
-def test_a_merge_reads_parts_side_by_side_and_holds_only_what_came_before_its_turn(tmp_path: Path):
+@pytest.mark.parametrize("hold", [0, 1 << 24])
+def test_a_merge_reads_parts_side_by_side_and_holds_only_what_came_before_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: int
+):
     """Two attempts with other numbers of shards; items finish out of order by up to the engine's capacity."""
+    monkeypatch.setattr(store, "HOLD", hold)  # 0: every line that came early is read again
     number, capacity, rng = 6000, 50, random.Random(0)
     shards = [[i for i in range(2000) if i % 2 == k] for k in range(2)]  # the first attempt came to 2,000
     shards += [[i for i in range(2000, number) if i % 3 == k] for k in range(3)]
