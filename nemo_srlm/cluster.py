@@ -11,7 +11,7 @@ class JobSection:
     partition: str = ""  # "" = cluster.partition
     cpus: int = 0  # per task
     memory: str = ""  # per node, e.g. 64G; 0 = all of it
-    gpus: int = -1  # per node; -1 = what the stage needs (train: gpus_per_node, generate: tensor_parallel, else none)
+    gpus: int = -1  # per node; -1 = as needed (train: gpus_per_node, generate: replicas x tensor_parallel, else none)
     exclusive: bool = False
     modules: list[str] = field(default_factory=list)  # environment modules, after cluster.modules
     image: str = ""  # pyxis --container-image; "" = cluster.image; "none" = no container

@@ -258,26 +258,25 @@ class PairsSection:
 class GenerateSection:
     """The generation engine."""
 
-    engine: str = execution("vllm")
-    dtype: str = "bfloat16"
-    max_model_len: int = execution(4096)  # tokens of prompt and completion; 0 = all positions of the model
+    engine: str = execution("vllm")  # an endpoint in its place, stage by stage: api.stages
+    dtype: str = "bfloat16"  # auto (as the weights are) | bfloat16 | float16 | float32
+    max_model_len: int = execution(0)  # tokens of prompt + completion; 0 = what the longest item of the stage needs
     tensor_parallel: int = execution(1)
+    replicas: int = execution(1)  # engines side by side in a shard's job, each on tensor_parallel GPUs of its own
     gpu_memory: float = execution(0.9)
     kv_cache_gib: int = execution(1)  # CPU only: at most this much, less where the model needs less
     threads: int = execution(1)  # CPU only; two threads on two cores that are not idle are slower than one
     max_num_seqs: int = execution(256)
     max_restarts: int = execution(5)  # of a dead engine, a process; finding one request that kills it takes 3
     enforce_eager: bool = execution(False)
-    quantization: str = ""  # "" | fp8
+    quantization: str = ""  # "" (as the weights are) | fp8 (vLLM makes them from 16-bit weights; needs such a GPU)
 
 
 @dataclass
 class ApiSection:
     """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
 
-    stages: list[str] = field(
-        default_factory=list
-    )  # of: prompts (an external writer), judge, eval_h2h (external judges)
+    stages: list[str] = field(default_factory=list)  # of: prompts (external writer), judge, eval_h2h (external judges)
     url: str = execution("")  # up to and with /v1
     model: str = ""
     key_variable: str = execution("OPENAI_API_KEY")  # the environment variable that holds the key; never the key

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # sizes that vLLM's CPU attention knows
+SHORTEST = 256  # tokens: a smaller max_model_len saves nothing
 STOP_INTERVAL = 8  # tokens between two looks for a stop string
 
 
@@ -46,7 +47,13 @@ class Engine(Protocol):
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of prompt and completion together."""
+        """Tokens of prompt and completion together, at most."""
+
+    def expect(self, lengths: Iterable[int]) -> None:
+        """What the requests of the next `stream` need: tokens of prompt and completion. An engine may size itself by it.
+
+        `lengths` is read only where that is so (generate.max_model_len=0).
+        """
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         """Every request with its completions (n of them, in order of draw) or its Failure, as they finish.
@@ -97,9 +104,18 @@ def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> t
     if section.max_model_len > positions:
         raise EngineError(
             "generate.max_model_len", f"{section.max_model_len}", f"at most the {positions} positions of {path}",
-            f"set generate.max_model_len={positions} (0 = all positions of the model)",
+            f"set generate.max_model_len={positions}, or 0 for what the data need",
         )  # fmt: skip
     return config, section.max_model_len or positions
+
+
+def length_for(lengths: Iterable[int], most: int) -> int:
+    """max_model_len for requests of these lengths: the longest that fits, rounded up so that a later stage often fits too.
+
+    What is longer than `most`, the model's positions, is refused anyway and counts for nothing.
+    """
+    longest = max((length for length in lengths if length <= most), default=0)
+    return min(most, max(SHORTEST, 1 << max(longest - 1, 0).bit_length()))
 
 
 def head_size(config: dict[str, Any]) -> int:
@@ -133,41 +149,55 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: no second start, no compilation
 
 
-class VllmBackend:
-    """vLLM's LLMEngine, started for one model."""
+def engine_options(
+    path: Path, config: dict[str, Any], max_model_len: int, section: GenerateSection, on_gpu: bool
+) -> dict[str, Any]:
+    """vLLM's engine arguments. Raises EngineError for what vLLM would start with and die of."""
+    options: dict[str, Any] = {
+        "model": str(path), "dtype": section.dtype, "max_model_len": max_model_len,
+        "max_num_seqs": section.max_num_seqs, "tensor_parallel_size": section.tensor_parallel,
+        "enable_prefix_caching": True, "skip_tokenizer_init": True, "disable_log_stats": True, "max_logprobs": 64,
+    }  # fmt: skip
+    if on_gpu:
+        quantized = {"quantization": section.quantization} if section.quantization else {}
+        return options | quantized | {
+            "enforce_eager": section.enforce_eager, "gpu_memory_utilization": section.gpu_memory,
+        }  # fmt: skip
+    if section.quantization:
+        raise EngineError("generate.quantization", f"{section.quantization} without a GPU", '""')
+    if head_size(config) not in CPU_HEADS:  # vLLM would start and die at the first token
+        raise EngineError(path, f"attention heads of size {head_size(config)}", f"on the CPU one of {CPU_HEADS}")
+    return options | {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": kv_cache_bytes(config, max_model_len, section),
+        # A seeded request whose prompt is split kills the CPU engine, so no prompt is split there.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, 4096),
+    }
 
-    def __init__(self, path: Path, section: GenerateSection, tokenizer: Tokenizer) -> None:
+
+class VllmBackend:
+    """vLLM's LLMEngine, started for one model and requests of at most `max_model_len` tokens."""
+
+    def __init__(self, path: Path, section: GenerateSection, tokenizer: Tokenizer, max_model_len: int) -> None:
         import torch
 
-        config, self.max_model_len = check_model(path, tokenizer, section)
+        config, self._limit = check_model(path, tokenizer, section)
+        self._max_model_len = max_model_len
         on_gpu = torch.cuda.is_available()
         set_environment(section, on_gpu)
-        options: dict[str, Any] = {"enforce_eager": section.enforce_eager, "gpu_memory_utilization": section.gpu_memory}
-        if section.quantization:
-            options["quantization"] = section.quantization
-            if not on_gpu:
-                raise EngineError("generate.quantization", f"{section.quantization} without a GPU", '""')
-        if not on_gpu and head_size(config) not in CPU_HEADS:  # vLLM would start and die at the first token
-            raise EngineError(path, f"attention heads of size {head_size(config)}", f"on the CPU one of {CPU_HEADS}")
-        if not on_gpu:
-            if "vllm" not in sys.modules:  # vLLM replaces the function by a warning
-                torch.set_num_threads(section.threads)
-            options = {
-                "enforce_eager": True,
-                "kv_cache_memory_bytes": kv_cache_bytes(config, self.max_model_len, section),
-                # A seeded request whose prompt is split kills the CPU engine, so no prompt is split there.
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(self.max_model_len, 4096),
-            }
+        options = engine_options(path, config, max_model_len, section, on_gpu)
+        if not on_gpu and "vllm" not in sys.modules:  # vLLM replaces the function by a warning
+            torch.set_num_threads(section.threads)
         try:
-            self._start(path, section, options)
+            self._start(options)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise EngineError(path, f"vLLM does not start: {error}", remedy="see the log; check generate.*") from error
         self._tokenizer = tokenizer
         self._partial: dict[str, list[int]] = {}  # request id -> tokens so far, of requests with stop strings
         self._requests: dict[str, Request] = {}
 
-    def _start(self, path: Path, section: GenerateSection, options: dict[str, Any]) -> None:
+    def _start(self, options: dict[str, Any]) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -176,17 +206,15 @@ class VllmBackend:
         self._params, self._kind, self._client_error = SamplingParams, RequestOutputKind, VLLMClientError
         gc.collect()
         gc.freeze()  # vLLM collects garbage five times while it starts; a million imported objects are no garbage
-        options |= {
-            "model": str(path), "dtype": section.dtype, "max_model_len": self.max_model_len,
-            "max_num_seqs": section.max_num_seqs, "tensor_parallel_size": section.tensor_parallel,
-            "enable_prefix_caching": True, "skip_tokenizer_init": True, "disable_log_stats": True, "max_logprobs": 64,
-        }  # fmt: skip
         self._llm = LLMEngine.from_engine_args(EngineArgs(**options))
 
     def add(self, request: Request) -> None:
         """See Backend.add. Nothing is ever cut: what does not fit is refused as "too_long: ..."."""
-        if reason := too_long(len(request.prompt_ids), request.max_tokens, self.max_model_len):
+        if reason := too_long(len(request.prompt_ids), request.max_tokens, self._limit):
             raise ValueError(reason)
+        assert len(request.prompt_ids) + request.max_tokens <= self._max_model_len, (
+            f"{request.id} is longer than expected"
+        )
         stops, greedy = bool(request.stop), request.temperature == 0
         try:
             params = self._params(
@@ -250,24 +278,40 @@ class VllmBackend:
 
 
 class VllmEngine:
-    """vLLM on one HF directory. Starts at the first request; `close` frees it."""
+    """vLLM on one HF directory. Starts at the first request; `close` frees it.
+
+    Where generate.max_model_len is 0 it is started for the lengths that were expected, all of the model's positions
+    where nothing was, and started anew when a later stage needs more. Lengths change no completion.
+    """
 
     def __init__(self, path: Path, section: GenerateSection) -> None:
         self.path, self._section = path, section
         self.tokenizer: Tokenizer = Tokenizer(path)
         _, self.max_model_len = check_model(path, self.tokenizer, section)
+        self._expected = 0  # max_model_len for the next stream; 0 = not said
+        self._length = 0  # max_model_len of the engine that runs or starts next
         self._feeder = Feeder(self._start, 2 * section.max_num_seqs, section.max_restarts)
         self._counts: defaultdict[str, float] = defaultdict(float)
 
     def _start(self) -> VllmBackend:
         started = time.monotonic()
-        backend = VllmBackend(self.path, self._section, self.tokenizer)
+        backend = VllmBackend(self.path, self._section, self.tokenizer, self._length)
         self._counts["starts"] += 1
         self._counts["start_seconds"] += time.monotonic() - started
         return backend
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        """See Engine.expect."""
+        self._expected = 0 if self._section.max_model_len else length_for(lengths, self.max_model_len)
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         """See Engine.stream."""
+        needed, self._expected = self._expected or self.max_model_len, 0
+        if self._feeder.backend is None:
+            self._length = needed
+        elif needed > self._length:
+            self.close()
+            self._length = needed
         yield from self._feeder.run(requests)
 
     def usage(self) -> dict[str, float]:

@@ -46,6 +46,9 @@ class ApiEngine:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        """Nothing to size."""
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         """See Engine.stream: `api.workers` requests at a time. Raises EngineError when the endpoint refuses us."""
         source = iter(requests)

@@ -128,7 +128,16 @@ def aggregate(scores: Iterable[float | None], min_valid: int) -> float | None:
     fsum, so that the order of the draws cannot make two equal means differ.
     """
     valid = [score for score in scores if score is not None]
-    return math.fsum(valid) / len(valid) if len(valid) >= max(min_valid, 1) else None
+    return math.fsum(valid) / len(valid) if valid and len(valid) >= min_valid else None
+
+
+def spread(judgement: Judgement) -> float | None:
+    """Standard deviation of a judgement's score: of its parsed draws, or of the distribution where one was read."""
+    valid = [score for score in judgement.scores if score is not None]
+    if judgement.spread is not None or not valid:
+        return judgement.spread
+    mean = math.fsum(valid) / len(valid)
+    return math.sqrt(math.fsum((score - mean) ** 2 for score in valid) / len(valid))
 
 
 def required_valid(judge: JudgeSection) -> int:

@@ -16,6 +16,7 @@ from nemo_srlm.display import Display, duration
 from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.manifest import read as read_manifest
 from nemo_srlm.plan import Step, fuse, is_done, remaining
+from nemo_srlm.replicas import gpus_of, num_replicas, visible_gpus
 from nemo_srlm.settings import freeze
 from nemo_srlm.slurm.submit import refuse_if_active
 from nemo_srlm.stage import EXIT_AGAIN, Ref, run_directory, stage_directory
@@ -78,6 +79,10 @@ def command_for(cfg: Config, run_dir: Path, step: Step, shard: int) -> tuple[lis
             "--config-name",
             "config",
         ], env
+    if step.kind == "generate" and step.num_shards > 1:  # shards run side by side here: each has GPUs of its own
+        (ref,) = step.refs
+        each = num_replicas(load(ref.stage), cfg) * cfg.generate.tensor_parallel
+        env |= {} if ref.stage in cfg.api.stages else gpus_of(shard, step.num_shards, each, visible_gpus())
     command = [sys.executable, "-m", "nemo_srlm.worker", str(run_dir), *map(str, step.refs)]
     return [*command, "--shard", f"{shard}/{step.num_shards}"], env
 

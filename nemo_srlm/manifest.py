@@ -61,11 +61,11 @@ def file_digest(path: Path) -> str:
 
 def describe_outputs(directory: Path) -> dict[str, dict[str, Any]]:
     """Every file under `directory` except bookkeeping (manifest, parts, logs, progress)."""
-    skip = {NAME, "progress.json"}
     out: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
-        if not path.is_file() or relative.parts[0] in {"parts", "logs"} or relative.name in skip:
+        bookkeeping = relative.name == NAME or relative.name.startswith("progress")
+        if not path.is_file() or relative.parts[0] in {"parts", "logs"} or bookkeeping:
             continue
         size = path.stat().st_size
         out[str(relative)] = {"bytes": size, "sha256": file_digest(path) if size <= DIGEST_LIMIT else None}

@@ -11,8 +11,8 @@ pairs.min_margin), "same_text_or_margin" (scores differ enough only between equa
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 from nemo_srlm.config import PairsSection
 from nemo_srlm.errors import ConfigError
@@ -21,8 +21,7 @@ from nemo_srlm.records import PreferencePair, content_id, item_seed
 RULES = ("max_min", "length_controlled")
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """One candidate with the mean of its parsed draws; `score` is None when it is not eligible."""
 
     text: str
@@ -63,7 +62,7 @@ def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) 
     random.Random(item_seed(run_seed, "random_arm", prompt_id)).shuffle(scores)
     shuffled = iter(scores)
     return [
-        candidate if candidate.score is None else replace(candidate, score=next(shuffled)) for candidate in candidates
+        candidate if candidate.score is None else candidate._replace(score=next(shuffled)) for candidate in candidates
     ]
 
 

@@ -5,18 +5,23 @@ sharding and after every restart. `to_json` / `from_json` refuse unknown and mis
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+import msgspec
+
 from nemo_srlm.errors import DataError
 
 
 def content_id(*parts: object) -> str:
-    """16 hex digits of SHA-256 over the canonical JSON of `parts`."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """16 hex digits of SHA-256 over the canonical JSON of `parts`: texts, whole numbers, None, and lists of them.
+
+    msgspec writes these as json.dumps(ensure_ascii=False, separators=(",", ":")) does, in a quarter of the time.
+    """
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
 def item_seed(run_seed: int, *parts: object) -> int:
@@ -39,18 +44,24 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any], where: object = "record") -> Self:
         """Raises DataError naming `where` when a field is missing or unknown."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        required = {
-            f.name
-            for f in dataclasses.fields(cls)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
-        if extra := sorted(set(data) - names):
-            raise DataError(where, f"unknown field(s) {extra}", f"a {cls.__name__} with {sorted(names)}")
-        if missing := sorted(required - set(data)):
-            raise DataError(where, f"missing field(s) {missing}", f"a {cls.__name__} with {sorted(names)}")
+        names, required = _names(cls)  # type: ignore[arg-type]  # mypy: a class is not Hashable
+        if not required <= data.keys() <= names:
+            for word, wrong in (("unknown", data.keys() - names), ("missing", required - data.keys())):
+                if wrong:
+                    raise DataError(
+                        where, f"{word} field(s) {sorted(wrong)}", f"a {cls.__name__} with {sorted(names)}"
+                    )  # fmt: skip
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**fields)
+
+
+@functools.cache
+def _names(cls: type[Record]) -> tuple[frozenset[str], frozenset[str]]:
+    """(all fields of a kind of record, those without a default)."""
+    fields = dataclasses.fields(cls)
+    missing = dataclasses.MISSING
+    required = (f.name for f in fields if f.default is missing and f.default_factory is missing)
+    return frozenset(f.name for f in fields), frozenset(required)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,9 @@ def check(cfg: Config) -> None:
     _one_of("dpo.loss", cfg.dpo.loss, ("sigmoid", "ipo"))
     _one_of("prompts.writer", cfg.prompts.writer, ("fixed", "policy"))
     _one_of("judge.method", cfg.judge.method, ("sampled", "expected"))
+    _one_of("generate.engine", cfg.generate.engine, ("vllm",))  # an endpoint is named in api.stages
+    _one_of("generate.dtype", cfg.generate.dtype, ("auto", "bfloat16", "float16", "float32"))
+    _one_of("generate.quantization", cfg.generate.quantization, ("", "fp8"))
     _one_of("pairs.rule", cfg.pairs.rule, ("max_min", "length_controlled"))
     for name in ("pretrain", "sft", "dpo"):
         _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
@@ -130,12 +133,14 @@ def check(cfg: Config) -> None:
         "iterations": cfg.iterations + 1, "candidates.num": cfg.candidates.num - 1, "judge.draws": cfg.judge.draws,
         "parallel.processes": cfg.parallel.processes, "dpo.global_batch": cfg.dpo.global_batch,
         "sft.global_batch": cfg.sft.global_batch, "dpo.beta": cfg.dpo.beta,
-        "prompts.num_prompts": cfg.prompts.num_prompts,
+        "prompts.num_prompts": cfg.prompts.num_prompts, "generate.tensor_parallel": cfg.generate.tensor_parallel,
+        "generate.replicas": cfg.generate.replicas, "generate.max_model_len": cfg.generate.max_model_len + 1,
     }  # fmt: skip
     for where, value in positive.items():
         if value <= 0:
-            low = {"iterations": "0 or more", "candidates.num": "2 or more"}.get(where, "more than 0")
-            raise ConfigError(where, "too small", low)
+            low = {"iterations": "0 or more", "candidates.num": "2 or more", "generate.max_model_len": "0 or more"}
+            low_words = low.get(where, "more than 0")
+            raise ConfigError(where, "too small", low_words)
     if not 1 <= cfg.judge.min_valid <= cfg.judge.draws:
         raise ConfigError("judge.min_valid", str(cfg.judge.min_valid), f"1 to judge.draws ({cfg.judge.draws})")
     for where, sampling in (("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge)):

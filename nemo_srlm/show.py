@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm import judging
 from nemo_srlm.errors import DataError
 from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt
 from nemo_srlm.store import read_json_lines, read_records
@@ -70,6 +71,9 @@ def text(run_dir: Path, wanted: str) -> str:
             continue
         if judgement.error:
             lines += [f"    not judged: {judgement.error}"]
+        mean, spread = judging.aggregate(judgement.scores, 1), judging.spread(judgement)
+        if mean is not None and spread is not None:
+            lines += [f"    score {mean:.2f}, spread {spread:.2f}"]
         for score, words in zip(judgement.scores, judgement.texts, strict=True):
             lines += [f"    [{'-' if score is None else f'{score:g}'}] {' '.join(words.split())}"]
     for pair in (PreferencePair.from_json(p) for p in found["pairs"]):

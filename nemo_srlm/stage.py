@@ -93,6 +93,11 @@ class Stage:
     shards: Callable[[Config], int] = field(default=_one_shard)
     version: int = 1
 
+    @property
+    def can_shard(self) -> bool:
+        """Whether its items may be dealt out at all."""
+        return self.shards is not _one_shard
+
 
 def run_directory(cfg: Config) -> Path:
     return Path(cfg.run.root) / cfg.run.name

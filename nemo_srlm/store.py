@@ -10,8 +10,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from nemo_srlm.stage import Context
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+BUFFER = 1 << 18  # bytes read or written at once
+HOLD = 1 << 24  # bytes of lines that a merge keeps until their turn
 FLUSH_SECONDS = 2.0  # at most this much finished work is only in the page cache when a NODE dies (a kill loses none)
 
 
@@ -109,24 +112,43 @@ def part_files(directory: Path) -> list[Path]:
     return sorted((directory / "parts").glob("*.jsonl"))
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """Lines that end in a newline: another shard may be in the middle of writing its last one."""
-    # a torn line may end inside a character, or in a "\r" that is no end of line here
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as f:
-        for line in f:
-            if line.endswith("\n"):
-                yield line
-
-
 class _Id(msgspec.Struct):
-    """The one field of a part's line that merging needs: the others are skipped without being decoded."""
+    """The one field of a part's line that resuming and merging need: the others are passed over, not built."""
 
     id: str
 
 
+class _Part:
+    """A part file, read once from start to end."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.line = self.offset = 0  # lines and bytes read so far
+        self.waiting = 0  # lines that were read before their turn in a merge
+        self._decoder = msgspec.json.Decoder(_Id)
+
+    def next(self) -> tuple[str, bytes] | None:
+        """(id, line) of the next record; None at the end, or at a last line that is torn or just being written."""
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            return None
+        self.line += 1
+        self.offset += len(line)
+        try:
+            return self._decoder.decode(line).id, line
+        except msgspec.MsgspecError as error:
+            raise DataError(f"{self.path}:{self.line}", f"not a record ({error})", "one JSON object a line",
+                            "remove the line: its item is done again") from error  # fmt: skip
+
+
 def finished_ids(directory: Path) -> set[str]:
-    only_id = msgspec.json.Decoder(_Id)
-    return {only_id.decode(line).id for path in part_files(directory) for line in _whole_lines(path)}
+    found: set[str] = set()
+    for path in part_files(directory):
+        with path.open("rb") as file:
+            part = _Part(path, file)
+            while record := part.next():
+                found.add(record[0])
+    return found
 
 
 class PartWriter:
@@ -186,42 +208,73 @@ def run_items(
         writer.close()
 
 
-def merge_parts(ctx: Context, cls: type[R], expected_ids: Sequence[str], output: str) -> int:
+class _Merge:
+    """Hands out the lines of parts by id. Each part is read once; memory holds lines that were read before their turn.
+
+    Parts are more or less in the wanted order (an item finishes when its company does), so these are few: the engine's
+    capacity, not the number of items. Beyond HOLD bytes of them only their places are kept.
+    """
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._unread = list(parts)
+        self._waiting: dict[str, tuple[_Part, bytes, int, int]] = {}  # id -> part, line (or nothing), offset, size
+        self._held = 0  # bytes
+
+    def take(self, item: str) -> bytes | None:
+        """The line of `item`, or None where no part has it."""
+        if (place := self._waiting.pop(item, None)) is not None:
+            part, line, offset, size = place
+            part.waiting -= 1
+            self._held -= len(line)
+            return line or os.pread(part.file.fileno(), size, offset)
+        while self._unread:
+            part = min(self._unread, key=_num_waiting)  # where much waits, the wanted order is elsewhere
+            if (record := part.next()) is None:
+                self._unread.remove(part)
+                continue
+            found, line = record
+            if found == item:
+                return line
+            if found not in self._waiting:
+                held = line if self._held < HOLD else b""
+                self._waiting[found] = (part, held, part.offset - len(line), len(line))
+                self._held += len(held)
+                part.waiting += 1
+        return None
+
+
+_num_waiting = attrgetter("waiting")
+
+
+def merge_parts(ctx: Context, cls: type[R], expected_ids: Iterable[str], output: str) -> int:
     """Writes `output` with one `cls` record per expected id, in that order. Returns their number.
 
-    Lines are copied as they are: `PartWriter` wrote them from records. Memory holds an offset per id, not the records.
-    Raises DataError naming the first missing ids; of two records with one id the first in part order wins.
+    Lines are copied as they are: `PartWriter` wrote them from records. Of two records with one id one is taken, always
+    the same. Raises DataError naming the first missing ids.
     """
-    where: dict[str, tuple[int, int]] = {}
-    paths = part_files(ctx.dir)
-    only_id = msgspec.json.Decoder(_Id)
-    for index, path in enumerate(paths):
-        with path.open("rb") as f:
-            offset = 0
-            for line in f:
-                if line.endswith(b"\n"):
-                    where.setdefault(only_id.decode(line).id, (index, offset))
-                offset += len(line)
-    missing = [i for i in expected_ids if i not in where]
-    if missing:
-        raise DataError(
-            ctx.dir, f"{len(missing)} of {len(expected_ids)} items are missing, the first: {missing[:3]}",
-            remedy="run the stage again: it does only what is missing",
-        )  # fmt: skip
     path = ctx.dir / output
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count, missing = 0, list[str]()
     with ExitStack() as stack:
-        parts = [stack.enter_context(part.open("rb")) for part in paths]
-        out = stack.enter_context(temporary.open("wb"))
+        files = [(part, stack.enter_context(part.open("rb", buffering=BUFFER))) for part in part_files(ctx.dir)]
+        merge = _Merge([_Part(part, file) for part, file in files])
+        out = stack.enter_context(temporary.open("wb", buffering=BUFFER))
         for item in expected_ids:
-            index, offset = where[item]
-            if parts[index].tell() != offset:  # in one attempt and one shard the order is the wanted one: no seek
-                parts[index].seek(offset)
-            out.write(parts[index].readline())
+            count += 1
+            if (line := merge.take(item)) is None:
+                missing.append(item)
+            elif not missing:
+                out.write(line)
         out.flush()
         os.fsync(out.fileno())
-    first = next(_whole_lines(temporary), None)
-    if first is not None:
-        cls.from_json(json.loads(first), temporary)  # a part of another kind of record is noticed here
+    if missing:
+        temporary.unlink()
+        raise DataError(
+            ctx.dir, f"{len(missing)} of {count} items are missing, the first: {missing[:3]}",
+            remedy="run the stage again: it does only what is missing",
+        )  # fmt: skip
+    with temporary.open("rb") as file:
+        if first := file.readline():
+            cls.from_json(json.loads(first), temporary)  # a part of another kind of record is noticed here
     os.replace(temporary, path)
-    return len(expected_ids)
+    return count

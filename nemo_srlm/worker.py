@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from nemo_srlm import replicas
 from nemo_srlm import stage as stages
 from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.process import die_with_parent
@@ -28,16 +29,22 @@ def parse_ref(text: str) -> Ref:
     return Ref(name, int(iteration.removeprefix("iter")))
 
 
-def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1) -> None:
-    """One shard of a stage; with a single shard also its manifest. Done already: nothing."""
+def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1, replica: bool = False) -> None:
+    """One shard of a stage; with a single shard also its manifest. Done already: nothing.
+
+    Where the config asks for replicas, the shard is done by as many workers (`replica`: this is one of them).
+    """
     cfg = thaw(run_dir)
     stage = load(ref.stage)
     if stages.ready(stage, cfg, ref.iteration, run_dir):
         return
     stages.begin(stage, cfg, ref.iteration, run_dir)
     ctx = stages.context(run_dir, stage, cfg, ref.iteration, shard, num_shards)
-    stage.run(ctx)
-    if num_shards == 1:
+    if not replica and replicas.num_replicas(stage, cfg) > 1:
+        replicas.run(run_dir, ref, shard, num_shards, cfg)
+    else:
+        stage.run(ctx)
+    if num_shards == 1 and not replica:
         stages.finish(stage, ctx, run_dir)
 
 
@@ -56,6 +63,7 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("refs", nargs="+", type=parse_ref, metavar="iterT/STAGE")
     parser.add_argument("--shard", default="0/1", metavar="K/N")
+    parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if os.environ.get("NEMO_SRLM_PARENT"):  # started by `run`, not by hand or by Slurm
         die_with_parent()
@@ -63,7 +71,10 @@ def main() -> int:
     for ref in args.refs:
         print(f"--- {ref}", flush=True)
         try:
-            run_stage(args.run_dir, ref, shard, num_shards)
+            run_stage(args.run_dir, ref, shard, num_shards, args.replica)
+        except replicas.ReplicaFailed as failed:
+            print(f"error: {ref}: {failed}", file=sys.stderr)
+            return failed.code
         except Exception as error:
             mistake = error if isinstance(error, UserError) else of_system(error, args.run_dir)
             if mistake is None:

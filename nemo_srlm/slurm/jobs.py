@@ -11,6 +11,7 @@ from nemo_srlm.cluster import JobSection
 from nemo_srlm.config import Config, identity
 from nemo_srlm.manifest import fingerprint
 from nemo_srlm.plan import Step, fuse
+from nemo_srlm.replicas import num_replicas
 from nemo_srlm.slurm.client import Element
 from nemo_srlm.stage import Kind, Ref
 from nemo_srlm.stages import load
@@ -151,7 +152,8 @@ def num_gpus(cfg: Config, job: Job) -> int:
         return max(asked, 0) if job.role == "work" else 0
     if cfg.cluster.gpus_per_node == 0:
         return 0
-    return {"train": cfg.cluster.gpus_per_node, "generate": cfg.generate.tensor_parallel}.get(job.kind, 0)
+    engines = max(num_replicas(load(ref.stage), cfg) for ref in job.refs) if job.kind == "generate" else 0
+    return {"train": cfg.cluster.gpus_per_node, "generate": engines * cfg.generate.tensor_parallel}.get(job.kind, 0)
 
 
 def comment(run_dir: Path, job: Job) -> str:

@@ -69,7 +69,7 @@ def respond(ctx: Context, prompts: Iterable[Prompt], sampling: SamplingSection, 
 
 def merge_candidates(ctx: Context, prompts: Iterable[Prompt], num: int, output: str) -> dict[str, Any]:
     """Writes `output`, complete and in prompt order. Returns the counts and means for the manifest."""
-    expected = [candidate_id(prompt.id, index) for prompt in prompts for index in range(num)]
+    expected = (candidate_id(prompt.id, index) for prompt in prompts for index in range(num))
     merge_parts(ctx, Candidate, expected, output)
     return response_metrics(read_records(ctx.dir / output, Candidate)) | {"engine": usage_metrics(ctx)}
 

@@ -71,6 +71,7 @@ def run_requests(
     started, num_tokens = time.monotonic(), 0
     running, by_id, done_before = engine(), dict(todo), done
     writer = PartWriter(ctx)
+    running.expect(tokens_of(request(running, item_id, item)) for item_id, item in todo)
     try:
         for finished, outcome in running.stream(request(running, item_id, item) for item_id, item in todo):
             for record in records(by_id.pop(finished.id), outcome):
@@ -83,6 +84,11 @@ def run_requests(
         note_usage(ctx, running, done - done_before, num_tokens, time.monotonic() - started)
 
 
+def tokens_of(request: Request) -> int:
+    """Tokens that a request needs at most, prompt and completion."""
+    return len(request.prompt_ids) + request.max_tokens
+
+
 def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, seconds: float) -> None:
     """One line a run of a shard: what it took. Logs, not records: it differs from run to run."""
     counted = {"items": items, "tokens": num_tokens, "seconds": round(seconds, 3), **engine.usage()}
@@ -93,12 +99,16 @@ def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, second
 
 
 def usage_metrics(ctx: Context) -> dict[str, float]:
-    """The sums over all shards and attempts, and tokens a second of one engine after its start."""
+    """The sums over all shards and attempts, and tokens a second of one engine after its start.
+
+    An endpoint's tokens are those that it says it has made (and charges for).
+    """
     total: Counter[str] = Counter()
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             total.update(json.loads(line))
-    return dict(total) | {"tokens_per_s": share(total["tokens"], total["seconds"] - total["start_seconds"]) or 0.0}
+    tokens = total["tokens"] or total["completion_tokens"]
+    return dict(total) | {"tokens_per_s": share(tokens, total["seconds"] - total["start_seconds"]) or 0.0}
 
 
 def error_kinds(errors: Iterable[str]) -> dict[str, int]:

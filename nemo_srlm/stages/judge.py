@@ -176,7 +176,8 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    merge_parts(ctx, Judgement, [item.id for item in _items(ctx)], OUTPUT)
+    made = read_records(ctx.inputs["candidates"] / "candidates.jsonl", Candidate)
+    merge_parts(ctx, Judgement, (candidate.id for candidate in made if not candidate.error), OUTPUT)
     health = checked_health(ctx, read_records(ctx.dir / OUTPUT, Judgement), ctx.cfg.judge.alarm_stops)
     failure, mean = health["parse_failure"] or 0.0, health["score_mean"]
     shown = "no score" if mean is None else f"mean score {mean:.2f}"

@@ -10,6 +10,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,23 +28,24 @@ from nemo_srlm.store import read_json, write_json
 ARMS = ("self", "random", "oracle", "given")
 COUNTS, PAIRS, DROPPED = "counts.json", "pairs.jsonl", "dropped.jsonl"
 REPORT_EVERY = 2000  # prompts between two looks at the clock
+BLOCK = 1 << 18  # bytes that are decoded at once
 
 
 # The fields that are needed here, of records.Prompt, Candidate and Judgement. msgspec passes over the texts of a
 # judgement without building them: with the standard library's json this stage takes four times as long.
-class _Prompt(msgspec.Struct):
+class _Prompt(msgspec.Struct, gc=False):
     id: str
     text: str
 
 
-class _Candidate(msgspec.Struct):
+class _Candidate(msgspec.Struct, gc=False):
     id: str
     prompt_id: str
     text: str
     error: str
 
 
-class _Judgement(msgspec.Struct):
+class _Judgement(msgspec.Struct, gc=False):
     id: str
     prompt_id: str
     scores: tuple[float | None, ...]
@@ -50,39 +53,57 @@ class _Judgement(msgspec.Struct):
 
 
 S = TypeVar("S", _Prompt, _Candidate, _Judgement)
+R = TypeVar("R", _Candidate, _Judgement)
 
 
 class _Rows(Generic[S]):
-    """A JSONL file as a stream with one row of look-ahead."""
+    """The rows of a JSONL file, decoded a block of lines at a time; says where it is."""
 
     def __init__(self, path: Path, cls: type[S]) -> None:
-        self.path, self.number, self.position = path, 0, 0  # line and byte read so far
+        self.path, self.position = path, 0  # bytes read so far
         self._decoder: msgspec.json.Decoder[S] = msgspec.json.Decoder(cls)
+
+    def __iter__(self) -> Iterator[S]:
+        line = 0
         try:
-            self._file = path.open("rb", buffering=1 << 20)
+            with self.path.open("rb") as file:
+                while block := file.read(BLOCK) + file.readline():
+                    self.position += len(block)
+                    try:
+                        rows = self._decoder.decode_lines(block)
+                    except msgspec.MsgspecError:
+                        raise self._broken(block, line) from None
+                    line += len(rows)
+                    yield from rows
         except FileNotFoundError as error:
-            raise DataError(path, "no such file", remedy="run the stage that writes it") from error
-        self.next: S | None = None
-        self.advance()
+            raise DataError(self.path, "no such file", remedy="run the stage that writes it") from error
 
-    def advance(self) -> None:
-        line = self._file.readline()
-        self.number += 1
-        self.position += len(line)
-        try:
-            self.next = self._decoder.decode(line) if line else None
-        except msgspec.MsgspecError as error:
-            raise DataError(f"{self.path}:{self.number}", f"{error}", "a record of this stage") from error
-        if not line:
-            self._file.close()
+    def _broken(self, block: bytes, before: int) -> DataError:
+        """Names the first line of a block that is no row."""
+        for number, line in enumerate(block.split(b"\n"), before + 1):
+            try:
+                self._decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                return DataError(f"{self.path}:{number}", f"{error}", "a record of this stage")
+        raise AssertionError("every line of a broken block is whole")
 
 
-def _of_prompt(rows: "_Rows[_Candidate] | _Rows[_Judgement]", prompt_id: str) -> list[Any]:
-    found = []
-    while (row := rows.next) is not None and row.prompt_id == prompt_id:
-        found.append(row)
-        rows.advance()
-    return found
+class _ByPrompt(Generic[R]):
+    """Consecutive rows of one prompt together, with one prompt of look-ahead."""
+
+    def __init__(self, path: Path, cls: type[R]) -> None:
+        self.path, self.number = path, 1  # line of the next row
+        self._groups: Iterator[tuple[str, Iterator[R]]] = groupby(_Rows(path, cls), attrgetter("prompt_id"))
+        self.next: tuple[str, Iterator[R]] | None = next(self._groups, None)
+
+    def of(self, prompt_id: str) -> list[R]:
+        """The next rows, when they belong to this prompt."""
+        if self.next is None or self.next[0] != prompt_id:
+            return []
+        found = list(self.next[1])
+        self.number += len(found)
+        self.next = next(self._groups, None)
+        return found
 
 
 def prompts_with_scores(
@@ -92,17 +113,15 @@ def prompts_with_scores(
 
     Raises DataError when a candidate has no judgement, or when the files are not in one order.
     """
-    of_prompts, of_candidates = _Rows(prompts, _Prompt), _Rows(candidates, _Candidate)
-    of_judgements = _Rows(judgements, _Judgement)
-    while (prompt := of_prompts.next) is not None:
-        made: list[_Candidate] = _of_prompt(of_candidates, prompt.id)
-        judged: dict[str, _Judgement] = {row.id: row for row in _of_prompt(of_judgements, prompt.id)}
+    of_prompts = _Rows(prompts, _Prompt)
+    of_candidates, of_judgements = _ByPrompt(candidates, _Candidate), _ByPrompt(judgements, _Judgement)
+    for prompt in of_prompts:
+        judged = {row.id: row for row in of_judgements.of(prompt.id)}
         scored = []
-        for candidate in made:
+        for candidate in of_candidates.of(prompt.id):
             if candidate.error:
                 scored.append(Scored(candidate.text, None))
-            elif candidate.id in judged:
-                row = judged[candidate.id]
+            elif row := judged.get(candidate.id):
                 scored.append(Scored(candidate.text, None if row.error else aggregate(row.scores, min_valid)))
             else:
                 raise DataError(
@@ -110,11 +129,10 @@ def prompts_with_scores(
                     "one judgement a candidate, in the order of the prompts", "run the judge stage again",
                 )  # fmt: skip
         yield prompt, scored, of_prompts.position
-        of_prompts.advance()
     for rows in (of_candidates, of_judgements):
-        if (extra := rows.next) is not None:
+        if rows.next is not None:
             raise DataError(
-                f"{rows.path}:{rows.number}", f"a record of prompt {extra.prompt_id}, which does not come here",
+                f"{rows.path}:{rows.number}", f"a record of prompt {rows.next[0]}, which does not come here",
                 f"the prompts of {prompts} in their order", "run the stage that writes it again",
             )  # fmt: skip
 
@@ -169,7 +187,7 @@ def build(ctx: Context, prompts: Path, candidates: Path, judgements: Path) -> No
         for prompt, scored, position in prompts_with_scores(prompts, candidates, judgements, min_valid):
             counts["prompts"] += 1
             counts["candidates"] += len(scored)
-            counts["eligible"] += sum(1 for candidate in scored if candidate.score is not None)
+            counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
             found = _choose(scored, cfg, prompt.id)
             if isinstance(found, str):
                 counts[f"dropped_{found}"] += 1

@@ -23,7 +23,7 @@ from nemo_srlm.filters import PromptFilter
 from nemo_srlm.prompting import few_shot_text, parse_written, sample_demonstrations, shot_separator
 from nemo_srlm.records import Prompt, RankedReply, Record, SftExample, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_for, note_usage, stage_identity, usage_metrics
+from nemo_srlm.stages.generating import engine_for, note_usage, stage_identity, tokens_of, usage_metrics
 from nemo_srlm.store import PartWriter, part_files, read_records, write_records
 from nemo_srlm.world.questions import is_held_out
 
@@ -224,6 +224,7 @@ def _write(ctx: Context, engine: Engine, pool: Pool, todo: list[int]) -> Iterato
             stop=tuple(pool.separators), text=text,
         )  # fmt: skip
 
+    engine.expect(tokens_of(request(index)) for index in todo)
     for made, outcome in engine.stream(request(index) for index in todo):
         yield _attempt(int(made.id), pool.num_rounds, shown[int(made.id)], outcome)
 

@@ -1,6 +1,9 @@
 """The generation stages on the real vLLM engine, in this process, with a tiny random Llama: what a stand-in cannot show."""
 
+import copy
+import math
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm import engine as engines
+from nemo_srlm import manifest, worker
+from nemo_srlm import stage as stages
 from nemo_srlm.config import Config
 from nemo_srlm.engine import Completion, Failure, Request, generate
 from nemo_srlm.records import Candidate, Judgement, Prompt, RankedReply, SftExample
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.settings import freeze
+from nemo_srlm.stage import Context, Progress, Ref
 from nemo_srlm.stages import candidates, eval_reward, judge, prompts
 from nemo_srlm.store import read_records, write_records
 from tests.unit import tiny_llama
@@ -173,3 +179,99 @@ def test_a_judge_without_a_score_is_measured_as_such(root: Path, cfg: Config) ->
     metrics = eval_reward.STAGE.finalize(ctx)
     assert metrics["counts"]["failed_draws"] == metrics["counts"]["draws"] == 9
     assert metrics["health"]["alarms"]
+
+
+def make_judging_model(directory: Path, text: str) -> None:
+    """A Llama whose next token follows from the last one: after "]" it writes `text`, its last character uncertainly.
+
+    Attention and MLP add nothing, so the logits are the head times the last token's embedding.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from nemo_srlm.tokens import Tokenizer
+
+    made = tiny_llama.make(directory, SIZES, "fp32")
+    tiny_llama.make_tokenizer(directory, SIZES.vocab_size)
+    tokenizer = Tokenizer(directory)
+    embedding, head = made["model.embed_tokens.weight"], made["lm_head.weight"]
+    for name, value in made.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            value.zero_()
+    made["model.norm.weight"].fill_(1.0)
+    head.zero_()
+    chain = tokenizer.encode("]" + text)
+    digits = {token: 30.0 - 0.7 * i for i, token in enumerate(tokenizer.encode("304152"))}
+    after = [*({token: 30.0} for token in chain[1:-1]), digits]
+    after += [{tokenizer.eos_id: 30.0}] * len(digits)
+    for token, following in zip((*chain[:-1], *digits), after, strict=True):
+        normed = embedding[token] / embedding[token].pow(2).mean().sqrt()
+        for following_token, logit in following.items():
+            head[following_token] += logit * normed / normed.pow(2).sum()
+    save_file(
+        {name: value.clone().contiguous() for name, value in made.items()},
+        directory / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert torch.isfinite(head).all()
+
+
+def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Path, cfg: Config) -> None:
+    """judge.method=expected on vLLM: one greedy judgement; its score is the mean over the digits as transformers has them."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from nemo_srlm.stages.generating import chat_ids
+
+    expected = copy.deepcopy(cfg)
+    expected.judge.method = "expected"
+    make_judging_model(root / "judging" / "hf", "Score: 3")
+    inputs = {name: root / f"expected_{name}" for name in ("prompts", "candidates")} | {"model": root / "judging"}
+    for directory in list(inputs.values())[:2]:
+        directory.mkdir()
+    write_records(inputs["prompts"] / "prompts.jsonl", [Prompt("p", "Who?")])
+    made = [Candidate(f"c{i}", "p", i, f"answer {i}", "stop", 3) for i in range(3)]
+    write_records(inputs["candidates"] / "candidates.jsonl", made)
+    ctx = replace(context(expected, root, "expected"), inputs=inputs)
+    judge.STAGE.run(ctx)
+    health = judge.STAGE.finalize(ctx)
+    judged = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert [j.id for j in judged] == ["c0", "c1", "c2"]
+    running = engines.shared(root / "judging" / "hf", expected)
+    assert running.tokenizer is not None
+    model = LlamaForCausalLM.from_pretrained(root / "judging" / "hf", dtype=torch.float32)
+    for candidate, judgement in zip(made, judged, strict=True):
+        prompt = chat_ids(running, expected, f"Who?|{candidate.text}")
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *running.tokenizer.encode("Score: ")]])).logits[0, -1]
+        weights = [math.exp(float(logits[running.tokenizer.encode(str(score))[0]])) for score in range(6)]
+        mean = sum(k * w for k, w in enumerate(weights)) / sum(weights)
+        spread = math.sqrt(sum((k - mean) ** 2 * w for k, w in enumerate(weights)) / sum(weights))
+        (score,), (text,) = judgement.scores, judgement.texts
+        assert text == f"Score: {weights.index(max(weights))}"
+        assert score == pytest.approx(mean, abs=1e-3)
+        assert judgement.spread == pytest.approx(spread, abs=1e-3)
+        assert spread > 0.3  # the judge is not certain, so that the mean says more than the digit
+    assert (health["parse_failure"], health["judgements"]) == (0, 3)
+
+
+def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Config, tmp_path: Path) -> None:
+    """Two worker processes with an engine each, under the worker that finishes the stage."""
+    twice = copy.deepcopy(cfg)
+    twice.generate.replicas = 2
+    twice.run.root, twice.run.name = str(tmp_path), "run"
+    run_dir, ref = tmp_path / "run", Ref("candidates", 1)
+    for name, iteration, source in (("prompts", 1, root / "prompts"), ("export", 0, root / "model")):
+        directory = stages.stage_directory(run_dir, Ref(name, iteration))
+        shutil.copytree(source, directory)
+        manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}, {}))
+    freeze(twice, run_dir)
+    worker.run_stage(run_dir, ref)
+    directory = stages.stage_directory(run_dir, ref)
+    assert sorted(path.name for path in (directory / "parts").iterdir()) == [f"0000{k}-of-00002.jsonl" for k in (0, 1)]
+    candidates.STAGE.run(one := context(cfg, root, "one_engine"))
+    candidates.STAGE.finalize(one)
+    assert (directory / "candidates.jsonl").read_text() == (one.dir / "candidates.jsonl").read_text()
+    done = manifest.read(directory)
+    assert done is not None
+    assert done.metrics["engine"]["starts"] == 2

@@ -30,6 +30,9 @@ class FakeEngine:
         self.answer, self.left = answer, stop_after
         self.requests: list[Request] = []
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        self.expected = max(lengths)
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         todo = list(requests)
         random.shuffle(todo)

@@ -174,9 +174,60 @@ def check(path: Path, **settings: int) -> int:
     return engines.check_model(path, Words(), section)[1]  # type: ignore[arg-type]
 
 
-def test_zero_means_all_positions_of_the_model(tmp_path: Path) -> None:
+def test_all_positions_of_the_model_are_the_limit_where_no_length_is_set(tmp_path: Path) -> None:
     assert check(model(tmp_path)) == 128
     assert check(model(tmp_path), max_model_len=100) == 100
+
+
+def test_the_engines_length_follows_from_the_data() -> None:
+    assert engines.length_for([900, 1025, 17], 4096) == 2048
+    assert engines.length_for([1024], 4096) == 1024
+    assert engines.length_for([5000, 900], 4096) == 1024  # what the model cannot hold is refused, not made room for
+    assert engines.length_for([3000], 3500) == 3500
+    assert engines.length_for([], 4096) == engines.SHORTEST
+
+
+class Started(Machine):
+    def __init__(self, log: list[str], length: int) -> None:
+        super().__init__(log)
+        log[-1] = f"start {length}"
+
+
+def test_an_engine_starts_for_the_lengths_of_its_stage_and_anew_only_for_longer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(engines, "Tokenizer", lambda path: Words())
+    monkeypatch.setattr(engines, "VllmBackend", lambda path, section, tokenizer, length: Started(log, length))
+    path = model(tmp_path, max_position_embeddings=8192)
+
+    def stages(section: GenerateSection, *longest: int) -> list[str]:
+        log.clear()
+        engine = engines.VllmEngine(path, section)
+        for length in longest:
+            if length:
+                engine.expect([length])
+            assert len(engines.generate(engine, requests(3))) == 3
+        return list(log)
+
+    assert stages(GenerateSection(), 500, 300, 600) == ["start 512", "close", "start 1024"]
+    assert stages(GenerateSection(), 500, 0) == ["start 512", "close", "start 8192"]  # nothing said: all positions
+    assert stages(GenerateSection(max_model_len=4000), 500, 6000) == ["start 4000"]
+
+
+def test_precision_and_parallelism_reach_vllm_and_what_a_cpu_cannot_do_is_said(tmp_path: Path) -> None:
+    section = GenerateSection(dtype="float16", quantization="fp8", tensor_parallel=4, gpu_memory=0.8)
+    options = engines.engine_options(tmp_path, CONFIG, 512, section, on_gpu=True)
+    wanted = {
+        "dtype": "float16", "quantization": "fp8", "tensor_parallel_size": 4, "gpu_memory_utilization": 0.8,
+        "max_model_len": 512, "enable_prefix_caching": True, "enforce_eager": False,
+    }  # fmt: skip
+    assert {name: options[name] for name in wanted} == wanted
+    assert "quantization" not in engines.engine_options(tmp_path, CONFIG, 512, GenerateSection(), on_gpu=True)
+    with pytest.raises(EngineError, match="fp8 without a GPU"):
+        engines.engine_options(tmp_path, CONFIG, 512, section, on_gpu=False)
+    with pytest.raises(EngineError, match="heads of size 16"):
+        engines.engine_options(tmp_path, CONFIG, 512, GenerateSection(), on_gpu=False)
 
 
 def test_a_model_directory_without_weights_is_named(tmp_path: Path) -> None:

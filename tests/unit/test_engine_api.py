@@ -4,14 +4,20 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nemo_srlm.config import ApiSection
+from nemo_srlm.config import ApiSection, Config
 from nemo_srlm.engine_api import ApiEngine
 from nemo_srlm.errors import ConfigError, EngineError
 from nemo_srlm.feeding import Completion, Failure, Request
+from nemo_srlm.records import Candidate, Judgement, Prompt
+from nemo_srlm.settings import as_yaml
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages import judge
+from nemo_srlm.store import read_records, write_records
 
 KEY = "sk-secret"
 Answer = tuple[int, Any]
@@ -140,3 +146,50 @@ def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch: pytest.Monke
     monkeypatch.delenv("A_KEY", raising=False)
     with pytest.raises(ConfigError, match="A_KEY is not in the environment"):
         ApiEngine(ApiSection(["judge"], "http://127.0.0.1:1/v1", "m", "A_KEY"))
+
+
+def test_an_endpoint_judges_a_stage_with_its_cost_in_the_manifest_and_its_key_in_no_file(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rule(body: dict[str, Any], call: int) -> Answer:
+        if call % 5 == 0:
+            return 500, f"key {KEY} is fine, the server is not"
+        if "answer 3" in body["messages"][0]["content"]:
+            return 400, f"{KEY}: refused"
+        text = "Raw words of the endpoint.\n\nScore: 4 "
+        made = [{"message": {"content": text}, "finish_reason": "stop"}] * body["n"]
+        return 200, {"choices": made, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * body["n"]}}
+
+    _, server = start(rule)
+    cfg = Config()
+    cfg.api = ApiSection(
+        ["judge"],
+        f"http://127.0.0.1:{server.server_port}/v1",
+        "m",
+        "A_KEY",
+        workers=2,
+        prompt_price=1e6,
+        completion_price=1e6,
+    )
+    inputs = {name: tmp_path / name for name in ("prompts", "candidates")}
+    for directory in (*inputs.values(), tmp_path / "judge"):
+        directory.mkdir()
+    write_records(inputs["prompts"] / "prompts.jsonl", [Prompt("p", "Why?")])
+    made = [Candidate(f"c{i}", "p", i, f"answer {i}", "stop", 3) for i in range(6)]
+    write_records(inputs["candidates"] / "candidates.jsonl", made)
+    ctx = Context(cfg, 1, tmp_path / "judge", inputs, Progress(tmp_path / "judge"))
+    judge.STAGE.run(ctx)
+    metrics = judge.STAGE.finalize(ctx)
+    judged = {j.id: j for j in read_records(ctx.dir / "judgements.jsonl", Judgement)}
+    assert judged["c0"].texts == ("Raw words of the endpoint.\n\nScore: 4 ",) * 3
+    assert judged["c3"].error == "refused: HTTP 400: ***: refused"
+    used = metrics["engine"]
+    assert used["calls"] == 6 + used["retries"]
+    assert used["retries"] > 0
+    assert used["cost"] == used["prompt_tokens"] + used["completion_tokens"] == 5 * (10 + 15)
+    assert used["tokens_per_s"] > 0
+    assert judge.STAGE.identity(cfg, 1)["api"]["model"] == "m"
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()]
+    printed = capsys.readouterr()
+    for text in (*written, as_yaml(cfg), json.dumps(metrics), json.dumps(judge.STAGE.identity(cfg, 1)), *printed):
+        assert KEY not in text

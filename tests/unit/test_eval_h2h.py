@@ -61,6 +61,9 @@ class LikesGood:
     tokenizer: Any = Tokens()
     max_model_len = 10_000
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        pass
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
         for request in requests:
             first, second = request.text.split("Response A:\n")[1].split("\n\nResponse B:\n")

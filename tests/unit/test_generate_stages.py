@@ -1,11 +1,14 @@
 """The rules of the generation stages, on a stand-in engine: the same records for any sharding, kill and order."""
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nemo_srlm import engine as engines
 from nemo_srlm.config import Config
@@ -13,7 +16,7 @@ from nemo_srlm.engine import Completion, Failure
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.records import Candidate, Judgement, Prompt, RankedReply, SftExample
 from nemo_srlm.stage import Context, Progress, Stage
-from nemo_srlm.stages import candidates, eval_responses, eval_reward, judge, prompts
+from nemo_srlm.stages import candidates, eft, eval_responses, eval_reward, judge, prompts
 from nemo_srlm.store import read_records, write_records
 from tests.unit.fake_engine import Characters, FakeEngine
 
@@ -207,6 +210,44 @@ def test_candidates_are_the_same_after_kills_and_another_sharding(
     assert lines(ctx.dir / "candidates.jsonl") == lines(one.dir / "candidates.jsonl")
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    attempts=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 12), st.integers(0, 60)), max_size=5
+    ),
+    last=st.integers(1, 5),
+)
+def test_any_sharding_kill_and_order_give_the_same_candidates_and_judgements(
+    tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int, int, int]], last: int
+) -> None:
+    """Attempts of some shard of some number of shards, each killed after some outcomes with its last line torn."""
+    root = tmp_path_factory.mktemp("run")
+    write_prompts(root, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        found: dict[str, list[list[str]]] = {}
+        for name, stage, answer in (("candidates", candidates.STAGE, replies), ("judge", judge.STAGE, judges)):
+            use(patch, answer)
+            stage.run(whole := context(config(), root, f"{name}_whole"))
+            stage.finalize(whole)
+            for num, shard, stop_after, torn in attempts:
+                use(patch, answer, stop_after)
+                killed = context(config(), root, name, shard % num, num)
+                with contextlib.suppress(KeyboardInterrupt):
+                    stage.run(killed)
+                part = killed.dir / "parts" / f"{shard % num:05d}-of-{num:05d}.jsonl"
+                if part.exists():
+                    part.write_bytes(part.read_bytes()[:-torn] if torn else part.read_bytes())
+            use(patch, answer)
+            for shard in range(last):
+                stage.run(context(config(), root, name, shard, last))
+            stage.finalize(context(config(), root, name))
+            output = "candidates.jsonl" if name == "candidates" else "judgements.jsonl"
+            found[name] = [lines(directory / output) for directory in (root / name, whole.dir)]
+    for records, expected in found.values():
+        assert records == expected
+        assert records
+
+
 def test_a_missing_candidate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prompts(tmp_path)
     use(monkeypatch, replies)
@@ -325,6 +366,66 @@ def test_the_expected_score_is_read_at_the_digit_that_states_the_score() -> None
     assert 0.5 < found[1] < 0.8
     no_score = Completion("I cannot say", 12, "stop", tuple(map(ord, "I cannot say")), (flat,) * 12)
     assert judge.expected_score(no_score, Characters(), families, 5) is None  # type: ignore[arg-type]
+
+
+# --- EFT --------------------------------------------------------------------------------------------------------------
+
+RANKED = {  # instruction: what the baseline writes about its replies, best first
+    "agrees": ("Fine. Score: 4", "Poor. Score: 1"),
+    "inverted": ("Score: 1", "Score: 4"),
+    "flat": ("Score: 4", "Score: 4"),
+    "unsaid": ("It is fine.", "Score: 2"),
+    "half": ("Score: 5", "Score: 4", Failure("too_long: 9 > 8")),
+    "more": ("Score: 4", "Score: 2"),
+}
+
+
+def eft_context(cfg: Config, root: Path, shard: int = 0, num: int = 1) -> Context:
+    replies = [
+        RankedReply(f"{name}{rank}", name, f"Question {name}?", f"Reply {rank}.", rank)
+        for name, judgements in RANKED.items()
+        for rank in range(len(judgements))
+    ]
+    ctx = context(cfg, root, "eft", shard, num, iteration=0)
+    write_records(root / "seed" / "ranked_train.jsonl", replies)
+    return ctx
+
+
+def baseline(text: str, seed: int) -> str | Failure:
+    instruction = text.partition("Question ")[2].partition("?")[0]
+    return RANKED[instruction][int(text.partition("Reply ")[2][0])]
+
+
+def test_the_baselines_judgements_become_eft_examples_where_they_agree_with_humans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config()
+    assert cfg.eft.source == "baseline"  # the paper's, and the default
+    assert eft.STAGE.inputs(cfg, 0)["model"].stage == "export_baseline"
+    use(monkeypatch, baseline)
+    for shard in range(3):
+        eft.STAGE.run(eft_context(cfg, tmp_path, shard, 3))
+    metrics = eft.STAGE.finalize(ctx := eft_context(cfg, tmp_path))
+    made = list(read_records(ctx.dir / "eft_train.jsonl", SftExample))
+    assert [(e.source, e.response) for e in made if "4" not in e.response] == [
+        ("agrees1", "Poor. Score: 1"), ("half0", "Score: 5"), ("more1", "Score: 2"),
+    ]  # fmt: skip
+    assert all(e.kind == "eft" and "User: Question" in e.prompt for e in made)
+    # three of the kept ones are 4s, the next common score comes once: one 4 stays
+    assert metrics["left_out"] == {
+        "all_equal": 2, "alone": 1, "disagrees": 2, "dominant_score": 2, "duplicate": 0, "errors": 1, "unparsed": 1,
+    }  # fmt: skip
+    assert metrics["examples"] == 4
+    assert metrics["replies"] == 13 == metrics["examples"] + sum(metrics["left_out"].values())
+
+
+def test_a_baseline_that_cannot_judge_leaves_no_example_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, lambda text, seed: "An answer.")
+    eft.STAGE.run(ctx := eft_context(config(), tmp_path))
+    with pytest.raises(DataError, match=r"no EFT example is left.*'unparsed': 13.*eft\.source=given"):
+        eft.STAGE.finalize(ctx)
 
 
 def test_progress_says_how_fast_the_engine_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,13 @@ def test_the_expected_score_weighs_the_digits_by_their_probability():
     assert judging.expectation({score: -1000.0 - abs(score - 5) * 100 for score in range(6)})[0] == pytest.approx(5)
 
 
+def test_a_judgements_spread_is_that_of_its_draws_or_of_the_distribution_that_was_read():
+    sampled = Judgement("c", "p", (2.0, None, 4.0), ("a", "b", "c"), ("stop",) * 3)
+    assert judging.spread(sampled) == pytest.approx(1.0)
+    assert judging.spread(Judgement("c", "p", (3.4,), ("a",), ("stop",), spread=0.7)) == 0.7
+    assert judging.spread(Judgement("c", "p", (None,), ("a",), ("stop",))) is None
+
+
 def test_the_judges_input_is_whole_and_too_long_is_a_reason_not_a_cut():
     template = templates.load(JudgeSection().template, templates.JUDGE)
     text = judging.judge_input(template, "Why?\n<RESPONSE_HERE>", "Because. " * 1000)

@@ -43,6 +43,9 @@ class Echo:
     def __init__(self) -> None:
         self.requests: list[Request] = []
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        pass
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
         for request in reversed(list(requests)):  # finishing order is not asking order
             self.requests.append(request)

@@ -13,7 +13,8 @@ from nemo_srlm import preferences
 from nemo_srlm.config import Config, PairsSection, RunSection
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stage import Context, Progress, Ref
+from nemo_srlm.stages import load, pipeline
 from nemo_srlm.stages.pairs import STAGE
 from nemo_srlm.store import dump, read_json_lines, read_records, write_records
 
@@ -203,6 +204,36 @@ def test_given_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
         "dropped_duplicate": 1, "dropped_same_text": 1, "dropped_empty": 1, "dropped_tie": 1, "dropped_several_turns": 1,
     }  # fmt: skip
     assert metrics["pairs"] == 3
+
+
+def test_pairs_given_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_would_have_made(tmp_path: Path):
+    """So DPO on a given file is the same recipe: it reads the same pairs.jsonl."""
+    rng = random.Random(1)
+    rows = [row(i, *[(float(rng.randrange(6)),) * 3 for _ in range(4)]) for i in range(50)]
+    judged = stage(tmp_path, rows)
+    pairs, _ = run(judged)
+    given = tmp_path / "given.jsonl"
+    given.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": p.prompt, "chosen": turn(p.prompt, p.chosen), "rejected": turn(p.prompt, p.rejected),
+                    "score_chosen": p.chosen_score, "score_rejected": p.rejected_score,
+                }
+            ) + "\n" for p in pairs
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    cfg = Config(run=RunSection(arm="given"), pairs=PairsSection(files=[str(given)]))
+    (tmp_path / "of_file").mkdir()
+    run(Context(cfg, 1, tmp_path / "of_file", {}, Progress(tmp_path / "of_file")))
+    by_judge = [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs]
+    of_file = read_records(tmp_path / "of_file" / "pairs.jsonl", PreferencePair)
+    assert [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in of_file] == by_judge
+    stages = [ref.stage for ref in pipeline(cfg)]
+    assert not {"prompts", "candidates", "judge"} & set(stages)
+    assert load("dpo").inputs(cfg, 1)["pairs"] == Ref("pairs", 1)
+    assert load("dpo").identity(cfg, 1) == load("dpo").identity(Config(), 1)
 
 
 @pytest.mark.slow

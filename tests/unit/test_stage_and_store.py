@@ -1,6 +1,7 @@
 """The rules of running a stage: missing, stale, done, resume, shards, torn lines."""
 
 import dataclasses
+import random
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm import stage as stages
+from nemo_srlm import store
 from nemo_srlm.config import Config
 from nemo_srlm.errors import DataError, StaleError
 from nemo_srlm.manifest import NAME
 from nemo_srlm.records import Prompt
 from nemo_srlm.stage import Stage, run_directory
-from nemo_srlm.store import PartWriter, merge_parts, read_records, repair, write_records
+from nemo_srlm.store import PartWriter, _Merge, _Part, merge_parts, read_records, repair, write_records
 from tests.unit import toy
 
 SQUARED = [str(i * i) for i in range(toy.COUNT)]
@@ -51,7 +53,7 @@ def test_a_changed_setting_is_refused_with_the_field_and_the_way_out(tmp_path: P
     cfg = toy.config(tmp_path)
     run(toy.NUMBERS, cfg)
     run(toy.SQUARES, cfg)
-    with pytest.raises(StaleError, match=r"config\.judge\.temperature: 0\.7 -> 1\.0") as refused:
+    with pytest.raises(StaleError, match=r" judge\.temperature: 0\.7 -> 1\.0") as refused:
         stages.state(toy.SQUARES, toy.config(tmp_path, temperature=1.0), 0, run_directory(cfg))
     assert "run.name" in str(refused.value)
     assert stages.state(toy.SQUARES, toy.config(tmp_path, shards=7), 0, run_directory(cfg)) == "done"
@@ -130,6 +132,41 @@ def test_of_two_records_with_one_id_the_first_wins(tmp_path: Path):
     ctx = stages.context(run_directory(cfg), toy.SQUARES, cfg, 0)
     assert merge_parts(ctx, Prompt, ["n0"], "out.jsonl") == 1
     assert toy.texts(ctx.dir / "out.jsonl") == ["from 0"]
+
+
+@pytest.mark.parametrize("hold", [0, 1 << 24])
+def test_a_merge_reads_parts_side_by_side_and_holds_only_what_came_before_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: int
+):
+    """Two attempts with other numbers of shards; items finish out of order by up to the engine's capacity."""
+    monkeypatch.setattr(store, "HOLD", hold)  # 0: every line that came early is read again
+    number, capacity, rng = 6000, 50, random.Random(0)
+    shards = [[i for i in range(2000) if i % 2 == k] for k in range(2)]  # the first attempt came to 2,000
+    shards += [[i for i in range(2000, number) if i % 3 == k] for k in range(3)]
+    parts = []
+    for k, items in enumerate(shards):
+        order = sorted(items, key=lambda i: i + rng.randrange(capacity))
+        path = tmp_path / f"{k}.jsonl"
+        path.write_text("".join(f'{{"id":"i{i}","text":"{i}"}}\n' for i in order) + '{"id":"torn', encoding="utf-8")
+        parts.append(_Part(path, path.open("rb")))
+    merge, most = _Merge(parts), 0
+    for i in range(number):
+        assert merge.take(f"i{i}") == b'{"id":"i%d","text":"%d"}\n' % (i, i)
+        most = max(most, len(merge._waiting))
+    assert merge.take("torn") is None
+    assert most < len(shards) * capacity
+    for part in parts:
+        part.file.close()
+
+
+def test_a_line_of_a_part_that_is_no_record_is_named(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg)
+    run(toy.SQUARES, cfg, (0,), 2, finish=False)
+    part = next((squares(cfg) / "parts").iterdir())
+    part.write_bytes(part.read_bytes() + b"\0\0\0\n")
+    with pytest.raises(DataError, match=r"00000-of-00002\.jsonl:6.*remove the line"):
+        run(toy.SQUARES, cfg, (1,), 2)
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000])

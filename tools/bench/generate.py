@@ -1,28 +1,34 @@
 """Bench: candidates and judging through our stages, against bare `LLM.generate` and batched HF `generate`.
 
-    python -m tools.bench.generate [--prompts 128] [--rounds 3] [--size tiny|small] [--hf]
+    python tools/bench/generate.py [--prompts 128] [--rounds 3] [--size tiny|small] [--hf] [--max-num-seqs 128] [--quick]
+    python tools/bench/generate.py --run runs/tiny [--hf]
 
-One random model, one process, one thread, the same requests for all. (a) `ours` runs the stages as a worker does: fill
-templates, make token ids, feed the engine, make text, parse scores, append and flush one line an item, merge.
-`bare` is vllm.LLM.generate on ready-made requests, with its own tokenizer making text. The rounds alternate, and CPU
-seconds of the process stand beside wall seconds, because the machine may be shared. (b) `hf` is transformers' generate,
-requests sorted by length, left padded, the batch size that was the fastest of three.
+One random model over real texts, or with --run the M1, prompts and settings of a finished tiny run, whose answers end
+where a trained model ends them; one process, one thread, the same requests for all.
+(a) `ours` runs the stages as a worker does: fill templates, make token ids, feed the engine, make text, parse scores,
+append and flush one line an item, merge. `bare` is vllm.LLM.generate on ready-made requests, with its own tokenizer
+making text. The rounds alternate, and CPU seconds of the process stand beside wall seconds, because the machine may be
+shared. (b) `hf` is transformers' generate, requests sorted by length, left padded, the fastest batch size of three.
 """
 
 import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from nemo_srlm import engine as engines
 from nemo_srlm.config import Config
 from nemo_srlm.engine import Engine, Outcome, Request
 from nemo_srlm.records import Candidate, Prompt
+from nemo_srlm.settings import thaw
 from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages import candidates, judge
 from nemo_srlm.store import read_records, write_records
@@ -64,6 +70,27 @@ def make_model(directory: Path, size: str) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def at_random(root: Path, size: str, prompts: int) -> Config:
+    """A random model and real texts in `root`, and the settings for them."""
+    cfg = Config()
+    cfg.generate.dtype, cfg.generate.max_model_len, cfg.generate.max_num_seqs = "float32", POSITIONS, 128
+    cfg.candidates.max_tokens, cfg.judge.max_tokens = 96, 64
+    make_model(root / "hf", size)
+    chosen = [text for text in texts.sentences() if len(text) < 150][:prompts]
+    write_records(root / "prompts.jsonl", [Prompt(f"p{i}", text) for i, text in enumerate(chosen)])
+    (root / "judge.txt").write_text("Rate the answer from 0 to 5 points. " * 8 + "<INSTRUCTION_HERE>|<RESPONSE_HERE>")
+    cfg.judge.template = str(root / "judge.txt")
+    return cfg
+
+
+def of_run(root: Path, run_dir: Path, prompts: int) -> Config:
+    """M1 and the first prompts of a finished run, and its settings."""
+    (root / "hf").symlink_to((run_dir / "iter0/export/hf").resolve())
+    found = read_records(run_dir / "iter1/prompts/prompts.jsonl", Prompt)
+    write_records(root / "prompts.jsonl", [prompt for _, prompt in zip(range(prompts), found, strict=False)])
+    return thaw(run_dir)
+
+
 class Recorder:
     """An engine that keeps the requests and counts the tokens of what passes through it."""
 
@@ -72,6 +99,9 @@ class Recorder:
         self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
         self.requests: list[Request] = []
         self.tokens = 0
+
+    def expect(self, lengths: Any) -> None:
+        self._engine.expect(lengths)
 
     def stream(self, requests: Any) -> Any:
         def kept() -> Any:
@@ -132,7 +162,7 @@ def bare(llm: Any, requests: list[Request]) -> int:
     return tokens
 
 
-def with_hf(model: Any, requests: list[Request], batch: int) -> int:
+def with_hf(model: Any, requests: list[Request], batch: int, eos_id: int) -> int:
     """transformers' generate on the same prompts, n rows a prompt; rows sorted by length."""
     import torch
 
@@ -149,9 +179,9 @@ def with_hf(model: Any, requests: list[Request], batch: int) -> int:
         with torch.inference_mode():
             made = model.generate(
                 ids, attention_mask=mask, do_sample=True, temperature=chunk[0].temperature, top_p=chunk[0].top_p,
-                top_k=0, max_new_tokens=chunk[0].max_tokens, eos_token_id=1, pad_token_id=2,
+                top_k=0, max_new_tokens=chunk[0].max_tokens, eos_token_id=eos_id, pad_token_id=2,
             )[:, longest:]  # fmt: skip
-        ended = (made == 1).int()
+        ended = (made == eos_id).int()
         first = torch.where(ended.any(1), ended.argmax(1) + 1, made.shape[1])
         tokens += int(first.sum())
     return tokens
@@ -172,21 +202,18 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a finished tiny run, in place of a random model")
     parser.add_argument("--hf", action="store_true", help="also (b): transformers' generate")
+    parser.add_argument("--max-num-seqs", type=int, default=0, help="default: 128, or the run's")
+    parser.add_argument("--quick", action="store_true", help="4 prompts, one round: does it work, not how fast it is")
     args = parser.parse_args()
+    if args.quick:
+        args.prompts, args.rounds = 4, 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cfg = Config()
-    cfg.generate.dtype, cfg.generate.max_model_len, cfg.generate.max_num_seqs = "float32", POSITIONS, 128
-    cfg.candidates.max_tokens, cfg.judge.max_tokens = 96, 64
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        make_model(root / "hf", args.size)
-        chosen = [text for text in texts.sentences() if len(text) < 150][: args.prompts]
-        write_records(root / "prompts.jsonl", [Prompt(f"p{i}", text) for i, text in enumerate(chosen)])
-        (root / "judge.txt").write_text(
-            "Rate the answer from 0 to 5 points. " * 8 + "<INSTRUCTION_HERE>|<RESPONSE_HERE>"
-        )
-        cfg.judge.template = str(root / "judge.txt")
+        cfg = of_run(root, args.run, args.prompts) if args.run else at_random(root, args.size, args.prompts)
+        cfg.generate.max_num_seqs = args.max_num_seqs or cfg.generate.max_num_seqs
         started = time.perf_counter()
         recorder = Recorder(engines.shared(root / "hf", cfg))
         engines.shared = lambda path, cfg: recorder  # the stages ask for it
@@ -197,7 +224,8 @@ def main() -> None:
 
         started = time.perf_counter()
         llm = LLM(
-            str(root / "hf"), dtype="float32", max_model_len=POSITIONS, max_num_seqs=128, enforce_eager=True,
+            str(root / "hf"), dtype="float32", max_model_len=cfg.generate.max_model_len,
+            max_num_seqs=cfg.generate.max_num_seqs, enforce_eager=True,
             enable_prefix_caching=True, enable_chunked_prefill=False, max_num_batched_tokens=4096,
             kv_cache_memory_bytes=1 << 30,
         )  # fmt: skip
@@ -220,12 +248,15 @@ def main() -> None:
             from transformers import LlamaForCausalLM
 
             model = LlamaForCausalLM.from_pretrained(root / "hf", dtype=torch.float32).eval()
-            by_kind = [[r for r in requests if r.n == n] for n in (4, 3)]
+            eos_id = recorder.tokenizer.eos_id
+            kinds = sorted({r.n for r in requests}, reverse=True)
+            by_kind = [[r for r in requests if r.n == n] for n in kinds]
             sizes = [
-                (batch, timed(lambda batch=batch: with_hf(model, by_kind[0][:32], batch))) for batch in (16, 64, 128)
+                (batch, timed(lambda batch=batch: with_hf(model, by_kind[0][:32], batch, eos_id)))
+                for batch in (16, 64, 128)
             ]  # type: ignore[misc]
             fastest = max(sizes, key=lambda found: found[1]["tokens"] / found[1]["cpu"])[0]
-            c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest) for kind in by_kind))])
+            c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest, eos_id) for kind in by_kind))])
             print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x a wall second,"
                   f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x a CPU second")  # fmt: skip
         engines.release()

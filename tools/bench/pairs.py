@@ -1,11 +1,12 @@
-"""Bench: building preference pairs from 1,000,000 judgements: records a second and peak memory against their number.
+"""Bench: merging and pairing 1,000,000 judgements: records a second and peak memory against their number.
 
-    python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp]
+    python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp] [--quick]
 
 Writes prompts, candidates (4 a prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
-the pairs stage over them in a process of its own. A record is a judgement; candidates and prompts come on top. Rates
-are by CPU time of the one thread: on a quiet machine wall time is the same. The merge is the store's merge_parts over
-the judgements, which lie in four parts in another order.
+the merge and the pairs stage over them, each in a process of its own. The limit is 100,000 judgements a second; the
+candidates and prompts that the pairs stage reads beside them come on top. Rates are by CPU time of the one thread: on a
+quiet machine wall time is the same. The merge is the store's merge_parts over the judgements, which lie in four parts
+as four shards leave them: dealt in turn, each item up to 256 places from where it belongs.
 """
 
 import argparse
@@ -17,17 +18,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nemo_srlm.config import Config
 from nemo_srlm.records import Candidate, Judgement, Prompt, Record, content_id
 from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages.pairs import build
 from nemo_srlm.store import dump, merge_parts
 
 SENTENCE = "the response is relevant and gives useful detail about “this” topic but misses one point of the question"
 HEADER = (
     "| step | judgements | seconds | CPU seconds | judgements/CPU s | records/CPU s | peak MiB |\n" + "|---" * 7 + "|"
 )
+CAPACITY = 256
 WORDS = tuple(SENTENCE.split(" "))
 
 
@@ -46,46 +53,60 @@ def records(judgements: int) -> Iterator[tuple[Prompt, list[Candidate], list[Jud
 
 
 def make(directory: Path, judgements: int) -> None:
-    """The inputs, and the judgements once more as four parts in another order."""
+    """The inputs, and the judgements once more as the parts of four shards."""
     (directory / "merge" / "parts").mkdir(parents=True)
     with (
+        ExitStack() as stack,
         (directory / "prompts.jsonl").open("w", encoding="utf-8") as prompts,
         (directory / "candidates.jsonl").open("w", encoding="utf-8") as candidates,
         (directory / "judgements.jsonl").open("w", encoding="utf-8") as judged,
     ):
-        parts = [
-            (directory / "merge" / "parts" / f"{i:05d}-of-00004.jsonl").open("w", encoding="utf-8") for i in range(4)
-        ]
-        for prompt, made, draws in records(judgements):
+        names = [directory / "merge" / "parts" / f"{i:05d}-of-00004.jsonl" for i in range(4)]
+        shards = [Shard(stack.enter_context(name.open("w", encoding="utf-8"))) for name in names]
+        for i, (prompt, made, draws) in enumerate(records(judgements)):
             prompts.write(dump(prompt))
             candidates.writelines(dump(record) for record in made)
             lines = [dump(record) for record in draws]
             judged.writelines(lines)
-            for part, line in zip(parts, reversed(lines), strict=True):
-                part.write(line)
-        for part in parts:
-            part.close()
+            for n, line in enumerate(lines):
+                shards[(4 * i + n) % 4].finish(line)
+        for shard in shards:
+            shard.end()
 
 
-def ids(path: Path) -> list[str]:
+class Shard:
+    """Writes lines as an engine finishes items: any of the CAPACITY that are at work may be the next."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file, self.at_work, self.rng = file, list[str](), random.Random(1)
+
+    def finish(self, line: str) -> None:
+        self.at_work.append(line)
+        if len(self.at_work) == CAPACITY:
+            self.file.write(self.at_work.pop(self.rng.randrange(CAPACITY)))
+
+    def end(self) -> None:
+        self.rng.shuffle(self.at_work)
+        self.file.writelines(self.at_work)
+
+
+def ids(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as f:
-        return [line[7:23] for line in f]  # {"id":"................"
+        for line in f:
+            yield line[7:23]  # {"id":"................"
 
 
 def measured(directory: Path, what: str) -> None:
     """In a fresh process: prints seconds and peak memory as JSON."""
     (directory / what).mkdir(exist_ok=True)
     ctx = Context(Config(), 1, directory / what, {}, Progress(directory / what))
-    expected = ids(directory / "judgements.jsonl") if what == "merge" else []
     started, cpu = time.perf_counter(), time.process_time()
     if what == "pairs":
-        from nemo_srlm.stages.pairs import build
-
         names = ("prompts", "candidates", "judgements")
         build(ctx, *(directory / f"{name}.jsonl" for name in names))
     elif what == "merge":
         cls: type[Record] = Judgement
-        merge_parts(ctx, cls, expected, "judgements.jsonl")
+        merge_parts(ctx, cls, ids(directory / "candidates.jsonl"), "judgements.jsonl")
     took = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
     print(json.dumps(took | {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
@@ -94,11 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgements", type=int, default=1_000_000)
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--quick", action="store_true", help="20,000 judgements: does it work, not how fast it is")
     parser.add_argument("--measure", nargs=2, metavar=("DIRECTORY", "WHAT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measured(Path(arguments.measure[0]), arguments.measure[1])
         return
+    if arguments.quick:
+        arguments.judgements = 20_000
     print(HEADER)
     for number in (arguments.judgements // 10, arguments.judgements):
         with tempfile.TemporaryDirectory(dir=arguments.directory) as name:

@@ -1,6 +1,6 @@
 """Bench: the ROUGE-L prompt filter against rouge_score: speed, equal decisions, growth with the number of prompts.
 
-    python tools/bench/rouge.py [--sizes 5000 10000 20000] [--check 20000]
+    python tools/bench/rouge.py [--sizes 5000 10000 20000 100000] [--check 20000] [--quick]
 
 Texts are real (tools/bench/texts.py); where more are asked than there are, real texts are continued by other real
 texts' endings. rouge_score is timed on a sample of pairs and its time for all pairs is worked out from that. Rates are
@@ -9,13 +9,17 @@ by CPU time of one thread.
 
 import argparse
 import random
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rouge_score.rouge_scorer import RougeScorer
-from texts import sentences
 
 from nemo_srlm.config import PromptsSection
 from nemo_srlm.filters import PromptFilter, RougeIndex
+from tools.bench.texts import sentences
 
 
 def texts(number: int) -> list[str]:
@@ -50,7 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000, 100_000])
     parser.add_argument("--check", type=int, default=20_000, metavar="PAIRS")
+    parser.add_argument("--quick", action="store_true", help="1,000 prompts: does it work, not how fast it is")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.sizes, arguments.check = [1_000], 1_000
     section = PromptsSection(keywords=[], starts=[], ascii_start=False)
     rate, different, above = compare(sentences(), arguments.check, section.rouge_max)
     print(

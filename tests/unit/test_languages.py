@@ -1,0 +1,153 @@
+"""German and Spanish end to end on the real trees: seed, EFT, written prompts, judging, pairs, under the shipped configs.
+
+The engine is a stand-in that writes real sentences of the language; everything around it is what a run does.
+"""
+
+import gzip
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_srlm import engine as engines
+from nemo_srlm import templates
+from nemo_srlm.config import Config
+from nemo_srlm.oasst import read_first_turns
+from nemo_srlm.records import Judgement, PreferencePair, Prompt, SftExample
+from nemo_srlm.settings import compose
+from nemo_srlm.stage import Context, Progress, Stage
+from nemo_srlm.stages import candidates, eft, judge, pairs, prompts, seed
+from nemo_srlm.store import read_records
+from tests.unit.fake_engine import FakeEngine
+
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
+LANGUAGES = {  # config: language, a rubric's words, a letter that rouge_score would drop, a judgement, a keyword's prompt
+    "german": ("de", "Nutzer: ", "[äöüß]", "Gut begründet.\n\nScore: {} von 5", "Beschreibe das Bild an der Wand."),
+    "spanish": (
+        "es",
+        "Usuario: ",
+        "[áéíóúñ]",
+        "Está bien.\n\nScore: {} de 5 puntos",
+        "Describe la imagen de la pared.",
+    ),
+}
+pytestmark = pytest.mark.skipif(not SAMPLE.exists(), reason="../shared/data is absent")
+
+
+def sentences(language: str) -> list[str]:
+    """Sentences of the language's messages, every depth, finished tree or not."""
+    with gzip.open(SAMPLE, "rt", encoding="utf-8") as f:
+        stack = [json.loads(line)["prompt"] for line in f]
+    found: dict[str, None] = {}
+    while stack:
+        message = stack.pop()
+        stack += message["replies"]
+        if message["lang"] == language:
+            pieces = re.split(r"(?<=[.!?])\s+|\n+", message["text"])
+            found |= dict.fromkeys(piece.strip() for piece in pieces if 5 <= len(piece.split()) <= 60)
+    return sorted(found)
+
+
+class Run:
+    """Stages of one run, one after another, on stand-in engines."""
+
+    def __init__(self, cfg: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cfg, self.root, self.patch = cfg, root, monkeypatch
+
+    def stage(self, stage: Stage, answer: Callable[[str, int], str]) -> tuple[Path, dict[str, Any], FakeEngine]:
+        engine = FakeEngine(answer)
+        self.patch.setattr(engines, "shared", lambda path, cfg: engine)
+        directory = self.root / stage.name
+        directory.mkdir()
+        inputs = {name: self.root / ref.stage for name, ref in stage.inputs(self.cfg, 1).items()}
+        ctx = Context(self.cfg, 1, directory, inputs, Progress(directory))
+        stage.identity(self.cfg, 1)  # every template is found and right
+        stage.run(ctx)
+        return directory, stage.finalize(ctx), engine
+
+
+def nothing(text: str, number: int) -> str:
+    raise AssertionError("this stage asks no engine")
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_language_goes_from_its_real_trees_to_preference_pairs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language, user, letters, judgement, keyword_prompt = LANGUAGES[name]
+    overrides = [
+        f"seed.files=[{SAMPLE}]",
+        "prompts.num_prompts=12",
+        "prompts.round_size=32",
+        "prompts.max_attempts=2000",
+    ]
+    cfg = compose(name, overrides)
+    run = Run(cfg, tmp_path, monkeypatch)
+    real = sentences(language)
+
+    made, counts, _ = run.stage(seed.STAGE, nothing)
+    first_turns = {turn.text: turn for turn in read_first_turns([SAMPLE], language, Counter())}
+    ift = list(read_records(made / "ift.jsonl", SftExample))
+    assert counts["ift"] == len(ift) >= 1
+    assert all(e.response == first_turns[e.prompt].replies[0].text for e in ift)
+
+    rank_of = {r.text: r.rank for turn in first_turns.values() for r in turn.replies}
+
+    def baseline(text: str, number: int) -> str:
+        """The SFT baseline, when it agrees with the humans: its justification ends in the language's form."""
+        response = text.partition("<response>")[2].partition("</response>")[0]
+        return judgement.format(5 - min(rank_of[response] or 0, 5))
+
+    made, counts, engine = run.stage(eft.STAGE, baseline)
+    examples = list(read_records(made / "eft_train.jsonl", SftExample))
+    assert len(examples) == counts["examples"] >= 2
+    assert all(user in e.prompt and "Score: " in e.response for e in examples)
+    assert {r.text for r in engine.requests} >= {e.prompt for e in examples}
+
+    def writer(text: str, number: int) -> str:
+        rng = random.Random(number)
+        if rng.random() < 0.2:
+            return f" {keyword_prompt} Nr. {rng.random()}\n###"
+        return f" {rng.choice(real)}\n###\n"
+
+    made, counts, engine = run.stage(prompts.STAGE, writer)
+    accepted = [p.text for p in read_records(made / "prompts.jsonl", Prompt)]
+    assert len(set(accepted)) == 12
+    assert set(accepted) <= set(real)
+    assert any(re.search(letters, text) for text in accepted)
+    assert counts["rejected"]["keyword"] > 0
+    shots = templates.load_shots(cfg.prompts.template)
+    assert all(r.text.startswith(shots.head) and ift[0].prompt in r.text for r in engine.requests)
+
+    run.stage(candidates.STAGE, lambda text, number: random.Random(number).choice(real))
+    made, health, engine = run.stage(
+        judge.STAGE, lambda text, number: judgement.format(random.Random(number // 64).randrange(6))
+    )
+    assert health["parse_failure"] == 0
+    rubric = templates.load(cfg.judge.template, templates.JUDGE).partition("<INSTRUCTION_HERE>")[0]
+    assert all(r.text.startswith(rubric) and user in r.text for r in engine.requests)
+    assert all(None not in j.scores for j in read_records(made / "judgements.jsonl", Judgement))
+
+    made, counts, _ = run.stage(pairs.STAGE, nothing)
+    chosen = list(read_records(made / "pairs.jsonl", PreferencePair))
+    assert len(chosen) == counts["pairs"] > 6
+    assert {p.prompt for p in chosen} <= set(accepted)
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_every_template_of_a_language_is_its_own_and_complete(name: str) -> None:
+    cfg, english = compose(name), Config()
+    for path, other, names in (
+        (cfg.judge.template, english.judge.template, templates.JUDGE),
+        (cfg.eval.h2h_template, english.eval.h2h_template, templates.COMPARE),
+    ):
+        text = templates.load(path, names)
+        assert text != templates.load(other, names)
+    assert "Score: <" in templates.read_text(cfg.judge.template)  # the parser's word stays in every language
+    assert 'Better: A"' in templates.read_text(cfg.eval.h2h_template)
+    assert templates.load_shots(cfg.prompts.template).head != templates.load_shots(english.prompts.template).head

@@ -1,0 +1,75 @@
+"""`nemo-srlm show <id>`: one item through every stage, and why a prompt is not among the pairs."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import cli, show
+from nemo_srlm.config import Config
+from nemo_srlm.errors import DataError
+from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.stage import Context, Progress
+from nemo_srlm.stages import pairs
+from nemo_srlm.store import read_records, write_records
+
+SCORES = {
+    "p0": ((5.0, 4.0, 5.0), (1.0, None, 1.0)),
+    "p1": ((4.0,) * 3, (4.0,) * 3),
+    "p2": ((None, None, 4.0), (1.0,) * 3),
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """An iteration's files as the stages leave them: a pair, a tie, and a judgement that failed."""
+    names = ("prompts", "candidates", "judge", "pairs")
+    where = {name: tmp_path / "run" / "iter1" / name for name in names}
+    for directory in where.values():
+        directory.mkdir(parents=True)
+    prompts = [Prompt(p, f"Question {p}?", demonstrations=("Shown one.", "Shown two.")) for p in SCORES]
+    made = [Candidate(content_id(p, n), p, n, f"Answer {n} to {p}", "stop", 7) for p in SCORES for n in range(2)]
+    draws = {content_id(p, n): draws for p, both in SCORES.items() for n, draws in enumerate(both)}
+    judged = [
+        Judgement(c.id, c.prompt_id, draws[c.id], tuple(f"Because. Score: {s}" for s in draws[c.id]), ("stop",) * 3)
+        for c in made
+    ]
+    judged[-1] = Judgement(made[-1].id, "p2", (), (), (), error="too_long: 9 > 8")
+    write_records(where["prompts"] / "prompts.jsonl", prompts)
+    write_records(where["candidates"] / "candidates.jsonl", made)
+    write_records(where["judge"] / "judgements.jsonl", judged)
+    inputs = {name: where[name] for name in names[:3]}
+    pairs.STAGE.run(Context(Config(), 1, where["pairs"], inputs, Progress(where["pairs"])))
+    return tmp_path / "run"
+
+
+def test_a_prompt_is_shown_with_all_that_became_of_it(run_dir: Path) -> None:
+    text = show.text(run_dir, "p0")
+    for part in ("Question p0?", "2 demonstrations", "Shown two.", "Answer 1 to p0", "7 tokens, stop", "score 4.67, spread 0.47",
+                 "[5] Because.",
+                 "[-] Because. Score: None", "chosen 4.66", "rejected 1.0", "+ Answer 0 to p0", "- Answer 1 to p0"):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize(("wanted", "reason"), [("p1", "no pair: tie"), ("p2", "no pair: too_few_eligible")])
+def test_why_a_prompt_is_not_in_the_pairs(run_dir: Path, wanted: str, reason: str) -> None:
+    assert reason in show.text(run_dir, wanted)
+    assert show.item(run_dir, wanted)["pairs"] == []
+
+
+def test_a_failed_judgement_is_shown_with_its_reason(run_dir: Path) -> None:
+    assert "not judged: too_long: 9 > 8" in show.text(run_dir, "p2")
+
+
+def test_candidates_and_pairs_lead_to_their_prompt(run_dir: Path) -> None:
+    (pair,) = read_records(run_dir / "iter1" / "pairs" / "pairs.jsonl", PreferencePair)
+    for wanted in (content_id("p0", 1), pair.id, pair.id[:10]):
+        assert show.item(run_dir, wanted)["prompt"]["id"] == "p0"
+    with pytest.raises(DataError, match="no item whose id begins with 'zzz'"):
+        show.item(run_dir, "zzz")
+
+
+def test_the_command_prints_it(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "p1", str(run_dir)]) == 0
+    assert "no pair: tie" in capsys.readouterr().out
+    assert cli.main(["show", "p0", str(run_dir), "--json"]) == 0
+    assert '"dropped": []' in capsys.readouterr().out
