@@ -128,10 +128,11 @@ def layer_activations(
 ) -> float:  # fmt: skip
     """Bytes that one layer keeps for the backward pass of a micro-batch of `tokens` tokens on one GPU.
 
-    `fused`: Transformer Engine's kernels; without them SwiGLU keeps the activated gate too.
+    `fused`: Transformer Engine's kernels; without them SwiGLU keeps the activated gate too, and keys and values are
+    repeated for every query head.
     """
     h, f, wide = model.hidden_size, model.ffn_hidden_size, WIDTH[precision.dtype]
-    kv = h // model.num_attention_heads * model.num_query_groups
+    kv = h // model.num_attention_heads * model.num_query_groups if fused else h
     fp8 = precision.fp8 != "none"
     narrow = 1 if fp8 else wide  # what a matrix product keeps of its input
     whole = 2 * h * wide + 2 * h * narrow + (2 * h if dropout else 0)  # two norms: in, out; dropout masks

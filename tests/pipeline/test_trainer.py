@@ -121,6 +121,12 @@ def test_the_estimate_counts_the_bytes_that_the_ranks_hold(four: Results, layout
         assert all(gradients <= r["gradients"] <= 1.3 * gradients for r in these)
 
 
+@pytest.mark.parametrize("layout", ["dp4", "tp2", "tp2_sp"])
+def test_the_estimate_is_near_what_a_layer_keeps_for_the_backward_pass(four: Results, layout: str):
+    found = four[f"layouts/sft/{layout}"]["layer"]
+    assert found["kept"] == pytest.approx(found["estimate"], rel=0.06)
+
+
 @pytest.mark.parametrize("source", ["tp2_sp_pp2", "dp4"])
 def test_a_checkpoint_loads_under_another_layout(four: Results, source: str):
     """Both were trained alike, so DPO from either starts alike; the first losses carry ln 2 from the gate."""

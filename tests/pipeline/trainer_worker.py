@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
+from megatron.core.utils import unwrap_model
 
 from nemo_srlm import estimate
 from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.losses import DpoSettings
-from nemo_srlm.megatron import tasks, train
+from nemo_srlm.megatron import step, tasks, train
 from nemo_srlm.megatron.quiet import quiet
-from nemo_srlm.tokens import Document
+from nemo_srlm.tokens import Document, collate
 
 MODEL = ModelSection(
     num_layers=4, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, vocab_size=60,
@@ -102,6 +104,36 @@ def held_bytes(trainer: train.Trainer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def layer_bytes(trainer: train.Trainer) -> dict[str, float]:
+    """What the second layer keeps for the backward pass of a micro-batch, measured, and what the estimate says."""
+    made = trainer.job
+    units = [(d,) for d in documents(2, 8)]
+    batch = step.localize(collate(units, range(2), trainer.shape), trainer.device)
+    (chunk,) = trainer.chunks
+    layer = unwrap_model(chunk).decoder.layers[1]
+    weights = {p.untyped_storage().data_ptr() for p in chunk.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    handles = [
+        layer.register_forward_pre_hook(lambda *_: hooks.__enter__()),
+        layer.register_forward_hook(lambda *_: hooks.__exit__()),
+    ]
+    step.forward(chunk, batch, batch.labels_BS)
+    for handle in handles:
+        handle.remove()
+    wanted = estimate.layer_activations(
+        made.model, made.parallel, made.precision, batch.row_length, made.train.dropout, fused=False
+    )
+    return {"kept": sum(kept.values()), "estimate": wanted}
+
+
 def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
 
@@ -122,6 +154,8 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
         tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
     dist.barrier()
     found: dict[str, Any] = {"digest": digest(trainer), "bytes": held_bytes(trainer)}
+    if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp"):
+        found["layer"] = layer_bytes(trainer)
     steps = [line for line in lines(directory) if "validation" not in line]
     found["lines"] = [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "per")} for line in steps]
     found["losses"], found["norms"] = [s["loss"] for s in steps], [s["grad_norm"] for s in steps]
