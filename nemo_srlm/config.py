@@ -118,6 +118,7 @@ class TrainSection:
     max_length: int = 4096  # tokens of prompt + response; longer examples are dropped and counted
     packing: bool = execution(True)
     save_every: int = execution(200)  # steps between checkpoints
+    save_async: bool = execution(False)  # a forked process writes them while training goes on
     keep_last: int = execution(2)
     validate_every: int = execution(0)  # steps; 0 = at the end only
     log_every: int = execution(1)

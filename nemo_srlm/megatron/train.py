@@ -24,6 +24,7 @@ from nemo_srlm.losses import Loss
 from nemo_srlm.megatron import accelerator, checkpoint, optim, setup, step
 from nemo_srlm.megatron.layout import check_batches, data_parallel_size, world_size
 from nemo_srlm.megatron.model import build_model, initialize_weights
+from nemo_srlm.megatron.saving import Saver
 from nemo_srlm.megatron.seal import FINAL, latest
 from nemo_srlm.megatron.step import LocalBatch
 from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
@@ -207,6 +208,7 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     num_micro = section.global_batch // (replicas * section.micro_batch)
     log = MetricsLog(job.directory / METRICS, first) if is_main() else None
     leaving = Leaving(dataclasses.replace(job.limits, files=(job.directory / STOP_FILE, *job.limits.files)))
+    saver = Saver(directory, section.keep_last, section.save_async)
     loss_of = _loss_of(task)
     longest = 0.0  # seconds of a step with all that follows it
     try:
@@ -249,17 +251,20 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 and done < steps
             ):
                 _log_validation(log, done, evaluate(trainer, validation), validation)
+            saver.poll()
             if stops and done < steps:
-                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+                saver.save(done, trainer.chunks, trainer.optimizer)
+                saver.finish()
                 words = f" ({reason})" if reason else ""
                 raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved{words}")
             if section.save_every and done % section.save_every == 0 and done < steps:
-                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+                saver.save(done, trainer.chunks, trainer.optimizer)
             longest = max(longest, time.perf_counter() - began)
     finally:
         leaving.restore()
     if validation is not None:
         _log_validation(log, steps, evaluate(trainer, validation), validation)
+    saver.finish()
     checkpoint.save_model(directory, trainer.chunks)
     checkpoint.drop_training(directory)
 

@@ -25,12 +25,15 @@ from nemo_srlm.megatron.seal import why_torn
 from tests.pipeline.trainer_worker import digest, documents, job
 
 SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30}
+PEAK = 0.05  # TFLOP/s
+TIMED = ("seconds", "tokens_per_s", "tflops", "mfu")
 KILLS = 3
 PATIENCE = 300.0  # seconds for a child on a busy machine
 
 
 def attempt(directory: Path, limits: Limits) -> int:
-    """Forks a training worker; its process id."""
+    """Forks a training worker; its process id. Saves asynchronously in directories that are named so."""
+    section = {**SECTION, "save_async": directory.name.startswith("async")}
     directory.mkdir(exist_ok=True)
     child = os.fork()
     if child:
@@ -39,7 +42,7 @@ def attempt(directory: Path, limits: Limits) -> int:
     os.dup2(log, 2)
 
     def work() -> None:
-        trainer = train.start(dataclasses.replace(job(directory, {}, SECTION, None), limits=limits))
+        trainer = train.start(dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits))
         train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
         (directory / "digest").write_text(digest(trainer))
 
@@ -77,8 +80,8 @@ def result(directory: Path) -> dict[str, Any]:
     """What the last attempt, undisturbed, ended with."""
     code = ended(attempt(directory, Limits()))
     lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
-    kept = [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in lines]
-    return {"code": code, "digest": (directory / "digest").read_text(), "lines": kept}
+    kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
+    return {"code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-1]}
 
 
 def killed(directory: Path, seed: int) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def main() -> None:
     found = {
         "whole": result(out / "whole"),
         "killed": killed(out / "killed", random.randrange(10**6)),
+        "async": killed(out / "async", random.randrange(10**6)),
         "told": told(out / "told", signal.SIGTERM),
         "torn": torn(out / "told-torn"),
         "out_of_time": out_of_time(out / "out_of_time"),
