@@ -51,7 +51,7 @@ def test_metrics_tell_the_share_of_a_stated_peak(found: dict[str, Any]):
     line = found["whole"]["timed"]
     # the model of trainer_worker.py: 6 FLOPs a weight and token; attention adds little at these lengths
     flops = 6 * (4 * 7680 + 60 * 32) * line["tokens"]
-    assert flops < line["tflops"] * line["seconds"] * 1e12 < 1.1 * flops
+    assert flops < line["tflops"] * line["seconds"] * 1e12 < 1.2 * flops
     assert line["mfu"] == pytest.approx(line["tflops"] / 0.05, rel=1e-3)
 
 
