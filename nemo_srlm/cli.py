@@ -166,6 +166,19 @@ def _config(args: argparse.Namespace) -> int:
     return 0
 
 
+def _estimate(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from nemo_srlm import estimate
+
+    gpu = estimate.GPUS[args.gpu]
+    gpu = replace(gpu, memory=args.memory or gpu.memory)
+    if args.peak:
+        gpu = replace(gpu, bf16=args.peak, fp8=args.peak)
+    print(estimate.report(_compose(args), gpu, args.mfu))
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nemo-srlm", description="Self-Rewarding Language Models: M0 -> M1 -> M2 -> M3, resumable, at any size.",
@@ -210,6 +223,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("stage", metavar="iterT/STAGE", help="for example iter1/judge")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
     p.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
+    p = verb(
+        "estimate", _estimate, "Memory a GPU, step time, tokens/s, and the smallest layouts that fit, for training."
+    )
+    p.add_argument("--gpu", default="h100", choices=["a100", "h100", "h200", "b200", "l40s"], help="default: h100")
+    p.add_argument("--memory", type=float, metavar="GIB", help="of one GPU, in place of that GPU's")
+    p.add_argument(
+        "--peak", type=float, metavar="TFLOPS", help="of one GPU in the precision used, in place of that GPU's"
+    )
+    p.add_argument("--mfu", type=float, default=0.4, help="model FLOPs utilisation to reckon with (default: 0.4)")
+    _config_arguments(p)
     p = verb("config", _config, "Print the resolved configuration.")
     _config_arguments(p)
     for name in NAMES:

@@ -26,6 +26,8 @@ class RunSection:
     reuse: str = execution(
         ""
     )  # another run directory: its finished stages with equal fingerprints are linked, not redone
+    # minutes from the job's start (Slurm's, or of `nemo-srlm run`) after which training saves and leaves; 0 = no such limit
+    time_budget: float = execution(0.0)
     seed: int = 0
     arm: str = (
         "self"  # self | random (judge scores permuted within a prompt) | oracle (tiny world's upper bound) | given
@@ -82,6 +84,8 @@ class ParallelSection:
     context: int = execution(1)
     sequence: bool = execution(False)
     distributed_optimizer: bool = execution(True)
+    # dense peak of one GPU in the precision used, for the MFU of metrics.jsonl; 0 = by the GPU's name, none on a CPU
+    peak_tflops: float = execution(0.0)
 
 
 @dataclass
@@ -114,6 +118,7 @@ class TrainSection:
     max_length: int = 4096  # tokens of prompt + response; longer examples are dropped and counted
     packing: bool = execution(True)
     save_every: int = execution(200)  # steps between checkpoints
+    save_async: bool = execution(False)  # a forked process writes them while training goes on
     keep_last: int = execution(2)
     validate_every: int = execution(0)  # steps; 0 = at the end only
     log_every: int = execution(1)

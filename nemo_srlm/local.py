@@ -14,6 +14,7 @@ from nemo_srlm import stage as stages
 from nemo_srlm.config import Config
 from nemo_srlm.display import Display, duration
 from nemo_srlm.errors import UserError, of_system
+from nemo_srlm.leaving import STARTED, STOP_FILE, limits
 from nemo_srlm.manifest import read as read_manifest
 from nemo_srlm.plan import Step, fuse, is_done, remaining
 from nemo_srlm.replicas import gpus_of, num_replicas, visible_gpus
@@ -22,6 +23,7 @@ from nemo_srlm.slurm.submit import refuse_if_active
 from nemo_srlm.stage import EXIT_AGAIN, Ref, run_directory, stage_directory
 from nemo_srlm.stages import load, pipeline
 
+BEGAN = time.time()  # a time budget counts from here
 POLL = 0.2  # seconds between two looks at the workers
 GRACE = 60.0  # seconds that an interrupted training may take to save
 MAX_AGAIN = 20  # times that one step may save and leave before its end
@@ -61,6 +63,7 @@ def command_for(cfg: Config, run_dir: Path, step: Step, shard: int) -> tuple[lis
             "NEMO_SRLM_RUN_DIR": str(run_dir.resolve()),
             "NEMO_SRLM_STAGE": ref.stage,
             "NEMO_SRLM_ITERATION": str(ref.iteration),
+            STARTED: str(BEGAN),
         }
         launcher = [
             sys.executable,
@@ -147,6 +150,13 @@ def announce(run_dir: Path, ref: Ref, display: Display, seconds: float) -> None:
     display.line(f"  {'done':6} {ref!s:32} {duration(seconds):>7}  {summary}")
 
 
+def out_of_time(cfg: Config, run_dir: Path) -> str:
+    """Why a training that has saved and left is not started again at once; "" where it is."""
+    if (run_dir / STOP_FILE).exists():
+        return f"{run_dir / STOP_FILE} exists"
+    return limits(os.environ, BEGAN, cfg.run.time_budget, cfg.cluster.warning).why
+
+
 def run_step(cfg: Config, run_dir: Path, step: Step, display: Display, done: int) -> None:
     """Runs one step to its manifests. Raises StageFailed."""
     started = time.time()
@@ -162,6 +172,8 @@ def run_step(cfg: Config, run_dir: Path, step: Step, display: Display, done: int
         code = run_workers(cfg, run_dir, step, display, done)
         if code != EXIT_AGAIN:
             break
+        if why := out_of_time(cfg, run_dir):
+            raise StageFailed(f"{step.refs[0]} has saved and stopped: {why}", EXIT_AGAIN)
     if code:
         raise failure(run_dir, step, code, log_path(run_dir, step, 0))
     if own_finish:
@@ -178,6 +190,7 @@ def run(cfg: Config, until: str = "") -> Path:
     run_dir = run_directory(cfg)
     with locked(run_dir):
         refuse_if_active(run_dir)
+        (run_dir / STOP_FILE).unlink(missing_ok=True)
         todo = remaining(cfg, run_dir)
         freeze(cfg, run_dir)
         total = len(pipeline(cfg))

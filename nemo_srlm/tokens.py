@@ -197,6 +197,12 @@ class Batch:
         """Tokens that the model reads, without padding."""
         return int((self.segments_BS < self.num_documents).sum())
 
+    @property
+    def squared_lengths(self) -> int:
+        """Sum over documents of their squared length: what causal attention's work grows with."""
+        lengths = np.bincount(self.segments_BS.reshape(-1), minlength=self.num_documents)[: self.num_documents]
+        return int((lengths**2).sum())
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 _FACTORIES = (
     "zeros", "ones", "empty", "full", "tensor", "arange", "rand", "randn", "randint", "eye", "as_tensor",
@@ -79,6 +80,7 @@ def _factory_on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch
 
 def _answer_cuda_calls_on_cpu() -> None:
     cpu = torch.device("cpu")
+    _device_constructors()  # `with torch.device(...)` knows factories by identity: it lists them before they are wrapped
     for name in _FACTORIES:
         setattr(torch, name, _factory_on_cpu(getattr(torch, name)))
     plain_type = torch.Tensor.type

@@ -8,6 +8,7 @@ the data order and the random state are functions of the step, so the step is al
 import os
 import queue
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from nemo_srlm.megatron.seal import FINAL, SEAL, latest, seal
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
     return f"step_{step:08d}"
 
 
@@ -55,28 +56,53 @@ def save_model(directory: Path, chunks: list[Any]) -> None:
     _write(directory, FINAL, model_state(chunks))
 
 
+def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:
+    """What training resumes from after `step` steps."""
+    state = model_state(chunks)
+    return state | {"optimizer": _optimizer_state(optimizer, state, loading=False), "step": step}
+
+
 def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any, keep_last: int) -> None:
     """Writes a checkpoint that training resumes from after `step` steps; keeps the newest `keep_last`."""
-    state = model_state(chunks)
-    state |= {"optimizer": _optimizer_state(optimizer, state, loading=False), "step": step}
-    _write(directory, _name(step), state)
+    _write(directory, name_of(step), training_state(step, chunks, optimizer))
+    keep_newest(directory, keep_last)
+
+
+def keep_newest(directory: Path, keep_last: int) -> None:
     if dist.get_rank() == 0:
         for old in sorted(directory.glob("step_*"))[:-keep_last]:
             shutil.rmtree(old)
 
 
 def _write(directory: Path, name: str, state: dict[str, Any]) -> None:
-    temporary = directory / f".tmp-{name}"
-    if dist.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
+    temporary = make_temporary(directory, name)
     if filesystem_async._results_queue is None:
         # Megatron would spawn a manager process for this queue, which imports all of this program once more. The saves
         # here are synchronous: the results never leave the process.
         filesystem_async._results_queue = queue.Queue()
-    strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-    dist_checkpointing.save(state, str(temporary), sharded_strategy=strategy, validate_access_integrity=False)
+    dist_checkpointing.save(state, str(temporary), sharded_strategy=strategy(), validate_access_integrity=False)
+    publish(directory, name, temporary)
+
+
+def strategy() -> TorchDistSaveShardedStrategy:
+    return TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+
+
+def make_temporary(directory: Path, name: str) -> Path:
+    """A fresh directory, the same on every rank. No earlier attempt's writer that is still dying can know its name."""
+    token = [f"{os.getpid()}-{time.time_ns()}"]
+    dist.broadcast_object_list(token, src=0)
+    temporary = directory / f".tmp-{name}-{token[0]}"
+    if dist.get_rank() == 0:
+        for stale in directory.glob(f".tmp-{name}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    return temporary
+
+
+def publish(directory: Path, name: str, temporary: Path) -> None:
+    """Seals what was written and gives it its name. Every rank must call it, when all have written."""
     dist.barrier()
     if dist.get_rank() == 0:
         seal(temporary)

@@ -11,41 +11,22 @@ import sys
 from pathlib import Path
 
 from nemo_srlm.config import Config
-from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.megatron.quiet import quiet
-
-EXIT_USER, EXIT_AGAIN = 2, 75
 
 quiet()
 from nemo.core.config import hydra_runner  # noqa: E402 - after the noise is off
-from nemo.utils import logging  # noqa: E402
 
 
 @hydra_runner(config_path=".", config_name="config", schema=Config)
 def _main(_: Config) -> None:
-    from nemo_srlm.megatron import setup
-    from nemo_srlm.megatron.train import Stopped
+    from nemo_srlm.megatron.ending import end_of
     from nemo_srlm.stage import Ref, worker_context
     from nemo_srlm.worker import write_error
 
     run_dir = Path(os.environ["NEMO_SRLM_RUN_DIR"])
     stage, ctx = worker_context(run_dir, os.environ["NEMO_SRLM_STAGE"], int(os.environ["NEMO_SRLM_ITERATION"]))
-    rank = int(os.environ.get("RANK", "0"))
-    code = 0
-    try:
-        stage.run(ctx)
-        setup.shutdown()
-    except Stopped as stopped:
-        logging.info(str(stopped))
-        code = EXIT_AGAIN
-    except Exception as error:
-        mistake = error if isinstance(error, UserError) else of_system(error, ctx.dir)
-        if mistake is None:
-            raise
-        code = EXIT_USER
-        if rank == 0:
-            write_error(run_dir, Ref(stage.name, ctx.iteration), str(mistake))
-        print(f"error: {mistake}", file=sys.stderr, flush=True)
+    ref = Ref(stage.name, ctx.iteration)
+    code = end_of(lambda: stage.run(ctx), ctx.dir, lambda words: write_error(run_dir, ref, words))
     if code:
         # other ranks may wait in a collective that this one never joins: leave at once, torchrun ends them
         sys.stdout.flush()

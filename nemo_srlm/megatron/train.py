@@ -1,10 +1,10 @@
 """Owns the one training loop of pretrain, SFT and DPO: steps, metrics, validation, checkpoints, graceful stop."""
 
+import dataclasses
 import gc
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_srlm import estimate
 from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import UserError
+from nemo_srlm.leaving import NO_LIMITS, STOP_FILE, Leaving, Limits
 from nemo_srlm.losses import Loss
-from nemo_srlm.megatron import checkpoint, optim, setup, step
-from nemo_srlm.megatron.layout import check_batches, data_parallel_size
+from nemo_srlm.megatron import accelerator, checkpoint, optim, setup, step
+from nemo_srlm.megatron.layout import check_batches, data_parallel_size, world_size
 from nemo_srlm.megatron.model import build_model, initialize_weights
+from nemo_srlm.megatron.saving import Saver
 from nemo_srlm.megatron.seal import FINAL, latest
 from nemo_srlm.megatron.step import LocalBatch
 from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
 
 METRICS = "metrics.jsonl"
-STOP_FILE = "stop"  # in the stage's directory: save and leave
 
 
 class Progress(Protocol):
@@ -47,6 +49,7 @@ class Job:
     directory: Path
     initial: Path | None
     progress: Progress
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -186,25 +189,6 @@ def rounded(values: Mapping[str, float]) -> dict[str, float]:
 # --- the loop ------------------------------------------------------------------------------------------------------
 
 
-class _StopSignals:
-    """Remembers SIGTERM and SIGUSR1 instead of dying: the loop saves after the current step."""
-
-    def __init__(self, stop_file: Path) -> None:
-        self._seen = False
-        self._file = stop_file
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def _note(self, *_: object) -> None:
-        self._seen = True
-
-    def requested(self) -> bool:
-        return self._seen or self._file.exists()
-
-    def restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Callable[[], None] | None = None) -> None:
     """Trains to the end and writes checkpoint/final. `fresh` runs before step 0 of a run that does not resume.
 
@@ -223,8 +207,10 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     replicas = data_parallel_size(job.parallel)
     num_micro = section.global_batch // (replicas * section.micro_batch)
     log = MetricsLog(job.directory / METRICS, first) if is_main() else None
-    stop = _StopSignals(job.directory / STOP_FILE)
+    leaving = Leaving(dataclasses.replace(job.limits, files=(job.directory / STOP_FILE, *job.limits.files)))
+    saver = Saver(directory, section.keep_last, section.save_async)
     loss_of = _loss_of(task)
+    longest = 0.0  # seconds of a step with all that follows it
     try:
         for number in range(first, steps):
             began = time.perf_counter()
@@ -237,8 +223,10 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
             trainer.optimizer.zero_grad()
             scheduler.step(1)  # the rate of step k is the schedule's at k + 1: never a step of rate 0
             collected = step.run_schedule(trainer.chunks, batches, loss_of, trainer.device, forward_only=False)
-            tokens = float(sum(b.num_tokens for b in batches)) if _counts_tokens() else 0.0
-            values, (tokens, stops) = reduce_metrics(task, collected, (tokens, float(stop.requested())), trainer.device)
+            work = (sum(b.num_tokens for b in batches), sum(b.squared_lengths for b in batches))
+            reason = leaving.reason(longest)
+            own = (*(work if _counts_tokens() else (0.0, 0.0)), float(bool(reason)))
+            values, (tokens, squares, stops) = reduce_metrics(task, collected, own, trainer.device)
             norm = optim.gradient_norm(trainer.optimizer)
             _require_finite(job, number, values["loss"], norm)
             optim.apply(trainer.optimizer, norm)
@@ -248,7 +236,8 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 lr = float(trainer.optimizer.param_groups[0]["lr"])
                 line = {
                     "step": done, **rounded(values), "lr": lr, "grad_norm": float(f"{norm:.6g}"), "tokens": int(tokens),
-                    "seconds": round(seconds, 4), "tokens_per_s": round(tokens / seconds, 1), "per": dict(task.metrics),
+                    "seconds": round(seconds, 4), "tokens_per_s": round(tokens / seconds, 1),
+                    **utilisation(job, tokens, squares, seconds), "per": dict(task.metrics),
                 }  # fmt: skip
                 if done % section.log_every == 0 or done == steps:
                     log.write(line)
@@ -262,15 +251,20 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 and done < steps
             ):
                 _log_validation(log, done, evaluate(trainer, validation), validation)
+            saver.poll()
             if stops and done < steps:
-                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
-                raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved")
+                saver.save(done, trainer.chunks, trainer.optimizer)
+                saver.finish()
+                words = f" ({reason})" if reason else ""
+                raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved{words}")
             if section.save_every and done % section.save_every == 0 and done < steps:
-                checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+                saver.save(done, trainer.chunks, trainer.optimizer)
+            longest = max(longest, time.perf_counter() - began)
     finally:
-        stop.restore()
+        leaving.restore()
     if validation is not None:
         _log_validation(log, steps, evaluate(trainer, validation), validation)
+    saver.finish()
     checkpoint.save_model(directory, trainer.chunks)
     checkpoint.drop_training(directory)
 
@@ -279,6 +273,16 @@ def is_finished(job: Job) -> bool:
     """Whether an earlier attempt has written the final weights already."""
     found = latest(job.directory / "checkpoint")
     return found is not None and found.name == FINAL
+
+
+def utilisation(job: Job, tokens: float, squares: float, seconds: float) -> dict[str, float]:
+    """Model TFLOP/s of one GPU and their share of its peak; {} where no peak is known (a CPU, an unknown GPU)."""
+    gpu = estimate.gpu_of(torch.cuda.get_device_name()) if accelerator.prepare().kind == "cuda" else None
+    peak = job.parallel.peak_tflops or (gpu.peak(job.precision) if gpu else 0.0)
+    if not peak:
+        return {}
+    tflops = estimate.training_flops(job.model, tokens, squares) / seconds / world_size(job.parallel) / 1e12
+    return {"tflops": float(f"{tflops:.5g}"), "mfu": float(f"{tflops / peak:.4g}")}
 
 
 def _counts_tokens() -> bool:

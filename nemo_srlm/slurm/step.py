@@ -22,6 +22,7 @@ from typing import Any
 from nemo_srlm import manifest, process
 from nemo_srlm import stage as stages
 from nemo_srlm.errors import UserError
+from nemo_srlm.leaving import STOP_FILE
 from nemo_srlm.settings import thaw
 from nemo_srlm.slurm.jobs import config_digest
 from nemo_srlm.stage import EXIT_AGAIN, Ref
@@ -247,6 +248,8 @@ def work(job: dict[str, Any], attempt: Attempt) -> tuple[str, str]:
             run_dir / "config.yaml", f"changed since this job was submitted (fingerprint {found})",
             f"fingerprint {job['config']}", "cancel the jobs (`nemo-srlm cancel`) and submit again",
         )  # fmt: skip
+    if (run_dir / STOP_FILE).exists():  # made by people: being requeued would only find it again
+        raise UserError(run_dir / STOP_FILE, "is there", remedy="remove it and submit again")
     sharded = job["num_shards"] > 1
     if attempt.node == 0:
         for ref in refs:

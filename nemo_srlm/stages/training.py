@@ -1,6 +1,8 @@
 """What pretrain, baseline, sft and dpo share: the training job of a stage, records -> documents, the summary of metrics."""
 
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,13 +41,16 @@ def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dic
 
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
+    from nemo_srlm.leaving import STOP_FILE, limits
     from nemo_srlm.megatron.train import Job
     from nemo_srlm.records import item_seed
 
     seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
     start = ctx.inputs[initial] / "checkpoint" if initial else None
-    name = ctx.dir.name
-    return Job(name, ctx.cfg.model, ctx.cfg.parallel, ctx.cfg.precision, section, seed, ctx.dir, start, ctx.progress)
+    name, cfg = ctx.dir.name, ctx.cfg
+    stop = ctx.dir.parents[1] / STOP_FILE  # of the whole run
+    leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
+    return Job(name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave)
 
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":
@@ -85,8 +90,6 @@ def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]
 
 def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:
     """Rank 0 notes what the stage trains on. Raises DataError when nothing is left."""
-    import os
-
     if not sum(used.values()):
         raise DataError(
             ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length"
@@ -114,6 +117,8 @@ def summary(ctx: Context) -> dict[str, Any]:
         "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
         "data": read_json(ctx.dir / DATA),
     }
+    if "mfu" in steps[-1]:
+        found["mfu"] = sorted(line["mfu"] for line in steps)[len(steps) // 2]
     checks = [line["validation"] for line in lines if "validation" in line]
     if checks:
         found["validation"] = checks[-1]

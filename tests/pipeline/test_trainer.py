@@ -102,6 +102,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_with_dropout(two:
     assert resumed["digests"] == whole["digests"]
 
 
+def test_optimizer_and_weights_resume_under_another_layout(four: Results):
+    """One step on four replicas, saved; the other five under TP2 + SP + PP2."""
+    assert_same_training(four["layouts/resume/tp2_sp_pp2"], four["layouts/sft/dp4"], 1e-4)
+
+
+@pytest.mark.parametrize("layout", ["dp4", "tp2", "pp2", "vpp2", "tp2_sp_pp2", "cp2", "plain_optimizer"])
+def test_the_estimate_counts_the_bytes_that_the_ranks_hold(four: Results, layout: str):
+    """Weights to the byte on each rank; moments over all ranks of a stage; gradient buffers with Megatron's padding."""
+    ranks = four[f"layouts/sft/{layout}"]["bytes"]
+    assert len(ranks) == 4
+    for stage in {r["stage"] for r in ranks}:
+        these = [r for r in ranks if r["stage"] == stage]
+        (wanted,) = {tuple(r["estimate"]) for r in these}
+        weights, gradients, moments = wanted
+        assert [r["weights"] for r in these] == [weights] * len(these)
+        assert sum(r["optimizer"] for r in these) == moments * len(these)
+        assert all(gradients <= r["gradients"] <= 1.3 * gradients for r in these)
+
+
+@pytest.mark.parametrize("layout", ["dp4", "tp2", "tp2_sp"])
+def test_the_estimate_is_near_what_a_layer_keeps_for_the_backward_pass(four: Results, layout: str):
+    found = four[f"layouts/sft/{layout}"]["layer"]
+    assert found["kept"] == pytest.approx(found["estimate"], rel=0.06)
+
+
 @pytest.mark.parametrize("source", ["tp2_sp_pp2", "dp4"])
 def test_a_checkpoint_loads_under_another_layout(four: Results, source: str):
     """Both were trained alike, so DPO from either starts alike; the first losses carry ln 2 from the gate."""

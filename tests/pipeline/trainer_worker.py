@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
+from megatron.core.utils import unwrap_model
 
+from nemo_srlm import estimate
 from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.losses import DpoSettings
-from nemo_srlm.megatron import tasks, train
+from nemo_srlm.megatron import step, tasks, train
 from nemo_srlm.megatron.quiet import quiet
-from nemo_srlm.tokens import Document
+from nemo_srlm.tokens import Document, collate
 
 MODEL = ModelSection(
     num_layers=4, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, vocab_size=60,
@@ -83,6 +86,54 @@ def digest(trainer: train.Trainer) -> str:
     return found.hexdigest()
 
 
+def held_bytes(trainer: train.Trainer) -> dict[str, Any]:
+    """What this rank holds after training, its pipeline stage, and what the estimate says: weights, gradients, moments."""
+    from megatron.core import parallel_state
+
+    states = [s for o in trainer.optimizer.chained_optimizers for s in o.optimizer.state.values()]
+    moments = [s[name] for s in states for name in ("exp_avg", "exp_avg_sq")]
+    buffers = [b.grad_data for chunk in trainer.chunks for b in chunk.buffers]
+    made, stage = trainer.job, parallel_state.get_pipeline_model_parallel_rank()
+    work = estimate.Work("test", made.train, 1)
+    wanted = estimate.stage_memory(made.model, made.parallel, made.precision, work, stage)
+    return {
+        "stage": stage, "estimate": (wanted.weights, wanted.gradients, wanted.optimizer),
+        "weights": sum(p.numel() * p.element_size() for chunk in trainer.chunks for p in chunk.parameters()),
+        "gradients": sum(b.numel() * b.element_size() for b in buffers),
+        "optimizer": sum(m.numel() * m.element_size() for m in moments),
+    }  # fmt: skip
+
+
+def layer_bytes(trainer: train.Trainer) -> dict[str, float]:
+    """What the second layer keeps for the backward pass of a micro-batch, measured, and what the estimate says."""
+    made = trainer.job
+    units = [(d,) for d in documents(2, 8)]
+    batch = step.localize(collate(units, range(2), trainer.shape), trainer.device)
+    (chunk,) = trainer.chunks
+    layer = unwrap_model(chunk).decoder.layers[1]
+    weights = {p.untyped_storage().data_ptr() for p in chunk.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    handles = [
+        layer.register_forward_pre_hook(lambda *_: hooks.__enter__()),
+        layer.register_forward_hook(lambda *_: hooks.__exit__()),
+    ]
+    step.forward(chunk, batch, batch.labels_BS)
+    for handle in handles:
+        handle.remove()
+    wanted = estimate.layer_activations(
+        made.model, made.parallel, made.precision, batch.row_length, made.train.dropout, fused=False
+    )
+    return {"kept": sum(kept.values()), "estimate": wanted}
+
+
 def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
 
@@ -102,7 +153,9 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
         replay = documents(12, 9) if settings.replay_weight else []
         tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
     dist.barrier()
-    found: dict[str, Any] = {"digest": digest(trainer)}
+    found: dict[str, Any] = {"digest": digest(trainer), "bytes": held_bytes(trainer)}
+    if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp"):
+        found["layer"] = layer_bytes(trainer)
     steps = [line for line in lines(directory) if "validation" not in line]
     found["lines"] = [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "per")} for line in steps]
     found["losses"], found["norms"] = [s["loss"] for s in steps], [s["grad_norm"] for s in steps]
@@ -122,6 +175,19 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cp2_tp2_sp": {"context": 2, "tensor": 2, "sequence": True},
     "plain_optimizer": {"distributed_optimizer": False},
 }
+# tools/bench/layouts.py: the processes that a layout needs without further replicas -> its settings
+STEPS: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    1: {"one": ({}, {})},
+    2: {
+        "tp2": ({"tensor": 2}, {}), "pp2": ({"pipeline": 2}, {}), "tp2_sp": ({"tensor": 2, "sequence": True}, {}),
+        "vpp2": ({"pipeline": 2, "virtual_pipeline": 2}, {}), "cp2": ({"context": 2}, {}), "dp2": ({}, {}),
+        "dp2_1x4": ({}, {"micro_batch": 4}), "dp2_unpacked": ({}, {"micro_batch": 4, "packing": False}),
+    },
+    4: {
+        "tp2_pp2": ({"tensor": 2, "pipeline": 2}, {}), "tp2_sp_pp2": (LAYOUTS["tp2_sp_pp2"], {}),
+        "cp2_tp2_sp": (LAYOUTS["cp2_tp2_sp"], {}), "tp2_dp2": ({"tensor": 2}, {}), "dp4": ({}, {}),
+    },
+}  # fmt: skip
 
 
 def check_layouts(out: Path) -> dict[str, Any]:
@@ -130,11 +196,24 @@ def check_layouts(out: Path) -> dict[str, Any]:
     for name, layout in LAYOUTS.items():
         for kind in ("sft", "dpo"):
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
+    resumed = out / "sft-resumed"
+    resumed.mkdir()
+    stop_at(resumed, train.start(job(resumed, {}, {}, None)), "sft")
+    found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
     two = {"max_steps": 2}
     found["reload/tp2_sp_pp2"] = run(out, "a", "dpo", {"tensor": 2}, two, out / "sft-tp2_sp_pp2" / "checkpoint")
     found["reload/dp4"] = run(out, "b", "dpo", {"pipeline": 2}, two, out / "sft-dp4" / "checkpoint")
     found["recompute/full"] = run(out, "c", "sft", {"tensor": 2, "pipeline": 2}, two, None, recompute="full")
     found["recompute/selective"] = run(out, "d", "sft", {}, two, None, recompute="selective")
+    return found
+
+
+def check_steps(out: Path) -> dict[str, Any]:
+    """Twenty steps of every layout of this many processes (tools/bench/layouts.py)."""
+    found: dict[str, Any] = {}
+    for name, (layout, section) in STEPS[dist_size()].items():
+        for kind in ("sft", "dpo"):
+            found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {**section, "max_steps": 20}, None)
     return found
 
 
@@ -187,7 +266,7 @@ def stop_at(directory: Path, trainer: train.Trainer, kind: str) -> None:
     dist.barrier()
 
 
-CHECKS = {"layouts": check_layouts, "batches": check_batches, "resume": check_resume}
+CHECKS = {"layouts": check_layouts, "batches": check_batches, "resume": check_resume, "steps": check_steps}
 
 
 def main() -> None:
@@ -196,10 +275,10 @@ def main() -> None:
     for name in sys.argv[2:]:
         found = CHECKS[name](out / name)
         gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, {k: v["digest"] for k, v in found.items()})
+        dist.all_gather_object(gathered, {k: (v["digest"], v["bytes"]) for k, v in found.items()})
         if dist.get_rank() == 0:
             for key, value in found.items():
-                value["digests"] = [g[key] for g in gathered]
+                value["digests"], value["bytes"] = ([g[key][i] for g in gathered] for i in (0, 1))
             (out / f"{name}.json").write_text(json.dumps(found))
         dist.barrier()
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_srlm.config import Config
-from nemo_srlm.megatron.layout import check_layout
+from nemo_srlm.megatron.layout import check_batches, check_layout, check_precision
 from nemo_srlm.settings import CONFIGS, compose
 from nemo_srlm.stages import NAMES, load, pipeline
 
@@ -25,9 +25,12 @@ def test_a_config_builds_and_its_pipeline_is_ordered(path: Path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_configs_layout_is_possible(path: Path):
+def test_a_configs_layout_batches_and_precision_are_possible_on_its_gpus(path: Path):
     cfg = compose(path.stem)
     check_layout(cfg.model, cfg.parallel)
+    for name in ("pretrain", "sft", "dpo") if cfg.world.enabled else ("sft", "dpo"):
+        check_batches(name, getattr(cfg, name), cfg.parallel)
+    check_precision(cfg.precision, gpu=True, transformer_engine=True, fp8_gpu=True)
 
 
 def leaves(tree: DictConfig, prefix: str = "") -> dict[str, object]:

@@ -119,6 +119,7 @@ def test_a_row_of_its_own_is_padded_at_the_end_without_weight():
     assert batch.segments_BS.tolist() == [[0, 0, 0, 2, 2], [1, 1, 1, 1, 1]]
     assert batch.bounds_N1 is None
     assert batch.num_tokens == 8
+    assert batch.squared_lengths == 5**2 + 3**2
 
 
 def test_a_pack_keeps_documents_whole_with_positions_from_zero():

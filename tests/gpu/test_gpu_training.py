@@ -1,0 +1,78 @@
+"""The trainer on a GPU with Transformer Engine: bf16, FP8 recipes, packed attention, ln 2. Skipped where there is none."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.losses import DpoSettings
+
+pytestmark = pytest.mark.gpu
+
+MODEL = ModelSection(
+    num_layers=4, hidden_size=512, ffn_hidden_size=1024, num_attention_heads=4, num_query_groups=2, vocab_size=512,
+    max_length=256,
+)  # fmt: skip
+SECTION = TrainSection(
+    lr=1e-3,
+    min_lr=1e-4,
+    warmup_steps=2,
+    dropout=0.0,
+    global_batch=8,
+    micro_batch=4,
+    max_steps=6,
+    max_length=256,
+    save_every=0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+    pytest.importorskip("transformer_engine.pytorch", reason="no Transformer Engine")
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+
+
+def losses(directory: Path, kind: str, precision: PrecisionSection, **section: Any) -> list[float]:
+    """Losses of six steps on one GPU; DPO stops by itself where the first loss is not ln 2."""
+    from nemo_srlm.megatron import tasks, train
+    from tests.pipeline.trainer_worker import Silent, documents, pairs
+
+    directory.mkdir(parents=True)
+    settings = dataclasses.replace(SECTION, **section)
+    parallel = ParallelSection(processes=1)
+    trainer = train.start(train.Job("gpu", MODEL, parallel, precision, settings, 3, directory, None, Silent()))
+    if kind == "sft":
+        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
+    else:
+        tasks.fit_dpo(trainer, pairs(24, 21), (), DpoSettings(), 1e-3)
+    lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+BF16 = PrecisionSection(dtype="bf16")
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_bf16_packed_attention_gives_the_losses_of_padded_rows(tmp_path: Path, kind: str):
+    packed = losses(tmp_path / "packed", kind, BF16)
+    assert packed == pytest.approx(losses(tmp_path / "rows", kind, BF16, packing=False), abs=0.03)
+
+
+@pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise"])
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_fp8_follows_bf16(tmp_path: Path, kind: str, recipe: str):
+    import torch
+
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("no FP8 on this GPU")
+    kept = 0 if recipe == "delayed" else 1
+    fp8 = PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe=recipe, fp8_bf16_layers=kept)
+    found = losses(tmp_path / "fp8", kind, fp8)
+    assert found == pytest.approx(losses(tmp_path / "bf16", kind, BF16), abs=0.15)

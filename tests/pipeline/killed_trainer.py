@@ -1,0 +1,138 @@
+"""A trainer that is killed, told to stop, out of time, or finds its newest checkpoint cut short, and what it ends with.
+
+    python killed_trainer.py OUTPUT_DIR
+
+One process imports everything and forks every attempt, so that dying is real and cheap. Writes OUTPUT_DIR/found.json.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.leaving import Limits
+from nemo_srlm.megatron import tasks, train
+from nemo_srlm.megatron.ending import end_of
+from nemo_srlm.megatron.quiet import quiet
+from nemo_srlm.megatron.seal import why_torn
+from tests.pipeline.trainer_worker import digest, documents, job
+
+SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30}
+PEAK = 0.05  # TFLOP/s
+TIMED = ("seconds", "tokens_per_s", "tflops", "mfu")
+KILLS = 3
+PATIENCE = 300.0  # seconds for a child on a busy machine
+
+
+def attempt(directory: Path, limits: Limits) -> int:
+    """Forks a training worker; its process id. Saves asynchronously in directories that are named so."""
+    section = {**SECTION, "save_async": directory.name.startswith("async")}
+    directory.mkdir(exist_ok=True)
+    child = os.fork()
+    if child:
+        return child
+    log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+
+    def work() -> None:
+        trainer = train.start(dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits))
+        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
+        (directory / "digest").write_text(digest(trainer))
+
+    code = 1
+    try:
+        code = end_of(work, directory, print)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def steps(directory: Path) -> int:
+    path = directory / train.METRICS
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def alive_after(child: int, directory: Path, more: int) -> None:
+    """Waits until the child has logged `more` further steps."""
+    wanted, until = steps(directory) + more, time.monotonic() + PATIENCE
+    while steps(directory) < wanted:
+        assert time.monotonic() < until, (directory / "log").read_text()
+        time.sleep(0.005)
+
+
+def complete(directory: Path) -> list[Path]:
+    return [p for p in sorted((directory / "checkpoint").glob("step_*")) if not why_torn(p)]
+
+
+def result(directory: Path) -> dict[str, Any]:
+    """What the last attempt, undisturbed, ended with."""
+    code = ended(attempt(directory, Limits()))
+    lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
+    return {"code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-1]}
+
+
+def killed(directory: Path, seed: int) -> dict[str, Any]:
+    """kill -9 at random moments: within a step, within a save, between them."""
+    moments, codes = random.Random(seed), []
+    for _ in range(KILLS):
+        child = attempt(directory, Limits())
+        alive_after(child, directory, moments.randint(1, 2))
+        time.sleep(moments.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        codes.append(ended(child))
+    return {"codes": codes, "seed": seed, **result(directory)}
+
+
+def told(directory: Path, number: signal.Signals) -> dict[str, Any]:
+    child = attempt(directory, Limits())
+    alive_after(child, directory, 4)
+    os.kill(child, number)
+    code, saved = ended(child), len(complete(directory))
+    torn = directory.with_name(f"{directory.name}-torn")
+    shutil.copytree(directory, torn)
+    return {"stopped": code, "saved": saved, **result(directory)}
+
+
+def torn(directory: Path) -> dict[str, Any]:
+    """The newest checkpoint has lost the second half of its largest file."""
+    newest = complete(directory)[-1]
+    largest = max(newest.iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    return {"newest": newest.name, **result(directory), "log": (directory / "log").read_text()}
+
+
+def out_of_time(directory: Path) -> dict[str, Any]:
+    code = ended(attempt(directory, Limits((), time.time(), "the allocation ends")))
+    return {"stopped": code, "steps": steps(directory), "log": (directory / "log").read_text(), **result(directory)}
+
+
+def main() -> None:
+    quiet()
+    out = Path(sys.argv[1])
+    os.environ |= {"WORLD_SIZE": "1", "RANK": "0"}
+    found = {
+        "whole": result(out / "whole"),
+        "killed": killed(out / "killed", random.randrange(10**6)),
+        "async": killed(out / "async", random.randrange(10**6)),
+        "told": told(out / "told", signal.SIGTERM),
+        "torn": torn(out / "told-torn"),
+        "out_of_time": out_of_time(out / "out_of_time"),
+    }
+    (out / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The estimate against models whose size is known, layouts that were published with their speed, and its own rules."""
+
+import dataclasses
+
+import pytest
+
+from nemo_srlm import estimate
+from nemo_srlm.cli import parser
+from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, SftSection
+from nemo_srlm.estimate import GIB, GPUS, Work
+from nemo_srlm.settings import compose
+
+LLAMA2_70B = ModelSection()
+LLAMA2_7B = ModelSection(
+    num_layers=32, hidden_size=4096, ffn_hidden_size=11008, num_attention_heads=32, num_query_groups=32
+)
+LLAMA2_13B = ModelSection(
+    num_layers=40, hidden_size=5120, ffn_hidden_size=13824, num_attention_heads=40, num_query_groups=40
+)
+LLAMA3_70B = ModelSection(vocab_size=128256)
+LLAMA3_8B = ModelSection(
+    num_layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=14336,
+    num_attention_heads=32,
+    num_query_groups=8,
+    vocab_size=128256,
+)
+BF16 = PrecisionSection()
+
+
+def layout(gpus: int, tensor: int, pipeline: int, virtual: int = 1, context: int = 1) -> ParallelSection:
+    return ParallelSection(
+        nodes=1, processes=gpus, tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual, context=context,
+        sequence=tensor > 1,
+    )  # fmt: skip
+
+
+def sft(length: int, batch: int, dropout: float = 0.0, micro: int = 1) -> Work:
+    section = SftSection(global_batch=batch, micro_batch=micro, max_length=length, dropout=dropout)
+    return Work("sft", section, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [(LLAMA2_7B, 6_738_415_616), (LLAMA2_13B, 13_015_864_320), (LLAMA2_70B, 68_976_648_192),
+     (LLAMA3_8B, 8_030_261_248), (LLAMA3_70B, 70_553_706_496)],
+)  # fmt: skip
+def test_the_number_of_parameters_is_the_models(model: ModelSection, count: int):
+    assert estimate.total_parameters(model) == count
+
+
+@pytest.mark.parametrize("parallel", [layout(8, 8, 1), layout(32, 4, 8), layout(64, 8, 4, 5), layout(16, 1, 16)])
+def test_the_ranks_hold_the_model_between_them(parallel: ParallelSection):
+    """Every matrix once; the norms, which tensor parallelism does not shard, once a rank."""
+    norms = LLAMA2_70B.hidden_size * (2 * LLAMA2_70B.num_layers + 1)
+    held = sum(estimate.stage_parameters(LLAMA2_70B, parallel, i) for i in range(parallel.pipeline)) * parallel.tensor
+    assert held == estimate.total_parameters(LLAMA2_70B) + (parallel.tensor - 1) * norms
+
+
+def test_tied_embeddings_are_held_once_or_by_both_ends():
+    tied = dataclasses.replace(LLAMA3_8B, tie_embeddings=True)
+    table = tied.vocab_size * tied.hidden_size
+    assert estimate.total_parameters(LLAMA3_8B) - estimate.total_parameters(tied) == table
+    assert estimate.stage_parameters(tied, layout(2, 1, 2), 1) == estimate.stage_parameters(
+        LLAMA3_8B, layout(2, 1, 2), 1
+    )
+
+
+# NeMo Framework 24.09, DGX H100 80 GB, pretraining: layout, tokens/s and model TFLOP/s a GPU; SFT: the layout of its recipe.
+PUBLISHED = {
+    "llama2-7b": (LLAMA2_7B, layout(8, 1, 1), 4096, 128, 16934, 780),
+    "llama2-13b": (LLAMA2_13B, layout(16, 1, 4, 10), 4096, 128, 8715, 760),
+    "llama2-70b": (LLAMA2_70B, layout(64, 4, 4, 20), 4096, 128, 1728, 768),
+    "llama3-70b": (LLAMA3_70B, layout(64, 4, 4, 5, context=2), 8192, 128, 1524, 734),
+    "llama3-70b-sft": (LLAMA3_70B, layout(32, 4, 4, 5), 4096, 32, None, None),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_layouts_that_were_published_for_80_gb_fit(name: str):
+    model, parallel, length, batch, _, _ = PUBLISHED[name]
+    _, memory = estimate.peak_memory(model, parallel, BF16, sft(length, batch))
+    assert memory.total <= GPUS["h100"].memory * GIB
+
+
+@pytest.mark.parametrize("name", [n for n, row in PUBLISHED.items() if row[4]])
+def test_flops_are_those_of_published_speeds(name: str):
+    """They count attention without its causal mask, which is twice ours."""
+    model, _, length, _, speed, tflops = PUBLISHED[name]
+    assert estimate.training_flops(model, 1, 2 * length) * speed == pytest.approx(tflops * 1e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel"),
+    [(LLAMA2_70B, layout(8, 8, 1)), (LLAMA3_70B, layout(16, 4, 4, 5)), (LLAMA2_7B, layout(1, 1, 1))],
+)
+def test_what_cannot_fit_does_not(model: ModelSection, parallel: ParallelSection):
+    """16 bytes a parameter and more: 70B with Adam needs over a terabyte."""
+    assert estimate.peak_memory(model, parallel, BF16, sft(4096, 32))[1].total > GPUS["h100"].memory * GIB
+
+
+def test_each_remedy_saves_what_it_is_for():
+    def of(parallel: ParallelSection, recompute: str = "none", precision: PrecisionSection = BF16) -> estimate.Memory:
+        asked = dataclasses.replace(precision, recompute=recompute)
+        return estimate.stage_memory(LLAMA2_70B, parallel, asked, sft(4096, 32), 0)
+
+    base = of(layout(32, 4, 4))
+    assert of(layout(32, 4, 4), "full").activations < of(layout(32, 4, 4), "selective").activations < base.activations
+    plain = dataclasses.replace(layout(32, 4, 4), sequence=False)
+    assert of(plain).activations > base.activations
+    assert of(layout(64, 4, 4, context=2)).activations == base.activations / 2
+    assert of(layout(64, 4, 4, context=2)).optimizer == base.optimizer / 2
+    assert of(dataclasses.replace(layout(32, 4, 4), distributed_optimizer=False)).optimizer == 2 * base.optimizer
+    assert of(layout(32, 4, 4, 5)).activations == pytest.approx(base.activations * (1 + 3 / 20))
+
+
+def test_a_pair_is_two_documents_and_a_replayed_example_a_third():
+    cfg = compose("llama2_70b")
+    assert [w.documents for w in estimate.works(cfg)] == [1, 2]
+    assert [w.documents for w in estimate.works(compose("tiny"))] == [1, 1, 3]
+
+
+def test_the_smallest_layouts_fit_and_smaller_ones_do_not():
+    todo = estimate.works(compose("llama2_7b"))
+    fits = estimate.smallest_fits(LLAMA2_7B, BF16, todo, GPUS["h100"].memory, max_gpus=8)
+    sizes = [f.parallel.processes for f in fits]
+    assert sizes == [2, 4, 8]
+    assert all(f.memory <= GPUS["h100"].memory * GIB for f in fits)
+    assert estimate.smallest_fits(LLAMA2_7B, BF16, todo, 40.0, max_gpus=2) == []
+
+
+def test_a_step_takes_its_flops_over_the_speed():
+    work = sft(4096, 32)
+    flops = estimate.training_flops(LLAMA2_70B, 32 * 4096, 32 * 4096**2)
+    assert estimate.step_seconds(LLAMA2_70B, work, 32, 1000.0, 0.5) == pytest.approx(flops / (32 * 0.5e15))
+    assert estimate.bubble(layout(32, 4, 4, 5), work) == pytest.approx((3 / 80) / (1 + 3 / 80))
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA T4", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_drivers_name(device: str, name: str | None):
+    assert estimate.gpu_of(device) == (GPUS[name] if name else None)
+
+
+def test_the_command_prints_parts_and_verdict(capsys: pytest.CaptureFixture[str]):
+    args = parser().parse_args(["estimate", "--config-name", "tiny", "--memory", "4", "--peak", "0.1"])
+    assert args.function(args) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("935,040 parameters", "weights", "optimizer", "logits", "of 0.1 TFLOP/s"))
+    assert "of 4.0 GiB: fits" in text
