@@ -76,12 +76,17 @@ def _one_shard(cfg: Config) -> int:
     return 1
 
 
+def _nothing(cfg: Config) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Stage:
     """A file-to-file step.
 
     `run` does the work of one shard (or one training rank) in a worker process and imports what is heavy inside;
     `finalize` runs after all of them, checks that the work is complete and returns the manifest's metrics.
+    `check` refuses (UserError) before the run begins what would fail hours later: an absent file or program.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Stage:
     run: Callable[[Context], None]
     finalize: Callable[[Context], dict[str, Any]]
     shards: Callable[[Config], int] = field(default=_one_shard)
+    check: Callable[[Config], None] = field(default=_nothing)
     version: int = 1
 
 

@@ -25,6 +25,7 @@ from nemo_srlm.megatron.model import build_model, initialize_weights
 from nemo_srlm.megatron.seal import FINAL, latest
 from nemo_srlm.megatron.step import LocalBatch
 from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
+from nemo_srlm.tracking import Tracker
 
 METRICS = "metrics.jsonl"
 STOP_FILE = "stop"  # in the stage's directory: save and leave
@@ -47,6 +48,7 @@ class Job:
     directory: Path
     initial: Path | None
     progress: Progress
+    project: str = ""  # of Weights & Biases
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,10 @@ def reduce_metrics(
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a step. A resumed run drops the lines after its checkpoint and goes on."""
+    """metrics.jsonl, one line a step, and its trackers. A resumed run drops the lines after its checkpoint and goes on."""
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(self, path: Path, first_step: int, tracker: Tracker) -> None:
+        self._tracker = tracker
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -177,6 +180,11 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        self._tracker.log(line)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tracker.close()
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
@@ -222,7 +230,8 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     scheduler.step(first)
     replicas = data_parallel_size(job.parallel)
     num_micro = section.global_batch // (replicas * section.micro_batch)
-    log = MetricsLog(job.directory / METRICS, first) if is_main() else None
+    tracker = Tracker(job.directory, first, job.project) if is_main() else None
+    log = MetricsLog(job.directory / METRICS, first, tracker) if tracker else None
     stop = _StopSignals(job.directory / STOP_FILE)
     loss_of = _loss_of(task)
     try:
@@ -267,10 +276,16 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved")
             if section.save_every and done % section.save_every == 0 and done < steps:
                 checkpoint.save_training(directory, done, trainer.chunks, trainer.optimizer, section.keep_last)
+    except BaseException:
+        if log is not None:
+            log.close()  # what was trained up to the saved step stays in the trackers too
+        raise
     finally:
         stop.restore()
     if validation is not None:
         _log_validation(log, steps, evaluate(trainer, validation), validation)
+    if log is not None:
+        log.close()
     checkpoint.save_model(directory, trainer.chunks)
     checkpoint.drop_training(directory)
 

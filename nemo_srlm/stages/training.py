@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from nemo_srlm import tracking
 from nemo_srlm.config import Config, TrainSection, identity
 from nemo_srlm.errors import DataError
 from nemo_srlm.records import SftExample
 from nemo_srlm.stage import Context, Ref
+from nemo_srlm.stages import policy_stage
 from nemo_srlm.store import read_json, read_records, write_json
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ TAIL = 20  # logged steps that the summary averages over
 def tokenizer_ref(cfg: Config) -> Ref:
     """The stage that holds tokenizer/: the tiny world, or the imported M0."""
     return Ref("world" if cfg.world.enabled else "import_hf", 0)
+
+
+def policy_ref(cfg: Config, iteration: int) -> Ref:
+    """The stage that trained the policy of `iteration`: M1 of iteration 0, M2 of iteration 1, ..."""
+    return Ref("sft", 0) if iteration == 0 else Ref(policy_stage(cfg), iteration)
 
 
 def base_ref(cfg: Config) -> Ref:
@@ -44,8 +51,15 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
 
     seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
     start = ctx.inputs[initial] / "checkpoint" if initial else None
-    name = ctx.dir.name
-    return Job(name, ctx.cfg.model, ctx.cfg.parallel, ctx.cfg.precision, section, seed, ctx.dir, start, ctx.progress)
+    cfg, name = ctx.cfg, ctx.dir.name
+    return Job(
+        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, cfg.run.wandb
+    )  # fmt: skip
+
+
+def check(cfg: Config) -> None:
+    """Raises ConfigError for a tracker that is asked for and not installed."""
+    tracking.check(cfg.run.wandb)
 
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":
