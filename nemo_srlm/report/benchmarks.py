@@ -61,7 +61,7 @@ def _alpaca(runs: Sequence[Data]) -> Data:
     return {
         "title": "AlpacaEval 2",
         "note": "Win rates in percent against the baseline of the annotations; ± is one standard error. A dash: answered, "
-        "and not annotated yet (`nemo-srlm alpaca ANNOTATIONS --run RUN --model M`).",
+        "and not annotated yet: nemo-srlm alpaca ANNOTATIONS --run RUN --model M.",
         "header": ["model", "win rate", "length-controlled", "discrete", "characters", "instructions"],
         "rows": _per_model(runs, "alpaca", cells),
     }
