@@ -81,6 +81,7 @@ def html(runs: list[Data]) -> str:
         metric_names=METRIC_NAMES,
         matrix=time_table(main),
         benchmarks=benchmarks.tables(runs),
+        alarms=[(run, alarm) for run in runs for alarm in run["alarms"]],
     )
     return re.sub(r"\n\s*\n+", "\n", page)
 
