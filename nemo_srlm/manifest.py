@@ -66,8 +66,11 @@ def _digest(path: str, size: int, modified: int) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a user's file, read once a process as long as its size and time stay the same."""
-    found = path.stat()
+    """SHA-256 of a user's file, read once a process as long as its size and time stay the same. Raises DataError."""
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", remedy="put it back, or correct the setting that names it") from error
     return _digest(str(path), found.st_size, found.st_mtime_ns)
 
 

@@ -7,6 +7,7 @@ at eval.temperature and eval.top_p; responses are tokenised again, so another sp
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nemo_srlm.config import Config
@@ -73,7 +74,7 @@ def _run(ctx: Context) -> None:
             values = outcome[0].prompt_logprobs
             return [TokenScore(*ids, sum(values), len(values))]
 
-        run_requests(ctx, _items(ctx, model), lambda name=model: open_engine(ctx, name), request, records, "responses")
+        run_requests(ctx, _items(ctx, model), partial(open_engine, ctx, model), request, records, "responses")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
