@@ -13,7 +13,9 @@ from nemo_srlm.evaluation import harness
 from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages import eval_harness
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "lm_eval_results.json"  # of lm_eval 0.4.13 on the tiny M1 by vLLM; paths and task texts are left out
+RESULTS = (
+    Path(__file__).resolve().parents[1] / "data" / "lm_eval_results.json"
+)  # of lm_eval 0.4.13 on the tiny M1 by vLLM; paths and task texts are left out
 
 # A program in the harness's place: it takes the command line that lm_eval takes, and writes a file of its form.
 STAND_IN = """
