@@ -159,6 +159,18 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _alpaca(args: argparse.Namespace) -> int:
+    from nemo_srlm import annotations
+
+    if (args.run is None) != (args.model is None):
+        raise UserError("--run and --model", "one without the other", "both, or none")
+    found = annotations.row(args.file, args.calibration)
+    print(json.dumps(found, indent=1) if args.json else annotations.text(found))
+    if args.run:
+        print(f"noted for the report in {annotations.keep(args.run, args.model, found)}", file=sys.stderr)
+    return 0
+
+
 def _config(args: argparse.Namespace) -> int:
     from nemo_srlm.settings import as_yaml
 
@@ -212,6 +224,16 @@ def parser() -> argparse.ArgumentParser:
     p = verb("report", _report, "Write the HTML report of one run, or of several beside each other.")
     p.add_argument("run_dirs", nargs="*", type=Path, help="default: the run worked on last")
     p.add_argument("--out", type=Path, help="default: report.html in the first run's directory")
+    p = verb(
+        "alpaca", _alpaca, "AlpacaEval 2: win rate, error, discrete and length-controlled win rate of annotations."
+    )
+    p.add_argument("file", type=Path, metavar="ANNOTATIONS", help="annotations.json (.gz) of the alpaca_eval package")
+    p.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="df_gamed.csv, or tools/alpaca_calibration.py's JSON"
+    )
+    p.add_argument("--run", type=Path, metavar="RUN_DIR", help="note the row for the report of this run")
+    p.add_argument("--model", metavar="M1", help="the model of that run whose answers were judged")
+    p.add_argument("--json", action="store_true", help="for programs")
     p = verb("plan", _plan, "The Slurm jobs that `submit` would submit, as a table.")
     _config_arguments(p)
     p = verb("submit", _submit, "Submit all that remains of a run to Slurm. Safe to repeat: only what is missing.")

@@ -10,13 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_srlm.cluster import ClusterSection
-
-
-def execution(default: Any) -> Any:
-    """A field that is execution, not identity: it never enters a fingerprint."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"execution": True})
-    return field(default=default, metadata={"execution": True})
+from nemo_srlm.config_eval import DriftSection, EvalSection
+from nemo_srlm.fields import SamplingSection, execution
 
 
 @dataclass
@@ -29,9 +24,12 @@ class RunSection:
     # minutes from the job's start (Slurm's, or of `nemo-srlm run`) after which training saves and leaves; 0 = no such limit
     time_budget: float = execution(0.0)
     seed: int = 0
-    arm: str = (
-        "self"  # self | random (judge scores permuted within a prompt) | oracle (tiny world's upper bound) | given
-    )
+    # self | random (judge scores permuted within a prompt) | sft_only (positives only: SFT on chosen responses, no DPO)
+    # | given (preference files) | oracle (tiny world's upper bound)
+    arm: str = "self"
+    wandb: str = execution(
+        ""
+    )  # Weights & Biases project of the training curves; "" = off. TensorBoard is always written
 
 
 @dataclass
@@ -192,13 +190,6 @@ class ExportSection:
     verify_memory_gb: float = execution(8.0)  # of fp32 weights of both models together
 
 
-@dataclass
-class SamplingSection:
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_tokens: int = 1024
-
-
 # Self-Instruct's words for what a text model cannot see or make.
 KEYWORDS = (
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot", "go to",
@@ -281,7 +272,8 @@ class GenerateSection:
 class ApiSection:
     """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
 
-    stages: list[str] = field(default_factory=list)  # of: prompts (external writer), judge, eval_h2h (external judges)
+    # of: prompts (an external writer), judge, eval_h2h, eval_mt_bench (external judges)
+    stages: list[str] = field(default_factory=list)
     url: str = execution("")  # up to and with /v1
     model: str = ""
     key_variable: str = execution("OPENAI_API_KEY")  # the environment variable that holds the key; never the key
@@ -290,28 +282,6 @@ class ApiSection:
     timeout: float = execution(120.0)  # seconds a request
     prompt_price: float = execution(0.0)  # a million tokens, in any currency: cost is counted with it
     completion_price: float = execution(0.0)
-
-
-@dataclass
-class EvalSection(SamplingSection):
-    temperature: float = 0.7
-    samples: int = 1  # responses per evaluation prompt
-    h2h_template: str = "prompts/compare.txt"
-    h2h_judge_path: str = ""  # HF directory of the judge; "" = in the tiny world the oracle, else the newest policy
-    bootstrap: int = 1000
-
-
-@dataclass
-class DriftSection:
-    """Alarms in the report, each raised beyond its threshold (evaluation/drift.py). They change no result."""
-
-    length_growth: float = execution(1.5)  # mean words of responses, against the model before
-    high_scores: float = execution(0.9)  # share of 4s and 5s among all parsed draws
-    tie_rate: float = execution(0.5)  # share of prompts whose eligible candidates all have one score
-    parse_failures: float = execution(0.2)  # share of draws without a score
-    truncated: float = execution(0.1)  # share of responses cut at the token limit
-    distinct_drop: float = execution(0.25)  # relative fall of distinct-2 against the model before
-    self_bleu: float = execution(0.15)  # rise of self-BLEU against the model before
 
 
 @dataclass

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,6 +222,7 @@ class VllmBackend:
                 n=1 if greedy else request.n, seed=request.seed, temperature=request.temperature, top_p=request.top_p,
                 max_tokens=request.max_tokens, stop_token_ids=[self._tokenizer.eos_id], detokenize=False,
                 logprob_token_ids=list(request.logprob_ids) or None,
+                prompt_logprobs=0 if request.score_from else None,  # 0: of the token that stands there, and no other
                 output_kind=self._kind.DELTA if stops else self._kind.FINAL_ONLY,
                 stream_interval=STOP_INTERVAL if stops else None,
             )  # fmt: skip
@@ -241,6 +243,8 @@ class VllmBackend:
             else:
                 done = [self._completion(o.token_ids, o.finish_reason, o.logprobs) for o in output.outputs]
                 done *= request.n // len(done)  # greedy draws are one draw
+            if done and request.score_from:
+                done = [replace(d, prompt_logprobs=_scored(request, output.prompt_logprobs)) for d in done]
             if done:
                 finished.append((request.id, done))
                 del self._requests[request.id]
@@ -275,6 +279,12 @@ class VllmBackend:
         self._llm.engine_core.shutdown()
         del self._llm
         gc.collect()
+
+
+def _scored(request: Request, logprobs: Sequence[Any]) -> tuple[float, ...]:
+    """The log-probability of each token of the prompt from `score_from` on; vLLM's list holds one mapping a position."""
+    places = range(request.score_from, len(request.prompt_ids))
+    return tuple(float(logprobs[i][request.prompt_ids[i]].logprob) for i in places)
 
 
 class VllmEngine:

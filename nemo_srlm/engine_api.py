@@ -1,7 +1,8 @@
 """An engine behind an OpenAI-compatible endpoint: chat completions over HTTP, with retries, back-off and counting.
 
 For a fixed external prompt writer or an external judge (`api.stages`). The endpoint makes its own tokens: a request's
-`text` is sent as one user turn. The key is read from the environment only; it is in no record, log, message or manifest.
+`text` is sent as one user turn, after its `system` message if it has one. The key is read from the environment only;
+it is in no record, log, message or manifest.
 """
 
 import json
@@ -75,9 +76,10 @@ class ApiEngine:
         """All n draws. An endpoint that gives fewer choices than asked for is asked again for the rest."""
         draws: list[Completion] = []
         while len(draws) < request.n:
+            system = [{"role": "system", "content": request.system}] if request.system else []
             body: dict[str, Any] = {
                 "model": self._section.model,
-                "messages": [{"role": "user", "content": request.text}],
+                "messages": [*system, {"role": "user", "content": request.text}],
                 "n": request.n - len(draws),
                 "seed": request.seed + len(draws),
                 "temperature": request.temperature,

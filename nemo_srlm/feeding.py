@@ -26,6 +26,8 @@ class Request:
     """n draws on one prompt. `stop`: strings that end the text (needs n = 1; the text is cut before the first).
 
     `logprob_ids`: token ids whose log-probabilities are wanted at every generated position.
+    `score_from`: log-probabilities of the prompt's own tokens from this place on are wanted (0: of none).
+    `system`: a message before `text`, for an endpoint; an engine that takes ids has it in them.
     `text`: the prompt as text, for an engine that makes its own tokens (an endpoint).
     """
 
@@ -39,6 +41,8 @@ class Request:
     stop: tuple[str, ...] = ()
     logprob_ids: tuple[int, ...] = ()
     text: str = ""
+    score_from: int = 0
+    system: str = ""
 
     def __post_init__(self) -> None:
         assert 1 <= self.n <= SEED_SPACING, f"request {self.id}: n = {self.n}, seeds are {SEED_SPACING} apart"
@@ -47,13 +51,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One draw. `num_tokens` counts the end token; `token_ids` do not hold it. `logprobs`: token id -> value a position."""
+    """One draw. `num_tokens` counts the end token; `token_ids` do not hold it. `logprobs`: token id -> value a position.
+
+    `prompt_logprobs`: of the prompt's tokens from the request's `score_from` on.
+    """
 
     text: str
     num_tokens: int
     finish_reason: str  # stop | length
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[dict[int, float], ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The manifest of a finished stage: fingerprint, provenance, outputs. Written last; its presence is the only "done"."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -57,6 +58,20 @@ def field_diff(old: Any, new: Any, prefix: str = "") -> list[str]:
 def file_digest(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, size: int, modified: int) -> str:
+    return file_digest(Path(path))
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a user's file, read once a process as long as its size and time stay the same. Raises DataError."""
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", remedy="put it back, or correct the setting that names it") from error
+    return _digest(str(path), found.st_size, found.st_mtime_ns)
 
 
 def describe_outputs(directory: Path) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,8 @@ class Step:
 
 
 def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
-    """Stage instances that are not done, in order. Raises StaleError for the first that was made otherwise.
+    """Stage instances that are not done, in order. Raises StaleError for the first that was made otherwise,
+    and UserError for a file or program that a remaining stage will need and that is not there.
 
     What stands behind an unfinished stage cannot be judged yet: it is in the list, and judged when its turn comes.
     """
@@ -33,6 +34,7 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
         stage = load(ref.stage)
         inputs = stage.inputs(cfg, ref.iteration).values()
         if any(other in todo for other in inputs) or state(stage, cfg, ref.iteration, run_dir) != "done":
+            stage.check(cfg)
             todo.append(ref)
     return todo
 

@@ -1,8 +1,9 @@
 """Given preferences: files of chosen and rejected responses (as UltraFeedback's) -> preference pairs.
 
 JSONL (also .gz), or parquet through `datasets`. `chosen` and `rejected` are texts beside a `prompt`, or lists of
-messages [{"role": "user"}, {"role": "assistant"}]; optional scores: chosen_score / rejected_score, or score_chosen /
-score_rejected. Left out and counted: several turns, empty or equal texts, equal scores, repeated pairs.
+messages [{"role": "user"}, {"role": "assistant"}], or HH's "Human: ... Assistant: ..."; optional scores: chosen_score
+/ rejected_score, or score_chosen / score_rejected. Left out and counted: several turns, empty or equal texts, equal
+scores, repeated pairs.
 """
 
 from collections import Counter
@@ -31,9 +32,9 @@ def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[Preferen
     """Streams the usable pairs; `counts` gets "pairs" and what is left out as "dropped_<reason>"."""
     seen: set[str] = set()
     for path in paths:
-        for where, row in _rows(path):
+        for where, row in rows(path):
             counts["prompts"] += 1
-            found = _pair(row, where)
+            found = pair_of(row, where)
             if isinstance(found, PreferencePair) and found.id in seen:
                 found = "duplicate"
             if isinstance(found, str):
@@ -46,7 +47,7 @@ def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[Preferen
             yield found
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".parquet":
         from datasets import load_dataset
 
@@ -59,7 +60,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{line}", row
 
 
-def _pair(row: dict[str, Any], where: str) -> PreferencePair | str:
+def pair_of(row: dict[str, Any], where: str) -> PreferencePair | str:
     """The row's pair, or the reason why it is not usable. Raises DataError when it is no preference at all."""
     if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
         raise DataError(where, f"no {' and no '.join(missing)}", "a row with chosen and rejected")
@@ -84,7 +85,7 @@ def _pair(row: dict[str, Any], where: str) -> PreferencePair | str:
 def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
     """(prompt or None, response) of a text or of user + assistant messages; None for longer conversations."""
     if isinstance(value, str):
-        return None, value
+        return _transcript(value)
     if not isinstance(value, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
         raise DataError(
             where, f"a response that is a {type(value).__name__}", "a text, or messages with role and content"
@@ -92,6 +93,16 @@ def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
     if [message["role"] for message in value] != ["user", "assistant"]:
         return None
     return value[0]["content"], value[1]["content"]
+
+
+def _transcript(text: str) -> tuple[str | None, str] | None:
+    """A plain text, or Anthropic HH's form of a conversation: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    if not text.startswith("\n\nHuman: "):
+        return None, text
+    turns = text.removeprefix("\n\nHuman: ").split("\n\nAssistant: ")
+    if len(turns) != 2 or any("\n\nHuman: " in turn for turn in turns):
+        return None
+    return turns[0], turns[1]
 
 
 def _score(row: dict[str, Any], side: str, where: str) -> float | None:

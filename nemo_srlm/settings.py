@@ -114,7 +114,7 @@ def _one_of(where: str, value: object, allowed: Sequence[object]) -> None:
 
 def check(cfg: Config) -> None:
     """Values that the types cannot refuse. Raises ConfigError naming the first one."""
-    _one_of("run.arm", cfg.run.arm, ("self", "random", "oracle", "given"))
+    _one_of("run.arm", cfg.run.arm, ("self", "random", "sft_only", "oracle", "given"))
     _one_of("world.split", cfg.world.split, ("dev", "test"))
     _one_of("eft.source", cfg.eft.source, ("baseline", "given"))
     _one_of("precision.dtype", cfg.precision.dtype, ("fp32", "bf16"))
@@ -126,6 +126,7 @@ def check(cfg: Config) -> None:
     _one_of("generate.engine", cfg.generate.engine, ("vllm",))  # an endpoint is named in api.stages
     _one_of("generate.dtype", cfg.generate.dtype, ("auto", "bfloat16", "float16", "float32"))
     _one_of("generate.quantization", cfg.generate.quantization, ("", "fp8"))
+    _one_of("eval.harness.backend", cfg.eval.harness.backend, ("vllm", "hf"))
     _one_of("pairs.rule", cfg.pairs.rule, ("max_min", "length_controlled"))
     for name in ("pretrain", "sft", "dpo"):
         _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
@@ -147,9 +148,11 @@ def check(cfg: Config) -> None:
         if not 0 < sampling.top_p <= 1:
             raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
     for name in cfg.api.stages:
-        _one_of("api.stages", name, ("prompts", "judge", "eval_h2h"))
+        _one_of("api.stages", name, ("prompts", "judge", "eval_h2h", "eval_mt_bench"))
         for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
             if not text:
                 raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")
+    if cfg.world.enabled and cfg.eval.prompts:
+        raise ConfigError("eval.prompts", "set in the tiny world, whose oracle knows its own prompts only", '""')
     if cfg.run.arm == "oracle" and not cfg.world.enabled:
         raise ConfigError("run.arm", "oracle without the tiny world", "world.enabled=true")

@@ -76,12 +76,17 @@ def _one_shard(cfg: Config) -> int:
     return 1
 
 
+def _nothing(cfg: Config) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Stage:
     """A file-to-file step.
 
     `run` does the work of one shard (or one training rank) in a worker process and imports what is heavy inside;
     `finalize` runs after all of them, checks that the work is complete and returns the manifest's metrics.
+    `check` refuses (UserError) before the run begins what would fail hours later: an absent file or program.
     """
 
     name: str
@@ -91,6 +96,8 @@ class Stage:
     run: Callable[[Context], None]
     finalize: Callable[[Context], dict[str, Any]]
     shards: Callable[[Config], int] = field(default=_one_shard)
+    check: Callable[[Config], None] = field(default=_nothing)
+    view: bool = False  # a picture of its inputs: made anew when they change, where other stages refuse as stale
     version: int = 1
 
     @property
@@ -134,6 +141,8 @@ def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
         was = finished.identity if finished else json.loads(begun.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(begun, f"not JSON ({error})", remedy=f"remove {directory} to redo the stage") from error
+    if was != wanted and stage.view:
+        return "missing"
     if was != wanted:
         # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
         lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
@@ -152,11 +161,19 @@ def context(run_dir: Path, stage: Stage, cfg: Config, iteration: int, shard: int
     return Context(cfg, iteration, directory, inputs, Progress(directory, shard), shard, num_shards)
 
 
+def reads(plan: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the plan is there and says the same."""
+    return plan.exists() and bool(json.loads(plan.read_text(encoding="utf-8")) == wanted)
+
+
 def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
     """Writes down what is about to be made, so that a later attempt under other settings is refused."""
     ctx = context(run_dir, stage, cfg, iteration)
     wanted = identity_of(stage, cfg, iteration, run_dir)
     plan = ctx.dir / "plan.json"
+    if stage.view and not reads(plan, wanted):
+        for old in (ctx.dir / manifest.NAME, plan, ctx.dir / "logs" / "started"):
+            old.unlink(missing_ok=True)
     if not plan.exists():
         manifest.write_atomic(plan, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
     started = ctx.dir / "logs" / "started"
@@ -193,6 +210,8 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     if finished is None or finished.identity != identity_of(stage, cfg, iteration, run_dir):
         return False
     here = stage_directory(run_dir, ref)
+    if here.exists():  # a view of earlier inputs
+        return False
     here.parent.mkdir(parents=True, exist_ok=True)
     here.symlink_to(other.resolve(), target_is_directory=True)
     return True

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nemo_srlm import manifest
 from nemo_srlm.display import duration, progress_words, read_progress
+from nemo_srlm.evaluation.alarms import Alarm, of_run
 from nemo_srlm.settings import thaw
 from nemo_srlm.stage import Ref, stage_directory
 from nemo_srlm.stages import pipeline
@@ -67,9 +68,15 @@ def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
     return report.rows(run_dir, [row(run_dir, ref) for ref in pipeline(thaw(run_dir))])
 
 
+def alarms(run_dir: Path) -> list[Alarm]:
+    """Drift so far, and what the judge of a round was found to do (`judge.alarm_*`)."""
+    return of_run(thaw(run_dir), run_dir)
+
+
 def as_json(run_dir: Path) -> dict[str, Any]:
     found, notes = rows(run_dir)
-    return {"run": str(run_dir), "stages": [asdict(r) for r in found], "notes": notes}
+    raised = [asdict(alarm) for alarm in alarms(run_dir)]
+    return {"run": str(run_dir), "stages": [asdict(r) for r in found], "notes": notes, "alarms": raised}
 
 
 COLOURS = {
@@ -80,6 +87,10 @@ COLOURS = {
 
 def table(run_dir: Path) -> Table:
     found, notes = rows(run_dir)
+    notes = [
+        *notes,
+        *(f"alarm, {a.model}: {a.text} ({a.name} {a.value:.2f} > {a.threshold:.2f})" for a in alarms(run_dir)),
+    ]
     count = sum(r.state == "done" for r in found)
     out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
     slurm = any(r.job for r in found)

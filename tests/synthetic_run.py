@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import manifest
+from nemo_srlm import annotations, manifest
 from nemo_srlm.config import Config
+from nemo_srlm.evaluation import mtbench
 from nemo_srlm.evaluation.headtohead import Comparison, by_category, summary
 from nemo_srlm.evaluation.ranking import reward_metrics
 from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, RankedReply, Record, SftExample, content_id
 from nemo_srlm.settings import freeze
+from nemo_srlm.stages import policy_stage
 from nemo_srlm.store import write_records
 
 START = 1_790_000_000.0
 ORACLE = {
     "self": {"baseline": 3.10, "M1": 3.08, "M2": 3.62, "M3": 3.75},
     "random": {"baseline": 3.10, "M1": 3.08, "M2": 3.02, "M3": 3.05},
+    "sft_only": {"baseline": 3.10, "M1": 3.08, "M2": 3.12, "M3": 3.11},
     "oracle": {"baseline": 3.10, "M1": 3.08, "M2": 3.67, "M3": 4.00},
 }
 SCRIPT = "</script><img src=x onerror=alert(1)> & <b>bold</b>"  # text that a page must show, not run
@@ -113,6 +116,42 @@ def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, ge
             )
             judgements[reply.id] = Judgement(reply.id, str(i), draws, ("",) * 3, ("stop",) * 3)
     _write(run_dir, clock, t, f"eval_reward{suffix}", reward_metrics(replies, judgements, 2, 200, 0), 14)
+
+
+def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, generator: random.Random) -> None:
+    """What an ordinary run measures when it is asked to: the field's benchmarks, a preference file, KL."""
+    _write(run_dir, clock, t, f"eval_alpaca{suffix}", {"responses": 805, "characters_mean": 1092 + 400 * t}, 300)
+    if not suffix:
+        annotations.keep(run_dir, model, {
+            "generator": model, "win_rate": 9.94 + 5 * t, "standard_error": 0.9, "discrete_win_rate": 9.0 + 5 * t,
+            "length_controlled_winrate": 10.1 + t, "lc_standard_error": 0.2, "n_total": 805, "avg_length": 1092 + 400 * t,
+        })  # fmt: skip
+    questions = [mtbench.Question(i, "writing" if i % 2 else "math", ("a", "b")) for i in range(80)]
+    grades = [mtbench.Grade(q.id, turn, model, float(generator.randint(5, 9))) for q in questions for turn in (1, 2)]
+    graded = {**mtbench.summary(grades, questions), "judge": "a-judge", "unanswered": 1}
+    _write(run_dir, clock, t, f"eval_mt_bench{suffix}", graded, 200)
+    tasks = {
+        name: {"value": generator.uniform(0.3, 0.8), "se": 0.012, "metric": metric, "shots": shots, "samples": 500, "all": {}}
+        for name, metric, shots in (("arc_challenge", "acc_norm,none", 0), ("gsm8k", "exact_match,strict-match", 8),
+                                    ("mmlu", "acc,none", 5), ("a_task_of_ones_own", "acc,none", None))
+    }  # fmt: skip
+    _write(run_dir, clock, t, f"eval_harness{suffix}", {"tasks": tasks}, 900)
+    if suffix:
+        _write(
+            run_dir, clock, t, "eval_harness_base", {"tasks": {name: tasks[name] for name in ("mmlu", "gsm8k")}}, 900
+        )
+    replies = [RankedReply(content_id(i, rank), str(i), "q", "a", rank) for i in range(40) for rank in range(2)]
+    judged = {
+        r.id: Judgement(
+            r.id, r.instruction_id, (4.0 - r.rank + generator.randint(-1, 1),) * 3, ("",) * 3, ("stop",) * 3
+        )
+        for r in replies
+    }
+    files = {"ultrafeedback_test_prefs.parquet": reward_metrics(replies, judged, 2, 100, 0)}
+    _write(run_dir, clock, t, f"eval_preferences{suffix}", {"files": files}, 60)
+    if t:
+        found = {"kl": 0.031 * t, "se_kl": 0.002, "tokens": 90_000, "responses": 256, "failed": 0}
+        _write(run_dir, clock, t, "eval_kl", {**found, "engine": {"seconds": 90.0, "tokens": 512}}, 90)
 
 
 def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:
@@ -251,14 +290,17 @@ def build(
         _curve(run_dir, 0, stage, steps, generator)
         _write(run_dir, clock, 0, stage, {"tokens": steps * 6000}, seconds)
     _evaluation(run_dir, clock, cfg, "baseline", 0, generator)
+    if not world:
+        _benchmarks(run_dir, clock, "baseline", 0, "_baseline", generator)
     for t in range(min(until, iterations) + 1):
         if t:
             _round(run_dir, clock, t, generator)
-            _curve(run_dir, t, "dpo", 30, generator)
-            _write(run_dir, clock, t, "dpo", {"tokens": 90000}, 25)
+            _curve(run_dir, t, policy_stage(cfg), 30, generator)
+            _write(run_dir, clock, t, policy_stage(cfg), {"tokens": 90000}, 25)
         _write(run_dir, clock, t, "export", {}, 4)
         _evaluation(run_dir, clock, cfg, f"M{t + 1}", t, generator)
         if not world:
+            _benchmarks(run_dir, clock, f"M{t + 1}", t, "", generator)
             for path in (run_dir / f"iter{t}").glob("eval_oracle*/manifest.json"):
                 path.unlink()
         _head_to_head(run_dir, clock, cfg, f"M{t + 1}", t, generator)

@@ -1,7 +1,6 @@
-"""Drift alarms between iterations: signs that the loop feeds on its own faults rather than getting better.
+"""Drift between iterations, as numbers: length and diversity of responses, the judge's scores, KL to the policy before.
 
-Each alarm compares a model's free responses, or its judging of candidates, with the model before it. Thresholds are
-settings (`drift.*`). The paper names length growth and reward hacking as its own open questions.
+What is too much of it says alarms.py. The paper names length growth and reward hacking as its own open questions.
 """
 
 import math
@@ -9,24 +8,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.config import DriftSection
 from nemo_srlm.evaluation.ranking import histogram
 from nemo_srlm.judging import aggregate
 from nemo_srlm.records import Candidate, Judgement
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-
-
-@dataclass(frozen=True)
-class Alarm:
-    model: str
-    name: str
-    value: float
-    threshold: float
-    text: str
 
 
 def words(text: str) -> list[str]:
@@ -155,34 +143,21 @@ def judging_metrics(judgements: Sequence[Judgement], min_valid: int) -> dict[str
     }
 
 
-def alarms(
-    model: str,
-    limits: DriftSection,
-    responses: dict[str, Any] | None,
-    before: dict[str, Any] | None,
-    judging: dict[str, Any] | None,
-) -> list[Alarm]:
-    """What is beyond its threshold: `response_metrics` of a model and of the one before, its `judging_metrics`."""
-    found: list[Alarm] = []
+def log_ratio(responses: Sequence[tuple[str, float, int]]) -> dict[str, Any]:
+    """Mean log-ratio a token of (group, log-ratio of a response, its tokens): {"kl", "se_kl", "tokens", "responses"}.
 
-    def beyond(name: str, value: float | None, threshold: float, text: str) -> None:
-        if value is not None and value > threshold:
-            found.append(Alarm(model, name, value, threshold, text))
-
-    def of(data: dict[str, Any] | None, name: str) -> float | None:
-        return None if data is None or data[name] is None else float(data[name])
-
-    now, was = of(responses, "words"), of(before, "words")
-    if now is not None and was:
-        beyond("length_growth", now / was, limits.length_growth, f"responses grew from {was:.1f} to {now:.1f} words")
-    beyond("truncated", of(responses, "truncated"), limits.truncated, "responses are cut at the token limit")
-    now, was = of(responses, "distinct_2"), of(before, "distinct_2")
-    if now is not None and was:
-        beyond("distinct_drop", 1 - now / was, limits.distinct_drop, f"distinct-2 fell from {was:.2f} to {now:.2f}")
-    now, was = of(responses, "self_bleu"), of(before, "self_bleu")
-    if now is not None and was is not None:
-        beyond("self_bleu", now - was, limits.self_bleu, f"self-BLEU rose from {was:.2f} to {now:.2f}")
-    beyond("high_scores", of(judging, "high_scores"), limits.high_scores, "nearly every score is a 4 or a 5")
-    beyond("tie_rate", of(judging, "tie_rate"), limits.tie_rate, "too many prompts have all candidates tied")
-    beyond("parse_failures", of(judging, "parse_failures"), limits.parse_failures, "too many judgements do not parse")
-    return found
+    `kl` is the sum of log-ratios over the sum of tokens, in nats; its standard error is that of a ratio, clustered by
+    group (the responses to one prompt are not independent). None where there is nothing to divide by.
+    """
+    tokens = sum(n for _, _, n in responses)
+    out: dict[str, Any] = {"kl": None, "se_kl": None, "tokens": tokens, "responses": len(responses)}
+    if not tokens:
+        return out
+    out["kl"] = mean = math.fsum(x for _, x, _ in responses) / tokens
+    residuals: dict[str, float] = {}
+    for group, x, n in responses:
+        residuals[group] = residuals.get(group, 0.0) + x - mean * n
+    k = len(residuals)
+    if k > 1:
+        out["se_kl"] = math.sqrt(math.fsum(r * r for r in residuals.values()) * k / (k - 1)) / tokens
+    return out

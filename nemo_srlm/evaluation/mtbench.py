@@ -5,15 +5,16 @@ judge_prompts.jsonl (both come from the user), model_answer/<model>.jsonl, model
 A grade is 1..10 in double brackets; one that does not parse is None here and -1 in the file, and counts in no mean.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.engine import Engine, Failure, Outcome, Request, generate
 from nemo_srlm.errors import DataError
-from nemo_srlm.records import content_id, item_seed
+from nemo_srlm.feeding import Request
+from nemo_srlm.records import Record, content_id, item_seed
 from nemo_srlm.store import read_json_lines
 from nemo_srlm.tokens import Chat
 
@@ -29,12 +30,37 @@ PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
 }  # fmt: skip
 
 
+ERROR = "$ERROR$"  # FastChat's answer where there is none
+
+
 @dataclass(frozen=True)
 class Question:
     id: int
     category: str
     turns: tuple[str, str]
     reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn(Record):
+    """One answer. An error says why there is none."""
+
+    question_id: int
+    turn: int  # 1 or 2
+    text: str
+    num_tokens: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Graded(Record):
+    """The judge's words on one answer."""
+
+    question_id: int
+    turn: int
+    score: float | None
+    text: str
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,47 +89,33 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
-def answer(
-    engine: Engine, chat: Chat, questions: Sequence[Question], max_tokens: int, seed: int
-) -> dict[int, tuple[str, str]]:
-    """question id -> both answers: all first turns at once, then all second turns after their first answers.
+def with_references(questions: Sequence[Question], path: Path) -> list[Question]:
+    """The questions with the answers of FastChat's reference_answer/<model>.jsonl in the place of their own."""
+    found = {}
+    for number, row in read_json_lines(path):
+        try:
+            found[int(row["question_id"])] = tuple(str(turn) for turn in row["choices"][0]["turns"])
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise DataError(f"{path}:{number}", f"no answer ({error!r})", "FastChat's reference_answer file") from error
+    return [replace(q, reference=found.get(q.id, q.reference)) for q in questions]
 
-    A failed turn (too long, ...) answers "$ERROR$", as FastChat writes it; the second turn of it is not asked.
-    """
-    first = _turn(engine, questions, lambda q: chat.prompt_ids(q.turns[0]), 1, max_tokens, seed)
-    going_on = [q for q in questions if first[q.id] != ERROR]
 
-    def both(q: Question) -> list[int]:
+def turn_id(question_id: int, turn: int) -> str:
+    return content_id("mt_bench", question_id, turn)
+
+
+def turn_request(chat: Chat, question: Question, before: Sequence[str], max_tokens: int, seed: int) -> Request:
+    """The request for the turn after the answers `before` (none: the first turn)."""
+    turn, ids = len(before) + 1, []
+    for asked, answered in zip(question.turns, before, strict=False):
         # Llama 2's way: every turn of its own, each with its begin and end
-        return [*chat.prompt_ids(q.turns[0]), *chat.response_ids(first[q.id]), *chat.prompt_ids(q.turns[1])]
-
-    second = _turn(engine, going_on, both, 2, max_tokens, seed)
-    return {q.id: (first[q.id], second.get(q.id, ERROR)) for q in questions}
-
-
-ERROR = "$ERROR$"
-
-
-def _turn(
-    engine: Engine,
-    questions: Sequence[Question],
-    ids: Callable[[Question], list[int]],
-    turn: int,
-    max_tokens: int,
-    seed: int,
-) -> dict[int, str]:
-    requests = [
-        Request(
-            str(q.id), tuple(ids(q)), 1, item_seed(seed, "mt_bench", q.id, turn), TEMPERATURE[q.category], 1.0, max_tokens,
-            text=q.turns[turn - 1],
-        )
-        for q in questions
-    ]  # fmt: skip
-    outcomes: list[Outcome] = generate(engine, requests)
-    return {
-        q.id: ERROR if isinstance(outcome, Failure) else outcome[0].text.strip()
-        for q, outcome in zip(questions, outcomes, strict=True)
-    }
+        ids += [*chat.prompt_ids(asked), *chat.response_ids(answered)]
+    ids += chat.prompt_ids(question.turns[turn - 1])
+    draw = item_seed(seed, "mt_bench", question.id, turn)
+    return Request(
+        turn_id(question.id, turn), tuple(ids), 1, draw, TEMPERATURE[question.category], 1.0, max_tokens,
+        text=question.turns[turn - 1],
+    )  # fmt: skip
 
 
 def answer_row(question: Question, model: str, turns: tuple[str, str], stamp: float) -> dict[str, Any]:
@@ -175,7 +187,8 @@ def read_grades(path: Path) -> list[Grade]:
 def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str, Any]:
     """{"overall", "turn_1", "turn_2", "categories": {name: mean}, "graded", "failed"}: means out of 10, None without any.
 
-    Overall is the mean over all graded turns, as FastChat shows it.
+    Overall is the mean over all graded turns, as FastChat shows it; `se_overall` its standard error, clustered by
+    question (two turns of one conversation are not independent), None with fewer than two questions.
     """
     category = {q.id: q.category for q in questions}
     every = list(grades)
@@ -187,9 +200,20 @@ def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str,
     names = sorted({category[g.question_id] for g, _ in good})
     return {
         "overall": mean([s for _, s in good]),
+        "se_overall": _clustered([(g.question_id, s) for g, s in good]),
         "turn_1": mean([s for g, s in good if g.turn == 1]),
         "turn_2": mean([s for g, s in good if g.turn == 2]),
         "categories": {name: mean([s for g, s in good if category[g.question_id] == name]) for name in names},
         "graded": len(good),
         "failed": len(every) - len(good),
     }
+
+
+def _clustered(scores: Sequence[tuple[int, float]]) -> float | None:
+    """Standard error of the mean of scores that come in groups: residuals are added up within a group first."""
+    groups = {g for g, _ in scores}
+    if len(groups) < 2:
+        return None
+    mean = sum(s for _, s in scores) / len(scores)
+    sums = [sum(s - mean for h, s in scores if h == g) for g in groups]
+    return math.sqrt(sum(x * x for x in sums) * len(groups) / (len(groups) - 1)) / len(scores)

@@ -28,6 +28,7 @@ from nemo_srlm.megatron.saving import Saver
 from nemo_srlm.megatron.seal import FINAL, latest
 from nemo_srlm.megatron.step import LocalBatch
 from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
+from nemo_srlm.tracking import Tracker
 
 METRICS = "metrics.jsonl"
 
@@ -50,6 +51,7 @@ class Job:
     initial: Path | None
     progress: Progress
     limits: Limits = NO_LIMITS
+    project: str = ""  # of Weights & Biases
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,10 @@ def reduce_metrics(
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a step. A resumed run drops the lines after its checkpoint and goes on."""
+    """metrics.jsonl, one line a step, and its trackers. A resumed run drops the lines after its checkpoint and goes on."""
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(self, path: Path, first_step: int, tracker: Tracker) -> None:
+        self._tracker = tracker
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -180,6 +183,11 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        self._tracker.log(line)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tracker.close()
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
@@ -206,7 +214,8 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     scheduler.step(first)
     replicas = data_parallel_size(job.parallel)
     num_micro = section.global_batch // (replicas * section.micro_batch)
-    log = MetricsLog(job.directory / METRICS, first) if is_main() else None
+    tracker = Tracker(job.directory, first, job.project) if is_main() else None
+    log = MetricsLog(job.directory / METRICS, first, tracker) if tracker else None
     leaving = Leaving(dataclasses.replace(job.limits, files=(job.directory / STOP_FILE, *job.limits.files)))
     saver = Saver(directory, section.keep_last, section.save_async)
     loss_of = _loss_of(task)
@@ -260,11 +269,17 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
             if section.save_every and done % section.save_every == 0 and done < steps:
                 saver.save(done, trainer.chunks, trainer.optimizer)
             longest = max(longest, time.perf_counter() - began)
+    except BaseException:
+        if log is not None:
+            log.close()  # what was trained up to the saved step stays in the trackers too
+        raise
     finally:
         leaving.restore()
     if validation is not None:
         _log_validation(log, steps, evaluate(trainer, validation), validation)
     saver.finish()
+    if log is not None:
+        log.close()
     checkpoint.save_model(directory, trainer.chunks)
     checkpoint.drop_training(directory)
 

@@ -10,18 +10,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import manifest
+from nemo_srlm import annotations, manifest
 from nemo_srlm.config import Config
-from nemo_srlm.evaluation import drift
+from nemo_srlm.evaluation import alarms, drift
 from nemo_srlm.judging import required_valid
 from nemo_srlm.records import Candidate, Judgement, RankedReply
 from nemo_srlm.report import curves, samples
 from nemo_srlm.settings import as_yaml, thaw
 from nemo_srlm.stages import NAMES, pipeline
+from nemo_srlm.stages.training import policy_ref
 from nemo_srlm.store import read_json_lines, read_records
 
 Data = dict[str, Any]
-ROUND_STAGES = ("prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo")
+ROUND_STAGES = ("prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen")
+TRAINING = ("pretrain", "baseline", "sft", "dpo", "sft_chosen")
 
 
 def model_name(iteration: int) -> str:
@@ -53,6 +55,7 @@ class RunFiles:
             iteration = path.parent.parent.name.removeprefix("iter")
             if done is not None and iteration.isdigit():
                 self.manifests[int(iteration), path.parent.name] = done
+        self.annotations = annotations.of_run(run_dir)
 
     def path(self, iteration: int, stage: str, name: str) -> Path | None:
         """A file of a FINISHED stage; None where the stage or the file is not there."""
@@ -86,6 +89,7 @@ def collect(run_dir: Path) -> Data:
         "iterations": cfg.iterations,
         "state": _state(files),
         "models": models,
+        "base_benchmarks": _section(files.metrics(0, "eval_harness_base"), "tasks"),
         "head_to_head": _head_to_head(files),
         "rounds": rounds,
         "seed_data": _seed_data(files),
@@ -107,17 +111,43 @@ def _state(files: RunFiles) -> Data:
 
 
 def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
-    responses = files.path(iteration, f"eval_responses{suffix}", "responses.jsonl")
-    training = "baseline" if suffix else "sft" if iteration == 0 else "dpo"
+    training = "baseline" if suffix else policy_ref(files.cfg, iteration).stage
     return {
         "name": name,
         "iteration": iteration,
         "trained": (iteration, training) in files.manifests,
-        "responses": drift.response_metrics(list(read_records(responses, Candidate))) if responses else None,
+        "responses": _responses(files, iteration, suffix),
         "oracle": files.metrics(iteration, f"eval_oracle{suffix}"),
         "reward": files.metrics(iteration, f"eval_reward{suffix}"),
+        "preferences": _section(files.metrics(iteration, f"eval_preferences{suffix}"), "files"),
+        "alpaca": _alpaca(files, name, iteration, suffix),
+        "mt_bench": files.metrics(iteration, f"eval_mt_bench{suffix}"),
+        "benchmarks": _section(files.metrics(iteration, f"eval_harness{suffix}"), "tasks"),
+        "kl": None if suffix else files.metrics(iteration, "eval_kl"),
         "training": files.metrics(iteration, training),
     }
+
+
+def _section(metrics: Data | None, name: str) -> Data | None:
+    return None if metrics is None else metrics[name]
+
+
+def _responses(files: RunFiles, iteration: int, suffix: str) -> Data | None:
+    """What the stage noted; runs of an older version have the responses alone."""
+    found = files.metrics(iteration, f"eval_responses{suffix}")
+    if found is not None and "drift" in found:
+        noted: Data = found["drift"]
+        return noted
+    path = files.path(iteration, f"eval_responses{suffix}", "responses.jsonl")
+    return drift.response_metrics(list(read_records(path, Candidate))) if path else None
+
+
+def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | None:
+    """Length of the answers to AlpacaEval, and the row of their annotations where `nemo-srlm alpaca` noted one."""
+    answers, row = files.metrics(iteration, f"eval_alpaca{suffix}"), files.annotations.get(name)
+    if answers is None and row is None:
+        return None
+    return {"characters": number(answers, "characters_mean"), "responses": number(answers, "responses"), "row": row}
 
 
 def _head_to_head(files: RunFiles) -> list[Data]:
@@ -225,26 +255,32 @@ def _seed_data(files: RunFiles) -> Data:
 
 def _alarms(files: RunFiles, models: list[Data], rounds: list[Data]) -> list[Data]:
     """Drift alarms of each model against the one before it. Its judging is seen where it judged: the next round."""
-    limits = files.cfg.drift
     judging = {r["policy"]: r["judging"] for r in rounds}
-    found = []
-    for before, model in zip([None, *models], models, strict=False):
-        earlier = before["responses"] if before and before["name"] != "baseline" else None
-        found += drift.alarms(model["name"], limits, model["responses"], earlier, judging.get(model["name"]))
+    by_name = {key: {m["name"]: m[key] for m in models} for key in ("responses", "kl")}
+    names = [m["name"] for m in models]
+    found = alarms.of_models(names, files.cfg.drift, by_name["responses"], judging, by_name["kl"])
     return [vars(alarm) for alarm in found]
 
 
-def _devices(files: RunFiles, stage: str) -> int | None:
-    """Training processes (GPUs, or gloo processes on a CPU); None for the other stages, whose layout is not recorded."""
+def _device_hours(files: RunFiles, iteration: int, stage: str, seconds: float | None) -> float | None:
+    """GPU-hours (processes' on a CPU): of training its processes times wall time, of generation what its engines were
+    busy for, starts and all shards and attempts included, times their GPUs. None for the other stages."""
     p = files.cfg.parallel
-    return p.nodes * p.processes if stage in {"pretrain", "baseline", "sft", "dpo"} else None
+    if stage in TRAINING:
+        return None if seconds is None else p.nodes * p.processes * seconds / 3600
+    if stage.startswith("eval_harness"):  # a program of its own, that keeps no such account
+        return None if seconds is None else files.cfg.generate.tensor_parallel * seconds / 3600
+    metrics = files.metrics(iteration, stage) or {}
+    busy = number(metrics.get("engine") or metrics.get("usage"), "seconds")
+    return None if busy is None else files.cfg.generate.tensor_parallel * busy / 3600
 
 
 def _tokens(files: RunFiles, iteration: int, stage: str) -> int | None:
     """Tokens that a stage trained on or generated, where it says so."""
     metrics = files.metrics(iteration, stage)
-    for name in ("tokens", "generated_tokens", "train_tokens", "num_tokens"):
-        if (found := number(metrics, name)) is not None:
+    sections = [metrics, *((metrics or {}).get(name) for name in ("engine", "usage"))]
+    for section in sections:
+        if isinstance(section, dict) and (found := number(section, "tokens")) is not None:
             return int(found)
     for output in ("candidates.jsonl", "responses.jsonl"):
         if path := files.path(iteration, stage, output):
@@ -258,14 +294,15 @@ def _stages(files: RunFiles) -> list[Data]:
     rows = []
     for (t, name), done in sorted(files.manifests.items(), key=lambda kv: (order.get(kv[0], len(order)), kv[0])):
         started, finished = number(done.provenance, "started"), number(done.provenance, "finished")
+        seconds = None if started is None or finished is None else max(0.0, finished - started)
         rows.append(
             {
                 "iteration": t,
                 "stage": name,
                 "known": name in NAMES,
                 "started": started,
-                "seconds": None if started is None or finished is None else max(0.0, finished - started),
-                "devices": _devices(files, name),
+                "seconds": seconds,
+                "device_hours": _device_hours(files, t, name, seconds),
                 "tokens": _tokens(files, t, name),
                 "bytes": sum(int(o["bytes"]) for o in done.outputs.values()),
                 "fingerprint": done.fingerprint,

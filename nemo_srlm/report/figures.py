@@ -24,7 +24,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, metrics of metrics
 )
 GROUPS = (
     ("Preference training (DPO)", ("dpo",)),
-    ("Supervised fine-tuning", ("baseline", "sft")),
+    ("Supervised fine-tuning", ("baseline", "sft", "sft_chosen")),
     ("Pretraining", ("pretrain",)),
 )
 
@@ -81,6 +81,12 @@ def _reward(name: str) -> Callable[[list[Data]], list[Series]]:
     return build
 
 
+def _published_mt(runs: list[Data]) -> list[Series]:
+    if not any(m["mt_bench"] for run in runs for m in run["models"]):
+        return []
+    return [Series("paper (70B)", "paper", {name: Point(value) for name, value in paper.MT_BENCH.items()})]
+
+
 def all_of(runs: list[Data]) -> dict[str, str]:
     """Charts by name; "" for one with nothing to show. Each run needs a "label"."""
     x = labels(runs)
@@ -109,6 +115,13 @@ def all_of(runs: list[Data]) -> dict[str, str]:
         "exact": ("exact match by model", _reward("exact_match")(runs), share, share),
         "words": ("words per response by model", measured("responses", "words", "words_se"), one, plain),
         "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu", ""), two, plain),
+        "kl": ("KL to the policy before by model", measured("kl", "kl", "se_kl"), lambda v: f"{v:.3f}", plain),
+        "mt_bench": (
+            "MT-Bench by model",
+            [*measured("mt_bench", "overall", "se_overall"), *_published_mt(runs)],
+            two,
+            plain,
+        ),
         "distinct": ("distinct-2 by model", measured("responses", "distinct_2", ""), two, plain),
     }
     return {name: dots(label, x, series, value, tick) for name, (label, series, value, tick) in charts.items()}

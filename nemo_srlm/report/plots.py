@@ -117,9 +117,12 @@ def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_te
             words = f"{s.name}, {name}: {value_text(p.value)}{interval}"
             parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4">{_title(words)}</circle>')
             if len(own) == 1 and s.style != "paper":
+                shown_as = value_text(p.value)
                 at, anchor = (x - 7, "end") if with_paper else (x + 7, "start")
+                if with_paper:
+                    at = max(at, LEFT + 7 * len(shown_as))  # not over the numbers of the axis
                 texts.append(
-                    f'<text class="value" x="{at:.1f}" y="{y - 5:.1f}" text-anchor="{anchor}">{value_text(p.value)}</text>'
+                    f'<text class="value" x="{at:.1f}" y="{y - 5:.1f}" text-anchor="{anchor}">{shown_as}</text>'
                 )
         parts.append("</g>")
     parts += texts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_srlm import __version__
 from nemo_srlm.display import duration
 from nemo_srlm.evaluation import paper
-from nemo_srlm.report import figures, summary
+from nemo_srlm.report import benchmarks, figures, summary
 from nemo_srlm.report.collect import Data
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -80,6 +80,8 @@ def html(runs: list[Data]) -> str:
         paper=paper,
         metric_names=METRIC_NAMES,
         matrix=time_table(main),
+        benchmarks=benchmarks.tables(runs),
+        alarms=[(run, alarm) for run in runs for alarm in run["alarms"]],
     )
     return re.sub(r"\n\s*\n+", "\n", page)
 
@@ -96,7 +98,7 @@ def time_table(run: Data) -> Data:
         known = [c for c in cells if c is not None]
         tokens = [c["tokens"] for c in known if c["tokens"] is not None]
         seconds = sum(c["seconds"] or 0.0 for c in known)
-        devices = [c["devices"] * (c["seconds"] or 0.0) / 3600 for c in known if c["devices"] is not None]
+        devices = [c["device_hours"] for c in known if c["device_hours"] is not None]
         rows.append(
             {
                 "name": name,
@@ -112,4 +114,9 @@ def time_table(run: Data) -> Data:
             }
         )
     totals = [sum(s["seconds"] or 0.0 for s in run["stages"] if s["iteration"] == t) for t in iterations]
-    return {"iterations": iterations, "rows": rows, "totals": totals, "total": sum(totals)}
+    spent = [row["device_hours"] for row in rows if row["device_hours"] is not None]
+    made = [row["tokens"] for row in rows if row["tokens"] is not None]
+    return {
+        "iterations": iterations, "rows": rows, "totals": totals, "total": sum(totals),
+        "device_hours": sum(spent) if spent else None, "tokens": sum(made) if made else None,
+    }  # fmt: skip

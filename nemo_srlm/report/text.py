@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nemo_srlm.display import duration
 from nemo_srlm.evaluation import paper
-from nemo_srlm.report import summary
+from nemo_srlm.report import benchmarks, summary
 from nemo_srlm.report.collect import Data, number
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -15,6 +15,7 @@ from nemo_srlm.report.numbers import (
     decimal,
     metric_value,
     percent,
+    points,
     signed,
 )
 from nemo_srlm.report.render import time_table
@@ -119,13 +120,16 @@ def _run(run: Data, title: bool) -> list[str]:
     header, rows = model_rows(run)
     if rows:
         lines += ["", "### Models", "", "± is one standard error.", "", *grid(header, rows)]
-    lines += _judging(run) + _head_to_head(run) + _rounds(run)
+    lines += _judging(run) + _head_to_head(run) + _benchmarks(run) + _rounds(run)
     if run["stages"]:
         times = time_table(run)
         lines += ["", "### Time", "", f"{duration(times['total'])} of wall time in finished stages.", ""]
         lines += grid(
-            ["stage", "time", "tokens"],
-            [[r["name"], duration(r["seconds"]), compact(r["tokens"])] for r in times["rows"]],
+            ["stage", "time", "tokens", "device hours"],
+            [
+                [r["name"], duration(r["seconds"]), compact(r["tokens"]), decimal(r["device_hours"])]
+                for r in [*times["rows"], {**times, "name": "all", "seconds": times["total"]}]
+            ],
         )
     return [*lines, ""]
 
@@ -154,8 +158,18 @@ def _head_to_head(run: Data) -> list[str]:
         theirs = () if published is None else (published.win, published.tie, published.loss)
         shares = [percent(c[k]) for k in ("win", "tie", "loss")]
         beside = "/".join(f"{100 * v:.1f}" for v in theirs) or "–"
-        rows.append([f"{c['model']} vs {c['other']}", *shares, count(c["judged"]), beside])
-    return ["", "### Head to head", "", *grid(["models", "win", "tie", "loss", "prompts", "paper"], rows)]
+        net = "–" if c["net"] is None else f"{points(c['net'])} ({' to '.join(points(v) for v in c['net_interval'])})"
+        lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
+        rows.append([f"{c['model']} vs {c['other']}", *shares, net, count(c["judged"]), lengths, beside])
+    header = ["models", "win", "tie", "loss", "win - loss (95%)", "prompts", "words of both", "paper"]
+    return ["", "### Head to head", "", *grid(header, rows)]
+
+
+def _benchmarks(run: Data) -> list[str]:
+    lines = []
+    for table in benchmarks.tables([run]):
+        lines += ["", f"### {table['title']}", "", table["note"], "", *grid(*benchmarks.plain(table))]
+    return lines
 
 
 def _rounds(run: Data) -> list[str]:

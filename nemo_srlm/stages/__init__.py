@@ -3,7 +3,9 @@
 iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export_base
               -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
+              in the arm sft_only: sft_chosen in the place of dpo
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
+              when asked for: eval_preferences, eval_alpaca, eval_mt_answers, eval_mt_bench, eval_kl, eval_harness
 at the end    report
 """
 
@@ -14,22 +16,55 @@ from nemo_srlm.stage import Ref, Stage
 
 NAMES = (
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
-    "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "export",
-    "eval_responses_baseline", "eval_reward_baseline", "eval_oracle_baseline",
-    "eval_responses", "eval_reward", "eval_oracle", "eval_h2h", "report",
+    "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen", "export",
+    *(f"{name}{suffix}" for suffix in ("_baseline", "") for name in (
+        "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
+        "eval_mt_bench", "eval_harness")),
+    "eval_harness_base", "eval_kl", "eval_h2h", "report",
 )  # fmt: skip
 
 
 def load(name: str) -> Stage:
-    """The stage `name`: STAGE of stages/<name>.py, or BASELINE for the SFT baseline's variant of an evaluation."""
-    module = name.removesuffix("_baseline")
-    if name.startswith("eval_") and name.endswith("_baseline"):
-        stage = import_module(f"{__name__}.{module}").BASELINE
-    else:
-        stage = import_module(f"{__name__}.{name}").STAGE
+    """The stage `name`: STAGE of stages/<name>.py; of an evaluation also BASELINE (the SFT baseline) and BASE (M0)."""
+    module, variant = name, "STAGE"
+    for suffix in ("_baseline", "_base"):
+        if name.startswith("eval_") and name.endswith(suffix):
+            module, variant = name.removesuffix(suffix), suffix[1:].upper()
+            break
+    stage = getattr(import_module(f"{__name__}.{module}"), variant)
     assert isinstance(stage, Stage)
     assert stage.name == name, f"stages/{module}.py declares {stage.name}"
     return stage
+
+
+def _of_every_model(cfg: Config) -> list[str]:
+    """Evaluations that the SFT baseline has too; neighbours use the same model, so they share an engine."""
+    chosen = {
+        "eval_responses": True, "eval_reward": True, "eval_oracle": cfg.world.enabled,
+        "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
+        "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
+        "eval_harness": cfg.eval.harness.enabled,
+    }  # fmt: skip
+    return [name for name, wanted in chosen.items() if wanted]
+
+
+def baseline_evaluations(cfg: Config) -> list[Ref]:
+    """The evaluations of the SFT baseline, and of M0 where it has any."""
+    base = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
+    return [*base, *(Ref(f"{name}_baseline", 0) for name in _of_every_model(cfg))]
+
+
+def evaluations(cfg: Config, iteration: int) -> list[Ref]:
+    """The evaluations of the policy that iteration `iteration` made, in order."""
+    names = _of_every_model(cfg)
+    kl = ["eval_kl"] if cfg.eval.kl and iteration else []
+    last = [name for name in ("eval_mt_bench", "eval_harness") if name in names]  # these leave the model's engine
+    return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
+
+
+def policy_stage(cfg: Config) -> str:
+    """The stage that makes M(t+1) of M(t)."""
+    return "sft_chosen" if cfg.run.arm == "sft_only" else "dpo"
 
 
 def pipeline(cfg: Config) -> list[Ref]:
@@ -39,8 +74,6 @@ def pipeline(cfg: Config) -> list[Ref]:
     neighbours in one process starts one engine for them.
     """
     world = cfg.world.enabled
-    oracle = ["eval_oracle"] if world else []
-    evaluation = ["eval_responses", "eval_reward", *oracle, "eval_h2h"]
     names = ["world"] if world else []
     names += [
         "seed",
@@ -51,19 +84,12 @@ def pipeline(cfg: Config) -> list[Ref]:
         "eft",
         "held_out",
     ]
-    names += [
-        "eval_responses_baseline",
-        "eval_reward_baseline",
-        *(f"{name}_baseline" for name in oracle),
-        "sft",
-        "export",
-    ]
-    refs = [Ref(name, 0) for name in names]
+    refs = [Ref(name, 0) for name in names] + baseline_evaluations(cfg) + [Ref("sft", 0), Ref("export", 0)]
     given = cfg.run.arm == "given"  # preferences that somebody else wrote: nothing is generated
     generation = [] if given else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):
         refs += [] if given else [Ref("prompts", t)]
-        refs += [Ref(name, t - 1) for name in evaluation]
-        refs += [Ref(name, t) for name in (*generation, "pairs", "dpo", "export")]
-    refs += [Ref(name, cfg.iterations) for name in evaluation]
+        refs += evaluations(cfg, t - 1)
+        refs += [Ref(name, t) for name in (*generation, "pairs", policy_stage(cfg), "export")]
+    refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]

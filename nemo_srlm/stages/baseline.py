@@ -29,4 +29,4 @@ def _run(ctx: Context) -> None:
     train.fit(train.start(job), tasks.sft_task(documents, job.seed))
 
 
-STAGE = Stage("baseline", "train", _inputs, _identity, _run, training.summary)
+STAGE = Stage("baseline", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -6,9 +6,10 @@ An item is a prompt: its N draws are one request, so that they share the prompt'
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_srlm.config import Config, SamplingSection, identity
+from nemo_srlm.config import Config, identity
 from nemo_srlm.engine import Engine, Failure, Outcome, Request
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.fields import SamplingSection
 from nemo_srlm.records import Candidate, Prompt, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
 from nemo_srlm.stages.generating import (

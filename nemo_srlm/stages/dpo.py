@@ -14,8 +14,10 @@ from nemo_srlm.store import read_records
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    policy = Ref("sft", 0) if iteration == 1 else Ref("dpo", iteration - 1)
-    inputs = {"pairs": Ref("pairs", iteration), "policy": policy, "tokenizer": training.tokenizer_ref(cfg)}
+    inputs = {
+        "pairs": Ref("pairs", iteration), "policy": training.policy_ref(cfg, iteration - 1),
+        "tokenizer": training.tokenizer_ref(cfg),
+    }  # fmt: skip
     return inputs | ({"eft": Ref("eft", 0)} if cfg.dpo.replay_weight else {})
 
 
@@ -51,4 +53,4 @@ def _run(ctx: Context) -> None:
     tasks.fit_dpo(trainer, pairs, replay, settings, section.ln2_tolerance)
 
 
-STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary)
+STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -7,7 +7,7 @@ Writes comparisons.jsonl (Comparison). The judge:
   this iteration's own export (it judges itself: good for a first look, no evidence).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
 from nemo_srlm.manifest import file_digest
 from nemo_srlm.records import Candidate, Prompt, Record, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import held_out
 from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
 from nemo_srlm.store import merge_parts, read_json_lines, read_records, write_records
 
@@ -72,10 +73,10 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     return found
 
 
-def judge_files(path: Path) -> dict[str, Any]:
+def judge_files(path: Path, where: str = "eval.h2h_judge_path") -> dict[str, Any]:
     """What tells one judge from another: digests of its small files, sizes of its weights. Raises ConfigError."""
     if not (path / "config.json").is_file():
-        raise ConfigError("eval.h2h_judge_path", f"{path} has no config.json", "an HF model directory")
+        raise ConfigError(where, f"{path} has no config.json", "an HF model directory")
     small = {file.name: file_digest(file) for file in sorted(path.glob("*.json"))}
     return {**small, **{file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}}
 
@@ -159,6 +160,7 @@ def _judge(ctx: Context) -> None:
 
 def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
     pairings = list(_pairings(ctx))
+    categories = _categories(ctx, {p.prompt.id: p.prompt for p in pairings}.values())
     judged = [p for p in pairings if not p.ours.error and not p.theirs.error]
     merge_parts(ctx, Verdict, [_order_id(p.id, order) for p in judged for order in ("first", "second")], VERDICTS)
     verdicts = {v.id: v for v in read_records(ctx.dir / VERDICTS, Verdict)}
@@ -176,7 +178,7 @@ def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
                 first,
                 second,
                 tuple("" if v is None else v.error or v.text for v in both),
-                _category(ctx.cfg, p.prompt.text),
+                categories[p.prompt.id],
                 len(p.ours.text.split()),
                 len(p.theirs.text.split()),
             )
@@ -188,7 +190,7 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
     """A prompt's mean level over its samples against the other model's: one comparison a prompt."""
     prompts = list(read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt))
     ours, our_words = _levels(ctx, "own"), _words(ctx, "own")
-    found = []
+    categories, found = _categories(ctx, prompts), []
     for other, _, _ in opponents(ctx.iteration):
         theirs, their_words = _levels(ctx, other), _words(ctx, other)
         for p in prompts:
@@ -203,7 +205,7 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
                     _name(ctx),
                     other,
                     headtohead.outcome_of_scores(ours[p.id], theirs[p.id]),
-                    category=_category(ctx.cfg, p.text),
+                    category=categories[p.id],
                     words=our_words[p.id],
                     other_words=their_words[p.id],
                 )
@@ -226,14 +228,15 @@ def _words(ctx: Context, name: str) -> dict[str, int]:
     return {prompt_id: round(sum(words) / len(words)) for prompt_id, words in groups.items()}
 
 
-def _category(cfg: Config, prompt: str) -> str:
-    """The tiny world's family of questions; other prompts have no category yet."""
-    if not cfg.world.enabled:
-        return ""
+def _categories(ctx: Context, prompts: Iterable[Prompt]) -> dict[str, str]:
+    """Prompt id -> category: the tiny world's family of questions, else what eval.prompts says; "" for none."""
+    if not ctx.cfg.world.enabled:
+        found = held_out.categories(ctx.inputs["held_out"])
+        return {p.id: found.get(p.id, "") for p in prompts}
     from nemo_srlm.world.questions import parse
 
-    question = parse(prompt)
-    return "" if question is None else question.family
+    questions = {p.id: parse(p.text) for p in prompts}
+    return {prompt_id: "" if q is None else q.family for prompt_id, q in questions.items()}
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

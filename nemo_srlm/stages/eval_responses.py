@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nemo_srlm.config import Config, identity
-from nemo_srlm.records import Prompt
+from nemo_srlm.records import Candidate, Prompt
 from nemo_srlm.stage import Context, Ref, Stage
 from nemo_srlm.stages.candidates import merge_candidates, respond
 from nemo_srlm.stages.generating import engine_identity
@@ -32,7 +32,11 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    return merge_candidates(ctx, _prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
+    """Counts and means, and what the drift alarms of `status` and of the report go by."""
+    from nemo_srlm.evaluation import drift
+
+    metrics = merge_candidates(ctx, _prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
+    return {**metrics, "drift": drift.response_metrics(list(read_records(ctx.dir / OUTPUT, Candidate)))}
 
 
 def _shards(cfg: Config) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from nemo_srlm.config import Config, identity
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.training import policy_ref
 from nemo_srlm.store import read_json
 
 HF, CARD = "hf", "hf.verification.json"
@@ -67,8 +68,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return metrics
 
 
-def _policy(cfg: Config, iteration: int) -> Ref:
-    return Ref("sft" if iteration == 0 else "dpo", iteration)
-
-
-STAGE = exporting("export", _policy)
+STAGE = exporting("export", policy_ref)

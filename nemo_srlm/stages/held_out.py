@@ -1,18 +1,27 @@
 """held_out: what evaluation reads, and nothing else does: eval_prompts.jsonl (Prompt), ranked_valid.jsonl (RankedReply).
 
-A real run has one held-out set, the seed stage's. The tiny world has two splits: settings are chosen on `dev`, figures
-are reported from `test`. Which one enters this stage's fingerprint, and so those of the evaluations, of no other stage.
+A real run has one held-out set: the prompts of `eval.prompts` where that is set (with categories.json, id -> category,
+where they have any), else the seed stage's; the ranked replies are the seed stage's always. The tiny world has two
+splits: settings are chosen on `dev`, figures are reported from `test`. Which prompts are read enters this stage's
+fingerprint, and so those of the evaluations, of no other stage.
 """
 
 import shutil
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config import Config
-from nemo_srlm.records import Prompt, RankedReply
+from nemo_srlm.evaluation.promptset import read_prompt_set
+from nemo_srlm.manifest import content_digest
+from nemo_srlm.records import Prompt, RankedReply, SftExample
+from nemo_srlm.seeding import instruction_id
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_records
+from nemo_srlm.store import read_json, read_records, write_json, write_records
 
-PROMPTS, RANKED = "eval_prompts.jsonl", "ranked_valid.jsonl"
+COUNTS = "counts.json"
+
+PROMPTS, RANKED, CATEGORIES = "eval_prompts.jsonl", "ranked_valid.jsonl", "categories.json"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -20,7 +29,13 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return {"split": cfg.world.split if cfg.world.enabled else "seed"}
+    own = {"split": cfg.world.split if cfg.world.enabled else "seed"}
+    return own | ({"prompts": content_digest(Path(cfg.eval.prompts))} if cfg.eval.prompts else {})
+
+
+def _check(cfg: Config) -> None:
+    if cfg.eval.prompts:
+        read_prompt_set(Path(cfg.eval.prompts), Counter())
 
 
 def _run(ctx: Context) -> None:
@@ -29,15 +44,38 @@ def _run(ctx: Context) -> None:
         shutil.copyfile(world / f"eval_prompts.{split}.jsonl", ctx.dir / PROMPTS)
         shutil.copyfile(world / f"judge_eval.{split}.jsonl", ctx.dir / RANKED)
     else:
-        for name in (PROMPTS, RANKED):
-            shutil.copyfile(ctx.inputs["seed"] / name, ctx.dir / name)
+        shutil.copyfile(ctx.inputs["seed"] / RANKED, ctx.dir / RANKED)
+        if ctx.cfg.eval.prompts:
+            _own_prompts(ctx, Path(ctx.cfg.eval.prompts))
+        else:
+            shutil.copyfile(ctx.inputs["seed"] / PROMPTS, ctx.dir / PROMPTS)
     ctx.progress.update(1, 1, "sets")
+
+
+def _own_prompts(ctx: Context, path: Path) -> None:
+    """A prompt that is also in the seed data stays, and is counted: the reader of the figures must know."""
+    counts: Counter[str] = Counter()
+    asked = read_prompt_set(path, counts)
+    trained = {instruction_id(e.prompt) for e in read_records(ctx.inputs["seed"] / "ift.jsonl", SftExample)}
+    counts["also_in_ift"] = sum(instruction_id(a.prompt.text) in trained for a in asked)
+    write_records(ctx.dir / PROMPTS, [a.prompt for a in asked])
+    if categories := {a.prompt.id: a.category for a in asked if a.category}:
+        write_json(ctx.dir / CATEGORIES, categories)
+    write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
+
+
+def categories(directory: Path) -> dict[str, str]:
+    """Prompt id -> category; {} where the prompts have none."""
+    path = directory / CATEGORIES
+    found: dict[str, str] = read_json(path) if path.exists() else {}
+    return found
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     prompts = sum(1 for _ in read_records(ctx.dir / PROMPTS, Prompt))
     replies = sum(1 for _ in read_records(ctx.dir / RANKED, RankedReply))
-    return {"prompts": prompts, "replies": replies, "summary": f"{prompts} prompts, {replies} ranked replies"}
+    counts = {"set": read_json(ctx.dir / COUNTS)} if (ctx.dir / COUNTS).exists() else {}
+    return {"prompts": prompts, "replies": replies, **counts, "summary": f"{prompts} prompts, {replies} ranked replies"}
 
 
-STAGE = Stage("held_out", "cpu", _inputs, _identity, _run, _finalize)
+STAGE = Stage("held_out", "cpu", _inputs, _identity, _run, _finalize, check=_check)

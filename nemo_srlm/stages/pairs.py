@@ -2,8 +2,8 @@
 
 Prompts, candidates and judgements are files in one and the same prompt order (their stages merge them so), and are read
 side by side, one prompt at a time. Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}): a
-prompt is in exactly one of them. Arms: "self"; "random" (judge scores shuffled within a prompt); "oracle" (judgements
-come from the stage `oracle_scores`, which this file knows by name only); "given" (preference files, no judge).
+prompt is in exactly one of them. Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle"
+(judgements come from the stage `oracle_scores`, which this file knows by name only); "given" (preference files, no judge).
 """
 
 import json
@@ -25,7 +25,7 @@ from nemo_srlm.pairing import Scored
 from nemo_srlm.stage import Context, Ref, Stage
 from nemo_srlm.store import read_json, write_json
 
-ARMS = ("self", "random", "oracle", "given")
+ARMS = ("self", "random", "sft_only", "oracle", "given")
 COUNTS, PAIRS, DROPPED = "counts.json", "pairs.jsonl", "dropped.jsonl"
 REPORT_EVERY = 2000  # prompts between two looks at the clock
 BLOCK = 1 << 18  # bytes that are decoded at once
@@ -152,7 +152,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own["files"] = [manifest.file_digest(path) for path in preferences.files(cfg)] if cfg.run.arm == "given" else []
     return {
         "pairs": own,
-        "arm": cfg.run.arm,
+        "arm": "self" if cfg.run.arm == "sft_only" else cfg.run.arm,  # they differ in what is done with the pairs
         "min_valid": required_valid(cfg.judge),
         "max_score": cfg.judge.max_score,
         "seed": cfg.run.seed if cfg.run.arm == "random" else None,

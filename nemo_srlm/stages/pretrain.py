@@ -41,4 +41,4 @@ def _run(ctx: Context) -> None:
     train.fit(trainer, tasks.sft_task(fit, job.seed, weight), validation)
 
 
-STAGE = Stage("pretrain", "train", _inputs, _identity, _run, training.summary)
+STAGE = Stage("pretrain", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -9,17 +9,15 @@ from typing import Any
 
 from nemo_srlm.config import Config
 from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import baseline_evaluations, evaluations
 
 FILES = ("report.html", "report.md", "report.json")
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    """The last of each model's evaluations: everything else is before them."""
-    oracle = ("eval_oracle",) if cfg.world.enabled else ()
-    names = ("eval_responses", "eval_reward", *oracle, "eval_h2h")
-    found = {f"{name}_{t}": Ref(name, t) for t in range(cfg.iterations + 1) for name in names}
-    baseline = (f"{name}_baseline" for name in ("eval_responses", "eval_reward", *oracle))
-    return found | {name: Ref(name, 0) for name in baseline}
+    """The evaluations of all models: everything else is before them."""
+    found = {f"{ref.stage}_{t}": ref for t in range(cfg.iterations + 1) for ref in evaluations(cfg, t)}
+    return found | {ref.stage: ref for ref in baseline_evaluations(cfg)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
@@ -39,4 +37,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {"files": list(FILES), "summary": str(ctx.dir.parents[1] / FILES[0])}
 
 
-STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize)
+STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize, view=True)

@@ -5,7 +5,6 @@ No instruction is in two of them. In the tiny world the held-out sets are the wo
 splits together: nothing that is written later may repeat either. The stage held_out picks what evaluation reads.
 """
 
-import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,13 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     return {"world": Ref("world", 0)} if cfg.world.enabled else {}
 
 
-@functools.lru_cache(maxsize=64)
-def _digest(path: str, size: int, modified: int) -> str:
-    return manifest.file_digest(Path(path))
-
-
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """Files count by content, not by path."""
     own = identity(cfg.seed)
     if cfg.world.enabled:
         own["files"] = []
     else:
-        stats = [(path, path.stat()) for path in _files(cfg)]
-        own["files"] = [_digest(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]
+        own["files"] = [manifest.content_digest(path) for path in _files(cfg)]
     asked = {"source": cfg.eft.source, "num_train": cfg.eft.num_train, "num_valid": cfg.eft.num_valid}
     return {"seed": own, "eft": asked, "world": cfg.world.enabled}
 

@@ -33,4 +33,4 @@ def _run(ctx: Context) -> None:
     train.fit(train.start(job), tasks.sft_task([*ift, *eft], job.seed))
 
 
-STAGE = Stage("sft", "train", _inputs, _identity, _run, training.summary)
+STAGE = Stage("sft", "train", _inputs, _identity, _run, training.summary, check=training.check)

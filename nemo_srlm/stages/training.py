@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from nemo_srlm import tracking
 from nemo_srlm.config import Config, TrainSection, identity
 from nemo_srlm.errors import DataError
 from nemo_srlm.records import SftExample
 from nemo_srlm.stage import Context, Ref
+from nemo_srlm.stages import policy_stage
 from nemo_srlm.store import read_json, read_records, write_json
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ TAIL = 20  # logged steps that the summary averages over
 def tokenizer_ref(cfg: Config) -> Ref:
     """The stage that holds tokenizer/: the tiny world, or the imported M0."""
     return Ref("world" if cfg.world.enabled else "import_hf", 0)
+
+
+def policy_ref(cfg: Config, iteration: int) -> Ref:
+    """The stage that trained the policy of `iteration`: M1 of iteration 0, M2 of iteration 1, ..."""
+    return Ref("sft", 0) if iteration == 0 else Ref(policy_stage(cfg), iteration)
 
 
 def base_ref(cfg: Config) -> Ref:
@@ -50,7 +57,14 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     name, cfg = ctx.dir.name, ctx.cfg
     stop = ctx.dir.parents[1] / STOP_FILE  # of the whole run
     leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
-    return Job(name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave)
+    return Job(
+        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb
+    )  # fmt: skip
+
+
+def check(cfg: Config) -> None:
+    """Raises ConfigError for a tracker that is asked for and not installed."""
+    tracking.check(cfg.run.wandb)
 
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":

@@ -67,9 +67,14 @@ CONTRAST = """(() => {
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
-    runs = [build(root), build(root, "control", "random"), build(root, "upper", "oracle")]
+    runs = [
+        build(root),
+        build(root, "control", "random"),
+        build(root, "upper", "oracle"),
+        build(root, "positives", "sft_only"),
+    ]
     part, real = build(root, "part", until=0), build(root, "real", world=False)
-    chosen = {"one": runs[:1], "three": runs, "part": [part], "real": [real], "empty": [build(root, "empty", until=-1)]}
+    chosen = {"one": runs[:1], "four": runs, "part": [part], "real": [real], "empty": [build(root, "empty", until=-1)]}
     return {name: write_report(dirs, root / f"{name}.html") for name, dirs in chosen.items()}
 
 
@@ -99,6 +104,19 @@ def test_nothing_runs_out_of_the_page_lies_over_something_or_is_too_pale(reports
         assert await page.evaluate(CONTRAST) == []
 
     visit(list(reports.values()), VIEWS[view], look)
+
+
+@pytest.mark.parametrize("view", ["light", "phone"])
+def test_the_fields_benchmarks_stand_beside_the_papers_numbers(reports: dict[str, Path], view: str):
+    async def look(page: browser.Page) -> None:
+        text = await page.evaluate("document.querySelector('#benchmarks').innerText")
+        for wanted in (
+            "AlpacaEval 2", "9.94", "paper 9.94", "length-controlled", "MT-Bench", "paper 7.25", "NLP benchmarks", "M0",
+            "paper 68.9%", "ultrafeedback_test_prefs.parquet", "KL to the policy before", "0.0310",
+        ):  # fmt: skip
+            assert wanted in text, wanted
+
+    visit([reports["real"]], VIEWS[view], look)
 
 
 @pytest.mark.parametrize("view", ["light", "phone"])

@@ -275,3 +275,18 @@ def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Co
     done = manifest.read(directory)
     assert done is not None
     assert done.metrics["engine"]["starts"] == 2
+
+
+def test_the_log_probabilities_of_a_given_text_equal_transformers(root: Path, cfg: Config) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    asked = [replace(r, id=f"score{r.id}", max_tokens=1, temperature=0.0, score_from=5) for r in requests(3)]
+    model = LlamaForCausalLM.from_pretrained(root / "model" / "hf", dtype=torch.float32)
+    for request, outcome in zip(asked, generate(engine(root, cfg), asked), strict=True):
+        assert isinstance(outcome, list)
+        ids = torch.tensor([request.prompt_ids])
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(ids).logits[0], -1)
+        expected = [float(logprobs[i - 1, ids[0, i]]) for i in range(5, ids.shape[1])]
+        assert list(outcome[0].prompt_logprobs) == pytest.approx(expected, abs=1e-4)

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from nemo_srlm import annotations
+from nemo_srlm.cli import main
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluation.alpaca import (
     Annotation,
@@ -21,6 +24,7 @@ from nemo_srlm.evaluation.alpaca import (
     write_outputs,
 )
 from nemo_srlm.records import Candidate, Prompt
+from tests.synthetic_run import build
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 HUMPBACK = SHARED / "alpaca_eval2_annotations_humpback-llama2-70b.json.gz"
@@ -182,3 +186,16 @@ def test_broken_annotation_files_are_refused_with_their_place(tmp_path: Path):
             read_annotations(path)
     with pytest.raises(DataError, match="no such file"):
         read_annotations(tmp_path / "absent.json")
+
+
+@needs_shared
+def test_the_verb_prints_the_row_and_notes_it_for_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = build(tmp_path, "noted", until=-1)
+    assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "M2", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (round(row["win_rate"], 2), row["n_total"]) == (10.12, 805)
+    assert annotations.of_run(run)["M2"] == row
+    assert main(["alpaca", str(HUMPBACK)]) == 0
+    assert re.search(r"win rate +10\.12 ± 0\.94", capsys.readouterr().out)
+    assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "gpt"]) == 2
+    assert "--model: 'gpt'; expected baseline, M1, M2" in capsys.readouterr().err

@@ -4,13 +4,17 @@ import math
 
 import pytest
 
-from nemo_srlm.config import DriftSection
+from nemo_srlm import judging
+from nemo_srlm.config import JudgeSection
+from nemo_srlm.config_eval import DriftSection
+from nemo_srlm.evaluation import alarms as drift_alarms
+from nemo_srlm.evaluation.alarms import alarms
 from nemo_srlm.evaluation.drift import (
-    alarms,
     bleu,
     count_grams,
     distinct_n,
     judging_metrics,
+    log_ratio,
     response_metrics,
     self_bleu,
     words,
@@ -104,3 +108,38 @@ def test_a_model_without_a_predecessor_or_measurements_raises_nothing():
     assert alarms("M1", DriftSection(), None, None, None) == []
     empty = {"words": None, "truncated": None, "distinct_2": None, "self_bleu": None}
     assert alarms("M2", DriftSection(), empty, empty, None) == []
+
+
+def test_kl_is_the_sum_of_log_ratios_over_the_sum_of_tokens():
+    out = log_ratio([("p1", 3.0, 10), ("p1", 1.0, 10), ("p2", 0.0, 20)])
+    assert out["kl"] == pytest.approx(0.1)
+    # residuals by prompt: 4 - 2 and 0 - 2; sqrt((4 + 4) * 2 / 1) / 40
+    assert out["se_kl"] == pytest.approx(0.1)
+    assert log_ratio([("p", 1.0, 4)])["se_kl"] is None
+    assert log_ratio([])["kl"] is None
+
+
+def test_a_policy_far_from_the_one_before_raises_an_alarm_with_its_model():
+    quiet = dict.fromkeys(("words", "truncated", "distinct_2", "self_bleu"))
+    named = drift_alarms.of_models(
+        ["baseline", "M1", "M2"], DriftSection(), {"M2": {**quiet, "words": 30.0}, "M1": {**quiet, "words": 10.0}}, {},
+        {"M2": {"kl": 0.7}},
+    )  # fmt: skip
+    assert [(a.model, a.name) for a in named] == [("M2", "length_growth"), ("M2", "kl")]
+    first = drift_alarms.of_models(
+        ["baseline", "M1"], DriftSection(), {"baseline": {**quiet, "words": 1.0}, "M1": {**quiet, "words": 9.0}}, {}, {}
+    )
+    assert first == []  # M1 is compared with no model: it learns another task than the baseline
+
+
+def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():
+    rows = [
+        judgement("p1", 0, 4, 5, None),
+        judgement("p1", 1, 4, 4, 5),
+        judgement("p2", 0, 2, 2, 2),
+        judgement("p2", 1, 2, 2, 2),
+    ]
+    ours, health = judging_metrics(rows, 2), judging.health(rows, JudgeSection())
+    assert drift_alarms.of_health(health) == pytest.approx(
+        {name: ours[name] for name in ("high_scores", "tie_rate", "parse_failures")}
+    )

@@ -148,3 +148,19 @@ def test_a_judge_that_is_no_model_is_the_users_mistake(tmp_path: Path):
     first = eval_h2h.STAGE.identity(cfg, 0)
     (tmp_path / "config.json").write_text('{"a": 1}', encoding="utf-8")
     assert eval_h2h.STAGE.identity(cfg, 0) != first
+
+
+def test_categories_of_the_users_own_prompts_reach_the_table_with_both_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engines, "shared", lambda path, cfg: LikesGood())
+    answers = {"own": ["good one", "good", "same"], "baseline": ["bad", "poor thing", "same"], "M1": ["x", "y", "z"]}
+    ctx = context(tmp_path, False, answers)
+    categories = {PROMPTS[0].id: "maths", PROMPTS[1].id: "maths", PROMPTS[2].id: "prose"}
+    (ctx.inputs["held_out"] / "categories.json").write_text(json.dumps(categories), encoding="utf-8")
+    eval_h2h.STAGE.run(ctx)
+    against = eval_h2h.STAGE.finalize(ctx)["comparisons"][0]
+    assert {name: (c["win"], c["tie"], c["judged"]) for name, c in against["categories"].items()} == {
+        "maths": (1.0, 0.0, 2), "prose": (0.0, 1.0, 1),
+    }  # fmt: skip
+    assert (against["words"], against["other_words"]) == (pytest.approx(4 / 3), pytest.approx(4 / 3))

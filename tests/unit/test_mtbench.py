@@ -1,12 +1,9 @@
-"""MT-Bench: two turns through an engine, FastChat's files, grades."""
+"""MT-Bench: two turns, FastChat's files, grades."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nemo_srlm.engine import Completion, Failure, Request
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluation import mtbench
 from nemo_srlm.evaluation.mtbench import Grade, Question
@@ -34,44 +31,21 @@ class WordChat:
         return [*map(ord, text), 2]
 
 
-class Echo:
-    """An engine that answers with what it was shown, and fails on what contains "think"."""
-
-    tokenizer: Any = None
-    max_model_len = 100
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    def expect(self, lengths: Iterable[int]) -> None:
-        pass
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
-        for request in reversed(list(requests)):  # finishing order is not asking order
-            self.requests.append(request)
-            shown = "".join(chr(i) if i > 2 else "^$"[i - 1] for i in request.prompt_ids)
-            yield request, Failure("too_long") if "think" in shown else [Completion(f" saw {shown} ", 3, "stop")]
-
-    def usage(self) -> dict[str, float]:
-        return {}
-
-    def close(self) -> None: ...
-
-
 def test_the_second_turn_sees_the_first_question_and_its_answer():
-    engine = Echo()
-    found = mtbench.answer(engine, WordChat(), Q[:1], 50, 0)  # type: ignore[arg-type]
-    assert found[81] == ("saw ^<write>", "saw ^<write>saw ^<write>$^<again>")
-    assert [r.temperature for r in engine.requests] == [0.7, 0.7]
-    assert engine.requests[0].seed != engine.requests[1].seed
+    first, second = (mtbench.turn_request(WordChat(), Q[0], before, 50, 0) for before in ((), ("hello",)))  # type: ignore[arg-type]
+    shown = ["".join(chr(i) if i > 2 else "^$"[i - 1] for i in request.prompt_ids) for request in (first, second)]
+    assert shown == ["^<write>", "^<write>hello$^<again>"]
+    assert (first.temperature, second.temperature, first.max_tokens) == (0.7, 0.7, 50)
+    assert first.seed != second.seed
 
 
-def test_a_failed_first_turn_ends_its_question_and_no_other():
-    engine = Echo()
-    found = mtbench.answer(engine, WordChat(), Q, 50, 0)  # type: ignore[arg-type]
-    assert found[101] == ("$ERROR$", "$ERROR$")
-    assert found[81][1].startswith("saw")
-    assert len(engine.requests) == 3
+def test_reference_answers_of_fastchats_file_replace_the_questions_own(tmp_path: Path):
+    path = tmp_path / "gpt-4.jsonl"
+    path.write_text('{"question_id": 101, "choices": [{"index": 0, "turns": ["x", "y"]}]}\n', encoding="utf-8")
+    assert [q.reference for q in mtbench.with_references(Q, path)] == [(), ("x", "y")]
+    path.write_text('{"question_id": 101}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"gpt-4\.jsonl:1: no answer"):
+        mtbench.with_references(Q, path)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +80,8 @@ def test_the_summary_leaves_failed_grades_out_and_counts_them():
     assert (out["overall"], out["turn_1"], out["turn_2"]) == (6.0, 6.0, 6.0)
     assert out["categories"] == {"reasoning": 4.0, "writing": 7.0}
     assert (out["graded"], out["failed"]) == (3, 1)
+    # residuals by question: 2 + 0 and -2; sqrt((4 + 4) * 2 / 1) / 3
+    assert out["se_overall"] == pytest.approx(4 / 3)
     assert mtbench.summary([], Q)["overall"] is None
 
 

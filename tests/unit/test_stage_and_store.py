@@ -184,3 +184,18 @@ def test_a_broken_line_is_reported_with_file_and_number(tmp_path: Path):
         f.write("{oops\n")
     with pytest.raises(DataError, match=r"prompts\.jsonl:2"):
         list(read_records(path, Prompt))
+
+
+def test_a_view_of_changed_inputs_is_made_anew_and_never_stale(tmp_path: Path):
+    """The report, when an evaluation is turned on for a run that was finished."""
+    cfg, view = toy.config(tmp_path), dataclasses.replace(toy.SQUARES, view=True)
+    run(toy.NUMBERS, cfg)
+    run(view, cfg)
+    changed, run_dir = toy.config(tmp_path, temperature=1.0), run_directory(cfg)
+    assert stages.state(view, cfg, 0, run_dir) == "done"
+    assert stages.state(view, changed, 0, run_dir) == "missing"
+    stages.begin(view, changed, 0, run_dir)
+    assert not (squares(cfg) / NAME).exists()  # from here on it counts as unfinished, whatever happens
+    assert stages.state(view, changed, 0, run_dir) == "partial"
+    run(view, changed)
+    assert stages.state(view, changed, 0, run_dir) == "done"

@@ -1,0 +1,114 @@
+"""lm-evaluation-harness: its command for an exported model, and its results file as plain numbers.
+
+Tasks are written `name` or `name:shots`; those with the same number of shots run in one process, since the harness
+takes one number for all.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.errors import ConfigError, DataError
+
+# Which metric of a task stands beside the paper's table, and under which name of it (evaluation/paper.py).
+MAIN = ("exact_match,strict-match", "exact_match,remove_whitespace", "exact_match,none", "acc_norm,none", "acc,none")
+BY_TASK = {"mmlu": "acc,none", "piqa": "acc,none", "social_iqa": "acc,none"}
+PAPER = {
+    "arc_challenge": "ARC-Challenge", "hellaswag": "HellaSwag", "gsm8k": "GSM8K", "mmlu": "MMLU",
+    "nq_open": "Natural Questions",
+}  # fmt: skip
+OFFLINE = (
+    "OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "Couldn't reach", "Couldn't find cache",
+    "offline mode", "MaxRetryError", "Name or service not known", "DatasetNotFoundError",
+)  # fmt: skip
+
+
+def by_shots(tasks: Sequence[str]) -> dict[int | None, list[str]]:
+    """Number of shots (None: the task's own) -> names. Raises ConfigError for what is neither `name` nor `name:shots`."""
+    groups: dict[int | None, list[str]] = {}
+    for task in tasks:
+        name, _, shots = task.partition(":")
+        if not name or (shots and not shots.isdigit()):
+            raise ConfigError("eval.harness.tasks", repr(task), "task or task:shots, for example gsm8k:8")
+        groups.setdefault(int(shots) if shots else None, []).append(name)
+    if not groups:
+        raise ConfigError("eval.harness.tasks", "empty", "at least one task", "or set eval.harness.enabled=false")
+    return groups
+
+
+def command(
+    python: str, backend: str, model_args: str, tasks: Sequence[str], shots: int | None, out: Path, limit: int,
+    include_path: str,
+) -> list[str]:  # fmt: skip
+    """The harness's command line for one group of tasks."""
+    found = [python, "-m", "lm_eval", "--model", backend, "--model_args", model_args, "--tasks", ",".join(tasks)]
+    found += ["--output_path", str(out), "--batch_size", "auto"]
+    found += [] if shots is None else ["--num_fewshot", str(shots)]
+    found += ["--limit", str(limit)] if limit else []
+    return found + (["--include_path", include_path] if include_path else [])
+
+
+def newest_results(out: Path) -> Path:
+    """The results file that a run wrote under `out`. Raises DataError when there is none."""
+    found = sorted(out.rglob("results_*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise DataError(out, "no results_*.json", "what `lm_eval --output_path` writes")
+    return found[-1]
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """Task -> {"value", "se" (None where it has none), "metric", "shots", "samples", "all": metric -> value}.
+
+    Only what was asked for: of a group of tasks (mmlu) its own row, not its parts. Raises DataError.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        rows = {**data["results"], **data.get("groups", {})}
+        shots, samples = data.get("n-shot", {}), data.get("n-samples", {})
+        parts = {name for names in data.get("group_subtasks", {}).values() for name in names}
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"no results ({error!r})", "what `lm_eval --output_path` writes") from error
+    found = {}
+    for task, row in rows.items():
+        if task in parts:
+            continue
+        values = {
+            name: float(value)
+            for name, value in row.items()
+            if isinstance(value, (int, float)) and "," in name and "_stderr," not in name
+        }
+        if not values:
+            raise DataError(path, f"task {task} has no metric", "numbers such as acc,none")
+        metric = main_metric(task, values)
+        spread = row.get(metric.replace(",", "_stderr,", 1))
+        found[task] = {
+            "value": values[metric],
+            "se": float(spread) if isinstance(spread, (int, float)) else None,
+            "metric": metric,
+            "shots": shots.get(task),
+            "samples": samples[task]["effective"] if task in samples else None,
+            "all": values,
+        }
+    return found
+
+
+def main_metric(task: str, values: dict[str, float]) -> str:
+    """The metric to show first: the task's usual one, else the first in the order of MAIN, else the first there is."""
+    wanted = [BY_TASK[task]] if task in BY_TASK else []
+    return next((name for name in (*wanted, *MAIN) if name in values), next(iter(values)))
+
+
+def failure(log: str) -> tuple[str, str]:
+    """(what happened, remedy) of a harness that failed, from the end of its log."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    if any(sign in log for sign in OFFLINE):
+        return (
+            f"a task's data set is not on this machine and cannot be fetched ({last[:300]})",
+            "run the same tasks once where there is a network, with HF_HOME on a disk that both see; or name tasks whose "
+            "data is local (eval.harness.include_path)",
+        )
+    if "No module named" in last:
+        return last, "install it in the harness's interpreter (eval.harness.python)"
+    return last[:400], "see the log"

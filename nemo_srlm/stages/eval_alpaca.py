@@ -1,0 +1,58 @@
+"""eval_alpaca (eval.alpaca.prompts): a model's answers to AlpacaEval's instructions.
+
+Writes responses.jsonl (Candidate) and model_outputs.json as `alpaca_eval --model_outputs` takes it. Judging them is that
+package's work; `nemo-srlm alpaca` computes the leaderboard's row from the annotations that it writes.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config import Config, identity
+from nemo_srlm.evaluation import alpaca
+from nemo_srlm.evaluation.promptset import read_prompt_set
+from nemo_srlm.manifest import content_digest
+from nemo_srlm.records import Candidate, Prompt
+from nemo_srlm.stage import Context, Stage
+from nemo_srlm.stages.candidates import merge_candidates, respond
+from nemo_srlm.stages.evaluating import full_name, of_model, require
+from nemo_srlm.stages.generating import engine_identity
+from nemo_srlm.store import read_records
+
+OUTPUTS = "model_outputs.json"
+
+
+def _check(cfg: Config) -> None:
+    path = require("eval.alpaca.prompts", cfg.eval.alpaca.prompts, "AlpacaEval's alpaca_eval.json")
+    read_prompt_set(path, Counter())
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    own = {"set": content_digest(Path(cfg.eval.alpaca.prompts)), **identity(cfg.eval.alpaca)}
+    return {"eval": {"alpaca": own}, **engine_identity(cfg)}
+
+
+def _prompts(ctx: Context) -> list[Prompt]:
+    return [asked.prompt for asked in read_prompt_set(Path(ctx.cfg.eval.alpaca.prompts), Counter())]
+
+
+def _run(ctx: Context) -> None:
+    respond(ctx, _prompts(ctx), ctx.cfg.eval.alpaca, 1, "eval_alpaca")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    prompts = _prompts(ctx)
+    metrics = merge_candidates(ctx, prompts, 1, "responses.jsonl")
+    responses = read_records(ctx.dir / "responses.jsonl", Candidate)
+    number = alpaca.write_outputs(ctx.dir / OUTPUTS, prompts, responses, full_name(ctx))
+    return {**metrics, "summary": f"{number} answers, {metrics['characters_mean'] or 0:.0f} characters on average"}
+
+
+def _stage(suffix: str) -> Stage:
+    return Stage(
+        f"eval_alpaca{suffix}", "generate", of_model(f"export{suffix}"), _identity, _run, _finalize,
+        lambda cfg: cfg.candidates.shards, check=_check,
+    )  # fmt: skip
+
+
+STAGE, BASELINE = _stage(""), _stage("_baseline")

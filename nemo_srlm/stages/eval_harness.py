@@ -1,0 +1,104 @@
+"""eval_harness (eval.harness.enabled): NLP benchmarks of an export by lm-evaluation-harness, with the vLLM backend.
+
+The harness is a program of its own, started once for each number of shots; a group that has its results is not run
+again. It needs the package lm_eval in `eval.harness.python` and the tasks' data sets on this machine.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config import Config, identity
+from nemo_srlm.errors import ConfigError, EngineError
+from nemo_srlm.evaluation import harness
+from nemo_srlm.stage import Context, Stage
+from nemo_srlm.stages.evaluating import of_model
+from nemo_srlm.store import read_json, write_json
+
+RESULTS = "results.json"
+
+
+def python(cfg: Config) -> str:
+    return cfg.eval.harness.python or sys.executable
+
+
+def _check(cfg: Config) -> None:
+    """Raises ConfigError when the harness is not there: a second now, not hours later."""
+    section = cfg.eval.harness
+    harness.by_shots(section.tasks)
+    find = "import importlib.util as u, sys; sys.exit(u.find_spec('lm_eval') is None)"
+    try:
+        found = subprocess.run([python(cfg), "-c", find], check=False, capture_output=True, timeout=120).returncode == 0
+    except OSError as error:
+        raise ConfigError("eval.harness.python", f"{python(cfg)}: {error.strerror}", "a Python interpreter") from error
+    if not found:
+        raise ConfigError(
+            "eval.harness.enabled", f"true, but {python(cfg)} has no package lm_eval", "lm-evaluation-harness there",
+            "pip install 'lm_eval[vllm]' into an environment and set eval.harness.python=<its python>; or leave it off",
+        )  # fmt: skip
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return {"eval": {"harness": identity(cfg.eval.harness)}, "generate": identity(cfg.generate), "seed": cfg.run.seed}
+
+
+def model_args(cfg: Config, model: Path) -> str:
+    """lm_eval's --model_args: the same engine settings as generation has."""
+    g, values = cfg.generate, {"pretrained": str(model.resolve()), "dtype": cfg.generate.dtype}
+    if cfg.eval.harness.backend == "vllm":
+        values |= {
+            "tensor_parallel_size": str(g.tensor_parallel), "gpu_memory_utilization": str(g.gpu_memory),
+            "seed": str(cfg.run.seed), "enforce_eager": str(g.enforce_eager),
+        }  # fmt: skip
+        values |= {"max_model_len": str(g.max_model_len)} if g.max_model_len else {}
+        values |= {"quantization": g.quantization} if g.quantization else {}
+    extra = [cfg.eval.harness.model_args] if cfg.eval.harness.model_args else []
+    return ",".join([*(f"{key}={value}" for key, value in values.items()), *extra])
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm import engine
+
+    engine.release()  # its memory is the harness's now
+    section, groups = ctx.cfg.eval.harness, harness.by_shots(ctx.cfg.eval.harness.tasks)
+    args = model_args(ctx.cfg, ctx.inputs["model"] / "hf")
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    for number, (shots, tasks) in enumerate(groups.items()):
+        ctx.progress.update(number, len(groups), "groups", tasks=",".join(tasks))
+        kept = ctx.dir / "parts" / f"shots-{shots}.json"
+        if kept.exists():
+            continue
+        out = ctx.dir / "harness" / f"shots-{shots}"
+        log = ctx.dir / "logs" / f"harness-{shots}.log"
+        log.parent.mkdir(exist_ok=True)
+        command = harness.command(
+            python(ctx.cfg), section.backend, args, tasks, shots, out, section.limit, section.include_path
+        )
+        with log.open("w", encoding="utf-8") as f:
+            code = subprocess.run(command, check=False, stdout=f, stderr=subprocess.STDOUT, env=env).returncode
+        if code:
+            what, remedy = harness.failure(log.read_text(encoding="utf-8", errors="replace"))
+            raise EngineError(
+                f"lm_eval {','.join(tasks)}", f"exit code {code}: {what}", remedy=f"{remedy} (log: {log})"
+            )
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, harness.read_results(harness.newest_results(out)))
+    ctx.progress.update(len(groups), len(groups), "groups")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    tasks: dict[str, Any] = {}
+    for shots in harness.by_shots(ctx.cfg.eval.harness.tasks):
+        tasks |= read_json(ctx.dir / "parts" / f"shots-{shots}.json")
+    write_json(ctx.dir / RESULTS, tasks)
+    return {"tasks": tasks, "summary": ", ".join(f"{name} {100 * row['value']:.1f}" for name, row in tasks.items())}
+
+
+def _stage(suffix: str) -> Stage:
+    model = of_model(f"export{suffix}")
+    return Stage(f"eval_harness{suffix}", "generate", model, _identity, _run, _finalize, check=_check)
+
+
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

@@ -1,0 +1,103 @@
+"""eval_kl (eval.kl): how far a policy has moved from the one before it, in nats a token of its own responses.
+
+Both exports score the responses of eval_responses (prompt log-probabilities of vLLM), end token included. Writes
+scored.jsonl (TokenScore). The mean log-ratio estimates KL(policy || previous) at temperature 1 on what the policy says
+at eval.temperature and eval.top_p; responses are tokenised again, so another split of the same text is scored alike.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from nemo_srlm.config import Config
+from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.errors import DataError
+from nemo_srlm.evaluation import drift
+from nemo_srlm.records import Candidate, Prompt, Record, content_id
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
+from nemo_srlm.store import merge_parts, read_records
+from nemo_srlm.tokens import Chat
+
+OUTPUT = "scored.jsonl"
+MODELS = ("own", "previous")
+
+
+@dataclass(frozen=True)
+class TokenScore(Record):
+    """Log-probability of one response under one model, summed over its tokens."""
+
+    response_id: str
+    prompt_id: str
+    model: str  # own | previous
+    logp: float
+    num_tokens: int
+    error: str = ""
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {
+        "held_out": Ref("held_out", 0), "responses": Ref("eval_responses", iteration), "own": Ref("export", iteration),
+        "previous": Ref("export", iteration - 1),
+    }  # fmt: skip
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return engine_identity(cfg)
+
+
+def _items(ctx: Context, model: str) -> Iterator[tuple[str, Candidate]]:
+    for response in read_records(ctx.inputs["responses"] / "responses.jsonl", Candidate):
+        if not response.error:
+            yield content_id("kl", response.id, model), response
+
+
+def _run(ctx: Context) -> None:
+    cfg = ctx.cfg
+    texts = {p.id: p.text for p in read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)}
+
+    def request(engine: Engine, item_id: str, response: Candidate) -> Request:
+        assert engine.tokenizer is not None
+        chat = Chat.of(engine.tokenizer, cfg.chat)
+        before, after = chat.prompt_ids(texts[response.prompt_id]), chat.response_ids(response.text)
+        if response.finish_reason == "length":
+            after = after[:-1]  # it was cut: the policy has not said that it ends here
+        return Request(item_id, (*before, *after), 1, 0, 0.0, 1.0, 1, score_from=len(before), text=response.text)
+
+    for model in MODELS:
+
+        def records(response: Candidate, outcome: Outcome, model: str = model) -> list[TokenScore]:
+            ids = content_id("kl", response.id, model), response.id, response.prompt_id, model
+            if isinstance(outcome, Failure):
+                return [TokenScore(*ids, 0.0, 0, outcome.reason)]
+            values = outcome[0].prompt_logprobs
+            return [TokenScore(*ids, sum(values), len(values))]
+
+        run_requests(ctx, _items(ctx, model), partial(open_engine, ctx, model), request, records, "responses")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    merge_parts(ctx, TokenScore, [item_id for model in MODELS for item_id, _ in _items(ctx, model)], OUTPUT)
+    scores: dict[str, dict[str, TokenScore]] = {model: {} for model in MODELS}
+    for score in read_records(ctx.dir / OUTPUT, TokenScore):
+        scores[score.model][score.response_id] = score
+    pairs = [(own, scores["previous"][key]) for key, own in scores["own"].items()]
+    good = [(a, b) for a, b in pairs if not a.error and not b.error and a.num_tokens]
+    if uneven := [a.response_id for a, b in good if a.num_tokens != b.num_tokens]:
+        raise DataError(
+            ctx.inputs["previous"], f"{len(uneven)} responses have other tokens than in {ctx.inputs['own']}",
+            "one tokenizer for all policies", "export both models again",
+        )  # fmt: skip
+    found = drift.log_ratio([(a.prompt_id, a.logp - b.logp, a.num_tokens) for a, b in good])
+    kl = found["kl"]
+    return {
+        **found,
+        "failed": len(pairs) - len(good),
+        "errors": error_kinds(s.error for pair in pairs for s in pair),
+        "engine": usage_metrics(ctx),
+        "summary": "nothing scored" if kl is None else f"{kl:.4f} nats a token from M{ctx.iteration}",
+    }
+
+
+STAGE = Stage("eval_kl", "generate", _inputs, _identity, _run, _finalize)

@@ -1,0 +1,130 @@
+"""eval_mt_bench: single-answer grades of a model's MT-Bench answers, 1 to 10 a turn, at temperature 0.
+
+The judge: an endpoint where `api.stages` names eval_mt_bench; the HF directory `eval.mt_bench.judge_path` through vLLM;
+with neither the model itself (no evidence). Writes grades.jsonl and FastChat's model_judgment/<judge>_single.jsonl.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config import Config
+from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.evaluation import mtbench
+from nemo_srlm.evaluation.mtbench import Grade, Graded, Question, turn_id
+from nemo_srlm.manifest import content_digest
+from nemo_srlm.records import item_seed
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages.eval_h2h import judge_files
+from nemo_srlm.stages.eval_mt_answers import questions, read_turns
+from nemo_srlm.stages.evaluating import Inputs, full_name, require
+from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
+from nemo_srlm.store import merge_parts, read_records, write_json_lines
+
+NAME, OUTPUT = "eval_mt_bench", "grades.jsonl"
+
+
+def _prompts(cfg: Config) -> dict[str, dict[str, str]]:
+    path = require("eval.mt_bench.judge_prompts", cfg.eval.mt_bench.judge_prompts, "FastChat's judge_prompts.jsonl")
+    return mtbench.read_judge_prompts(path)
+
+
+def _check(cfg: Config) -> None:
+    prompts = _prompts(cfg)
+    for question in questions(cfg):
+        for turn in (1, 2):
+            mtbench.judge_messages(question, ("", ""), turn, prompts)  # every needed reference is there
+    if cfg.eval.mt_bench.judge_path and NAME not in cfg.api.stages:
+        judge_files(Path(cfg.eval.mt_bench.judge_path), "eval.mt_bench.judge_path")
+
+
+def _inputs(suffix: str) -> Inputs:
+    def inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+        own = not cfg.eval.mt_bench.judge_path and NAME not in cfg.api.stages
+        judge = {"judge": Ref(f"export{suffix}", iteration)} if own else {}
+        return {"answers": Ref(f"eval_mt_answers{suffix}", iteration), **judge}
+
+    return inputs
+
+
+def _judge(cfg: Config) -> str:
+    """The judge's name, as the files and the report have it."""
+    if NAME in cfg.api.stages:
+        return cfg.api.model
+    return Path(cfg.eval.mt_bench.judge_path).resolve().name if cfg.eval.mt_bench.judge_path else "itself"
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    section = cfg.eval.mt_bench
+    files = {"judge_prompts": section.judge_prompts, "references": section.references}
+    own: dict[str, Any] = {name: content_digest(Path(path)) if path else "" for name, path in files.items()}
+    path = "" if NAME in cfg.api.stages else section.judge_path
+    own["judge"] = judge_files(Path(path), "eval.mt_bench.judge_path") if path else _judge(cfg)
+    own["judge_max_tokens"] = section.judge_max_tokens
+    return {"eval": {"mt_bench": own}, **stage_identity(cfg, NAME)}
+
+
+Item = tuple[Question, tuple[str, str], int]
+
+
+def _items(ctx: Context) -> Iterator[tuple[str, Item]]:
+    """Every answered turn. A turn that failed has nothing to grade."""
+    answers = read_turns(ctx.inputs["answers"])
+    for question in questions(ctx.cfg):
+        for turn in (1, 2):
+            if answers[question.id][turn - 1] != mtbench.ERROR:
+                yield turn_id(question.id, turn), (question, answers[question.id], turn)
+
+
+def _run(ctx: Context) -> None:
+    cfg, prompts = ctx.cfg, _prompts(ctx.cfg)
+    own = ctx.inputs["judge"] / "hf" if "judge" in ctx.inputs else Path(cfg.eval.mt_bench.judge_path)
+
+    def request(engine: Engine, item_id: str, item: Item) -> Request:
+        system, user = (m["content"] for m in mtbench.judge_messages(*item, prompts))
+        ids = chat_ids(engine, cfg, f"{system}\n\n{user}")
+        seed = item_seed(cfg.run.seed, NAME, item_id)
+        limit = cfg.eval.mt_bench.judge_max_tokens
+        return Request(item_id, ids, 1, seed, 0.0, 1.0, limit, text=user, system=system)
+
+    def records(item: Item, outcome: Outcome) -> list[Graded]:
+        question, _, turn = item
+        if isinstance(outcome, Failure):
+            return [Graded(turn_id(question.id, turn), question.id, turn, None, "", outcome.reason)]
+        text = outcome[0].text
+        return [Graded(turn_id(question.id, turn), question.id, turn, mtbench.parse_rating(text), text)]
+
+    run_requests(ctx, _items(ctx), lambda: engine_for(ctx, NAME, own), request, records, "grades")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    cfg, items, prompts = ctx.cfg, dict(_items(ctx)), _prompts(ctx.cfg)
+    merge_parts(ctx, Graded, list(items), OUTPUT)
+    model, judge, rows, grades = full_name(ctx), _judge(cfg), [], []
+    for graded in read_records(ctx.dir / OUTPUT, Graded):
+        question, _, turn = item = items[graded.id]
+        grades.append(Grade(question.id, turn, model, graded.score))
+        used = mtbench.PROMPTS[turn == 2, question.category in mtbench.WITH_REFERENCE]
+        messages = mtbench.judge_messages(*item, prompts)
+        rows.append(mtbench.judgment_row(grades[-1], judge, used, messages, graded.text, time.time()))
+    write_json_lines(ctx.dir / "model_judgment" / f"{judge.replace('/', '_')}_single.jsonl", rows)
+    found = mtbench.summary(grades, questions(cfg))
+    unanswered = 2 * len(questions(cfg)) - len(items)
+    overall = found["overall"]
+    words = "nothing graded" if overall is None else f"{overall:.2f} of 10"
+    return {
+        **found,
+        "judge": judge,
+        "unanswered": unanswered,
+        "engine": usage_metrics(ctx),
+        "summary": f"{words}, {found['graded']} grades by {judge}, {found['failed']} without a grade",
+    }
+
+
+def _stage(suffix: str) -> Stage:
+    name = f"{NAME}{suffix}"
+    return Stage(name, "generate", _inputs(suffix), _identity, _run, _finalize, check=_check)
+
+
+STAGE, BASELINE = _stage(""), _stage("_baseline")

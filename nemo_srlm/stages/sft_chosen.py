@@ -1,0 +1,47 @@
+"""sft_chosen (run.arm=sft_only): M(t+1) without preferences, as the paper's "positive examples only" control.
+
+M0 is tuned as M1 was (IFT + EFT, the settings of `sft`), with the chosen responses of all rounds so far added to the
+seed data. Everything up to the pairs is as in the arm "self", so the two differ in one thing: whether the rejected
+responses are learnt from. From M0 and not from the policy: more epochs over the same seed data would be a second change.
+"""
+
+from collections import Counter
+from typing import Any
+
+from nemo_srlm.config import Config
+from nemo_srlm.records import PreferencePair
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import sft, training
+from nemo_srlm.store import read_records
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    rounds = {f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration + 1)}
+    return {**sft.STAGE.inputs(cfg, 0), **rounds}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return training.common_identity(cfg, "sft")
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.megatron import tasks, train
+    from nemo_srlm.tokens import Chat
+
+    section = ctx.cfg.sft
+    chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
+    dropped: Counter[str] = Counter()
+    used = {
+        "ift": training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped),
+        "eft": training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped),
+    }
+    for t in range(1, ctx.iteration + 1):
+        pairs = read_records(ctx.inputs[f"pairs_{t}"] / "pairs.jsonl", PreferencePair)
+        chosen = (chat.document(pair.prompt, pair.chosen) for pair in pairs)
+        used[f"chosen_{t}"] = training.keep(chosen, section.max_length, dropped)
+    training.write_data(ctx, {name: len(documents) for name, documents in used.items()}, dropped)
+    job = training.job(ctx, section, initial="base")
+    train.fit(train.start(job), tasks.sft_task([d for documents in used.values() for d in documents], job.seed))
+
+
+STAGE = Stage("sft_chosen", "train", _inputs, _identity, _run, training.summary, check=training.check)
