@@ -10,6 +10,7 @@ def group(item: pytest.Item) -> str:
     return "slurm" if item.path.parent.name == "slurm" else item.path.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))

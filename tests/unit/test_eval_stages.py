@@ -171,6 +171,9 @@ class Scorer:
     def __init__(self, logp: float) -> None:
         self.tokenizer, self.logp = Characters(), logp
 
+    def expect(self, lengths: Iterable[int]) -> None:
+        pass
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
         for request in requests:
             values = (self.logp,) * (len(request.prompt_ids) - request.score_from)
