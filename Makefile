@@ -34,7 +34,7 @@ demo-slurm: venv ## the same through a real, throw-away Slurm on this machine (n
 	@tools/demo_slurm.sh $(ARGS)
 
 test: venv ## all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,17 +1,31 @@
 """How `make test` spreads the tests over two workers (pytest-xdist): what shares a fixture stays together, long work first."""
 
+from pathlib import PurePosixPath
+from typing import Any
+
 import pytest
 
 LONG = ("slurm", "test_whole_loop.py", "test_trainer.py", "test_convert_verify.py")  # in this order, then as collected
 
 
-def group(item: pytest.Item) -> str:
+def group(nodeid: str) -> str:
     """The tests of a file share its fixtures; all of tests/slurm share one cluster, and mostly wait for it."""
-    return "slurm" if item.path.parent.name == "slurm" else item.path.name
+    path = PurePosixPath(nodeid.partition("::")[0])
+    return "slurm" if path.parent.name == "slurm" else path.name
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
+    groups = [group(item.nodeid) for item in items]
+    order = {name: LONG.index(name) if name in LONG else len(LONG) for name in groups}
+    items.sort(key=lambda item: order[group(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
