@@ -197,7 +197,7 @@ def check_layouts(out: Path) -> dict[str, Any]:
         for kind in ("sft", "dpo"):
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
     resumed = out / "sft-resumed"
-    resumed.mkdir()
+    resumed.mkdir(exist_ok=True)  # every rank makes it
     stop_at(resumed, train.start(job(resumed, {}, {}, None)), "sft")
     found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
     two = {"max_steps": 2}
