@@ -12,7 +12,9 @@ from pathlib import Path
 
 from nemo_srlm.config import Config
 from nemo_srlm.megatron.quiet import quiet
+from nemo_srlm.process import die_with_parent
 
+die_with_parent()  # of torchrun's agent: killed with -9, it would leave its ranks behind, training or waiting for it
 quiet()
 from nemo.core.config import hydra_runner  # noqa: E402 - after the noise is off
 

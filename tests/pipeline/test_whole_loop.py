@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,20 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
     assert set(re.findall(r"<link [^>]*>", html)) <= {'<link rel="icon" href="data:,">'}  # no favicon is asked for
 
 
+def survivors(word: str, seconds: float) -> list[str]:
+    """Command lines with `word` in them that are still there after `seconds`; [] as soon as none is."""
+    end = time.monotonic() + seconds
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it ended while we looked
+                found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        found = [line for line in found if word in line]
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
+
+
 def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path):
     """One iteration, killed with SIGKILL again and again; what it finished must equal the undisturbed run's, byte for byte."""
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
@@ -138,7 +153,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights
             os.kill(child.pid, signal.SIGKILL)
             child.communicate()
             kills += 1
-            time.sleep(0.5)
+            assert survivors(str(runs / "killed"), 10.0) == [], "a second writer was left behind"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert kills >= 2, "the run ended before it could be killed"
