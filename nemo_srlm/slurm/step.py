@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def command(job: dict[str, Any], attempt: Attempt) -> tuple[list[str], dict[str,
     return [*launch, *job["trainer"], "--config-path", job["run_dir"], "--config-name", "config"], env
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes below `pid`, the deepest first."""
+def generations(pid: int) -> list[list[int]]:
+    """`pid` and the living processes below it, one list per generation, the youngest first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -95,11 +96,11 @@ def descendants(pid: int) -> list[int]:
                 fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
             except OSError:
                 continue  # it ended while we looked
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, level = [], [pid]
-    while level:
-        level = [c for p in level for c in children.get(p, [])]
-        found += level
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [[pid]]
+    while below := [c for p in found[-1] for c in children.get(p, [])]:
+        found.append(below)
     return found[::-1]
 
 
@@ -227,15 +228,21 @@ def prepare_child() -> None:
 
 
 def kill(child: "subprocess.Popen[bytes]") -> None:
-    send([*descendants(child.pid), child.pid], signal.SIGKILL)
+    for pids in generations(child.pid):
+        send(pids, signal.SIGKILL)
     child.wait()
 
 
 def dump(child: "subprocess.Popen[bytes]") -> None:
-    """Has every process below write its stacks, the workers before their launcher, and ends them."""
+    """Has every process below write its stacks and ends them, the youngest first: a worker dies with its launcher."""
     print(f"--- hung: the stacks of {child.pid} and what it started", file=sys.stderr, flush=True)
-    send([*descendants(child.pid), child.pid], signal.SIGABRT)
-    time.sleep(DUMP_SECONDS)
+    for pids in generations(child.pid):
+        send(pids, signal.SIGABRT)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while child.poll() is None and time.monotonic() < deadline:
+            if set(pids).isdisjoint(chain.from_iterable(generations(child.pid))):
+                break
+            time.sleep(0.1)
     kill(child)
 
 

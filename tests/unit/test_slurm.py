@@ -1,6 +1,8 @@
 """Slurm jobs as data, and what status makes of Slurm's words. No Slurm is needed: tests/slurm has the real one."""
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from nemo_srlm.settings import compose
 from nemo_srlm.slurm import client, jobs, report, submit
 from nemo_srlm.slurm.client import Element
 from nemo_srlm.slurm.jobs import Active, Job
-from nemo_srlm.slurm.step import Watch
+from nemo_srlm.slurm.step import Watch, dump
 from nemo_srlm.slurm.submit import Submitted
 from nemo_srlm.stage import Progress, Ref, stage_directory
 from nemo_srlm.status import Row
@@ -271,3 +273,28 @@ def test_a_limit_of_zero_never_ends_an_attempt(tmp_path: Path):
     watch = Watch(job, 0)
     watch.since -= 1e6
     assert watch.stuck() == ""
+
+
+WORKER = """
+import os, pathlib, signal, sys, time
+from nemo_srlm.process import die_with_parent
+def slowly(number, frame):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1]).write_text("stacks")
+    os._exit(1)
+die_with_parent()
+signal.signal(signal.SIGABRT, slowly)
+pathlib.Path(sys.argv[1] + ".ready").touch()
+time.sleep(1000)
+"""
+
+
+def test_a_hung_worker_has_time_to_write_its_stacks_though_it_dies_with_its_launcher(tmp_path: Path):
+    stacks = tmp_path / "stacks"
+    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    child = subprocess.Popen([sys.executable, "-c", launcher, WORKER, str(stacks)])
+    while not stacks.with_suffix(".ready").exists():
+        time.sleep(0.05)
+    dump(child)
+    assert child.returncode is not None
+    assert stacks.read_text() == "stacks"
