@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = [
-    "world.num_documents=1500", "world.num_ift=64", "world.num_eft=64", "world.num_eval_prompts=16",
-    "world.num_eval_judge=8", "prompts.num_prompts=16", "prompts.round_size=64", "sft.epochs=1", "dpo.epochs=1",
-    "seed.num_ift=64", "eft.num_train=64", "iterations=1", "prompts.rouge_max=1.0",
+QUICK = [  # as small as a judge that still tells answers apart allows
+    "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24",
+    "world.num_eval_judge=10", "pretrain.max_steps=120", "sft.epochs=2", "dpo.epochs=3", "prompts.num_prompts=32",
+    "prompts.round_size=96", "candidates.num=4", "pairs.pool_equal_texts=false", "iterations=1",
 ]  # fmt: skip
 FACTOR, PER_STAGE = 1.15, 5.0
 
