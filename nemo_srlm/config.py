@@ -153,6 +153,24 @@ class DpoSection(TrainSection):
 
 
 @dataclass
+class SelectSection(SamplingSection):
+    """Early stopping as the paper does it: a checkpoint counts as better when its answers beat the checkpoint before it.
+
+    The paper compares every 200 steps on 253 held-out prompts, with the AlpacaEval prompt and Claude 2 as the judge.
+    """
+
+    every: int = 0  # steps between the checkpoints that are compared; 0 = off: the last one is the policy
+    stages: list[str] = field(default_factory=lambda: ["sft", "dpo", "sft_chosen"])
+    by: str = "compare"  # compare (two answers, both orders) | score (the judge's mean score of each answer)
+    # JSON, JSONL (.gz): `prompt` (or `instruction`). Not the prompts of the evaluation: choosing on them would flatter.
+    # The tiny world brings its own, the split dev
+    prompts: str = execution("")
+    num_prompts: int = 253  # the first ones; 0 = all
+    judge_path: str = ""  # HF directory of the judge; "" = api.stages=[select], else the policy before this training
+    template: str = "prompts/compare.txt"  # of by=compare; by=score judges with `judge`
+
+
+@dataclass
 class SeedSection:
     files: list[str] = field(
         default_factory=list
@@ -272,7 +290,7 @@ class GenerateSection:
 class ApiSection:
     """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
 
-    # of: prompts (an external writer), judge, eval_h2h, eval_mt_bench (external judges)
+    # of: prompts (an external writer), judge, select, eval_h2h, eval_mt_bench (external judges)
     stages: list[str] = field(default_factory=list)
     url: str = execution("")  # up to and with /v1
     model: str = ""
@@ -308,6 +326,7 @@ class Config:
     pretrain: PretrainSection = field(default_factory=PretrainSection)
     sft: SftSection = field(default_factory=SftSection)
     dpo: DpoSection = field(default_factory=DpoSection)
+    select: SelectSection = field(default_factory=SelectSection)
     generate: GenerateSection = field(default_factory=GenerateSection)
     api: ApiSection = field(default_factory=ApiSection)
     prompts: PromptsSection = field(default_factory=PromptsSection)

@@ -121,6 +121,9 @@ def check(cfg: Config) -> None:
     _one_of("precision.fp8", cfg.precision.fp8, ("none", "hybrid", "e4m3"))
     _one_of("precision.recompute", cfg.precision.recompute, ("none", "selective", "full"))
     _one_of("dpo.loss", cfg.dpo.loss, ("sigmoid", "ipo"))
+    _one_of("select.by", cfg.select.by, ("compare", "score"))
+    for name in cfg.select.stages:
+        _one_of("select.stages", name, ("sft", "dpo", "sft_chosen"))
     _one_of("prompts.writer", cfg.prompts.writer, ("fixed", "policy"))
     _one_of("judge.method", cfg.judge.method, ("sampled", "expected"))
     _one_of("generate.engine", cfg.generate.engine, ("vllm",))  # an endpoint is named in api.stages
@@ -144,15 +147,18 @@ def check(cfg: Config) -> None:
             raise ConfigError(where, "too small", low_words)
     if not 1 <= cfg.judge.min_valid <= cfg.judge.draws:
         raise ConfigError("judge.min_valid", str(cfg.judge.min_valid), f"1 to judge.draws ({cfg.judge.draws})")
-    for where, sampling in (("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge)):
+    for where, sampling in (
+        ("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge), ("select", cfg.select)
+    ):  # fmt: skip
         if not 0 < sampling.top_p <= 1:
             raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
     for name in cfg.api.stages:
-        _one_of("api.stages", name, ("prompts", "judge", "eval_h2h", "eval_mt_bench"))
+        _one_of("api.stages", name, ("prompts", "judge", "select", "eval_h2h", "eval_mt_bench"))
         for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
             if not text:
                 raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")
-    if cfg.world.enabled and cfg.eval.prompts:
-        raise ConfigError("eval.prompts", "set in the tiny world, whose oracle knows its own prompts only", '""')
+    for where, file in (("eval.prompts", cfg.eval.prompts), ("select.prompts", cfg.select.prompts)):
+        if cfg.world.enabled and file:
+            raise ConfigError(where, "set in the tiny world, whose oracle knows its own prompts only", '""')
     if cfg.run.arm == "oracle" and not cfg.world.enabled:
         raise ConfigError("run.arm", "oracle without the tiny world", "world.enabled=true")

@@ -295,8 +295,8 @@ def build(
     for t in range(min(until, iterations) + 1):
         if t:
             _round(run_dir, clock, t, generator)
-            _curve(run_dir, t, policy_stage(cfg), 30, generator)
-            _write(run_dir, clock, t, policy_stage(cfg), {"tokens": 90000}, 25)
+            _curve(run_dir, t, policy_stage(cfg, t), 30, generator)
+            _write(run_dir, clock, t, policy_stage(cfg, t), {"tokens": 90000}, 25)
         _write(run_dir, clock, t, "export", {}, 4)
         _evaluation(run_dir, clock, cfg, f"M{t + 1}", t, generator)
         if not world:

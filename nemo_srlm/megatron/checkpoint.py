@@ -23,13 +23,17 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.seal import FINAL, SEAL, latest, seal
+from nemo_srlm.megatron.seal import FINAL, KEPT, SEAL, latest, seal
 
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def name_of(step: int) -> str:
     return f"step_{step:08d}"
+
+
+def kept_name(step: int) -> str:
+    return f"{KEPT}{step:08d}"
 
 
 def model_state(chunks: list[Any]) -> dict[str, Any]:
@@ -51,9 +55,9 @@ def _optimizer_state(optimizer: Any, model: dict[str, Any], loading: bool) -> di
     return dict(optimizer.sharded_state_dict(flat, is_loading=loading, metadata=_metadata()))
 
 
-def save_model(directory: Path, chunks: list[Any]) -> None:
-    """Writes `directory`/final: weights only. Every rank must call it."""
-    _write(directory, FINAL, model_state(chunks))
+def save_model(directory: Path, chunks: list[Any], name: str = FINAL) -> None:
+    """Writes `directory`/`name`: weights only. Every rank must call it."""
+    _write(directory, name, model_state(chunks))
 
 
 def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a finished checkpoint directory looks like from outside: its seal, and the newest complete one. No torch.
 
-`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done. A directory
-is complete when it bears its name and every file has the size that `complete.json`, written last, says.
+`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done, and beside
+them `weights_00000200/` (weights only) for every checkpoint that the stage select will compare. A directory is complete
+when it bears its name and every file has the size that `complete.json`, written last, says.
 """
 
 import json
@@ -9,8 +10,11 @@ import os
 import warnings
 from pathlib import Path
 
+from nemo_srlm.errors import CheckpointError
+
 SEAL = "complete.json"
 FINAL = "final"
+KEPT = "weights_"  # + step
 
 
 def seal(directory: Path) -> None:
@@ -47,3 +51,14 @@ def latest(directory: Path) -> Path | None:
             return path
         warnings.warn(f"{path}: {reason}; skipped for an older checkpoint", stacklevel=2)
     return None
+
+
+def to_compare(directory: Path) -> list[Path]:
+    """The weights that training kept on its way, oldest first, and `final`. Raises CheckpointError for a torn one."""
+    found = [*sorted(directory.glob(f"{KEPT}*")), directory / FINAL]
+    for path in found:
+        if reason := why_torn(path):
+            raise CheckpointError(
+                path, reason, "a complete checkpoint", "remove the stage's directory to train it again"
+            )
+    return found

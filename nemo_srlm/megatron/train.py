@@ -52,6 +52,7 @@ class Job:
     progress: Progress
     limits: Limits = NO_LIMITS
     project: str = ""  # of Weights & Biases
+    keep_every: int = 0  # steps between weights that stay beside the final ones, for the stage select; 0 = none
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved{words}")
             if section.save_every and done % section.save_every == 0 and done < steps:
                 saver.save(done, trainer.chunks, trainer.optimizer)
+            if job.keep_every and done % job.keep_every == 0 and done < steps:
+                checkpoint.save_model(directory, trainer.chunks, checkpoint.kept_name(done))
             longest = max(longest, time.perf_counter() - began)
     except BaseException:
         if log is not None:

@@ -4,6 +4,7 @@ iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export
               -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
               in the arm sft_only: sft_chosen in the place of dpo
+              with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
               when asked for: eval_preferences, eval_alpaca, eval_mt_answers, eval_mt_bench, eval_kl, eval_harness
 at the end    report
@@ -16,7 +17,8 @@ from nemo_srlm.stage import Ref, Stage
 
 NAMES = (
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
-    "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen", "export",
+    "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
+    "select_export", "select_responses", "select", "export",
     *(f"{name}{suffix}" for suffix in ("_baseline", "") for name in (
         "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
         "eval_mt_bench", "eval_harness")),
@@ -62,9 +64,22 @@ def evaluations(cfg: Config, iteration: int) -> list[Ref]:
     return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
 
 
-def policy_stage(cfg: Config) -> str:
-    """The stage that makes M(t+1) of M(t)."""
+def policy_stage(cfg: Config, iteration: int) -> str:
+    """The stage that trains the policy of an iteration: M1 of iteration 0, M2 of iteration 1, ..."""
+    if iteration == 0:
+        return "sft"
     return "sft_chosen" if cfg.run.arm == "sft_only" else "dpo"
+
+
+def selects(cfg: Config, iteration: int) -> bool:
+    """Whether the policy of an iteration is chosen among the checkpoints of its training."""
+    return cfg.select.every > 0 and policy_stage(cfg, iteration) in cfg.select.stages
+
+
+def _policy(cfg: Config, iteration: int) -> list[Ref]:
+    """From data to the exported policy of an iteration."""
+    choosing = ["select_export", "select_responses", "select"] if selects(cfg, iteration) else []
+    return [Ref(name, iteration) for name in (policy_stage(cfg, iteration), *choosing, "export")]
 
 
 def pipeline(cfg: Config) -> list[Ref]:
@@ -84,12 +99,12 @@ def pipeline(cfg: Config) -> list[Ref]:
         "eft",
         "held_out",
     ]
-    refs = [Ref(name, 0) for name in names] + baseline_evaluations(cfg) + [Ref("sft", 0), Ref("export", 0)]
+    refs = [Ref(name, 0) for name in names] + baseline_evaluations(cfg) + _policy(cfg, 0)
     given = cfg.run.arm == "given"  # preferences that somebody else wrote: nothing is generated
     generation = [] if given else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):
         refs += [] if given else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
-        refs += [Ref(name, t) for name in (*generation, "pairs", policy_stage(cfg), "export")]
+        refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
     refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]

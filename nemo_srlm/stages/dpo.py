@@ -22,7 +22,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return training.common_identity(cfg, "dpo")
+    return training.policy_identity(cfg, "dpo", "dpo")
 
 
 def _run(ctx: Context) -> None:

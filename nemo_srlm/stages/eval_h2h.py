@@ -8,45 +8,24 @@ Writes comparisons.jsonl (Comparison). The judge:
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm import templates
 from nemo_srlm.config import Config
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluation import headtohead
 from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
 from nemo_srlm.manifest import file_digest
-from nemo_srlm.records import Candidate, Prompt, Record, content_id, item_seed
+from nemo_srlm.records import Candidate, Prompt
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import held_out
-from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
-from nemo_srlm.store import merge_parts, read_json_lines, read_records, write_records
+from nemo_srlm.stages import comparing, held_out
+from nemo_srlm.stages.comparing import Pairing
+from nemo_srlm.stages.generating import stage_identity, usage_metrics
+from nemo_srlm.store import read_json_lines, read_records, write_records
 
 NAME = "eval_h2h"
-OUTPUT, VERDICTS = "comparisons.jsonl", "verdicts.jsonl"
-
-
-@dataclass(frozen=True)
-class Verdict(Record):
-    """The judge's words on one pair in one order. `verdict`: "A", "B", "tie" or "" (unparsable, or an error)."""
-
-    text: str
-    verdict: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """Two responses to one prompt: `ours` of this iteration's model, `theirs` of an earlier one."""
-
-    id: str
-    other: str
-    prompt: Prompt
-    ours: Candidate
-    theirs: Candidate
+OUTPUT = "comparisons.jsonl"
 
 
 def by_oracle(cfg: Config) -> bool:
@@ -117,56 +96,20 @@ def _name(ctx: Context) -> str:
     return f"M{ctx.iteration + 1}"
 
 
-def _order_id(pair_id: str, order: str) -> str:
-    return content_id(pair_id, order)
-
-
 def _run(ctx: Context) -> None:
     if not by_oracle(ctx.cfg):
-        _judge(ctx)
-
-
-def _judge(ctx: Context) -> None:
-    cfg = ctx.cfg
-    template = templates.load(cfg.eval.h2h_template, templates.COMPARE)
-
-    def engine() -> Engine:
-        path = cfg.eval.h2h_judge_path
-        own = ctx.inputs["judge"] / "hf" if "judge" in ctx.inputs else Path(path)
-        return engine_for(ctx, NAME, Path(path) if path else own)
-
-    def request(running: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
-        pairing, order = item
-        first, second = (pairing.ours, pairing.theirs) if order == "first" else (pairing.theirs, pairing.ours)
-        text = templates.fill(template, INSTRUCTION=pairing.prompt.text, FIRST=first.text, SECOND=second.text)
-        seed = item_seed(cfg.run.seed, NAME, item_id)
-        return Request(item_id, chat_ids(running, cfg, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
-
-    def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
-        pairing, order = item
-        verdict_id = _order_id(pairing.id, order)
-        if isinstance(outcome, Failure):
-            return [Verdict(verdict_id, "", "", outcome.reason)]
-        return [Verdict(verdict_id, outcome[0].text, headtohead.parse_verdict(outcome[0].text))]
-
-    items = (
-        (_order_id(p.id, order), (p, order))
-        for p in _pairings(ctx)
-        if not p.ours.error and not p.theirs.error
-        for order in ("first", "second")
-    )
-    run_requests(ctx, items, engine, request, records, "verdicts")
+        path = ctx.cfg.eval.h2h_judge_path
+        judge = Path(path) if path or "judge" not in ctx.inputs else ctx.inputs["judge"] / "hf"
+        comparing.compare(
+            ctx, NAME, _pairings(ctx), judge, templates.load(ctx.cfg.eval.h2h_template, templates.COMPARE)
+        )
 
 
 def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
     pairings = list(_pairings(ctx))
     categories = _categories(ctx, {p.prompt.id: p.prompt for p in pairings}.values())
-    judged = [p for p in pairings if not p.ours.error and not p.theirs.error]
-    merge_parts(ctx, Verdict, [_order_id(p.id, order) for p in judged for order in ("first", "second")], VERDICTS)
-    verdicts = {v.id: v for v in read_records(ctx.dir / VERDICTS, Verdict)}
     found = []
-    for p in pairings:
-        both = [verdicts.get(_order_id(p.id, order)) for order in ("first", "second")]
+    for p, both in zip(pairings, comparing.merge_verdicts(ctx, pairings), strict=True):
         first, second = ("" if v is None else v.verdict for v in both)
         found.append(
             Comparison(

@@ -7,6 +7,7 @@ fingerprint, and so those of the evaluations, of no other stage.
 """
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,13 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = {"split": cfg.world.split if cfg.world.enabled else "seed"}
-    return own | ({"prompts": content_digest(Path(cfg.eval.prompts))} if cfg.eval.prompts else {})
+    own |= {"prompts": content_digest(Path(cfg.eval.prompts))} if cfg.eval.prompts else {}
+    return own | ({"select": content_digest(Path(cfg.select.prompts))} if _has_choosers(cfg) else {})
+
+
+def _has_choosers(cfg: Config) -> bool:
+    """Whether a file of prompts chooses among checkpoints: they should be others than these."""
+    return cfg.select.every > 0 and bool(cfg.select.prompts)
 
 
 def _check(cfg: Config) -> None:
@@ -49,6 +56,8 @@ def _run(ctx: Context) -> None:
             _own_prompts(ctx, Path(ctx.cfg.eval.prompts))
         else:
             shutil.copyfile(ctx.inputs["seed"] / PROMPTS, ctx.dir / PROMPTS)
+            if overlap := _overlap(ctx):
+                write_json(ctx.dir / COUNTS, overlap)
     ctx.progress.update(1, 1, "sets")
 
 
@@ -61,7 +70,18 @@ def _own_prompts(ctx: Context, path: Path) -> None:
     write_records(ctx.dir / PROMPTS, [a.prompt for a in asked])
     if categories := {a.prompt.id: a.category for a in asked if a.category}:
         write_json(ctx.dir / CATEGORIES, categories)
-    write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
+    write_json(ctx.dir / COUNTS, dict(sorted(counts.items())) | _overlap(ctx))
+
+
+def _overlap(ctx: Context) -> dict[str, int]:
+    """How many of the prompts have a say in which checkpoint is evaluated."""
+    if not _has_choosers(ctx.cfg):
+        return {}
+    choosers = {instruction_id(a.prompt.text) for a in read_prompt_set(Path(ctx.cfg.select.prompts), Counter())}
+    found = sum(instruction_id(p.text) in choosers for p in read_records(ctx.dir / PROMPTS, Prompt))
+    if found:
+        print(f"warning: {found} prompts of the evaluation are also in select.prompts", file=sys.stderr, flush=True)
+    return {"also_in_select": found}
 
 
 def categories(directory: Path) -> dict[str, str]:

@@ -95,8 +95,8 @@ def to_expected(
     return Judgement(item.id, item.prompt_id, (score,), (draw.text,), (draw.finish_reason,), spread=spread)
 
 
-def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object) -> None:
-    """Judges `items` with the model of the input "model", appending to this shard's part.
+def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object, model: Path | None = None) -> None:
+    """Judges `items` with the HF directory `model`, else the model of the input "model", appending to this shard's part.
 
     `seed_parts` (the stage's name first) and the item's id make an item's seed. Raises ConfigError for settings that cannot work.
     """
@@ -108,8 +108,8 @@ def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object) -> Non
 
     @functools.cache
     def engine_of() -> Engine:
-        model = ctx.inputs["model"] / "hf" if "model" in ctx.inputs else Path()  # none: an endpoint judges
-        return engine_for(ctx, stage, model)
+        own = ctx.inputs["model"] / "hf" if "model" in ctx.inputs else Path()  # none: an endpoint judges
+        return engine_for(ctx, stage, model or own)
 
     def digits(engine: Engine) -> tuple[Tokenizer, tuple[dict[int, int], ...]]:
         if engine.tokenizer is None:

@@ -21,7 +21,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return training.common_identity(cfg, "sft")
+    return training.policy_identity(cfg, "sft", "sft_chosen")
 
 
 def _run(ctx: Context) -> None:

@@ -12,7 +12,7 @@ from nemo_srlm.config import Config, TrainSection, identity
 from nemo_srlm.errors import DataError
 from nemo_srlm.records import SftExample
 from nemo_srlm.stage import Context, Ref
-from nemo_srlm.stages import policy_stage
+from nemo_srlm.stages import policy_stage, selects
 from nemo_srlm.store import read_json, read_records, write_json
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def tokenizer_ref(cfg: Config) -> Ref:
 
 
 def policy_ref(cfg: Config, iteration: int) -> Ref:
-    """The stage that trained the policy of `iteration`: M1 of iteration 0, M2 of iteration 1, ..."""
-    return Ref("sft", 0) if iteration == 0 else Ref(policy_stage(cfg), iteration)
+    """The stage that holds the policy of `iteration`: M1 of iteration 0, M2 of iteration 1, ..."""
+    return Ref("select", iteration) if selects(cfg, iteration) else Ref(policy_stage(cfg, iteration), iteration)
 
 
 def base_ref(cfg: Config) -> Ref:
@@ -44,6 +44,17 @@ def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dic
     """What decides the weights of a training stage; keyed as the settings are, so that a difference names the setting."""
     sections = (name, "model", "precision", "chat")
     return {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
+
+
+def keep_every(cfg: Config, stage: str) -> int:
+    """Steps between the weights that a training stage keeps for select; 0 = it keeps its last ones alone."""
+    return cfg.select.every if stage in cfg.select.stages else 0
+
+
+def policy_identity(cfg: Config, section: Literal["sft", "dpo"], stage: str) -> dict[str, Any]:
+    """`common_identity` of a stage that trains a policy."""
+    every = keep_every(cfg, stage)
+    return common_identity(cfg, section) | ({"select": {"every": every}} if every else {})
 
 
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
@@ -58,7 +69,8 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     stop = ctx.dir.parents[1] / STOP_FILE  # of the whole run
     leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
     return Job(
-        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb
+        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb,
+        keep_every=keep_every(cfg, name),
     )  # fmt: skip
 
 

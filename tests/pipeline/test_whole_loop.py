@@ -125,6 +125,29 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
     assert set(re.findall(r"<link [^>]*>", html)) <= {'<link rel="icon" href="data:,">'}  # no favicon is asked for
 
 
+def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_changes_no_weight(runs: Path, whole: Path):
+    """Real checkpoints, exports and answers; the judge is the policy from before. All before dpo is the whole run's."""
+    options = ["iterations=1", "select.every=2", "select.stages=[dpo]", "select.by=score", "world.split=test"]
+    command = words(runs, "selecting", f"run.reuse={whole}", "select.num_prompts=16", *options)
+    done = subprocess.run([*command, "--until", "select"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    here = runs / "selecting" / "iter1"
+    found = manifest.read(here / "select")
+    assert found is not None
+    names, chosen = found.metrics["checkpoints"], found.metrics["chosen"]
+    assert names[:2] == ["weights_00000002", "weights_00000004"]
+    assert names[-1] == "final"
+    for step, older in zip(found.metrics["comparisons"], names, strict=False):
+        assert step["other"] == older
+        assert sum(step["counts"].values()) == 16
+    weights = {name: manifest.file_digest(here / "select_export" / name / "hf/model.safetensors") for name in names}
+    assert len(set(weights.values())) == len(names)
+    assert weights["final"] == manifest.file_digest(whole / "iter1/export/hf/model.safetensors")
+    exported = nemo_srlm("export", "--iteration", "1", *command[command.index("run") + 1 :])
+    assert exported.returncode == 0, exported.stderr
+    assert manifest.file_digest(here / "export/hf/model.safetensors") == weights[chosen]
+
+
 def survivors(word: str, seconds: float) -> list[str]:
     """Command lines with `word` in them that are still there after `seconds`; [] as soon as none is."""
     end = time.monotonic() + seconds

@@ -244,6 +244,12 @@ def test_a_prompt_set_of_ones_own_takes_the_held_out_prompts_place_with_its_cate
     assert [row["text"] for _, row in read_json_lines(ctx.dir / "eval_prompts.jsonl")] == ["one", "two"]
     assert held_out.categories(ctx.dir) == {content_id("prompt", "one"): "maths"}
     assert held_out.STAGE.identity(cfg, 0) != held_out.STAGE.identity(Config(), 0)
+    cfg.select.every, cfg.select.prompts = (
+        10,
+        write_rows(tmp_path / "choosers.jsonl", [{"prompt": "Two "}, {"prompt": "4"}]),
+    )
+    metrics = do(held_out.STAGE, context(cfg, tmp_path, "held_out", seed=seed))
+    assert metrics["set"]["also_in_select"] == 1
 
 
 def test_without_a_set_nothing_of_the_held_out_stage_changes():

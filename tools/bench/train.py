@@ -1,15 +1,22 @@
-"""What packing is worth: the same SFT and DPO steps packed and padded, on the tiny world's own lengths.
+"""SFT and DPO on two cores: ours beside TRL's trainers, and what packing is worth, on the tiny world's own lengths.
 
     python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seeds and first pairs
-    python tools/bench/train.py --quick        fewer steps
+    python tools/bench/train.py --quick        one round of few steps
 
-One process, one thread, the run's model and settings, fresh weights. Prints tokens (without padding) per second of
-processor time and the ratio; losses of both must agree to 1e-4 after all steps.
+The same examples, shape, precision (fp32) and settings for all, fresh weights, one epoch a round, rounds in turn. Ours:
+two processes of one thread, packed and padded. TRL's (see trl_parity.py for its environment): the better of one process
+with two threads and two processes of one, padded. Tokens (without padding) a second of wall time, from the start of
+training, the reference's passes included, to the end of the last step: the median of the rounds. Losses of packed and
+padded must agree to 1e-4.
 """
 
 import argparse
-import dataclasses
+import copy
+import json
 import os
+import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,89 +24,237 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+AIMS = {"sft": 1.2, "dpo": 2.0}  # times TRL's tokens a second
+SHAPES = {  # layers, hidden, feed-forward, heads; the vocabulary is the run's
+    "0.9M": (4, 128, 352, 4),
+    "13M": (6, 384, 1024, 6),
+}
 
 
-class Silent:
-    def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
-        pass
-
-
-def documents(run_dir: Path) -> tuple[Any, list[Any], list[Any]]:
-    """(config, SFT documents, DPO pairs) of a run."""
+def prepare(run_dir: Path, folder: Path, steps: int) -> None:
+    """folder/data.json: settings, and as many examples and pairs as the steps take, as [prompt ids, response ids, ...]."""
     from nemo_srlm.records import PreferencePair, SftExample
     from nemo_srlm.settings import thaw
     from nemo_srlm.store import read_records
-    from nemo_srlm.tokens import Chat, Tokenizer, fits
+    from nemo_srlm.tokens import Chat, Document, Tokenizer, fits
 
     cfg = thaw(run_dir)
     chat = Chat.of(Tokenizer(run_dir / "iter0" / "world" / "tokenizer"), cfg.chat)
+
+    def split(document: Document) -> tuple[list[int], list[int]]:
+        start = int(document.weights.argmax())
+        ids = document.ids.tolist()
+        return ids[:start], ids[start:]
+
     paths = [run_dir / "iter0" / "seed" / "ift.jsonl", run_dir / "iter0" / "eft" / "eft_train.jsonl"]
-    sft = [chat.document(e.prompt, e.response) for path in paths for e in read_records(path, SftExample)]
-    pairs = [
-        (p.id, chat.document(p.prompt, p.chosen), chat.document(p.prompt, p.rejected))
-        for p in read_records(run_dir / "iter1" / "pairs" / "pairs.jsonl", PreferencePair)
-    ]
-    sft = [d for d in sft if not fits((d,), cfg.sft.max_length)]
-    return cfg, sft, [p for p in pairs if not fits(p[1:], cfg.dpo.max_length)]
+    examples = [chat.document(e.prompt, e.response) for path in paths for e in read_records(path, SftExample)]
+    sft = [split(d) for d in examples if not fits((d,), cfg.sft.max_length)]
+    pairs = []
+    for p in read_records(run_dir / "iter1" / "pairs" / "pairs.jsonl", PreferencePair):
+        chosen, rejected = chat.document(p.prompt, p.chosen), chat.document(p.prompt, p.rejected)
+        if not fits((chosen, rejected), cfg.dpo.max_length):
+            pairs.append((*split(chosen), split(rejected)[1]))
+    wanted = {"sft": steps * cfg.sft.global_batch, "dpo": steps * cfg.dpo.global_batch}
+    data = {
+        "batch": {"sft": cfg.sft.global_batch, "dpo": cfg.dpo.global_batch}, "steps": steps,
+        "vocab": cfg.model.vocab_size, "length": cfg.sft.max_length, "beta": cfg.dpo.beta,
+        "sft": [sft[i * 7919 % len(sft)] for i in range(wanted["sft"])],  # mixed: the files are sorted by kind
+        "dpo": [pairs[i % len(pairs)] for i in range(wanted["dpo"])],
+    }  # fmt: skip
+    (folder / "data.json").write_text(json.dumps(data))
 
 
-def measure(
-    kind: str, cfg: Any, sft: list[Any], pairs: list[Any], packing: bool, steps: int
-) -> tuple[float, list[float]]:
-    """(tokens per second of processor time over all steps but the first, losses)."""
-    import json
+def num_tokens(kind: str, rows: list[Any]) -> int:
+    """What a model reads of them: of a pair the prompt twice."""
+    return sum(len(row[0]) * (2 if kind == "dpo" else 1) + sum(map(len, row[1:])) for row in rows)
 
-    from nemo_srlm.config import ParallelSection
+
+# --- ours, a rank of it ---------------------------------------------------------------------------------------------
+
+
+def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
+    """Writes folder/ours.json: seconds and losses."""
+    import numpy as np
+
+    from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
     from nemo_srlm.losses import DpoSettings
     from nemo_srlm.megatron import tasks, train
+    from nemo_srlm.megatron.quiet import quiet
+    from nemo_srlm.tokens import Document
 
+    quiet()
+    data = json.loads((folder / "data.json").read_text())
     clock: list[float] = []
 
-    class Clock(Silent):
+    class Clock:
         def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
-            clock.append(time.process_time())
+            clock.append(time.perf_counter())
 
-    section = dataclasses.replace(getattr(cfg, kind), packing=packing, max_steps=steps, save_every=0, log_every=1)
-    with tempfile.TemporaryDirectory() as folder:
-        job = train.Job(
-            kind, cfg.model, ParallelSection(processes=1), cfg.precision, section, 0, Path(folder), None, Clock()
+    def document(prompt: list[int], response: list[int]) -> Document:
+        weights = np.array([0.0] * len(prompt) + [1.0] * len(response), np.float32)
+        return Document(np.array(prompt + response, np.int32), weights)
+
+    layers, hidden, ffn, heads = SHAPES[shape]
+    model = ModelSection(
+        num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, num_query_groups=heads,
+        vocab_size=data["vocab"], max_length=data["length"],
+    )  # fmt: skip
+    section = TrainSection(
+        lr=1e-4, min_lr=1e-4, schedule="constant", warmup_steps=0, dropout=0.0, global_batch=data["batch"][kind],
+        micro_batch=data["batch"][kind] // 2, epochs=1.0, max_length=data["length"], packing=packing, save_every=0,
+    )  # fmt: skip
+    job = train.Job(
+        kind, model, ParallelSection(processes=2), PrecisionSection(dtype="fp32"), section, 0, folder / kind, None, Clock()
+    )  # fmt: skip
+    trainer = train.start(job)
+    began = time.perf_counter()
+    if kind == "sft":
+        train.fit(trainer, tasks.sft_task([document(p, r) for p, r in data["sft"]], 0))
+    else:
+        pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
+        tasks.fit_dpo(trainer, pairs, (), DpoSettings(beta=data["beta"]), 1e-3)
+    if os.environ["RANK"] == "0":
+        lines = [json.loads(line) for line in (folder / kind / train.METRICS).read_text().splitlines()]
+        found = {"seconds": clock[-1] - began, "losses": [line["loss"] for line in lines]}
+        (folder / "ours.json").write_text(json.dumps(found))
+
+
+# --- TRL's, in its own environment ----------------------------------------------------------------------------------
+
+
+def theirs(folder: Path, kind: str, shape: str) -> None:
+    """Writes folder/theirs.json: seconds."""
+    import torch
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    data = json.loads((folder / "data.json").read_text())
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(2 // world)
+    layers, hidden, ffn, heads = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=data["vocab"], hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=data["length"],
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    tokenizer.pad_token = tokenizer.eos_token
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": data["batch"][kind] // world, "num_train_epochs": 1, "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant", "weight_decay": 0.0, "adam_beta2": 0.95, "optim": "adamw_torch", "max_grad_norm": 1.0,
+        "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+        "logging_strategy": "no", "disable_tqdm": True, "max_length": None, "output_dir": str(folder / f"trl-{kind}"),
+        **({"ddp_backend": "gloo"} if world > 1 else {}),
+    }  # fmt: skip
+    clock: dict[str, float] = {}
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            clock["began"] = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock["ended"] = time.perf_counter()
+
+    def with_ids(trainer: type) -> type:
+        class Ready(trainer):  # type: ignore[misc]
+            def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+                return dataset  # ids already
+
+        return Ready
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    if kind == "sft":
+        rows = [{"input_ids": p + r, "labels": [-100] * len(p) + r} for p, r in data["sft"]]
+        trainer = with_ids(SFTTrainer)(
+            model, SFTConfig(**settings), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
-        trainer = train.start(job)
-        if kind == "sft":
-            train.fit(trainer, tasks.sft_task(sft, 0))
-        else:
-            settings = DpoSettings(
-                beta=cfg.dpo.beta, nll_weight=cfg.dpo.nll_weight, replay_weight=cfg.dpo.replay_weight
-            )
-            tasks.fit_dpo(trainer, pairs, sft, settings, cfg.dpo.ln2_tolerance)
-        lines = [json.loads(line) for line in (Path(folder) / train.METRICS).read_text().splitlines()]
-    tokens = sum(line["tokens"] for line in lines[1:])
-    return tokens / (clock[-1] - clock[0]), [line["loss"] for line in lines]
+    else:
+        rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in data["dpo"]]
+        trainer = with_ids(DPOTrainer)(
+            model, copy.deepcopy(model), DPOConfig(beta=data["beta"], **settings), train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )  # fmt: skip
+    trainer.add_callback(Clock())
+    trainer.train()
+    if os.environ.get("RANK", "0") == "0":
+        (folder / "theirs.json").write_text(json.dumps({"seconds": clock["ended"] - clock["began"]}))
+
+
+# --- side by side ---------------------------------------------------------------------------------------------------
+
+
+def call(python: Path, processes: int, *words: str) -> None:
+    launch = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": str(2 // processes), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(python), "-W", "ignore", *launch, __file__, *words], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def beside(folder: Path, kind: str, shape: str, rounds: int, peer: Path) -> bool:
+    """Prints a line; whether the aim and the losses hold."""
+    seconds: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name in ("packed", "padded"):
+            shutil.rmtree(folder / kind, ignore_errors=True)
+            (folder / kind).mkdir()
+            call(Path(sys.executable), 2, "--ours", str(folder), kind, shape, name)
+            found = json.loads((folder / "ours.json").read_text())
+            seconds.setdefault(name, []).append(found["seconds"])
+            losses[name] = found["losses"]
+        for name, processes in (("TRL, 2 threads", 1), ("TRL, 2 processes", 2)):
+            call(peer, processes, "--theirs", str(folder), kind, shape)
+            seconds.setdefault(name, []).append(json.loads((folder / "theirs.json").read_text())["seconds"])
+    tokens = num_tokens(kind, json.loads((folder / "data.json").read_text())[kind])
+    speed = {name: tokens / statistics.median(values) for name, values in seconds.items()}
+    best = max(value for name, value in speed.items() if name.startswith("TRL"))
+    gap = max(abs(a - b) for a, b in zip(losses["packed"], losses["padded"], strict=True))
+    shown = ", ".join(f"{name} {value:,.0f}" for name, value in speed.items())
+    print(f"{shape} {kind}: tokens/s {shown}; ours / best of TRL {speed['packed'] / best:.2f}x (aim {AIMS[kind]}x), "
+          f"packed / padded {speed['packed'] / speed['padded']:.2f}x, losses differ by {gap:.1e}", flush=True)  # fmt: skip
+    return speed["packed"] >= AIMS[kind] * best and gap <= 1e-4
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", nargs="?", type=Path, default=ROOT / "runs" / "tiny")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--theirs", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "nemo-srlm-trl")
     args = parser.parse_args()
+    if args.ours:
+        folder, kind, shape, name = args.ours
+        ours(Path(folder), kind, shape, name == "packed")
+        return 0
+    if args.theirs:
+        folder, kind, shape = args.theirs
+        theirs(Path(folder), kind, shape)
+        return 0
     if not (args.run_dir / "iter1" / "pairs" / "manifest.json").exists():
         print(f"{args.run_dir}: no finished pairs of iteration 1; run `make demo` first", file=sys.stderr)
         return 0 if args.quick else 2
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
-    from nemo_srlm.megatron.quiet import quiet
+    from tools.bench.trl_parity import environment
 
-    quiet()
-    cfg, sft, pairs = documents(args.run_dir)
-    steps, worst = 8 if args.quick else args.steps, 0.0
-    for kind in ("sft", "dpo"):
-        packed, losses = measure(kind, cfg, sft, pairs, True, steps)
-        padded, others = measure(kind, cfg, sft, pairs, False, steps)
-        gap = max(abs(a - b) for a, b in zip(losses, others, strict=True))
-        worst = max(worst, gap)
-        print(f"{kind}: {packed:,.0f} tokens per processor second packed, {padded:,.0f} padded: {packed / padded:.2f}x;"
-              f" largest difference of a loss over {steps} steps {gap:.1e}")  # fmt: skip
-    return int(worst > 1e-4)
+    peer = environment(args.venv)
+    holds = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(args.run_dir, folder, 8 if args.quick else args.steps)
+        shutil.copytree(args.run_dir / "iter0" / "world" / "tokenizer", folder / "tokenizer")
+        for shape in SHAPES:
+            for kind in AIMS:
+                holds = beside(folder, kind, shape, 1 if args.quick else args.rounds, peer) and holds
+    return 0 if holds or args.quick else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""select (select.every): which checkpoint of a training is the policy, by head-to-head (the paper's early stopping).
+
+Every checkpoint's answers are judged against those of the checkpoint before it; the walk stops at the first that does
+not win (selection.py). Writes comparisons.json and checkpoint/final, the chosen weights (hard links: no second copy).
+The judge: the endpoint where api.stages names this stage, else `select.judge_path`, else the policy from before this
+training. It compares two answers in both orders, or (select.by=score) scores each as it scores candidates.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm import judging, selection, templates
+from nemo_srlm.config import Config, identity
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.evaluation import headtohead
+from nemo_srlm.evaluation.headtohead import Comparison, Outcome
+from nemo_srlm.records import Candidate, Judgement, Prompt, content_id
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import comparing, policy_stage, select_responses
+from nemo_srlm.stages.comparing import Pairing
+from nemo_srlm.stages.eval_h2h import judge_files
+from nemo_srlm.stages.generating import stage_identity, usage_metrics
+from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
+from nemo_srlm.store import merge_parts, read_records, write_json
+
+NAME, OUTPUT, JUDGEMENTS = "select", "comparisons.json", "judgements.jsonl"
+
+
+def _own_judge(cfg: Config) -> bool:
+    return NAME not in cfg.api.stages and not cfg.select.judge_path
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    found = {
+        "trained": Ref(policy_stage(cfg, iteration), iteration), "exports": Ref("select_export", iteration),
+        "responses": Ref("select_responses", iteration),
+    }  # fmt: skip
+    found |= {"world": Ref("world", 0)} if cfg.world.enabled else {}
+    return found | ({"judge": Ref("export", iteration - 1)} if _own_judge(cfg) and iteration else {})
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    path = cfg.select.judge_path
+    judge = "endpoint" if NAME in cfg.api.stages else judge_files(Path(path), "select.judge_path") if path else "own"
+    found = {"by": cfg.select.by, "who": judge}
+    if cfg.select.by == "score":
+        return found | judge_identity(cfg, NAME)
+    template = templates.load(cfg.select.template, templates.COMPARE)
+    return (
+        found
+        | {"template": template, "judge": {"max_tokens": identity(cfg.judge)["max_tokens"]}}
+        | stage_identity(cfg, NAME)
+    )
+
+
+def _check(cfg: Config) -> None:
+    if "sft" in cfg.select.stages and _own_judge(cfg):
+        raise ConfigError(
+            "select.judge_path", "empty, and there is no policy before sft that could judge its checkpoints",
+            "an HF directory", "set it, or api.stages=[select], or select.stages=[dpo]",
+        )  # fmt: skip
+    if cfg.select.judge_path and NAME not in cfg.api.stages:
+        judge_files(Path(cfg.select.judge_path), "select.judge_path")
+
+
+def _answers(ctx: Context) -> list[tuple[str, list[tuple[Prompt, Candidate]]]]:
+    """(checkpoint, its answers in the prompts' order), oldest first."""
+    made = {c.id: c for c in read_records(ctx.inputs["responses"] / select_responses.OUTPUT, Candidate)}
+    prompts = select_responses.prompts(ctx.cfg, ctx.inputs.get("world"))
+    names = select_responses.checkpoints(ctx.inputs["exports"])
+    return [(name, [(p, made[select_responses.response_id(p.id, name)]) for p in prompts]) for name in names]
+
+
+def _pairings(ctx: Context) -> Iterator[Pairing]:
+    """Each checkpoint's answers against those of the one before it."""
+    answers = _answers(ctx)
+    for (older, before), (_, after) in itertools.pairwise(answers):
+        for (prompt, theirs), (_, ours) in zip(before, after, strict=True):
+            yield Pairing(content_id("select", ours.id, theirs.id), older, prompt, ours, theirs)
+
+
+def _scored(ctx: Context) -> Iterator[Judged]:
+    for _, rows in _answers(ctx):
+        yield from (Judged(c.id, p.id, p.text, c.text) for p, c in rows if not c.error)
+
+
+def _run(ctx: Context) -> None:
+    path = ctx.cfg.select.judge_path
+    model = Path(path) if path or "judge" not in ctx.inputs else ctx.inputs["judge"] / "hf"
+    if ctx.cfg.select.by == "score":
+        judge_all(ctx, _scored(ctx), NAME, ctx.iteration, model=model)
+    else:
+        comparing.compare(ctx, NAME, _pairings(ctx), model, templates.load(ctx.cfg.select.template, templates.COMPARE))
+
+
+def _by_score(ctx: Context, pairings: list[Pairing]) -> list[Outcome]:
+    merge_parts(ctx, Judgement, (item.id for item in _scored(ctx)), JUDGEMENTS)
+    valid = judging.required_valid(ctx.cfg.judge)
+    found = {j.id: judging.aggregate(j.scores, valid) for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
+    both = [(found.get(p.ours.id), found.get(p.theirs.id)) for p in pairings]
+    return ["unjudged" if a is None or b is None else headtohead.outcome_of_scores(a, b) for a, b in both]
+
+
+def _by_verdict(ctx: Context, pairings: list[Pairing]) -> list[Outcome]:
+    both = comparing.merge_verdicts(ctx, pairings)
+    return [headtohead.outcome(a.verdict if a else "", b.verdict if b else "") for a, b in both]
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    names = select_responses.checkpoints(ctx.inputs["exports"])
+    pairings, scores = list(_pairings(ctx)), ctx.cfg.select.by == "score"
+    outcomes = (_by_score if scores else _by_verdict)(ctx, pairings)
+    steps = []
+    for older, newer in itertools.pairwise(names):
+        these = [
+            Comparison(p.id, p.prompt.id, newer, older, outcome, words=len(p.ours.text.split()),
+                       other_words=len(p.theirs.text.split()))
+            for p, outcome in zip(pairings, outcomes, strict=True) if p.other == older
+        ]  # fmt: skip
+        steps.append({"checkpoint": newer, "other": older, **headtohead.summary(these)})
+    chosen = names[selection.choose([step["net"] for step in steps])]
+    write_json(ctx.dir / OUTPUT, {"chosen": chosen, "comparisons": steps})
+    _link(ctx.inputs["trained"] / "checkpoint" / chosen, ctx.dir / "checkpoint" / "final")
+    health = {"judge": checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), False)} if scores else {}
+    shown = " ".join("?" if step["net"] is None else f"{step['net']:+.2f}" for step in steps)
+    return {
+        "chosen": chosen, "checkpoints": names, "comparisons": steps, **health, "engine": usage_metrics(ctx),
+        "summary": f"{chosen} of {len(names)} checkpoints; wins - losses against the one before: {shown or 'none'}",
+    }  # fmt: skip
+
+
+def _link(source: Path, target: Path) -> None:
+    """`target` with the files of `source`, whole or not at all."""
+    temporary = target.with_name(f".tmp-{target.name}")
+    for old in (temporary, target):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(source, temporary, copy_function=_link_or_copy)
+    os.replace(temporary, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system (run.reuse), or one without links
+        shutil.copy2(source, target)
+
+
+STAGE = Stage(
+    NAME, "generate", _inputs, _identity, _run, _finalize, lambda cfg: cfg.judge.shards, _check
+)  # fmt: skip

@@ -1,0 +1,51 @@
+"""select_export: the weights that a training kept on its way as HF directories, so that vLLM can answer with them.
+
+Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compared with its checkpoint tensor by tensor.
+"""
+
+from typing import Any
+
+from nemo_srlm.config import Config, identity
+from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.stages import policy_stage
+from nemo_srlm.stages.export import CARD, HF
+from nemo_srlm.stages.training import tokenizer_ref
+from nemo_srlm.store import read_json
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {"trained": Ref(policy_stage(cfg, iteration), iteration), "tokenizer": tokenizer_ref(cfg)}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return {name: identity(getattr(cfg, name)) for name in ("export", "model", "chat")}
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.megatron.convert.exporting import export_hf
+    from nemo_srlm.megatron.convert.verify import verify
+    from nemo_srlm.megatron.seal import to_compare
+
+    section = ctx.cfg.export
+    checkpoints = to_compare(ctx.inputs["trained"] / "checkpoint")
+    for done, checkpoint in enumerate(checkpoints):
+        ctx.progress.update(done, len(checkpoints), "checkpoints")
+        out = ctx.dir / checkpoint.name
+        if (out / CARD).exists() and read_json(out / CARD)["passed"]:
+            continue
+        export_hf(
+            checkpoint, out / HF, ctx.cfg.model, tokenizer=ctx.inputs["tokenizer"] / "tokenizer", chat=ctx.cfg.chat,
+            dtype=section.dtype, max_shard_bytes=int(section.max_shard_gb * 1e9), processes=section.processes,
+            overwrite=True,
+        )  # fmt: skip
+        verify(out / HF, checkpoint, level="round_trip")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    from nemo_srlm.megatron.seal import to_compare
+
+    names = [path.name for path in to_compare(ctx.inputs["trained"] / "checkpoint")]
+    return {"checkpoints": names, "summary": f"{len(names)} checkpoints"}
+
+
+STAGE = Stage("select_export", "convert", _inputs, _identity, _run, _finalize)
