@@ -23,17 +23,13 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.seal import FINAL, KEPT, SEAL, latest, seal
+from nemo_srlm.megatron.seal import FINAL, SEAL, latest, seal
 
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def name_of(step: int) -> str:
     return f"step_{step:08d}"
-
-
-def kept_name(step: int) -> str:
-    return f"{KEPT}{step:08d}"
 
 
 def model_state(chunks: list[Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from nemo_srlm.errors import CheckpointError
 
 SEAL = "complete.json"
 FINAL = "final"
-KEPT = "weights_"  # + step
 
 
 def seal(directory: Path) -> None:
@@ -53,9 +52,16 @@ def latest(directory: Path) -> Path | None:
     return None
 
 
-def to_compare(directory: Path) -> list[Path]:
-    """The weights that training kept on its way, oldest first, and `final`. Raises CheckpointError for a torn one."""
-    found = [*sorted(directory.glob(f"{KEPT}*")), directory / FINAL]
+def kept_name(step: int) -> str:
+    return f"weights_{step:08d}"
+
+
+def to_compare(directory: Path, every: int, steps: int) -> list[Path]:
+    """The weights that a training of `steps` steps kept every `every` of them, oldest first, and `final`.
+
+    Raises CheckpointError when one is missing or torn.
+    """
+    found = [*(directory / kept_name(step) for step in range(every, steps, every)), directory / FINAL]
     for path in found:
         if reason := why_torn(path):
             raise CheckpointError(

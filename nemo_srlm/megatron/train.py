@@ -25,7 +25,7 @@ from nemo_srlm.megatron import accelerator, checkpoint, optim, setup, step
 from nemo_srlm.megatron.layout import check_batches, data_parallel_size, world_size
 from nemo_srlm.megatron.model import build_model, initialize_weights
 from nemo_srlm.megatron.saving import Saver
-from nemo_srlm.megatron.seal import FINAL, latest
+from nemo_srlm.megatron.seal import FINAL, kept_name, latest
 from nemo_srlm.megatron.step import LocalBatch
 from nemo_srlm.tokens import Shape, Unit, filler, step_batches, sweep_batches
 from nemo_srlm.tracking import Tracker
@@ -262,6 +262,9 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
             ):
                 _log_validation(log, done, evaluate(trainer, validation), validation)
             saver.poll()
+            if job.keep_every and done % job.keep_every == 0 and done < steps:
+                # before any checkpoint of this step: what resumes from one must find these weights there already
+                checkpoint.save_model(directory, trainer.chunks, kept_name(done))
             if stops and done < steps:
                 saver.save(done, trainer.chunks, trainer.optimizer)
                 saver.finish()
@@ -269,8 +272,6 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 raise Stopped(f"{job.name}: stopped after step {done} of {steps}; saved{words}")
             if section.save_every and done % section.save_every == 0 and done < steps:
                 saver.save(done, trainer.chunks, trainer.optimizer)
-            if job.keep_every and done % job.keep_every == 0 and done < steps:
-                checkpoint.save_model(directory, trainer.chunks, checkpoint.kept_name(done))
             longest = max(longest, time.perf_counter() - began)
     except BaseException:
         if log is not None:

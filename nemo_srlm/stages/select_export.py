@@ -3,8 +3,10 @@
 Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compared with its checkpoint tensor by tensor.
 """
 
+from pathlib import Path
 from typing import Any
 
+from nemo_srlm import manifest
 from nemo_srlm.config import Config, identity
 from nemo_srlm.stage import Context, Ref, Stage
 from nemo_srlm.stages import policy_stage
@@ -21,13 +23,20 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {name: identity(getattr(cfg, name)) for name in ("export", "model", "chat")}
 
 
+def _checkpoints(ctx: Context) -> list[Path]:
+    from nemo_srlm.megatron.seal import to_compare
+
+    trained = ctx.inputs["trained"]
+    steps = int(read_json(trained / manifest.NAME)["metrics"]["steps"])
+    return to_compare(trained / "checkpoint", ctx.cfg.select.every, steps)
+
+
 def _run(ctx: Context) -> None:
     from nemo_srlm.megatron.convert.exporting import export_hf
     from nemo_srlm.megatron.convert.verify import verify
-    from nemo_srlm.megatron.seal import to_compare
 
     section = ctx.cfg.export
-    checkpoints = to_compare(ctx.inputs["trained"] / "checkpoint")
+    checkpoints = _checkpoints(ctx)
     for done, checkpoint in enumerate(checkpoints):
         ctx.progress.update(done, len(checkpoints), "checkpoints")
         out = ctx.dir / checkpoint.name
@@ -42,9 +51,7 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    from nemo_srlm.megatron.seal import to_compare
-
-    names = [path.name for path in to_compare(ctx.inputs["trained"] / "checkpoint")]
+    names = [path.name for path in _checkpoints(ctx)]
     return {"checkpoints": names, "summary": f"{len(names)} checkpoints"}
 
 

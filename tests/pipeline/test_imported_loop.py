@@ -1,0 +1,130 @@
+"""The way of a real run, in another language: an HF model is imported, the seed data are real Spanish trees.
+
+Everything is real (import, Megatron under TP2, vLLM, the shipped Spanish config) but the model's size and its origin: a
+random Llama of a million parameters that learns its few examples by heart. The trees bring judgements made from their
+human ranks, because such a model never states a score by itself.
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm import manifest
+from nemo_srlm.config import ModelSection
+from nemo_srlm.records import Judgement, PreferencePair, Prompt, SftExample
+from nemo_srlm.settings import compose
+from nemo_srlm.store import read_records
+from tests.unit import tiny_llama
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT.parent / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
+MODEL = ModelSection(
+    num_layers=3, hidden_size=96, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, vocab_size=1536,
+    max_length=2048,
+)  # fmt: skip
+SETTINGS = [
+    *(f"model.{name}={getattr(MODEL, name)}" for name in (
+        "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size", "max_length")),
+    "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
+    "eft.source=given", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
+    *(f"sft.{setting}" for setting in (
+        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=8", "epochs=60", "max_length=2048", "save_every=0")),
+    *(f"dpo.{setting}" for setting in (
+        "lr=1e-4", "min_lr=1e-5", "dropout=0.0", "global_batch=4", "max_length=2048", "save_every=0")),
+    "generate.dtype=float32", "generate.enforce_eager=true", "generate.max_num_seqs=16",
+    "prompts.writer=policy", "prompts.num_prompts=6", "prompts.round_size=24", "prompts.max_tokens=24", "prompts.seed_shots=2",
+    "prompts.min_words=1", "candidates.max_tokens=24", "judge.max_tokens=40", "eval.max_tokens=24", "judge.min_valid=1",
+]  # fmt: skip
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SAMPLE.exists(), reason="../shared/data is absent"),
+]
+
+
+def spanish_trees() -> list[dict]:
+    with gzip.open(SAMPLE, "rt", encoding="utf-8") as f:
+        trees = [json.loads(line) for line in f]
+    return [tree for tree in trees if tree["prompt"]["lang"] == "es" and tree["tree_state"] == "ready_for_export"]
+
+
+def with_judgements(trees: list[dict]) -> list[dict]:
+    """Every second tree's ranked replies get a justification whose score follows the human rank."""
+    for tree in trees[::2]:
+        for reply in tree["prompt"]["replies"]:
+            if reply.get("rank") is not None:
+                words = ["Responde bien a la pregunta.", "Responde en parte.", "No ayuda mucho."][min(reply["rank"], 2)]
+                reply["judgement"] = f"{words}\n\nScore: {max(0, 5 - 2 * reply['rank'])}"
+    return trees
+
+
+def texts(message: dict) -> list[str]:
+    return [message["text"], *(text for reply in message["replies"] for text in texts(reply))]
+
+
+def make_model(directory: Path, corpus: list[str]) -> None:
+    """A random Llama with a byte-level BPE of the corpus."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tiny_llama.make(directory, MODEL, "fp32")
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "</s>", "<unk>"]
+    core.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=MODEL.vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False,
+    ))  # fmt: skip
+    core.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("imported")
+    trees = with_judgements(spanish_trees())
+    with gzip.open(root / "es.trees.jsonl.gz", "wt", encoding="utf-8") as f:
+        f.writelines(json.dumps(tree) + "\n" for tree in trees)
+    cfg = compose("spanish", [])
+    templates = [Path(ROOT / "configs" / name).read_text() for name in (cfg.judge.template, cfg.prompts.template)]
+    make_model(root / "m0", [*(text for tree in trees for text in texts(tree["prompt"])), *templates * 20])
+    command = [
+        sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "spanish", f"run.root={root}", "run.name=es",
+        f"import_hf.path={root / 'm0'}", f"seed.files=[{root / 'es.trees.jsonl.gz'}]", *SETTINGS,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return root / "es"
+
+
+def test_the_whole_loop_runs_from_an_imported_model_to_a_report(run: Path):
+    assert (run / "report.html").exists()
+    assert manifest.read(run / "iter1/dpo") is not None
+    first = manifest.read(run / "iter1/dpo").metrics["first"]["dpo_loss"]
+    assert first == pytest.approx(0.693147, abs=1e-3)
+
+
+def test_the_seed_data_are_the_real_trees(run: Path):
+    real = {tree["prompt"]["text"].strip() for tree in spanish_trees()}
+    ift = list(read_records(run / "iter0/seed/ift.jsonl", SftExample))
+    assert ift
+    assert {e.prompt for e in ift} <= real
+    eft = list(read_records(run / "iter0/eft/eft_train.jsonl", SftExample))
+    assert eft
+    assert all("Usuario: " in e.prompt and "Score: " in e.response for e in eft)
+
+
+def test_judgements_parse_and_become_pairs(run: Path):
+    judgements = list(read_records(run / "iter1/judge/judgements.jsonl", Judgement))
+    assert any(score is not None for j in judgements for score in j.scores)
+    prompts = {p.text for p in read_records(run / "iter1/prompts/prompts.jsonl", Prompt)}
+    pairs = list(read_records(run / "iter1/pairs/pairs.jsonl", PreferencePair))
+    assert pairs
+    assert {p.prompt for p in pairs} <= prompts
+    assert all(p.chosen_score > p.rejected_score for p in pairs)
