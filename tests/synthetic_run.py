@@ -152,6 +152,12 @@ def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, ge
     if t:
         found = {"kl": 0.031 * t, "se_kl": 0.002, "tokens": 90_000, "responses": 256, "failed": 0}
         _write(run_dir, clock, t, "eval_kl", {**found, "engine": {"seconds": 90.0, "tokens": 512}}, 90)
+        steps = [("weights_00000400", "weights_00000200", 0.12), ("final", "weights_00000400", -0.03)]
+        compared = [
+            {"checkpoint": a, "other": b, "net": net, "net_interval": [net - 0.1, net + 0.1], "judged": 253}
+            for a, b, net in steps
+        ]
+        _write(run_dir, clock, t, "select", {"chosen": "weights_00000400", "comparisons": compared}, 120)
 
 
 def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:

@@ -1,4 +1,5 @@
-"""The field's own measurements as tables, for the page and for report.md: AlpacaEval, MT-Bench, harness, preferences, KL.
+"""Measurements that can be turned on, as tables for the page and for report.md: AlpacaEval, MT-Bench, harness, preferences,
+KL, the choice of checkpoints.
 
 A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "paper": the
 published number or ""}. What no run has measured has no table.
@@ -9,7 +10,7 @@ from typing import Any
 
 from nemo_srlm.evaluation import harness, paper
 from nemo_srlm.report.collect import Data, number
-from nemo_srlm.report.numbers import count, decimal, metric_value, percent
+from nemo_srlm.report.numbers import count, decimal, metric_value, percent, points
 
 
 def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:
@@ -17,7 +18,7 @@ def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:
 
 
 def tables(runs: Sequence[Data]) -> list[Data]:
-    found = [_alpaca(runs), _mt_bench(runs), _harness(runs), *_preferences(runs), _kl(runs)]
+    found = [_alpaca(runs), _mt_bench(runs), _harness(runs), *_preferences(runs), _kl(runs), _selection(runs)]
     return [table for table in found if table["rows"]]
 
 
@@ -159,4 +160,32 @@ def _kl(runs: Sequence[Data]) -> Data:
         "note": "Mean log-ratio in nats a token, on the newer policy’s own held-out responses; ± is one standard error.",
         "header": ["model", "nats a token", "responses", "tokens", "not scored"],
         "rows": _per_model(runs, "kl", cells),
+    }
+
+
+def _selection(runs: Sequence[Data]) -> Data:
+    def rows(label: str, found: Data) -> list[list[dict[str, str]]]:
+        made = []
+        for step in found["comparisons"]:
+            low_high = " to ".join(points(v) for v in step["net_interval"]) if step["judged"] else ""
+            kept = found["chosen"]
+            mark = "kept" if kept == step["checkpoint"] else "the one before is kept" if kept == step["other"] else ""
+            made.append([
+                cell(label), cell(step["checkpoint"]), cell(step["other"]),
+                cell("–" if step["net"] is None else points(step["net"]), low_high), cell(count(step["judged"])), cell(mark),
+            ])  # fmt: skip
+        return made
+
+    return {
+        "title": "Choice of checkpoints",
+        "note": "Each checkpoint of a training against the one before it, in points of wins minus losses (95%); the walk stops "
+        "at the first that does not win. These prompts choose and so measure nothing.",
+        "header": ["model", "checkpoint", "against", "win - loss", "judged", ""],
+        "rows": [
+            row
+            for run in runs
+            for m in run["models"]
+            if m["selection"] is not None
+            for row in rows(f"{run['label']} {m['name']}" if len(runs) > 1 else m["name"], m["selection"])
+        ],
     }

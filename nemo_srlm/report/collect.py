@@ -123,6 +123,7 @@ def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
         "alpaca": _alpaca(files, name, iteration, suffix),
         "mt_bench": files.metrics(iteration, f"eval_mt_bench{suffix}"),
         "benchmarks": _section(files.metrics(iteration, f"eval_harness{suffix}"), "tasks"),
+        "selection": None if suffix else files.metrics(iteration, "select"),
         "kl": None if suffix else files.metrics(iteration, "eval_kl"),
         "training": files.metrics(iteration, training),
     }

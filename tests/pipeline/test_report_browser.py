@@ -113,6 +113,7 @@ def test_the_fields_benchmarks_stand_beside_the_papers_numbers(reports: dict[str
         for wanted in (
             "AlpacaEval 2", "9.94", "paper 9.94", "length-controlled", "MT-Bench", "paper 7.25", "NLP benchmarks", "M0",
             "paper 68.9%", "ultrafeedback_test_prefs.parquet", "KL to the policy before", "0.0310",
+            "Choice of checkpoints", "the one before is kept",
         ):  # fmt: skip
             assert wanted in text, wanted
 
