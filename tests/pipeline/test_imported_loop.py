@@ -24,7 +24,7 @@ from tests.unit import tiny_llama
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
 MODEL = ModelSection(
-    num_layers=3, hidden_size=96, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, vocab_size=1536,
+    num_layers=2, hidden_size=128, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, vocab_size=1536,
     max_length=2048,
 )  # fmt: skip
 SETTINGS = [
@@ -33,7 +33,7 @@ SETTINGS = [
     "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
     "eft.source=given", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
     *(f"sft.{setting}" for setting in (
-        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=8", "epochs=60", "max_length=2048", "save_every=0")),
+        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0")),
     *(f"dpo.{setting}" for setting in (
         "lr=1e-4", "min_lr=1e-5", "dropout=0.0", "global_batch=4", "max_length=2048", "save_every=0")),
     "generate.dtype=float32", "generate.enforce_eager=true", "generate.max_num_seqs=16",
@@ -53,8 +53,8 @@ def spanish_trees() -> list[dict]:
 
 
 def with_judgements(trees: list[dict]) -> list[dict]:
-    """Every second tree's ranked replies get a justification whose score follows the human rank."""
-    for tree in trees[::2]:
+    """Two trees of three: their ranked replies get a justification whose score follows the human rank."""
+    for tree in (tree for i, tree in enumerate(trees) if i % 3):
         for reply in tree["prompt"]["replies"]:
             if reply.get("rank") is not None:
                 words = ["Responde bien a la pregunta.", "Responde en parte.", "No ayuda mucho."][min(reply["rank"], 2)]
@@ -70,7 +70,7 @@ def make_model(directory: Path, corpus: list[str]) -> None:
     """A random Llama with a byte-level BPE of the corpus."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    tiny_llama.make(directory, MODEL, "fp32")
+    tiny_llama.make(directory, MODEL, "fp32", scale=0.02)
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -23,23 +23,23 @@ SHAPES = {
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights by HF name: norms near 1, matrices large enough that logits differ clearly."""
+def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0, scale: float = 0.15) -> dict[str, torch.Tensor]:
+    """Random weights by HF name: norms near 1, matrices large enough that logits differ clearly (0.02: fit for training)."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for tensor in mapping.hf_tensors(model):
         value = torch.randn(tensor.shape, generator=generator)
-        made[tensor.name] = (1 + 0.1 * value if len(tensor.shape) == 1 else 0.15 * value).to(TORCH[dtype])
+        made[tensor.name] = (1 + 0.1 * value if len(tensor.shape) == 1 else scale * value).to(TORCH[dtype])
     return made
 
 
 def make(
-    directory: Path, model: ModelSection, dtype: str = "bf16", shards: int = 1, seed: int = 0
+    directory: Path, model: ModelSection, dtype: str = "bf16", shards: int = 1, seed: int = 0, scale: float = 0.15
 ) -> dict[str, torch.Tensor]:
     """Writes config.json and the weights, in `shards` files with an index where there are several."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(hf_config.render(model, dtype, {})))
-    made = weights(model, dtype, seed)
+    made = weights(model, dtype, seed, scale)
     if shards == 1:
         save_file(made, directory / "model.safetensors", {"format": "pt"})
         return made
