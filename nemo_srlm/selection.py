@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 
-def choose(nets: Sequence[float | None]) -> int:
+def choose(nets: Sequence[float]) -> int:
     """Index of the checkpoint to keep: 0 is the first one, `nets[k]` the wins - losses of checkpoint k + 1 against k.
 
     Training details of arXiv 2401.10020, section 3.1: training stops when the newest answers no longer beat the ones before. A
-    comparison without a winner, or in which nothing could be judged (None), is not won.
+    comparison without a winner is not won.
     """
     for k, net in enumerate(nets):
-        if net is None or net <= 0:
+        if net <= 0:
             return k
     return len(nets)

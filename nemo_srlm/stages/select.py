@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_srlm import judging, selection, templates
 from nemo_srlm.config import Config, identity
-from nemo_srlm.errors import ConfigError
+from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluation import headtohead
 from nemo_srlm.evaluation.headtohead import Comparison, Outcome
 from nemo_srlm.records import Candidate, Judgement, Prompt, content_id
@@ -122,11 +122,16 @@ def _finalize(ctx: Context) -> dict[str, Any]:
             for p, outcome in zip(pairings, outcomes, strict=True) if p.other == older
         ]  # fmt: skip
         steps.append({"checkpoint": newer, "other": older, **headtohead.summary(these)})
+    if nothing := [step["checkpoint"] for step in steps if not step["judged"]]:
+        raise DataError(
+            ctx.dir, f"not one answer of {nothing} could be judged", "answers and verdicts",
+            f"look at the errors in {ctx.inputs['responses']} and at the judge's words here",
+        )  # fmt: skip
     chosen = names[selection.choose([step["net"] for step in steps])]
     write_json(ctx.dir / OUTPUT, {"chosen": chosen, "comparisons": steps})
     _link(ctx.inputs["trained"] / "checkpoint" / chosen, ctx.dir / "checkpoint" / "final")
     health = {"judge": checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), False)} if scores else {}
-    shown = " ".join("?" if step["net"] is None else f"{step['net']:+.2f}" for step in steps)
+    shown = " ".join(f"{step['net']:+.2f}" for step in steps)
     return {
         "chosen": chosen, "checkpoints": names, "comparisons": steps, **health, "engine": usage_metrics(ctx),
         "summary": f"{chosen} of {len(names)} checkpoints; wins - losses against the one before: {shown or 'none'}",

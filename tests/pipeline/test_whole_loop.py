@@ -140,6 +140,7 @@ def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_chan
     for step, older in zip(found.metrics["comparisons"], names, strict=False):
         assert step["other"] == older
         assert sum(step["counts"].values()) == 16
+        assert step["judged"] > 8
     weights = {name: manifest.file_digest(here / "select_export" / name / "hf/model.safetensors") for name in names}
     assert len(set(weights.values())) == len(names)
     assert weights["final"] == manifest.file_digest(whole / "iter1/export/hf/model.safetensors")

@@ -8,7 +8,7 @@ import pytest
 from nemo_srlm import engine as engines
 from nemo_srlm.config import Config
 from nemo_srlm.engine import Failure
-from nemo_srlm.errors import CheckpointError, ConfigError
+from nemo_srlm.errors import CheckpointError, ConfigError, DataError
 from nemo_srlm.megatron.seal import FINAL, seal, to_compare
 from nemo_srlm.selection import choose
 from nemo_srlm.settings import compose
@@ -29,10 +29,9 @@ NAMES = ["weights_00000200", "weights_00000400", "final"]
         ([0.3, 0.1, 0.2], 3),
         ([0.3, -0.1, 0.9], 1),  # training would have stopped there: what comes after is not looked at
         ([0.3, 0.0], 1),
-        ([None, 0.5], 0),
     ],
 )
-def test_the_walk_stops_at_the_first_checkpoint_that_does_not_win(nets: list[float | None], chosen: int):
+def test_the_walk_stops_at_the_first_checkpoint_that_does_not_win(nets: list[float], chosen: int):
     assert choose(nets) == chosen
 
 
@@ -167,13 +166,15 @@ def test_the_last_checkpoint_that_beat_the_one_before_it_is_the_policy(
     assert "weights_00000400 of 3 checkpoints" in found["summary"]
 
 
-def test_answers_that_could_not_be_judged_are_counted_and_stop_the_walk(trained: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_comparison_of_which_nothing_could_be_judged_is_an_error_and_no_choice(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+):
     cfg = config(trained, "compare")
     answered(cfg, trained, monkeypatch)
     monkeypatch.setattr(engines, "shared", lambda path, cfg: FakeEngine(lambda text, seed: Failure("engine: dead")))
-    found = do(select.STAGE, cfg, trained)
-    assert found["chosen"] == "weights_00000200"
-    assert found["comparisons"][0]["counts"] == {"win": 0, "tie": 0, "loss": 0, "unjudged": 4}
+    with pytest.raises(DataError, match=r"not one answer of .'weights_00000400', 'final'. could be judged"):
+        do(select.STAGE, cfg, trained)
+    assert not (trained / "select" / "checkpoint").exists()
 
 
 def test_a_torn_checkpoint_is_no_choice(trained: Path):
