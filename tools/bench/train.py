@@ -241,8 +241,8 @@ def beside(folder: Path, kind: str, shape: str, rounds: int, peer: Path) -> bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", nargs="?", type=Path, default=ROOT / "runs" / "tiny")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--theirs", nargs=3, help=argparse.SUPPRESS)
