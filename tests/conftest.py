@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-LONG = (
+# in this order, then as collected
+LONG = ("slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py", "test_convert_verify.py")
     "slurm",
     "test_whole_loop.py",
     "test_imported_loop.py",
