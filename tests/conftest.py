@@ -7,12 +7,6 @@ import pytest
 
 # in this order, then as collected
 LONG = ("slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py", "test_convert_verify.py")
-    "slurm",
-    "test_whole_loop.py",
-    "test_imported_loop.py",
-    "test_trainer.py",
-    "test_convert_verify.py",
-)  # in this order, then as collected
 
 
 def group(nodeid: str) -> str:
