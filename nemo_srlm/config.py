@@ -118,7 +118,7 @@ class TrainSection:
     save_every: int = execution(200)  # steps between checkpoints
     save_async: bool = execution(False)  # a forked process writes them while training goes on
     keep_last: int = execution(2)
-    validate_every: int = execution(0)  # steps; 0 = at the end only
+    validate_every: int = execution(0)  # steps between two looks at the validation loss; 0 = at the end only
     log_every: int = execution(1)
 
 
@@ -135,6 +135,7 @@ class SftSection(TrainSection):
     min_lr: float = 1.1e-6
     schedule: str = "cosine"
     epochs: float = 3.0
+    num_validation: int = 0  # examples left out of the training; their loss is logged as validate_every says
 
 
 @dataclass
@@ -143,6 +144,7 @@ class DpoSection(TrainSection):
     min_lr: float = 1e-7
     schedule: str = "cosine"  # the paper says "decay", not its shape
     epochs: float = 1.0
+    num_validation: int = 0  # pairs left out of the training; their loss is logged as validate_every says
     beta: float = 0.1
     loss: str = "sigmoid"  # sigmoid | ipo
     label_smoothing: float = 0.0

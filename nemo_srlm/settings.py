@@ -133,6 +133,13 @@ def check(cfg: Config) -> None:
     _one_of("pairs.rule", cfg.pairs.rule, ("max_min", "length_controlled"))
     for name in ("pretrain", "sft", "dpo"):
         _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
+    for name in ("sft", "dpo"):
+        section = getattr(cfg, name)
+        if section.num_validation < 0 or (section.validate_every and not section.num_validation):
+            raise ConfigError(
+                f"{name}.num_validation", f"{section.num_validation} with {name}.validate_every={section.validate_every}",
+                "a number of examples to validate on", f"set {name}.num_validation, or {name}.validate_every=0",
+            )  # fmt: skip
     positive = {
         "iterations": cfg.iterations + 1, "candidates.num": cfg.candidates.num - 1, "judge.draws": cfg.judge.draws,
         "parallel.processes": cfg.parallel.processes, "dpo.global_batch": cfg.dpo.global_batch,

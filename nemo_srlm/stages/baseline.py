@@ -17,16 +17,13 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron import tasks, train
     from nemo_srlm.tokens import Chat
 
     section = ctx.cfg.sft
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
     documents = training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped)
-    training.write_data(ctx, {"ift": len(documents)}, dropped)
-    job = training.job(ctx, section, initial="base")
-    train.fit(train.start(job), tasks.sft_task(documents, job.seed))
+    training.fit_sft(ctx, {"ift": documents}, dropped)
 
 
 STAGE = Stage("baseline", "train", _inputs, _identity, _run, training.summary, check=training.check)

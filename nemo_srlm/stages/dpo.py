@@ -44,13 +44,15 @@ def _run(ctx: Context) -> None:
     replay = []
     if section.replay_weight:
         replay = training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped)
-    training.write_data(ctx, {"pairs": len(pairs), "replay": len(replay)} if pairs else {}, dropped)
+    job = training.job(ctx, section, initial="policy")
+    fitted, held = training.hold_out(pairs, section.num_validation, "dpo.num_validation", job.seed)
+    counts = {"pairs": len(pairs), "replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})
+    training.write_data(ctx, counts if pairs else {}, dropped)
     settings = DpoSettings(
         beta=section.beta, loss=section.loss, label_smoothing=section.label_smoothing,
         length_normalised=section.length_normalised, nll_weight=section.nll_weight, replay_weight=section.replay_weight,
     )  # fmt: skip
-    trainer = train.start(training.job(ctx, section, initial="policy"))
-    tasks.fit_dpo(trainer, pairs, replay, settings, section.ln2_tolerance)
+    tasks.fit_dpo(train.start(job), fitted, replay, settings, section.ln2_tolerance, held)
 
 
 STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)

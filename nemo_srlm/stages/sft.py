@@ -20,7 +20,6 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron import tasks, train
     from nemo_srlm.tokens import Chat
 
     section = ctx.cfg.sft
@@ -28,9 +27,7 @@ def _run(ctx: Context) -> None:
     dropped: Counter[str] = Counter()
     ift = training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped)
     eft = training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped)
-    training.write_data(ctx, {"ift": len(ift), "eft": len(eft)}, dropped)
-    job = training.job(ctx, section, initial="base")
-    train.fit(train.start(job), tasks.sft_task([*ift, *eft], job.seed))
+    training.fit_sft(ctx, {"ift": ift, "eft": eft}, dropped)
 
 
 STAGE = Stage("sft", "train", _inputs, _identity, _run, training.summary, check=training.check)

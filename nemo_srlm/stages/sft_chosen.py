@@ -25,7 +25,6 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron import tasks, train
     from nemo_srlm.tokens import Chat
 
     section = ctx.cfg.sft
@@ -39,9 +38,7 @@ def _run(ctx: Context) -> None:
         pairs = read_records(ctx.inputs[f"pairs_{t}"] / "pairs.jsonl", PreferencePair)
         chosen = (chat.document(pair.prompt, pair.chosen) for pair in pairs)
         used[f"chosen_{t}"] = training.keep(chosen, section.max_length, dropped)
-    training.write_data(ctx, {name: len(documents) for name, documents in used.items()}, dropped)
-    job = training.job(ctx, section, initial="base")
-    train.fit(train.start(job), tasks.sft_task([d for documents in used.values() for d in documents], job.seed))
+    training.fit_sft(ctx, used, dropped)
 
 
 STAGE = Stage("sft_chosen", "train", _inputs, _identity, _run, training.summary, check=training.check)

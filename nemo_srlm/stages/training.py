@@ -2,14 +2,15 @@
 
 import json
 import os
+import random
 import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nemo_srlm import tracking
 from nemo_srlm.config import Config, TrainSection, identity
-from nemo_srlm.errors import DataError
+from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.records import SftExample
 from nemo_srlm.stage import Context, Ref
 from nemo_srlm.stages import policy_stage, selects
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nemo_srlm.megatron.train import Job
     from nemo_srlm.tokens import Chat, Document, Tokenizer
 
+T = TypeVar("T")
 DATA = "data.json"  # how many examples were used and dropped, by reason
 TAIL = 20  # logged steps that the summary averages over
 
@@ -81,7 +83,6 @@ def check(cfg: Config) -> None:
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":
     """Raises ConfigError when the tokenizer has more tokens than the model."""
-    from nemo_srlm.errors import ConfigError
     from nemo_srlm.tokens import Tokenizer
 
     tokenizer = Tokenizer(ctx.inputs["tokenizer"] / "tokenizer")
@@ -112,6 +113,34 @@ def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]
         else:
             kept.append(document)
     return kept
+
+
+def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[list[T], list[T]]":
+    """(what is trained on, `num` others for the validation loss), both in their order; drawn by `seed`.
+
+    Raises ConfigError, naming the setting `where`, when nothing would be left to train on.
+    """
+    if num >= len(items) > 0:
+        raise ConfigError(where, str(num), f"less than the {len(items)} examples that there are")
+    held = set(random.Random(seed).sample(range(len(items)), min(num, len(items))))
+    return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
+
+
+def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[str]) -> None:
+    """Trains on the documents of `used` (by where they come from) with the section sft, from the input "base"."""
+    from nemo_srlm.megatron import tasks, train
+
+    section = ctx.cfg.sft
+    wanted = job(ctx, section, initial="base")
+    every = [document for documents in used.values() for document in documents]
+    fitted, held = hold_out(every, section.num_validation, "sft.num_validation", wanted.seed)
+    counts = {name: len(documents) for name, documents in used.items()} | (
+        {"of_these_validation": len(held)} if held else {}
+    )
+    write_data(ctx, counts, dropped)
+    trainer = train.start(wanted)
+    validation = tasks.sft_task(held, wanted.seed, shuffled=False) if held else None
+    train.fit(trainer, tasks.sft_task(fitted, wanted.seed), validation)
 
 
 def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:

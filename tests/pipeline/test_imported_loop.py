@@ -33,9 +33,10 @@ SETTINGS = [
     "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
     "eft.source=given", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
     *(f"sft.{setting}" for setting in (
-        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0")),
+        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0",
+        "num_validation=2", "validate_every=50")),
     *(f"dpo.{setting}" for setting in (
-        "lr=1e-4", "min_lr=1e-5", "dropout=0.0", "global_batch=4", "max_length=2048", "save_every=0")),
+        "lr=1e-4", "min_lr=1e-5", "dropout=0.0", "global_batch=4", "max_length=2048", "save_every=0", "num_validation=1")),
     "generate.dtype=float32", "generate.enforce_eager=true", "generate.max_num_seqs=16",
     "prompts.writer=policy", "prompts.num_prompts=6", "prompts.round_size=24", "prompts.max_tokens=24", "prompts.seed_shots=2",
     "prompts.min_words=1", "candidates.max_tokens=24", "judge.max_tokens=40", "eval.max_tokens=24", "judge.min_valid=1",
@@ -108,6 +109,17 @@ def test_the_whole_loop_runs_from_an_imported_model_to_a_report(run: Path):
     assert manifest.read(run / "iter1/dpo") is not None
     first = manifest.read(run / "iter1/dpo").metrics["first"]["dpo_loss"]
     assert first == pytest.approx(0.693147, abs=1e-3)
+
+
+def test_what_is_held_out_is_not_trained_on_and_its_loss_is_logged(run: Path):
+    sft, dpo = (manifest.read(run / name).metrics for name in ("iter0/sft", "iter1/dpo"))
+    assert sft["data"]["used"]["of_these_validation"] == 2
+    assert dpo["data"]["used"]["of_these_validation"] == 1
+    assert 0 < dpo["validation"]["dpo_loss"] < 2
+    lines = [json.loads(line) for line in (run / "iter0/sft/metrics.jsonl").read_text().splitlines()]
+    looks = [line["step"] for line in lines if "validation" in line]
+    assert looks == [*range(50, sft["steps"], 50), sft["steps"]]
+    assert sft["validation"]["loss"] > sft["last"]["loss"]  # it knows by heart what it was trained on, and only that
 
 
 def test_the_seed_data_are_the_real_trees(run: Path):

@@ -1,0 +1,31 @@
+"""What the training stages share: the examples that only the validation loss sees."""
+
+import pytest
+
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.settings import compose
+from nemo_srlm.stages.training import hold_out
+
+
+def test_held_out_examples_are_drawn_by_the_seed_and_nothing_is_lost():
+    items = [f"x{i}" for i in range(50)]
+    fitted, held = hold_out(items, 7, "sft.num_validation", 3)
+    assert len(held) == 7
+    assert sorted(fitted + held) == sorted(items)
+    assert fitted == [x for x in items if x not in held]
+    assert (fitted, held) == hold_out(items, 7, "sft.num_validation", 3)
+    assert held != hold_out(items, 7, "sft.num_validation", 4)[1]
+    assert hold_out(items, 0, "sft.num_validation", 3) == (items, [])
+    assert hold_out([], 5, "sft.num_validation", 3) == ([], [])
+
+
+def test_holding_out_everything_is_refused():
+    with pytest.raises(ConfigError, match=r"dpo\.num_validation: 4; expected less than the 4 examples"):
+        hold_out(list("abcd"), 4, "dpo.num_validation", 0)
+
+
+@pytest.mark.parametrize("override", ["sft.validate_every=10", "dpo.num_validation=-1"])
+def test_looks_at_a_validation_loss_without_examples_are_refused(override: str):
+    with pytest.raises(ConfigError, match="num_validation"):
+        compose("tiny", [override])
+    assert compose("tiny", ["sft.validate_every=10", "sft.num_validation=20"]).sft.num_validation == 20
