@@ -14,7 +14,11 @@ from nemo_srlm.errors import CheckpointError
 from nemo_srlm.megatron.convert import hf_config, hf_source, mapping, safetensors_io, tokenizer_files, torch_dist
 from nemo_srlm.megatron.convert.mapping import HfTensor
 from nemo_srlm.megatron.convert.spread import Report, nothing, prefetched, spread
-from nemo_srlm.megatron.convert.stored import DTYPES, NAMES, PIECE_BYTES, Reader, Ring, refuse_not_finite, written_whole
+from nemo_srlm.megatron.convert.stored import DTYPES, NAMES, Reader, Ring, refuse_not_finite, written_whole
+
+# What is in memory at once; a few pieces at most, whatever the size of the model. Small enough to be in the processor's
+# cache still when it is written; an import's pieces are larger because each becomes a chunk of the checkpoint.
+PIECE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
