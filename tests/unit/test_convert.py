@@ -206,3 +206,19 @@ def test_only_the_asked_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     with Reader() as reader:
         checkpoint.read_rows(reader, entry, 10, torch.empty(3, 64, dtype=torch.bfloat16))
     assert sizes == [3 * 64]
+
+
+def test_a_reader_of_more_than_fits_in_memory_reads_the_same_and_leaves_nothing_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, dropped = tmp_path / "data", []
+    path.write_bytes(bytes(range(256)) * 64)
+    monkeypatch.setattr("os.posix_fadvise", lambda fd, offset, length, advice: dropped.append((offset, length)))
+    found = []
+    for num_bytes in (0, 2**60):
+        out = torch.empty(5000, dtype=torch.uint8)
+        with Reader(num_bytes) as reader:
+            reader.read(path, 1000, out)
+        found.append(bytes(out.numpy()))
+    assert found == [(bytes(range(256)) * 64)[1000:6000]] * 2
+    assert dropped == [(1000, 5000)]

@@ -101,7 +101,8 @@ class _Export:
     def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> None:
         checkpoint = torch_dist.Checkpoint(self.source)
         ring = Ring(self.piece_bytes)
-        with Reader() as reader:
+        parameters = sum(torch.Size(t.shape).numel() for _, tensors in self.files for t in tensors)
+        with Reader(parameters * self.dtype.itemsize) as reader:
 
             def load(piece: tuple[HfTensor, int, int]) -> torch.Tensor:
                 tensor, row, rows = piece

@@ -82,7 +82,7 @@ class _Import:
     def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> list[torch_dist.Written]:
         mine = [p for i, p in enumerate(_pieces(self.model, 4, self.piece_bytes)) if i % parts == part]
         ring = Ring(self.piece_bytes)
-        with Reader() as reader:
+        with Reader(mapping.num_parameters(self.model) * self.dtype.itemsize) as reader:
 
             def load(piece: _Piece) -> torch.Tensor:
                 weights = gather(reader, self.tensors, piece.entry, piece.row, piece.rows, ring).to(self.dtype)
