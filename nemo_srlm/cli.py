@@ -274,9 +274,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Settings may stand before and after options: argparse alone takes only the first row of them."""
     top = parser()
     args, rest = top.parse_known_args(argv)
-    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("--") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
+        if not hasattr(args, "overrides") or any("=" not in word or word.startswith("--") for word in rest):
+            top.error(f"unrecognized arguments: {' '.join(rest)}")
         args.overrides = [*args.overrides, *rest]
     return args
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemo_srlm.cluster import ClusterSection
-from nemo_srlm.config_eval import DriftSection, EvalSection
+from nemo_srlm.config_eval import DriftSection, EvalSection, SelectSection
 from nemo_srlm.fields import SamplingSection, execution
 
 
@@ -152,24 +152,6 @@ class DpoSection(TrainSection):
     nll_weight: float = 0.0  # + weight x mean token NLL of the chosen response (RPO)
     replay_weight: float = 0.0  # + weight x mean token NLL of as many EFT examples as pairs in the batch
     ln2_tolerance: float = 1e-3  # |first DPO loss - ln 2| above this stops the stage
-
-
-@dataclass
-class SelectSection(SamplingSection):
-    """Early stopping as the paper does it: a checkpoint counts as better when its answers beat the checkpoint before it.
-
-    The paper compares every 200 steps on 253 held-out prompts, with the AlpacaEval prompt and Claude 2 as the judge.
-    """
-
-    every: int = 0  # steps between the checkpoints that are compared; 0 = off: the last one is the policy
-    stages: list[str] = field(default_factory=lambda: ["sft", "dpo", "sft_chosen"])
-    by: str = "compare"  # compare (two answers, both orders) | score (the judge's mean score of each answer)
-    # JSON, JSONL (.gz): `prompt` (or `instruction`). Not the prompts of the evaluation: choosing on them would flatter.
-    # The tiny world brings its own, the split dev
-    prompts: str = execution("")
-    num_prompts: int = 253  # the first ones; 0 = all
-    judge_path: str = ""  # HF directory of the judge; "" = api.stages=[select], else the policy before this training
-    template: str = "prompts/compare.txt"  # of by=compare; by=score judges with `judge`
 
 
 @dataclass

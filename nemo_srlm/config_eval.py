@@ -1,4 +1,6 @@
-"""The config sections `eval` and `drift`: what is measured, and what raises an alarm. Part of config.py's schema."""
+"""The config sections `eval`, `drift` and `select`: what is measured on held-out data, what raises an alarm, what chooses
+a checkpoint. Part of config.py's schema.
+"""
 
 from dataclasses import dataclass, field
 
@@ -59,6 +61,24 @@ class EvalSection(SamplingSection):
     h2h_template: str = "prompts/compare.txt"
     h2h_judge_path: str = ""  # HF directory of the judge; "" = in the tiny world the oracle, else the newest policy
     bootstrap: int = 1000
+
+
+@dataclass
+class SelectSection(SamplingSection):
+    """Early stopping as the paper does it: a checkpoint counts as better when its answers beat the checkpoint before it.
+
+    The paper compares every 200 steps on 253 held-out prompts, with the AlpacaEval prompt and Claude 2 as the judge.
+    """
+
+    every: int = 0  # steps between the checkpoints that are compared; 0 = off: the last one is the policy
+    stages: list[str] = field(default_factory=lambda: ["sft", "dpo", "sft_chosen"])
+    by: str = "compare"  # compare (two answers, both orders) | score (the judge's mean score of each answer)
+    # JSON, JSONL (.gz): `prompt` (or `instruction`). Not the prompts of the evaluation: choosing on them would flatter.
+    # The tiny world brings its own, the split dev
+    prompts: str = execution("")
+    num_prompts: int = 253  # the first ones; 0 = all
+    judge_path: str = ""  # HF directory of the judge; "" = api.stages=[select], else the policy before this training
+    template: str = "prompts/compare.txt"  # of by=compare; by=score judges with `judge`
 
 
 @dataclass

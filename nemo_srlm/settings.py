@@ -164,6 +164,10 @@ def check(cfg: Config) -> None:
         for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
             if not text:
                 raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")
+    if cfg.world.enabled and cfg.select.every and cfg.world.split == "dev":
+        raise ConfigError(
+            "world.split", "dev: with select.every these prompts choose the checkpoints", "test", "world.split=test"
+        )
     for where, file in (("eval.prompts", cfg.eval.prompts), ("select.prompts", cfg.select.prompts)):
         if cfg.world.enabled and file:
             raise ConfigError(where, "set in the tiny world, whose oracle knows its own prompts only", '""')

@@ -9,6 +9,7 @@ training. It compares two answers in both orders, or (select.by=score) scores ea
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ def _link(source: Path, target: Path) -> None:
 def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system (run.reuse), or one without links
+    except OSError as error:  # another file system (run.reuse), or one without links
+        print(f"note: {source} is copied, it cannot be linked ({error.strerror})", file=sys.stderr, flush=True)
         shutil.copy2(source, target)
 
 

@@ -1,31 +1,32 @@
-"""select_responses: the answers of every checkpoint that select compares (responses.jsonl, Candidate; prompts.jsonl).
+"""select_responses: the answers of every checkpoint that select compares (responses.jsonl, Candidate).
 
 All draw with the same seeds, so what differs between two checkpoints' answers is the checkpoint.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm import engine as engines
+from nemo_srlm import manifest
 from nemo_srlm.config import Config, identity
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.engine import Engine, Outcome, Request
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.evaluation.promptset import read_prompt_set
 from nemo_srlm.manifest import content_digest
 from nemo_srlm.records import Candidate, Prompt, content_id, item_seed
 from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.candidates import response_metrics
+from nemo_srlm.stages.candidates import response_metrics, to_candidates
 from nemo_srlm.stages.export import HF
 from nemo_srlm.stages.generating import chat_ids, engine_identity, run_requests, usage_metrics
 from nemo_srlm.store import merge_parts, read_json, read_records
 
 OUTPUT = "responses.jsonl"
-WORLD_PROMPTS = (
-    "eval_prompts.dev.jsonl"  # of the tiny world: settings are chosen on this split, figures come from the other
-)
+# of the tiny world: choices are made on this split, figures come from the other (settings.check sees to it)
+WORLD_PROMPTS = "eval_prompts.dev.jsonl"
 
 
 def response_id(prompt_id: str, checkpoint: str) -> str:
@@ -34,7 +35,7 @@ def response_id(prompt_id: str, checkpoint: str) -> str:
 
 def checkpoints(exports: Path) -> list[str]:
     """Names, oldest first, as the finished stage select_export lists them."""
-    found: list[str] = read_json(exports / "manifest.json")["metrics"]["checkpoints"]
+    found: list[str] = read_json(exports / manifest.NAME)["metrics"]["checkpoints"]
     return found
 
 
@@ -58,12 +59,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def check(cfg: Config) -> None:
-    """Raises ConfigError where there is nothing to answer, or what there is belongs to the evaluation."""
+    """Raises ConfigError or DataError where there is nothing to answer."""
     if cfg.world.enabled:
-        if cfg.world.split == "dev":
-            raise ConfigError(
-                "world.split", "dev: with select.every these prompts choose the checkpoints", "test", "world.split=test"
-            )
         return
     if not cfg.select.prompts:
         raise ConfigError("select.prompts", "empty", "a file of held-out prompts", "set it, or select.every=0")
@@ -87,11 +84,7 @@ def _run(ctx: Context) -> None:
     for name in checkpoints(ctx.inputs["exports"]):
 
         def records(prompt: Prompt, outcome: Outcome, name: str = name) -> list[Candidate]:
-            own = response_id(prompt.id, name)
-            if isinstance(outcome, Failure):
-                return [Candidate(own, prompt.id, 0, "", "error", 0, outcome.reason)]
-            (draw,) = outcome
-            return [Candidate(own, prompt.id, 0, draw.text, draw.finish_reason, draw.num_tokens)]
+            return [replace(c, id=response_id(prompt.id, name)) for c in to_candidates(prompt, 1, outcome)]
 
         items: Iterator[tuple[str, Prompt]] = ((response_id(p.id, name), p) for p in _prompts(ctx))
         engine = partial(engines.shared, ctx.inputs["exports"] / name / HF, cfg)

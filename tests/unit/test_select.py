@@ -71,9 +71,8 @@ def test_what_it_chooses_is_the_policy_for_everything_that_follows():
     ],
 )
 def test_what_cannot_work_is_refused_before_the_run(overrides: list[str], stage: str, words: str):
-    cfg = compose("tiny", ["select.every=10", *overrides])
     with pytest.raises(ConfigError, match=words):
-        load(stage).check(cfg)
+        load(stage).check(compose("tiny", ["select.every=10", *overrides]))
 
 
 def test_a_wrong_setting_is_refused_by_name():
