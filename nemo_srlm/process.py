@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent dies, however it dies. Every worker calls it first."""
-    parent = os.getppid()
+def die_with_parent(parent: int | None = None) -> None:
+    """Asks Linux to kill this process when its parent dies, however it dies. Every worker calls it first.
+
+    `parent`: its process id, where it is known; a parent that has died before this call is noticed only then.
+    """
+    parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), signal.SIGKILL)
@@ -24,7 +28,7 @@ def start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> "subproc
     with log.open("ab") as f:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **env},
-            start_new_session=True, preexec_fn=die_with_parent,  # noqa: PLW1509 - no other way; one thread here
+            start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - no other way; one thread here
         )  # fmt: skip
 
 

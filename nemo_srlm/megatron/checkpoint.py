@@ -18,12 +18,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.megatron.seal import FINAL, SEAL, latest, seal
+from nemo_srlm.megatron.writing import WriteHere
 
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
@@ -80,12 +80,8 @@ def _write(directory: Path, name: str, state: dict[str, Any]) -> None:
         # Megatron would spawn a manager process for this queue, which imports all of this program once more. The saves
         # here are synchronous: the results never leave the process.
         filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(temporary), sharded_strategy=strategy(), validate_access_integrity=False)
+    dist_checkpointing.save(state, str(temporary), sharded_strategy=WriteHere(), validate_access_integrity=False)
     publish(directory, name, temporary)
-
-
-def strategy() -> TorchDistSaveShardedStrategy:
-    return TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
 
 
 def make_temporary(directory: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ checkpoint gets its name only when all ranks have written: until then the one be
 """
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +18,12 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from nemo_srlm.megatron import checkpoint
+from nemo_srlm.megatron.writing import WriteHere
 from nemo_srlm.process import die_with_parent
 
 
-def _orphan_safe(write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    die_with_parent()
+def _orphan_safe(parent: int, write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    die_with_parent(parent)
     write(*args, **kwargs)
 
 
@@ -36,7 +38,7 @@ class Saver:
             return  # an earlier stage of this process has made it
         if asynchronous:  # results come from another process; forked, Megatron's own would import everything again
             self._manager = SyncManager(ctx=multiprocessing.get_context("fork"))
-            self._manager.start(die_with_parent)
+            self._manager.start(die_with_parent, (os.getpid(),))
             filesystem_async._results_queue = self._manager.Queue()
 
     def save(self, step: int, chunks: list[Any], optimizer: Any) -> None:
@@ -48,11 +50,11 @@ class Saver:
         name = checkpoint.name_of(step)
         temporary = checkpoint.make_temporary(self._directory, name)
         request = dist_checkpointing.save(
-            checkpoint.training_state(step, chunks, optimizer), str(temporary), sharded_strategy=checkpoint.strategy(),
+            checkpoint.training_state(step, chunks, optimizer), str(temporary), sharded_strategy=WriteHere(),
             validate_access_integrity=False, async_sharded_save=True,
         )  # fmt: skip
         if request.async_fn is not None:
-            request = request._replace(async_fn=partial(_orphan_safe, request.async_fn))
+            request = request._replace(async_fn=partial(_orphan_safe, os.getpid(), request.async_fn))
         self._calls.schedule_async_request(request)
         self._pending = (name, temporary)
 

@@ -6,6 +6,7 @@ One process imports everything and forks every attempt, so that dying is real an
 """
 
 import dataclasses
+import faulthandler
 import json
 import os
 import random
@@ -32,12 +33,14 @@ PATIENCE = 300.0  # seconds for a child on a busy machine
 
 
 def attempt(directory: Path, limits: Limits) -> int:
-    """Forks a training worker; its process id. Saves asynchronously in directories that are named so."""
+    """Forks a training worker, in a session of its own; its process id. Saves asynchronously in directories so named."""
     section = {**SECTION, "save_async": directory.name.startswith("async")}
     directory.mkdir(exist_ok=True)
     child = os.fork()
     if child:
         return child
+    os.setsid()
+    faulthandler.enable()  # SIGABRT shows where it is
     log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
 
@@ -55,8 +58,37 @@ def attempt(directory: Path, limits: Limits) -> int:
         os._exit(code)
 
 
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def ended(child: int, directory: Path) -> int:
+    until = time.monotonic() + PATIENCE
+    while (waited := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > until:
+            os.kill(child, signal.SIGABRT)
+            os.waitpid(child, 0)
+            raise AssertionError(f"{directory.name} hung:\n{(directory / 'log').read_text()[-6000:]}")
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(waited[1])
+
+
+def living(session: int) -> list[str]:
+    """The processes of a session that run or sleep; those that are dead and not yet waited for do not count."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = stat.read_text().rsplit(")", 1)
+        except OSError:  # it has ended meanwhile
+            continue
+        state, _, _, its_session = fields.split()[:4]
+        if int(its_session) == session and state not in "ZX":
+            found.append(f"{name}) {state}")
+    return found
+
+
+def left_by(session: int) -> list[str]:
+    """Who of the session still lives after a time in which any writer would have ended."""
+    until = time.monotonic() + 20.0
+    while (found := living(session)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def steps(directory: Path) -> int:
@@ -78,29 +110,43 @@ def complete(directory: Path) -> list[Path]:
 
 def result(directory: Path) -> dict[str, Any]:
     """What the last attempt, undisturbed, ended with."""
-    code = ended(attempt(directory, Limits()))
+    code = ended(attempt(directory, Limits()), directory)
     lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
     return {"code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-1]}
 
 
 def killed(directory: Path, seed: int) -> dict[str, Any]:
-    """kill -9 at random moments: within a step, within a save, between them."""
-    moments, codes = random.Random(seed), []
-    for _ in range(KILLS):
+    """kill -9 at random moments: within a step, within a save, between them; at last as a writer is forked, if one is."""
+    moments, codes, left, most = random.Random(seed), [], [], 1
+    for kill in range(KILLS + 1):
         child = attempt(directory, Limits())
         alive_after(child, directory, moments.randint(1, 2))
         time.sleep(moments.uniform(0.0, 0.05))
+        if kill == KILLS:
+            most = busiest(child, directory)
         os.kill(child, signal.SIGKILL)
-        codes.append(ended(child))
-    return {"codes": codes, "seed": seed, **result(directory)}
+        codes.append(ended(child, directory))
+        left += left_by(child)
+    return {"codes": codes, "seed": seed, "left": left, "most": most, **result(directory)}
+
+
+def busiest(child: int, directory: Path) -> int:
+    """Waits for a third process of the session (the trainer, the keeper of results, a writer); how many it saw at most.
+
+    Gives up after two saves: a trainer that writes by itself has no other process.
+    """
+    most, wanted = 1, steps(directory) + 4
+    while most < 3 and steps(directory) < wanted:
+        most = max(most, len(living(child)))
+    return most
 
 
 def told(directory: Path, number: signal.Signals) -> dict[str, Any]:
     child = attempt(directory, Limits())
     alive_after(child, directory, 4)
     os.kill(child, number)
-    code, saved = ended(child), len(complete(directory))
+    code, saved = ended(child, directory), len(complete(directory))
     torn = directory.with_name(f"{directory.name}-torn")
     shutil.copytree(directory, torn)
     return {"stopped": code, "saved": saved, **result(directory)}
@@ -115,7 +161,7 @@ def torn(directory: Path) -> dict[str, Any]:
 
 
 def out_of_time(directory: Path) -> dict[str, Any]:
-    code = ended(attempt(directory, Limits((), time.time(), "the allocation ends")))
+    code = ended(attempt(directory, Limits((), time.time(), "the allocation ends")), directory)
     return {"stopped": code, "steps": steps(directory), "log": (directory / "log").read_text(), **result(directory)}
 
 

@@ -17,11 +17,12 @@ DRIVER = Path(__file__).with_name("killed_trainer.py")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("kills")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(out)], cwd=out, env=env, capture_output=True, text=True, timeout=1500,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
+    log = out / "log"
+    with log.open("wb") as f:  # not a pipe: whoever outlived the driver would keep it open
+        done = subprocess.run(
+            [sys.executable, str(DRIVER), str(out)], cwd=out, env=env, stdout=f, stderr=f, timeout=900, check=False
+        )  # fmt: skip
+    assert done.returncode == 0, log.read_text()[-6000:]
     read: dict[str, Any] = json.loads((out / "found.json").read_text())
     return read
 
@@ -34,7 +35,16 @@ def test_a_resumed_training_ends_with_the_same_weights_and_metrics(found: dict[s
 
 
 def test_the_kills_were_kills(found: dict[str, Any]):
-    assert found["killed"]["codes"] == found["async"]["codes"] == [-9, -9, -9]
+    assert found["killed"]["codes"] == found["async"]["codes"] == [-9, -9, -9, -9]
+
+
+def test_a_killed_trainer_leaves_no_process_behind(found: dict[str, Any]):
+    assert found["killed"]["left"] == found["async"]["left"] == []
+
+
+def test_only_an_asynchronous_save_forks_and_once(found: dict[str, Any]):
+    assert found["killed"]["most"] == 1
+    assert found["async"]["most"] == 3  # the trainer, the keeper of results, the writer
 
 
 def test_sigterm_saves_and_says_that_it_is_to_be_run_again(found: dict[str, Any]):

@@ -1,6 +1,7 @@
 """Runs a conversion's share of work in one process or several, with one sum of finished bytes."""
 
 import multiprocessing
+import os
 import queue
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from nemo_srlm.errors import CheckpointError, UserError
+from nemo_srlm.process import die_with_parent
 
 T, R = TypeVar("T"), TypeVar("R")
 Report = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -51,7 +53,8 @@ def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[
     spawn = multiprocessing.get_context("spawn")
     messages: Any = spawn.Queue()
     workers = [
-        spawn.Process(target=_worker, args=(work, i, processes, messages), daemon=True) for i in range(processes)
+        spawn.Process(target=_worker, args=(work, i, processes, messages, os.getpid()), daemon=True)
+        for i in range(processes)
     ]
     results: dict[int, R] = {}
     try:
@@ -85,7 +88,8 @@ def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[
     return [results[i] for i in range(processes)]
 
 
-def _worker(work: "Work[R]", part: int, parts: int, messages: Any) -> None:
+def _worker(work: "Work[R]", part: int, parts: int, messages: Any, parent: int) -> None:
+    die_with_parent(parent)  # a killed conversion leaves nobody behind who writes into the next one's directory
     try:
         messages.put(("result", part, work(part, parts, lambda count: messages.put(("done", part, count)))))
     except UserError as error:
