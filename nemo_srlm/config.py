@@ -119,6 +119,7 @@ class TrainSection:
     save_async: bool = execution(False)  # a forked process writes them while training goes on
     keep_last: int = execution(2)
     validate_every: int = execution(0)  # steps between two looks at the validation loss; 0 = at the end only
+    keep_best: bool = False  # the weights of the lowest validation loss are the result, not the last ones
     log_every: int = execution(1)
 
 

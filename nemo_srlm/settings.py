@@ -135,11 +135,25 @@ def check(cfg: Config) -> None:
         _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
     for name in ("sft", "dpo"):
         section = getattr(cfg, name)
+        if section.keep_best and not (section.num_validation and section.validate_every):
+            raise ConfigError(
+                f"{name}.keep_best", f"true with {name}.num_validation={section.num_validation} and "
+                f"{name}.validate_every={section.validate_every}", "validation losses to choose by", "set both",
+            )  # fmt: skip
         if section.num_validation < 0 or (section.validate_every and not section.num_validation):
             raise ConfigError(
                 f"{name}.num_validation", f"{section.num_validation} with {name}.validate_every={section.validate_every}",
                 "a number of examples to validate on", f"set {name}.num_validation, or {name}.validate_every=0",
             )  # fmt: skip
+    if cfg.pretrain.validate_every or cfg.pretrain.keep_best:
+        raise ConfigError(
+            "pretrain.validate_every, pretrain.keep_best", "set", "0 and false: pretraining holds out nothing"
+        )
+    if twice := [s for s in cfg.select.stages if cfg.select.every and (cfg.dpo if s == "dpo" else cfg.sft).keep_best]:
+        raise ConfigError(
+            "select.stages", f"{twice} with keep_best", "one way to choose a checkpoint",
+            "leave the stage out of select.stages, or set its keep_best=false",
+        )  # fmt: skip
     positive = {
         "iterations": cfg.iterations + 1, "candidates.num": cfg.candidates.num - 1, "judge.draws": cfg.judge.draws,
         "parallel.processes": cfg.parallel.processes, "dpo.global_batch": cfg.dpo.global_batch,

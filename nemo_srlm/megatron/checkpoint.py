@@ -5,6 +5,7 @@ temporary name, sealed with the list of its files and renamed. It loads under an
 the data order and the random state are functions of the step, so the step is all of their state.
 """
 
+import json
 import os
 import queue
 import shutil
@@ -51,9 +52,9 @@ def _optimizer_state(optimizer: Any, model: dict[str, Any], loading: bool) -> di
     return dict(optimizer.sharded_state_dict(flat, is_loading=loading, metadata=_metadata()))
 
 
-def save_model(directory: Path, chunks: list[Any], name: str = FINAL) -> None:
-    """Writes `directory`/`name`: weights only. Every rank must call it."""
-    _write(directory, name, model_state(chunks))
+def save_model(directory: Path, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
+    """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank must call it."""
+    _write(directory, name, model_state(chunks), notes or {})
 
 
 def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, An
 
 def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any, keep_last: int) -> None:
     """Writes a checkpoint that training resumes from after `step` steps; keeps the newest `keep_last`."""
-    _write(directory, name_of(step), training_state(step, chunks, optimizer))
+    _write(directory, name_of(step), training_state(step, chunks, optimizer), {})
     keep_newest(directory, keep_last)
 
 
@@ -74,13 +75,16 @@ def keep_newest(directory: Path, keep_last: int) -> None:
             shutil.rmtree(old)
 
 
-def _write(directory: Path, name: str, state: dict[str, Any]) -> None:
+def _write(directory: Path, name: str, state: dict[str, Any], notes: dict[str, Any]) -> None:
     temporary = make_temporary(directory, name)
     if filesystem_async._results_queue is None:
         # Megatron would spawn a manager process for this queue, which imports all of this program once more. The saves
         # here are synchronous: the results never leave the process.
         filesystem_async._results_queue = queue.Queue()
     dist_checkpointing.save(state, str(temporary), sharded_strategy=WriteHere(), validate_access_integrity=False)
+    if dist.get_rank() == 0:
+        for file, note in notes.items():
+            (temporary / file).write_text(json.dumps(note), encoding="utf-8")
     publish(directory, name, temporary)
 
 

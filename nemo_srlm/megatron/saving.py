@@ -18,6 +18,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from nemo_srlm.megatron import checkpoint
+from nemo_srlm.megatron.seal import FINAL
 from nemo_srlm.megatron.writing import WriteHere
 from nemo_srlm.process import die_with_parent
 
@@ -57,6 +58,11 @@ class Saver:
             request = request._replace(async_fn=partial(_orphan_safe, os.getpid(), request.async_fn))
         self._calls.schedule_async_request(request)
         self._pending = (name, temporary)
+
+    def save_weights(self, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
+        """Writes weights only, at once; waits for the save under way, whose results would come out of the same queue."""
+        self.finish()
+        checkpoint.save_model(self._directory, chunks, name, notes)
 
     def poll(self) -> None:
         """Gives a checkpoint that has been written meanwhile its name. Once a step."""

@@ -1,8 +1,8 @@
 """What a finished checkpoint directory looks like from outside: its seal, and the newest complete one. No torch.
 
-`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done, and beside
-them `weights_00000200/` (weights only) for every checkpoint that the stage select will compare. A directory is complete
-when it bears its name and every file has the size that `complete.json`, written last, says.
+`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done; beside them
+`weights_00000200/` (weights only) for every checkpoint that the stage select will compare, or `best/`. A directory is
+complete when it bears its name and every file has the size that `complete.json`, written last, says.
 """
 
 import json
@@ -14,6 +14,8 @@ from nemo_srlm.errors import CheckpointError
 
 SEAL = "complete.json"
 FINAL = "final"
+BEST = "best"  # while training with keep_best: the weights of the lowest validation loss so far
+BEST_OF = "best.json"  # in those weights: their step and loss
 
 
 def seal(directory: Path) -> None:

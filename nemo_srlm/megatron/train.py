@@ -22,6 +22,7 @@ from nemo_srlm.errors import UserError
 from nemo_srlm.leaving import NO_LIMITS, STOP_FILE, Leaving, Limits
 from nemo_srlm.losses import Loss
 from nemo_srlm.megatron import accelerator, checkpoint, optim, setup, step
+from nemo_srlm.megatron.best import Best
 from nemo_srlm.megatron.layout import check_batches, data_parallel_size, world_size
 from nemo_srlm.megatron.model import build_model, initialize_weights
 from nemo_srlm.megatron.saving import Saver
@@ -219,6 +220,17 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     log = MetricsLog(job.directory / METRICS, first, tracker) if tracker else None
     leaving = Leaving(dataclasses.replace(job.limits, files=(job.directory / STOP_FILE, *job.limits.files)))
     saver = Saver(directory, section.keep_last, section.save_async)
+    best = Best(directory, saver) if section.keep_best and validation is not None else None
+
+    def validate(done: int) -> None:
+        if validation is None:
+            return
+        values = evaluate(trainer, validation)
+        if log is not None:
+            log.write({"step": done, "validation": rounded(values), "per": dict(validation.metrics)})
+        if best is not None:  # before any checkpoint of this step, as with keep_every
+            best.offer(done, values["loss"], trainer.chunks)
+
     loss_of = _loss_of(task)
     longest = 0.0  # seconds of a step with all that follows it
     try:
@@ -254,17 +266,12 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
                 job.progress.update(
                     done, steps, "steps", loss=round(values["loss"], 4), tokens_per_s=round(tokens / seconds)
                 )
-            if (
-                validation is not None
-                and section.validate_every
-                and done % section.validate_every == 0
-                and done < steps
-            ):
-                _log_validation(log, done, evaluate(trainer, validation), validation)
+            if section.validate_every and done % section.validate_every == 0 and done < steps:
+                validate(done)
             saver.poll()
             if job.keep_every and done % job.keep_every == 0 and done < steps:
                 # before any checkpoint of this step: what resumes from one must find these weights there already
-                checkpoint.save_model(directory, trainer.chunks, kept_name(done))
+                saver.save_weights(trainer.chunks, kept_name(done))
             if stops and done < steps:
                 saver.save(done, trainer.chunks, trainer.optimizer)
                 saver.finish()
@@ -279,12 +286,14 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
         raise
     finally:
         leaving.restore()
-    if validation is not None:
-        _log_validation(log, steps, evaluate(trainer, validation), validation)
+    validate(steps)
     saver.finish()
     if log is not None:
         log.close()
-    checkpoint.save_model(directory, trainer.chunks)
+    if best is None:
+        saver.save_weights(trainer.chunks)
+    else:
+        best.settle()
     checkpoint.drop_training(directory)
 
 
@@ -314,11 +323,6 @@ def _require_finite(job: Job, number: int, loss: float, norm: float) -> None:
             f"{job.name}, step {number + 1}", f"loss {loss}, gradient norm {norm}", "finite numbers",
             f"lower {job.name}.lr or look at the data; the last checkpoint is untouched",
         )  # fmt: skip
-
-
-def _log_validation(log: MetricsLog | None, done: int, values: dict[str, float], task: Task) -> None:
-    if log is not None:
-        log.write({"step": done, "validation": rounded(values), "per": dict(task.metrics)})
 
 
 def sweep(trainer: Trainer, units: Sequence[Unit], loss_of: step.LossOf) -> list[Any]:

@@ -45,7 +45,10 @@ def base_ref(cfg: Config) -> Ref:
 def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dict[str, Any]:
     """What decides the weights of a training stage; keyed as the settings are, so that a difference names the setting."""
     sections = (name, "model", "precision", "chat")
-    return {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
+    found = {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
+    if getattr(cfg, name).keep_best:  # then the weights depend on when they were looked at
+        found[name] |= {"validate_every": getattr(cfg, name).validate_every}
+    return found
 
 
 def keep_every(cfg: Config, stage: str) -> int:
@@ -155,6 +158,8 @@ def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> Non
 
 def summary(ctx: Context) -> dict[str, Any]:
     """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
+    from nemo_srlm.megatron.seal import BEST_OF
+
     if not (ctx.dir / "checkpoint" / "final").is_dir():
         raise DataError(ctx.dir / "checkpoint", "no final weights", remedy="run the stage again: it resumes")
     path = ctx.dir / "metrics.jsonl"
@@ -177,8 +182,11 @@ def summary(ctx: Context) -> dict[str, Any]:
     checks = [line["validation"] for line in lines if "validation" in line]
     if checks:
         found["validation"] = checks[-1]
+    if (chosen := ctx.dir / "checkpoint" / "final" / BEST_OF).exists():
+        found["best"] = read_json(chosen)
     found["summary"] = (
         f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "
         f"{found['tokens_per_s']:,.0f} tokens/s"
+        + (f", best at step {found['best']['step']}" if "best" in found else "")
     )
     return found

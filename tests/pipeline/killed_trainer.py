@@ -23,9 +23,9 @@ from nemo_srlm.megatron import tasks, train
 from nemo_srlm.megatron.ending import end_of
 from nemo_srlm.megatron.quiet import quiet
 from nemo_srlm.megatron.seal import why_torn
-from tests.pipeline.trainer_worker import digest, documents, job
+from tests.pipeline.trainer_worker import digest, documents, held_out, job
 
-SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30}
+SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30, "validate_every": 4, "keep_best": True}
 PEAK = 0.05  # TFLOP/s
 TIMED = ("seconds", "tokens_per_s", "tflops", "mfu")
 KILLS = 3
@@ -46,7 +46,7 @@ def attempt(directory: Path, limits: Limits) -> int:
 
     def work() -> None:
         trainer = train.start(dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits))
-        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
+        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
         (directory / "digest").write_text(digest(trainer))
 
     code = 1
@@ -113,7 +113,10 @@ def result(directory: Path) -> dict[str, Any]:
     code = ended(attempt(directory, Limits()), directory)
     lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
-    return {"code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-1]}
+    return {
+        "code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-2],
+        "best": json.loads((directory / "checkpoint" / "final" / "best.json").read_text()),
+    }  # fmt: skip
 
 
 def killed(directory: Path, seed: int) -> dict[str, Any]:

@@ -102,6 +102,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_with_dropout(two:
     assert resumed["digests"] == whole["digests"]
 
 
+@pytest.mark.parametrize("how", ["whole", "resumed"])
+def test_keep_best_makes_the_weights_of_the_lowest_validation_loss_the_final_ones(two: Results, how: str):
+    found = two[f"resume/best/{how}"]
+    step, loss = min(found["checks"], key=lambda check: check[1])
+    assert [s for s, _ in found["checks"]] == [1, 2, 3, 4, 5, 6]
+    assert 1 < step < 6  # neither the first nor the last: the test would show nothing
+    assert found["kept"]["step"] == step
+    assert found["kept"]["loss"] == pytest.approx(loss, rel=1e-6)
+    assert found["scores"] == pytest.approx(loss, rel=1e-6)
+    assert found["left"] == ["final"]
+    assert found["digests"] == two["resume/best/whole"]["digests"]
+
+
 def test_optimizer_and_weights_resume_under_another_layout(four: Results):
     """One step on four replicas, saved; the other five under TP2 + SP + PP2."""
     assert_same_training(four["layouts/resume/tp2_sp_pp2"], four["layouts/sft/dp4"], 1e-4)

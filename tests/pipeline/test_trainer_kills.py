@@ -31,6 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_resumed_training_ends_with_the_same_weights_and_metrics(found: dict[str, Any], how: str):
     assert found[how]["code"] == found["whole"]["code"] == 0
     assert found[how]["digest"] == found["whole"]["digest"]
+    assert found[how]["best"] == found["whole"]["best"]
     assert found[how]["lines"] == found["whole"]["lines"], f"seed {found[how].get('seed')}"
 
 

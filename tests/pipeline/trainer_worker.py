@@ -104,6 +104,10 @@ def held_bytes(trainer: train.Trainer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def held_out() -> train.Task:
+    return tasks.sft_task(documents(10, 5), 0, 0.25, shuffled=False)
+
+
 def layer_bytes(trainer: train.Trainer) -> dict[str, float]:
     """What the second layer keeps for the backward pass of a micro-batch, measured, and what the estimate says."""
     made = trainer.job
@@ -147,8 +151,7 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
     directory.mkdir(exist_ok=True, parents=True)
     trainer = train.start(job(directory, parallel, section, initial, **precision))
     if kind == "sft":
-        check = tasks.sft_task(documents(10, 5), 0, 0.25, shuffled=False)
-        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), check)
+        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
     else:
         replay = documents(12, 9) if settings.replay_weight else []
         tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
@@ -248,7 +251,25 @@ def check_resume(out: Path) -> dict[str, Any]:
         trainer = train.start(job(torn, {}, section, None))
         stop_at(torn, trainer, kind)
         found[f"{kind}/resumed"] = run(out, f"{kind}-torn", kind, {}, section, None)
+    for name in ("whole", "resumed"):
+        found[f"best/{name}"] = best(out / f"best-{name}", stopped=name == "resumed")
     return found
+
+
+def best(directory: Path, stopped: bool) -> dict[str, Any]:
+    """A training whose rate is far too high keeps its best weights; what they score, loaded again."""
+    section = {"keep_best": True, "validate_every": 1, "save_every": 2, "lr": 0.05, "min_lr": 0.05}
+    directory.mkdir(exist_ok=True)
+    if stopped:
+        stop_at(directory, train.start(job(directory, {}, section, None)), "sft")
+    run(directory.parent, directory.name, "sft", {}, section, None)
+    loaded = train.start(job(directory.with_name(f"{directory.name}-loaded"), {}, {}, directory / "checkpoint"))
+    checks = [(line["step"], line["validation"]["loss"]) for line in lines(directory) if "validation" in line]
+    return {
+        "kept": json.loads((directory / "checkpoint" / "final" / "best.json").read_text()), "checks": checks,
+        "scores": train.evaluate(loaded, held_out())["loss"], "digest": digest(loaded), "bytes": None,
+        "left": sorted(path.name for path in (directory / "checkpoint").iterdir()),
+    }  # fmt: skip
 
 
 def stop_at(directory: Path, trainer: train.Trainer, kind: str) -> None:
@@ -256,7 +277,7 @@ def stop_at(directory: Path, trainer: train.Trainer, kind: str) -> None:
     (directory / train.STOP_FILE).touch()
     try:
         if kind == "sft":
-            train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), None)
+            train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
         else:
             tasks.fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO, 1e-3)
     except train.Stopped:

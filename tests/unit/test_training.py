@@ -24,6 +24,20 @@ def test_holding_out_everything_is_refused():
         hold_out(list("abcd"), 4, "dpo.num_validation", 0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "where"),
+    [
+        (["dpo.keep_best=true", "dpo.num_validation=9"], r"dpo\.keep_best"),
+        (["pretrain.validate_every=5"], r"pretrain\.validate_every"),
+        (["sft.keep_best=true", "sft.num_validation=9", "sft.validate_every=5", "select.every=10",
+          "select.stages=[sft,dpo]", "select.judge_path=x"], r"select\.stages"),
+    ],
+)  # fmt: skip
+def test_keep_best_wants_losses_to_choose_by_and_no_second_way_to_choose(overrides: list[str], where: str):
+    with pytest.raises(ConfigError, match=where):
+        compose("tiny", overrides)
+
+
 @pytest.mark.parametrize("override", ["sft.validate_every=10", "dpo.num_validation=-1"])
 def test_looks_at_a_validation_loss_without_examples_are_refused(override: str):
     with pytest.raises(ConfigError, match="num_validation"):
