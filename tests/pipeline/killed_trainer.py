@@ -135,13 +135,13 @@ def killed(directory: Path, seed: int) -> dict[str, Any]:
 
 
 def busiest(child: int, directory: Path) -> int:
-    """Waits for a third process of the session (the trainer, the keeper of results, a writer); how many it saw at most.
+    """Waits for a third process (the trainer, the keeper of results, a writer); how many it saw at most.
 
-    Gives up after two saves: a trainer that writes by itself has no other process.
+    Gives up after four saves: a trainer that writes by itself has no other process.
     """
-    most, wanted = 1, steps(directory) + 4
+    children, most, wanted = Path(f"/proc/{child}/task/{child}/children"), 1, steps(directory) + 8
     while most < 3 and steps(directory) < wanted:
-        most = max(most, len(living(child)))
+        most = max(most, 1 + len(children.read_text().split()))
     return most
 
 
