@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tools.bench.kills import digests  # noqa: E402
 from tools.bench.slurm_overhead import QUICK, call  # noqa: E402
 
+SMALL = [*QUICK, "dpo.epochs=20", "world.num_eval_prompts=8"]  # a DPO that lasts until it is disturbed
 SHAPE = ["cluster=dev", "parallel.nodes=2", "parallel.processes=1", "candidates.shards=2", "judge.shards=2"]
 PATIENCE = 1800.0  # seconds for one run
 JUDGE, DPO = "iter1/judge", "iter1/dpo"
@@ -169,7 +170,8 @@ def preemption(loop: Loop) -> str:
         name = loop.call("sbatch", "--parsable", *urgent).strip()
         loop.until(lambda name=name: name not in [job[0] for job in loop.jobs()])
     loop.done()
-    return f"{loop.attempts(JUDGE).count('start')} attempts of 2 shards; {loop.attempts(DPO).count('start')} of DPO"
+    missed = "" if loop.attempts(DPO).count("start") > 1 else ": NOT REACHED in dpo: make the world larger"
+    return f"{loop.attempts(JUDGE).count('start')} attempts of 2 shards; {loop.attempts(DPO).count('start')} of DPO{missed}"
 
 
 def time_limit(loop: Loop) -> str:
@@ -256,7 +258,7 @@ def main() -> int:
     cluster = Path(tempfile.mkdtemp(prefix="srlm-", dir="/tmp"))
     root = Path(tempfile.mkdtemp(prefix="srlm-disturb-"))
     bad = 0
-    loop = Loop(cluster, root, "undisturbed", (*QUICK, *args.overrides))
+    loop = Loop(cluster, root, "undisturbed", (*SMALL, *args.overrides))
     loop.tool("start")
     try:
         started = time.monotonic()
@@ -265,7 +267,7 @@ def main() -> int:
         print(f"undisturbed: {len(wanted)} files, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print("| what happened | seen | files that differ |\n|---|---|---|")
         for name in names:
-            loop, started = Loop(cluster, root, name, (*QUICK, *args.overrides)), time.monotonic()
+            loop, started = Loop(cluster, root, name, (*SMALL, *args.overrides)), time.monotonic()
             seen = CASES[name](loop)
             found = digests(loop.dir)
             differ = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
