@@ -1,12 +1,12 @@
 """Owns the weights of the lowest validation loss where they, and not the last ones, are a training's result (keep_best)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from nemo_srlm.megatron import checkpoint
 from nemo_srlm.megatron.saving import Saver
 from nemo_srlm.megatron.seal import BEST, BEST_OF, FINAL, why_torn
 
@@ -34,6 +34,4 @@ class Best:
 
     def settle(self) -> None:
         """Makes the kept weights the final ones."""
-        if dist.get_rank() == 0:
-            os.replace(self._directory / BEST, self._directory / FINAL)
-        dist.barrier()
+        checkpoint.rename(self._directory, BEST, FINAL)

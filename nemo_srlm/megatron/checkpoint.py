@@ -106,8 +106,14 @@ def publish(directory: Path, name: str, temporary: Path) -> None:
     dist.barrier()
     if dist.get_rank() == 0:
         seal(temporary)
-        shutil.rmtree(directory / name, ignore_errors=True)
-        os.replace(temporary, directory / name)
+    rename(directory, temporary.name, name)
+
+
+def rename(directory: Path, old: str, new: str) -> None:
+    """Gives a sealed checkpoint another name, whatever stood under that one. Every rank must call it."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(directory / new, ignore_errors=True)
+        os.replace(directory / old, directory / new)
         _sync_directory(directory)
     dist.barrier()
 

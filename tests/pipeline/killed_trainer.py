@@ -24,6 +24,7 @@ from nemo_srlm.megatron.ending import end_of
 from nemo_srlm.megatron.quiet import quiet
 from nemo_srlm.megatron.seal import why_torn
 from tests.pipeline.trainer_worker import digest, documents, held_out, job
+from tests.processes import left_by
 
 SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30, "validate_every": 4, "keep_best": True}
 PEAK = 0.05  # TFLOP/s
@@ -67,28 +68,6 @@ def ended(child: int, directory: Path) -> int:
             raise AssertionError(f"{directory.name} hung:\n{(directory / 'log').read_text()[-6000:]}")
         time.sleep(0.01)
     return os.waitstatus_to_exitcode(waited[1])
-
-
-def living(session: int) -> list[str]:
-    """The processes of a session that run or sleep; those that are dead and not yet waited for do not count."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, fields = stat.read_text().rsplit(")", 1)
-        except OSError:  # it has ended meanwhile
-            continue
-        state, _, _, its_session = fields.split()[:4]
-        if int(its_session) == session and state not in "ZX":
-            found.append(f"{name}) {state}")
-    return found
-
-
-def left_by(session: int) -> list[str]:
-    """Who of the session still lives after a time in which any writer would have ended."""
-    until = time.monotonic() + 20.0
-    while (found := living(session)) and time.monotonic() < until:
-        time.sleep(0.05)
-    return found
 
 
 def steps(directory: Path) -> int:

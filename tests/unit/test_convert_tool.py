@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from nemo_srlm.megatron.convert.exporting import export_hf
 from nemo_srlm.megatron.convert.importing import import_hf
+from nemo_srlm.megatron.convert.spread import spread
+from tests.processes import endless, left_by
 from tests.unit import tiny_llama
 from tools import convert
 
@@ -111,3 +114,19 @@ def test_an_import_after_kill_9_starts_afresh(tmp_path: Path):
     assert not (tmp_path / ".mg.partial").exists()
     export_hf(tmp_path / "mg", tmp_path / "back", MODEL)
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
+
+
+def test_a_killed_conversion_leaves_no_process_behind(tmp_path: Path):
+    both = tmp_path / "both are at work"
+    begun, child = time.monotonic(), os.fork()
+    if child == 0:
+        os.setsid()
+        with contextlib.suppress(BaseException):
+            spread(endless, 2, 2, lambda done, total: both.touch() if done == 2 else None)
+        os._exit(1)
+    while not both.exists():
+        assert time.monotonic() - begun < 120
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert left_by(child) == []
