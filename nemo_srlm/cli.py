@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_srlm import __version__
+from nemo_srlm.core.pipeline import NAMES
 from nemo_srlm.errors import UserError, of_system
-from nemo_srlm.stages import NAMES
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
@@ -29,7 +29,7 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Config, imported late
-    from nemo_srlm.settings import CONFIGS, compose
+    from nemo_srlm.config.compose import CONFIGS, compose
 
     return compose(args.config_name, args.overrides, args.config_dir or CONFIGS)
 
@@ -43,7 +43,7 @@ def latest_run(root: Path = Path("runs")) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nemo_srlm.local import StageFailed, run
+    from nemo_srlm.launch.local import StageFailed, run
 
     cfg = _compose(args)
     started = time.time()
@@ -54,8 +54,8 @@ def _run(args: argparse.Namespace) -> int:
         return error.code
     if args.until:
         return 0
-    from nemo_srlm.display import console
     from nemo_srlm.report import terminal_table
+    from nemo_srlm.report.display import console
 
     console().print(terminal_table(run_dir))
     print(f"report: {run_dir}/report.html   ({time.time() - started:.0f} s)")
@@ -63,12 +63,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from nemo_srlm.display import Display
-    from nemo_srlm.local import StageFailed, locked, run_step
-    from nemo_srlm.plan import Step
-    from nemo_srlm.settings import freeze
-    from nemo_srlm.stage import Ref, run_directory, state
-    from nemo_srlm.stages import load, pipeline
+    from nemo_srlm.config.compose import save_resolved_config
+    from nemo_srlm.core.pipeline import pipeline
+    from nemo_srlm.core.stage import Ref, run_directory, state
+    from nemo_srlm.launch.local import StageFailed, locked, run_step
+    from nemo_srlm.launch.plan import Step
+    from nemo_srlm.report.display import Display
+    from nemo_srlm.stages import load
 
     cfg = _compose(args)
     run_dir, ref = run_directory(cfg), Ref(args.verb, args.iteration)
@@ -84,7 +85,7 @@ def _stage(args: argparse.Namespace) -> int:
         if state(stage, cfg, ref.iteration, run_dir) == "done":
             print(f"{run_dir}/{ref} is up to date")
             return 0
-        freeze(cfg, run_dir)
+        save_resolved_config(cfg, run_dir)
         try:
             with Display(1) as display:
                 run_step(cfg, run_dir, Step((ref,), stage.kind, stage.shards(cfg)), display, 0)
@@ -95,17 +96,18 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from nemo_srlm import status
+    from nemo_srlm.launch.slurm import status as slurm_status
+    from nemo_srlm.report import status
 
     run_dir = args.run_dir or latest_run()
     if args.json:
-        print(json.dumps(status.as_json(run_dir), indent=1))
+        print(json.dumps(status.as_json(run_dir, *slurm_status.rows(run_dir)), indent=1))
         return 0
-    from nemo_srlm.display import console
+    from nemo_srlm.report.display import console
 
     screen = console()
     while True:
-        table = status.table(run_dir)
+        table = status.table(run_dir, *slurm_status.rows(run_dir))
         if args.watch:
             screen.clear()
         screen.print(table)
@@ -115,32 +117,32 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from nemo_srlm.slurm import verbs
+    from nemo_srlm.launch.slurm import verbs
 
     return verbs.plan(_compose(args))
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from nemo_srlm.slurm import verbs
+    from nemo_srlm.launch.slurm import verbs
 
     return verbs.supervise(args.supervise) if args.supervise else verbs.submit(_compose(args))
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from nemo_srlm.slurm import verbs
+    from nemo_srlm.launch.slurm import verbs
 
     return verbs.cancel(args.run_dir or latest_run())
 
 
 def _logs(args: argparse.Namespace) -> int:
-    from nemo_srlm.slurm import verbs
-    from nemo_srlm.worker import parse_ref
+    from nemo_srlm.launch.slurm import verbs
+    from nemo_srlm.launch.worker import parse_ref
 
     return verbs.logs(args.run_dir or latest_run(), parse_ref(args.stage), args.follow)
 
 
 def _show(args: argparse.Namespace) -> int:
-    from nemo_srlm import show
+    from nemo_srlm.report import show
 
     run_dir = args.run_dir or latest_run()
     print(
@@ -160,7 +162,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _alpaca(args: argparse.Namespace) -> int:
-    from nemo_srlm import annotations
+    from nemo_srlm.evaluate import annotations
 
     if (args.run is None) != (args.model is None):
         raise UserError("--run and --model", "one without the other", "both, or none")
@@ -172,7 +174,7 @@ def _alpaca(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from nemo_srlm.settings import as_yaml
+    from nemo_srlm.config.compose import as_yaml
 
     print(as_yaml(_compose(args)), end="")
     return 0
@@ -181,7 +183,7 @@ def _config(args: argparse.Namespace) -> int:
 def _estimate(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from nemo_srlm import estimate
+    from nemo_srlm.train import estimate
 
     gpu = estimate.GPUS[args.gpu]
     gpu = replace(gpu, memory=args.memory or gpu.memory)

@@ -43,7 +43,7 @@ prepare
 step() { # runs the step on every node of the job ($@ = srun's flags before --, the step's after), rc in $rc
     # overlap: after a restart the controller may still count an ended step as busy, for minutes
     srun --overlap --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
-        "$PYTHON" -m nemo_srlm.slurm.step "$job_dir" "$@" &
+        "$PYTHON" -m nemo_srlm.launch.slurm.step "$job_dir" "$@" &
     local pid=$! r
     rc=0
     while kill -0 "$pid" 2>/dev/null; do wait "$pid"; rc=$?; done   # a trapped signal ends `wait` early

@@ -6,15 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import annotations, manifest
-from nemo_srlm.config import Config
-from nemo_srlm.evaluation import mtbench
-from nemo_srlm.evaluation.headtohead import Comparison, by_category, summary
-from nemo_srlm.evaluation.ranking import reward_metrics
-from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, RankedReply, Record, SftExample, content_id
-from nemo_srlm.settings import freeze
-from nemo_srlm.stages import policy_stage
-from nemo_srlm.store import write_records
+from nemo_srlm.config.compose import save_resolved_config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import write_records
+from nemo_srlm.core.pipeline import policy_stage
+from nemo_srlm.core.records import (
+    Candidate,
+    Judgement,
+    PreferencePair,
+    Prompt,
+    RankedReply,
+    Record,
+    SftExample,
+    content_id,
+)
+from nemo_srlm.evaluate import annotations, mtbench
+from nemo_srlm.evaluate.headtohead import Comparison, by_category, summary
+from nemo_srlm.evaluate.reward_metrics import reward_metrics
 
 START = 1_790_000_000.0
 ORACLE = {
@@ -280,7 +289,7 @@ def build(
     cfg = Config(iterations=iterations)
     cfg.run.name, cfg.run.root, cfg.run.arm, cfg.run.seed, cfg.world.enabled = name, str(root), arm, seed, world
     run_dir = root / name
-    freeze(cfg, run_dir)
+    save_resolved_config(cfg, run_dir)
     generator, clock = random.Random(f"{name}{arm}{seed}"), Clock()
     if until < 0:
         return run_dir

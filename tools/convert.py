@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_srlm.errors import CheckpointError, UserError
-from nemo_srlm.megatron.seal import latest
+from nemo_srlm.train.checkpoint_dir import latest
 
 EXAMPLES = """\
 examples
@@ -63,7 +63,7 @@ def checkpoint_in(path: Path) -> Path:
 
 
 def hf_to_megatron(args: argparse.Namespace) -> None:
-    from nemo_srlm.megatron.convert.importing import import_hf
+    from nemo_srlm.convert.importing import import_hf
 
     done = import_hf(
         args.hf, args.out, dtype=args.dtype, allow_bin=args.allow_bin, processes=args.processes, overwrite=args.force,
@@ -73,9 +73,9 @@ def hf_to_megatron(args: argparse.Namespace) -> None:
 
 
 def megatron_to_hf(args: argparse.Namespace) -> None:
-    from nemo_srlm.config import ChatSection
-    from nemo_srlm.megatron.convert import hf_config
-    from nemo_srlm.megatron.convert.exporting import export_hf
+    from nemo_srlm.config.generation import ChatSection
+    from nemo_srlm.convert import hf_config
+    from nemo_srlm.convert.exporting import export_hf
 
     chat = None
     if args.user_prefix is not None or args.user_suffix is not None:
@@ -94,8 +94,8 @@ def megatron_to_hf(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    from nemo_srlm.megatron.convert.verify import card_path
-    from nemo_srlm.megatron.convert.verify import verify as check
+    from nemo_srlm.convert.verify import card_path
+    from nemo_srlm.convert.verify import verify as check
 
     card = check(
         args.hf, checkpoint_in(args.checkpoint), level=args.level, layers=args.layers, memory_gb=args.memory_gb,

@@ -15,11 +15,11 @@ import sys
 import time
 from typing import Any
 
-from nemo_srlm import estimate
-from nemo_srlm.config import Config
-from nemo_srlm.megatron.layout import check_batches, check_layout, world_size
-from nemo_srlm.megatron.quiet import quiet
-from nemo_srlm.settings import compose
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.schema import Config
+from nemo_srlm.train import estimate
+from nemo_srlm.train.layout import check_batches, check_layout, world_size
+from nemo_srlm.train.megatron.quiet import quiet
 
 Shards = dict[
     str, dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -35,8 +35,8 @@ def build(cfg: Config, rank: int, dropout: float) -> tuple[int, int, list[Any]]:
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from nemo_srlm.megatron import accelerator, checkpoint, setup
-    from nemo_srlm.megatron.model import build_model
+    from nemo_srlm.train.megatron import accelerator, checkpoint, setup
+    from nemo_srlm.train.megatron.model import build_model
 
     p = cfg.parallel
     accelerator.prepare()

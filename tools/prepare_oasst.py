@@ -11,11 +11,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from nemo_srlm.config import EftSection, SeedSection
+from nemo_srlm.config.schema import EftSection, SeedSection
+from nemo_srlm.core.files import read_json_lines, write_records
+from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.data.splits import split
 from nemo_srlm.errors import UserError
-from nemo_srlm.oasst import read_first_turns
-from nemo_srlm.seeding import split
-from nemo_srlm.store import read_json_lines, write_records
 
 
 def languages(paths: list[Path]) -> Counter[tuple[str, bool]]:

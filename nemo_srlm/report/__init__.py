@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_srlm import manifest
+from nemo_srlm.core import files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,9 +36,9 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
     runs = read_runs(run_dirs)
     out.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"version": 1, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
-    manifest.write_atomic(out.with_suffix(".json"), data + "\n")
-    manifest.write_atomic(out.with_suffix(".md"), text.markdown(runs))
-    manifest.write_atomic(out, render.html(runs))
+    files.write_atomic(out.with_suffix(".json"), data + "\n")
+    files.write_atomic(out.with_suffix(".md"), text.markdown(runs))
+    files.write_atomic(out, render.html(runs))
     return out
 
 

@@ -8,9 +8,9 @@ published number or ""}. What no run has measured has no table.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nemo_srlm.evaluation import harness, paper
-from nemo_srlm.report.collect import Data, number
+from nemo_srlm.evaluate import harness, paper
 from nemo_srlm.report.numbers import count, decimal, metric_value, percent, points
+from nemo_srlm.report.run_files import Data, number
 
 
 def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:

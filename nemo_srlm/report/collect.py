@@ -5,24 +5,22 @@ Foreign manifests and metrics are read by name where they have it and as None wh
 run without the tiny world's oracle and a run of an older version all give a report of what is there.
 """
 
-import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from nemo_srlm import annotations, manifest
-from nemo_srlm.config import Config
-from nemo_srlm.evaluation import alarms, drift
-from nemo_srlm.judging import required_valid
-from nemo_srlm.records import Candidate, Judgement, RankedReply
+from nemo_srlm.config.compose import as_yaml
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.pipeline import NAMES, pipeline, policy_ref
+from nemo_srlm.core.records import Candidate, Judgement, RankedReply
+from nemo_srlm.evaluate import alarms, drift
+from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.report import curves, samples
-from nemo_srlm.settings import as_yaml, thaw
-from nemo_srlm.stages import NAMES, pipeline
-from nemo_srlm.stages.training import policy_ref
-from nemo_srlm.store import read_json_lines, read_records
+from nemo_srlm.report.run_files import Data, RunFiles, number
 
-Data = dict[str, Any]
 ROUND_STAGES = ("prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen")
+
+
 TRAINING = ("pretrain", "baseline", "sft", "dpo", "sft_chosen")
 
 
@@ -30,46 +28,9 @@ def model_name(iteration: int) -> str:
     return f"M{iteration + 1}"
 
 
-def number(data: Data | None, name: str) -> float | None:
-    """A finite number of foreign data, None where it is absent or something else."""
-    value = None if data is None else data.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def min_valid(cfg: Config) -> int:
     """Parsed draws that a candidate needs, as the stage `pairs` counts them."""
     return 1 if cfg.run.arm == "oracle" else required_valid(cfg.judge)
-
-
-class RunFiles:
-    """A run directory with the manifests of its finished stages, read once."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.dir = run_dir
-        self.cfg: Config = thaw(run_dir)
-        self.manifests: dict[tuple[int, str], manifest.Manifest] = {}
-        for path in sorted(run_dir.glob("iter*/*/" + manifest.NAME)):
-            done = manifest.read(path.parent)
-            iteration = path.parent.parent.name.removeprefix("iter")
-            if done is not None and iteration.isdigit():
-                self.manifests[int(iteration), path.parent.name] = done
-        self.annotations = annotations.of_run(run_dir)
-
-    def path(self, iteration: int, stage: str, name: str) -> Path | None:
-        """A file of a FINISHED stage; None where the stage or the file is not there."""
-        path = self.dir / f"iter{iteration}" / stage / name
-        return path if (iteration, stage) in self.manifests and path.exists() else None
-
-    def judgements(self, iteration: int) -> Path | None:
-        """The judgements that made the round's pairs: the policy's, or in the arm "oracle" the oracle's."""
-        stage = "oracle_scores" if self.cfg.run.arm == "oracle" else "judge"
-        return self.path(iteration, stage, "judgements.jsonl")
-
-    def metrics(self, iteration: int, stage: str) -> Data | None:
-        done = self.manifests.get((iteration, stage))
-        return None if done is None else done.metrics
 
 
 def collect(run_dir: Path) -> Data:

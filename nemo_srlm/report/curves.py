@@ -3,10 +3,10 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from nemo_srlm.store import read_json_lines
+from nemo_srlm.core.files import read_json_lines
 
 if TYPE_CHECKING:
-    from nemo_srlm.report.collect import RunFiles
+    from nemo_srlm.report.run_files import RunFiles
 
 MAX_POINTS = 240
 TITLES = {"pretrain": "M0", "baseline": "SFT baseline", "sft": "M1"}

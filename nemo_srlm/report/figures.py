@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from nemo_srlm.evaluation import paper
-from nemo_srlm.evaluation.headtohead import Z95
+from nemo_srlm.evaluate import paper
+from nemo_srlm.evaluate.headtohead import Z95
 from nemo_srlm.report import summary
-from nemo_srlm.report.collect import Data, number
 from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines
+from nemo_srlm.report.run_files import Data, number
 
 Get = Callable[[Data], "tuple[float, float | None] | None"]
 NUM_STYLES = 6

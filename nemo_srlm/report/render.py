@@ -8,10 +8,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nemo_srlm import __version__
-from nemo_srlm.display import duration
-from nemo_srlm.evaluation import paper
+from nemo_srlm.evaluate import paper
 from nemo_srlm.report import benchmarks, figures, summary
-from nemo_srlm.report.collect import Data
+from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
     axis_value,
@@ -25,6 +24,7 @@ from nemo_srlm.report.numbers import (
     signed,
     words,
 )
+from nemo_srlm.report.run_files import Data
 
 if TYPE_CHECKING:
     from jinja2 import Template

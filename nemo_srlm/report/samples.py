@@ -5,12 +5,12 @@ The choice is by a hash of the id, so it is arbitrary but the same in every repo
 
 from typing import TYPE_CHECKING, Any
 
-from nemo_srlm.judging import aggregate, required_valid
-from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
-from nemo_srlm.store import read_json_lines, read_records
+from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.judge.scores import aggregate, required_valid
 
 if TYPE_CHECKING:
-    from nemo_srlm.report.collect import RunFiles
+    from nemo_srlm.report.run_files import RunFiles
 
 NUM_PAIRS = 16  # prompts of a round that gave a pair
 NUM_DROPPED = 8  # prompts of a round that gave none, spread over the reasons

@@ -7,9 +7,9 @@ independent (the prompts are the same, so this errs on the cautious side).
 import math
 from typing import Any
 
-from nemo_srlm.evaluation.headtohead import Z95
-from nemo_srlm.report.collect import Data, number
+from nemo_srlm.evaluate.headtohead import Z95
 from nemo_srlm.report.numbers import signed
+from nemo_srlm.report.run_files import Data, number
 
 UP, DOWN, FLAT = "up", "down", "flat"
 

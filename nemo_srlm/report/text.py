@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nemo_srlm.display import duration
-from nemo_srlm.evaluation import paper
+from nemo_srlm.evaluate import paper
 from nemo_srlm.report import benchmarks, summary
-from nemo_srlm.report.collect import Data, number
+from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
     axis_value,
@@ -19,6 +18,7 @@ from nemo_srlm.report.numbers import (
     signed,
 )
 from nemo_srlm.report.render import time_table
+from nemo_srlm.report.run_files import Data, number
 
 if TYPE_CHECKING:
     from rich.table import Table

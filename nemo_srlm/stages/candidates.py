@@ -6,13 +6,15 @@ An item is a prompt: its N draws are one request, so that they share the prompt'
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_srlm.config import Config, identity
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.config.fields import SamplingSection
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Candidate, Prompt, content_id, item_seed
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.fields import SamplingSection
-from nemo_srlm.records import Candidate, Prompt, content_id, item_seed
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import (
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.stages.common.generating import (
     chat_ids,
     engine_identity,
     error_kinds,
@@ -21,7 +23,6 @@ from nemo_srlm.stages.generating import (
     share,
     usage_metrics,
 )
-from nemo_srlm.store import merge_parts, read_records
 
 OUTPUT = "candidates.jsonl"
 MOST = 64  # draws of one prompt: records.item_seed's spacing

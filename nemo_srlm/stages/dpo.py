@@ -6,17 +6,18 @@ Writes checkpoint/, metrics.jsonl and reference.npz (the reference's log-probabi
 from collections import Counter
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.records import PreferencePair
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import training
-from nemo_srlm.store import read_records
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import pipeline
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import PreferencePair
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     inputs = {
-        "pairs": Ref("pairs", iteration), "policy": training.policy_ref(cfg, iteration - 1),
-        "tokenizer": training.tokenizer_ref(cfg),
+        "pairs": Ref("pairs", iteration), "policy": pipeline.policy_ref(cfg, iteration - 1),
+        "tokenizer": pipeline.tokenizer_ref(cfg),
     }  # fmt: skip
     return inputs | ({"eft": Ref("eft", 0)} if cfg.dpo.replay_weight else {})
 
@@ -26,9 +27,10 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.losses import DpoSettings
-    from nemo_srlm.megatron import tasks, train
-    from nemo_srlm.tokens import Chat, fits
+    from nemo_srlm.data.chat import Chat
+    from nemo_srlm.train.batches import fits
+    from nemo_srlm.train.losses import DpoSettings
+    from nemo_srlm.train.megatron import tasks, trainer
 
     section = ctx.cfg.dpo
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
@@ -52,7 +54,7 @@ def _run(ctx: Context) -> None:
         beta=section.beta, loss=section.loss, label_smoothing=section.label_smoothing,
         length_normalised=section.length_normalised, nll_weight=section.nll_weight, replay_weight=section.replay_weight,
     )  # fmt: skip
-    tasks.fit_dpo(train.start(job), fitted, replay, settings, section.ln2_tolerance, held)
+    tasks.fit_dpo(trainer.start(job), fitted, replay, settings, section.ln2_tolerance, held)
 
 
 STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)

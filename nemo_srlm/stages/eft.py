@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_srlm import templates
-from nemo_srlm.config import Config, identity
-from nemo_srlm.eft import Judged, balance, example, keep_agreeing, keep_parsed, limit
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Judgement, RankedReply, item_seed
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.judging import judge_input, parse_draws, parse_score
-from nemo_srlm.records import Judgement, RankedReply, item_seed
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import chat_ids, engine_identity, open_engine, run_requests
-from nemo_srlm.store import merge_parts, read_records, write_records
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.judge.eft import Judged, balance, example, keep_agreeing, keep_parsed, limit
+from nemo_srlm.judge.scores import judge_input, parse_draws, parse_score
+from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 
 SOURCES = ("baseline", "given")
 

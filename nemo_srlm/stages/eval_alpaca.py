@@ -8,16 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config, identity
-from nemo_srlm.evaluation import alpaca
-from nemo_srlm.evaluation.promptset import read_prompt_set
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.records import Candidate, Prompt
-from nemo_srlm.stage import Context, Stage
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import content_digest, read_records
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.stage import Context, Stage
+from nemo_srlm.data.prompt_sets import read_prompt_set
+from nemo_srlm.evaluate import alpaca
 from nemo_srlm.stages.candidates import merge_candidates, respond
-from nemo_srlm.stages.evaluating import full_name, of_model, require
-from nemo_srlm.stages.generating import engine_identity
-from nemo_srlm.store import read_records
+from nemo_srlm.stages.common.evaluating import full_name, of_model, require
+from nemo_srlm.stages.common.generating import engine_identity
 
 OUTPUTS = "model_outputs.json"
 

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import templates
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import file_digest, read_json_lines, read_records, write_records
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.evaluation import headtohead
-from nemo_srlm.evaluation.headtohead import Comparison, comparison_id
-from nemo_srlm.manifest import file_digest
-from nemo_srlm.records import Candidate, Prompt
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import comparing, held_out
-from nemo_srlm.stages.comparing import Pairing
-from nemo_srlm.stages.generating import stage_identity, usage_metrics
-from nemo_srlm.store import read_json_lines, read_records, write_records
+from nemo_srlm.evaluate import headtohead
+from nemo_srlm.evaluate.headtohead import Comparison, comparison_id
+from nemo_srlm.stages import held_out
+from nemo_srlm.stages.common import comparing
+from nemo_srlm.stages.common.comparing import Pairing
+from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
 
 NAME = "eval_h2h"
 OUTPUT = "comparisons.jsonl"
@@ -176,7 +176,7 @@ def _categories(ctx: Context, prompts: Iterable[Prompt]) -> dict[str, str]:
     if not ctx.cfg.world.enabled:
         found = held_out.categories(ctx.inputs["held_out"])
         return {p.id: found.get(p.id, "") for p in prompts}
-    from nemo_srlm.world.questions import parse
+    from nemo_srlm.tiny_world.questions import parse
 
     questions = {p.id: parse(p.text) for p in prompts}
     return {prompt_id: "" if q is None else q.family for prompt_id, q in questions.items()}

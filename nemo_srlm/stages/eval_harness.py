@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError
-from nemo_srlm.evaluation import harness
-from nemo_srlm.stage import Context, Stage
-from nemo_srlm.stages.evaluating import of_model
-from nemo_srlm.store import read_json, write_json
+from nemo_srlm.evaluate import harness
+from nemo_srlm.stages.common.evaluating import of_model
 
 RESULTS = "results.json"
 
@@ -59,9 +59,9 @@ def model_args(cfg: Config, model: Path) -> str:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm import engine
+    from nemo_srlm.generate import vllm_engine
 
-    engine.release()  # its memory is the harness's now
+    vllm_engine.release()  # its memory is the harness's now
     section, groups = ctx.cfg.eval.harness, harness.by_shots(ctx.cfg.eval.harness.tasks)
     args = model_args(ctx.cfg, ctx.inputs["model"] / "hf")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Candidate, Prompt, Record, content_id
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data.chat import Chat
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluation import drift
-from nemo_srlm.records import Candidate, Prompt, Record, content_id
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
-from nemo_srlm.store import merge_parts, read_records
-from nemo_srlm.tokens import Chat
+from nemo_srlm.evaluate import drift
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.stages.common.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
 
 OUTPUT = "scored.jsonl"
 MODELS = ("own", "previous")

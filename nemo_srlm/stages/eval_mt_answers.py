@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import store
-from nemo_srlm.config import Config, identity
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
-from nemo_srlm.evaluation import mtbench
-from nemo_srlm.evaluation.mtbench import Question, Turn, turn_id
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.stage import Context, Stage
-from nemo_srlm.stages.evaluating import full_name, of_model, require
-from nemo_srlm.stages.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
-from nemo_srlm.tokens import Chat
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core import files, parts
+from nemo_srlm.core.files import content_digest
+from nemo_srlm.core.stage import Context, Stage
+from nemo_srlm.data.chat import Chat
+from nemo_srlm.evaluate import mtbench
+from nemo_srlm.evaluate.mtbench import Question, Turn, turn_id
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.stages.common.evaluating import full_name, of_model, require
+from nemo_srlm.stages.common.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
 
 OUTPUT = "turns.jsonl"
 
@@ -44,7 +44,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _done(ctx: Context, turn: int) -> dict[int, Turn]:
     """Finished turns by question, from the parts."""
-    every = (t for part in store.part_files(ctx.dir) for t in store.read_records(part, Turn))
+    every = (t for part in parts.part_files(ctx.dir) for t in files.read_records(part, Turn))
     return {t.question_id: t for t in every if t.turn == turn}
 
 
@@ -75,7 +75,7 @@ def read_turns(directory: Path) -> dict[int, tuple[str, str]]:
     """question id -> both answers; $ERROR$ for a turn that failed or was not asked."""
     found: dict[tuple[int, int], str] = {
         (t.question_id, t.turn): mtbench.ERROR if t.error else t.text
-        for t in store.read_records(directory / OUTPUT, Turn)
+        for t in files.read_records(directory / OUTPUT, Turn)
     }
     return {q: (found[q, 1], found.get((q, 2), mtbench.ERROR)) for q, turn in found if turn == 1}
 
@@ -84,11 +84,11 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     asked, first = questions(ctx.cfg), _done(ctx, 1)
     going_on = [q for q in asked if q.id in first and not first[q.id].error]
     expected = [turn_id(q.id, 1) for q in asked] + [turn_id(q.id, 2) for q in going_on]
-    store.merge_parts(ctx, Turn, expected, OUTPUT)
-    turns = list(store.read_records(ctx.dir / OUTPUT, Turn))
+    parts.merge_parts(ctx, Turn, expected, OUTPUT)
+    turns = list(files.read_records(ctx.dir / OUTPUT, Turn))
     answers, name = read_turns(ctx.dir), full_name(ctx)
     rows = [mtbench.answer_row(q, name, answers[q.id], time.time()) for q in asked]
-    store.write_json_lines(ctx.dir / "model_answer" / f"{name}.jsonl", rows)
+    files.write_json_lines(ctx.dir / "model_answer" / f"{name}.jsonl", rows)
     good = [t for t in turns if not t.error]
     return {
         "questions": len(asked),

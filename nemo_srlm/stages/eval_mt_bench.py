@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Engine, Failure, Outcome, Request
-from nemo_srlm.evaluation import mtbench
-from nemo_srlm.evaluation.mtbench import Grade, Graded, Question, turn_id
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.records import item_seed
-from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import content_digest, read_records, write_json_lines
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import item_seed
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.evaluate import mtbench
+from nemo_srlm.evaluate.mtbench import Grade, Graded, Question, turn_id
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.stages.common.evaluating import Inputs, full_name, require
+from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
 from nemo_srlm.stages.eval_h2h import judge_files
 from nemo_srlm.stages.eval_mt_answers import questions, read_turns
-from nemo_srlm.stages.evaluating import Inputs, full_name, require
-from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
-from nemo_srlm.store import merge_parts, read_records, write_json_lines
 
 NAME, OUTPUT = "eval_mt_bench", "grades.jsonl"
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.records import Candidate, Prompt, Record
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import DataError
-from nemo_srlm.records import Candidate, Prompt, Record
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_records, write_records
-from nemo_srlm.world import oracle
-from nemo_srlm.world.questions import FAMILIES, parse
+from nemo_srlm.tiny_world import oracle
+from nemo_srlm.tiny_world.questions import FAMILIES, parse
 
 MAX_LEVEL = 5
 OUTPUT = "scores.jsonl"

@@ -7,17 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import content_digest, read_records, write_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.core.stage import Context, Stage
+from nemo_srlm.data.ranked_replies import read_ranked
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.judging import required_valid
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.rankings import read_ranked
-from nemo_srlm.records import Judgement, RankedReply
-from nemo_srlm.stage import Context, Stage
-from nemo_srlm.stages.evaluating import of_model, require
-from nemo_srlm.stages.generating import usage_metrics
+from nemo_srlm.judge.scores import required_valid
+from nemo_srlm.stages.common.evaluating import of_model, require
+from nemo_srlm.stages.common.generating import usage_metrics
 from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
-from nemo_srlm.store import merge_parts, read_records, write_records
 
 OUTPUT, RANKED = "judgements.jsonl", "ranked.jsonl"
 
@@ -65,7 +65,7 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    from nemo_srlm.evaluation.ranking import reward_metrics
+    from nemo_srlm.evaluate.reward_metrics import reward_metrics
 
     cfg, replies = ctx.cfg, _distinct(ctx)
     write_records(ctx.dir / RANKED, replies.values())

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nemo_srlm.config import Config, identity
-from nemo_srlm.records import Candidate, Prompt
-from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.candidates import merge_candidates, respond
-from nemo_srlm.stages.generating import engine_identity
-from nemo_srlm.store import read_records
+from nemo_srlm.stages.common.generating import engine_identity
 
 OUTPUT = "responses.jsonl"
 
@@ -33,7 +33,7 @@ def _run(ctx: Context) -> None:
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     """Counts and means, and what the drift alarms of `status` and of the report go by."""
-    from nemo_srlm.evaluation import drift
+    from nemo_srlm.evaluate import drift
 
     metrics = merge_candidates(ctx, _prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
     return {**metrics, "drift": drift.response_metrics(list(read_records(ctx.dir / OUTPUT, Candidate)))}

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.judging import required_valid
-from nemo_srlm.records import Judgement, RankedReply
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import usage_metrics
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.judge.scores import required_valid
+from nemo_srlm.stages.common.generating import usage_metrics
 from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
-from nemo_srlm.store import merge_parts, read_records
 
 OUTPUT = "judgements.jsonl"
 
@@ -32,7 +33,7 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    from nemo_srlm.evaluation.ranking import reward_metrics
+    from nemo_srlm.evaluate.reward_metrics import reward_metrics
 
     cfg, replies = ctx.cfg, list(_replies(ctx))
     merge_parts(ctx, Judgement, [reply.id for reply in replies], OUTPUT)

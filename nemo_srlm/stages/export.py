@@ -7,11 +7,11 @@ hf.verification.json. Resumes by file; a finished hf/ without its card is verifi
 from collections.abc import Callable
 from typing import Any
 
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_json
+from nemo_srlm.core.pipeline import policy_ref
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.training import policy_ref
-from nemo_srlm.store import read_json
 
 HF, CARD = "hf", "hf.verification.json"
 
@@ -30,9 +30,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron.convert.exporting import export_hf
-    from nemo_srlm.megatron.convert.verify import verify
-    from nemo_srlm.megatron.seal import latest
+    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.verify import verify
+    from nemo_srlm.train.checkpoint_dir import latest
 
     if (ctx.dir / CARD).exists() and read_json(ctx.dir / CARD)["passed"]:
         return

@@ -1,7 +1,7 @@
 """export_base: M0 as an HF directory, verified. See stages/export.py."""
 
-from nemo_srlm.config import Config
-from nemo_srlm.stage import Ref, Stage
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.stage import Ref, Stage
 from nemo_srlm.stages.export import exporting
 
 

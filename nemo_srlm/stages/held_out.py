@@ -12,13 +12,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.evaluation.promptset import read_prompt_set
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.records import Prompt, RankedReply, SftExample
-from nemo_srlm.seeding import instruction_id
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_json, read_records, write_json, write_records
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import content_digest, read_json, read_records, write_json, write_records
+from nemo_srlm.core.records import Prompt, RankedReply, SftExample
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data.prompt_sets import read_prompt_set
+from nemo_srlm.data.splits import instruction_id
 
 COUNTS = "counts.json"
 

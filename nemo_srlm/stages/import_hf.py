@@ -6,11 +6,10 @@ Reads import_hf.path (config.json, safetensors, tokenizer files); writes checkpo
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import file_digest, read_json, write_json
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.manifest import file_digest
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_json, write_json
 
 _REPORT = "imported.json"
 
@@ -21,7 +20,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """The weights are known by their files' names and sizes: 140 GB are not hashed at every look at the run."""
-    from nemo_srlm.megatron.convert.tokenizer_files import FILES
+    from nemo_srlm.convert.tokenizer_files import FILES
 
     source = _source(cfg)
     kept = [path for name in FILES if (path := source / name).exists()]
@@ -46,9 +45,9 @@ def _source(cfg: Config) -> Path:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron.convert.importing import import_hf
-    from nemo_srlm.megatron.convert.tokenizer_files import copy_as_is
-    from nemo_srlm.megatron.seal import FINAL
+    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.tokenizer_files import copy_as_is
+    from nemo_srlm.train.checkpoint_dir import FINAL
 
     section, source = ctx.cfg.import_hf, _source(ctx.cfg)
     copy_as_is(source, ctx.dir / "tokenizer")

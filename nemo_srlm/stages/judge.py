@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import judging, templates
-from nemo_srlm.config import Config, JudgeSection, identity
-from nemo_srlm.engine import SEED_SPACING, Completion, Engine, Failure, Outcome, Request
+from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, item_seed
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data import templates
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.records import Candidate, Judgement, Prompt, item_seed
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
-from nemo_srlm.store import merge_parts, read_records
-from nemo_srlm.tokens import Tokenizer
+from nemo_srlm.generate.requests import SEED_SPACING, Completion, Engine, Failure, Outcome, Request
+from nemo_srlm.judge import health as judge_health
+from nemo_srlm.judge import scores as judge_scores
+from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
 
 OUTPUT = "judgements.jsonl"
 _SCORE_IS_NEXT = re.compile(r"score[^\w\n]*:[^\w\n]*$", re.IGNORECASE)
@@ -61,7 +65,7 @@ def expected_score(
     draw: Completion, tokenizer: Tokenizer, families: Sequence[dict[int, int]], max_score: int
 ) -> tuple[float, float] | None:
     """(mean, standard deviation) of the score at the digit with which the text states it; None when it states none."""
-    stated = judging.parse_score(draw.text, max_score, draw.finish_reason == "length")
+    stated = judge_scores.parse_score(draw.text, max_score, draw.finish_reason == "length")
     if stated is None:
         return None
     for position in range(len(draw.token_ids) - 1, -1, -1):
@@ -70,7 +74,7 @@ def expected_score(
             if token in family and family[token] == stated:
                 before = tokenizer.decode(list(draw.token_ids[:position]))
                 if _SCORE_IS_NEXT.search(before):
-                    return judging.expectation({s: draw.logprobs[position][i] for i, s in family.items()})
+                    return judge_scores.expectation({s: draw.logprobs[position][i] for i, s in family.items()})
     return None
 
 
@@ -79,7 +83,7 @@ def to_judgement(item: Judged, outcome: Outcome, judge: JudgeSection) -> Judgeme
     if isinstance(outcome, Failure):
         return Judgement(item.id, item.prompt_id, (), (), (), outcome.reason)
     texts, reasons = tuple(d.text for d in outcome), tuple(d.finish_reason for d in outcome)
-    scores = judging.parse_draws(texts, reasons, judge.max_score)
+    scores = judge_scores.parse_draws(texts, reasons, judge.max_score)
     return Judgement(item.id, item.prompt_id, scores, texts, reasons)
 
 
@@ -117,7 +121,7 @@ def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object, model:
         return engine.tokenizer, digit_tokens(engine.tokenizer, judge.max_score)
 
     def request(engine: Engine, item_id: str, item: Judged) -> Request:
-        text = judging.judge_input(template, item.instruction, item.response)
+        text = judge_scores.judge_input(template, item.instruction, item.response)
         ids = chat_ids(engine, cfg, text)
         seed = item_seed(cfg.run.seed, *seed_parts, item_id)
         if expected:
@@ -143,8 +147,8 @@ def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
 def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -> dict[str, Any]:
     """The judge's health, with its alarms printed and recorded. Raises DataError when an alarm is to stop the run."""
     cfg = ctx.cfg
-    health = judging.health(judgements, cfg.judge)
-    alarms = list(judging.alarms(health, cfg.judge))
+    health = judge_health.health(judgements, cfg.judge)
+    alarms = list(judge_health.alarms(health, cfg.judge))
     for alarm in alarms:
         print(f"warning: {ctx.dir}: {alarm}", file=sys.stderr, flush=True)
     if alarms and stops:

@@ -6,11 +6,11 @@ of this world has no score and so no pair.
 
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.records import Candidate, Judgement, Prompt
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_records, write_records
-from nemo_srlm.world import oracle
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.records import Candidate, Judgement, Prompt
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.tiny_world import oracle
 
 OUTPUT = "judgements.jsonl"
 

@@ -7,9 +7,9 @@ manifest says which report it was. `nemo-srlm report` writes the same at any tim
 import shutil
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import baseline_evaluations, evaluations
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.pipeline import baseline_evaluations, evaluations
+from nemo_srlm.core.stage import Context, Ref, Stage
 
 FILES = ("report.html", "report.md", "report.json")
 

@@ -9,14 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import manifest
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core import files as core_files
+from nemo_srlm.core.files import read_json, read_records, write_json, write_records
+from nemo_srlm.core.records import Prompt, RankedReply
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.data.splits import Split, instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.oasst import read_first_turns
-from nemo_srlm.records import Prompt, RankedReply
-from nemo_srlm.seeding import Split, instruction_id, split
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_json, read_records, write_json, write_records
 
 WORLD_TREES = "seed.trees.jsonl.gz"
 COUNTS = "counts.json"
@@ -32,7 +32,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if cfg.world.enabled:
         own["files"] = []
     else:
-        own["files"] = [manifest.content_digest(path) for path in _files(cfg)]
+        own["files"] = [core_files.content_digest(path) for path in _files(cfg)]
     asked = {"source": cfg.eft.source, "num_train": cfg.eft.num_train, "num_valid": cfg.eft.num_valid}
     return {"seed": own, "eft": asked, "world": cfg.world.enabled}
 

@@ -14,19 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import judging, selection, templates
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records, write_json
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.pipeline import policy_stage
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.evaluation import headtohead
-from nemo_srlm.evaluation.headtohead import Comparison, Outcome
-from nemo_srlm.records import Candidate, Judgement, Prompt, content_id
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import comparing, policy_stage, select_responses
-from nemo_srlm.stages.comparing import Pairing
+from nemo_srlm.evaluate import headtohead, selection
+from nemo_srlm.evaluate.headtohead import Comparison, Outcome
+from nemo_srlm.judge import scores as judge_scores
+from nemo_srlm.stages import select_responses
+from nemo_srlm.stages.common import comparing
+from nemo_srlm.stages.common.comparing import Pairing
+from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
 from nemo_srlm.stages.eval_h2h import judge_files
-from nemo_srlm.stages.generating import stage_identity, usage_metrics
 from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
-from nemo_srlm.store import merge_parts, read_records, write_json
 
 NAME, OUTPUT, JUDGEMENTS = "select", "comparisons.json", "judgements.jsonl"
 
@@ -100,8 +104,8 @@ def _run(ctx: Context) -> None:
 
 def _by_score(ctx: Context, pairings: list[Pairing]) -> list[Outcome]:
     merge_parts(ctx, Judgement, (item.id for item in _scored(ctx)), JUDGEMENTS)
-    valid = judging.required_valid(ctx.cfg.judge)
-    found = {j.id: judging.aggregate(j.scores, valid) for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
+    valid = judge_scores.required_valid(ctx.cfg.judge)
+    found = {j.id: judge_scores.aggregate(j.scores, valid) for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     both = [(found.get(p.ours.id), found.get(p.theirs.id)) for p in pairings]
     return ["unjudged" if a is None or b is None else headtohead.outcome_of_scores(a, b) for a, b in both]
 

@@ -6,13 +6,12 @@ Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compare
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import manifest
-from nemo_srlm.config import Config, identity
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import policy_stage
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import read_json
+from nemo_srlm.core.pipeline import policy_stage, tokenizer_ref
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.export import CARD, HF
-from nemo_srlm.stages.training import tokenizer_ref
-from nemo_srlm.store import read_json
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -24,7 +23,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _checkpoints(ctx: Context) -> list[Path]:
-    from nemo_srlm.megatron.seal import to_compare
+    from nemo_srlm.train.checkpoint_dir import to_compare
 
     trained = ctx.inputs["trained"]
     steps = int(read_json(trained / manifest.NAME)["metrics"]["steps"])
@@ -32,8 +31,8 @@ def _checkpoints(ctx: Context) -> list[Path]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.megatron.convert.exporting import export_hf
-    from nemo_srlm.megatron.convert.verify import verify
+    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.verify import verify
 
     section = ctx.cfg.export
     checkpoints = _checkpoints(ctx)

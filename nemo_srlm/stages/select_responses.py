@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm import engine as engines
-from nemo_srlm import manifest
-from nemo_srlm.config import Config, identity
-from nemo_srlm.engine import Engine, Outcome, Request
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import content_digest, read_json, read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Candidate, Prompt, content_id, item_seed
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data.prompt_sets import read_prompt_set
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.evaluation.promptset import read_prompt_set
-from nemo_srlm.manifest import content_digest
-from nemo_srlm.records import Candidate, Prompt, content_id, item_seed
-from nemo_srlm.stage import Context, Ref, Stage
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.stages.candidates import response_metrics, to_candidates
+from nemo_srlm.stages.common.generating import chat_ids, engine_identity, run_requests, usage_metrics
 from nemo_srlm.stages.export import HF
-from nemo_srlm.stages.generating import chat_ids, engine_identity, run_requests, usage_metrics
-from nemo_srlm.store import merge_parts, read_json, read_records
 
 OUTPUT = "responses.jsonl"
 # of the tiny world: choices are made on this split, figures come from the other (settings.check sees to it)

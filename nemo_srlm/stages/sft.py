@@ -3,15 +3,16 @@
 from collections import Counter
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import training
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import pipeline
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     return {
-        "seed": Ref("seed", 0), "eft": Ref("eft", 0), "base": training.base_ref(cfg),
-        "tokenizer": training.tokenizer_ref(cfg),
+        "seed": Ref("seed", 0), "eft": Ref("eft", 0), "base": pipeline.base_ref(cfg),
+        "tokenizer": pipeline.tokenizer_ref(cfg),
     }  # fmt: skip
 
 
@@ -20,7 +21,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.tokens import Chat
+    from nemo_srlm.data.chat import Chat
 
     section = ctx.cfg.sft
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)

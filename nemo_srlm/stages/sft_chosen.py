@@ -8,11 +8,12 @@ responses are learnt from. From M0 and not from the policy: more epochs over the
 from collections import Counter
 from typing import Any
 
-from nemo_srlm.config import Config
-from nemo_srlm.records import PreferencePair
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.stages import sft, training
-from nemo_srlm.store import read_records
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import PreferencePair
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.stages import sft
+from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -25,7 +26,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.tokens import Chat
+    from nemo_srlm.data.chat import Chat
 
     section = ctx.cfg.sft
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)

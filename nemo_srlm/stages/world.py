@@ -4,13 +4,13 @@ import random
 from collections import Counter
 from typing import Any
 
-from nemo_srlm import templates
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_json_lines, read_records, write_records
+from nemo_srlm.core.records import Prompt, RankedReply, content_id
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data import templates
+from nemo_srlm.data.few_shot import few_shot_text
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.prompting import few_shot_text
-from nemo_srlm.records import Prompt, RankedReply, content_id
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import read_json_lines, read_records, write_records
 
 CORPUS, TREES, TOKENIZER = "corpus.jsonl", "seed.trees.jsonl.gz", "tokenizer"
 PROMPTS, JUDGE_EVAL = "eval_prompts.{split}.jsonl", "judge_eval.{split}.jsonl"
@@ -40,7 +40,7 @@ def _rng(cfg: Config, part: str) -> random.Random:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.world import seeds, tokenizer, web
+    from nemo_srlm.tiny_world import seeds, tokenizer, web
 
     cfg = ctx.cfg
     if cfg.world.num_documents < _TOKENIZER_DOCUMENTS // 10:
@@ -76,7 +76,7 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    from nemo_srlm.world import oracle
+    from nemo_srlm.tiny_world import oracle
 
     trees = [tree for _, tree in read_json_lines(ctx.dir / TREES)]
     replies = Counter(len(tree["prompt"]["replies"]) for tree in trees)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.losses import DpoSettings
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.train.losses import DpoSettings
 
 pytestmark = pytest.mark.gpu
 
@@ -41,18 +41,22 @@ def _gpu() -> None:
 
 def losses(directory: Path, kind: str, precision: PrecisionSection, **section: Any) -> list[float]:
     """Losses of six steps on one GPU; DPO stops by itself where the first loss is not ln 2."""
-    from nemo_srlm.megatron import tasks, train
+    from nemo_srlm.train import metrics
+    from nemo_srlm.train.megatron import tasks
+    from nemo_srlm.train.megatron import trainer as megatron_trainer
     from tests.pipeline.trainer_worker import Silent, documents, pairs
 
     directory.mkdir(parents=True)
     settings = dataclasses.replace(SECTION, **section)
     parallel = ParallelSection(processes=1)
-    trainer = train.start(train.Job("gpu", MODEL, parallel, precision, settings, 3, directory, None, Silent()))
+    trainer = megatron_trainer.start(
+        megatron_trainer.Job("gpu", MODEL, parallel, precision, settings, 3, directory, None, Silent())
+    )
     if kind == "sft":
-        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
+        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
     else:
         tasks.fit_dpo(trainer, pairs(24, 21), (), DpoSettings(), 1e-3)
-    lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (directory / metrics.METRICS).read_text().splitlines()]
     return [line["loss"] for line in lines]
 
 

@@ -18,11 +18,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.leaving import Limits
-from nemo_srlm.megatron import tasks, train
-from nemo_srlm.megatron.ending import end_of
-from nemo_srlm.megatron.quiet import quiet
-from nemo_srlm.megatron.seal import why_torn
+from nemo_srlm.launch.train_end import end_of
+from nemo_srlm.train import metrics
+from nemo_srlm.train.checkpoint_dir import incomplete_reason
+from nemo_srlm.train.megatron import tasks
+from nemo_srlm.train.megatron import trainer as megatron_trainer
+from nemo_srlm.train.megatron.quiet import quiet
+from nemo_srlm.train.stop_conditions import Limits
 from tests.pipeline.trainer_worker import digest, documents, held_out, job
 from tests.processes import left_by
 
@@ -46,8 +48,10 @@ def attempt(directory: Path, limits: Limits) -> int:
     os.dup2(log, 2)
 
     def work() -> None:
-        trainer = train.start(dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits))
-        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+        trainer = megatron_trainer.start(
+            dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits)
+        )
+        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
         (directory / "digest").write_text(digest(trainer))
 
     code = 1
@@ -71,7 +75,7 @@ def ended(child: int, directory: Path) -> int:
 
 
 def steps(directory: Path) -> int:
-    path = directory / train.METRICS
+    path = directory / metrics.METRICS
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
@@ -84,13 +88,13 @@ def alive_after(child: int, directory: Path, more: int) -> None:
 
 
 def complete(directory: Path) -> list[Path]:
-    return [p for p in sorted((directory / "checkpoint").glob("step_*")) if not why_torn(p)]
+    return [p for p in sorted((directory / "checkpoint").glob("step_*")) if not incomplete_reason(p)]
 
 
 def result(directory: Path) -> dict[str, Any]:
     """What the last attempt, undisturbed, ended with."""
     code = ended(attempt(directory, Limits()), directory)
-    lines = [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (directory / metrics.METRICS).read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
     return {
         "code": code, "digest": (directory / "digest").read_text(), "lines": kept, "timed": lines[-2],

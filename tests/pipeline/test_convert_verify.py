@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_srlm.config import ChatSection, Config, ExportSection, ImportSection, ModelSection
+from nemo_srlm.config.generation import ChatSection
+from nemo_srlm.config.schema import Config, ExportSection, ImportSection
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert.exporting import export_hf
+from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert.verify import verify
+from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.convert.exporting import export_hf
-from nemo_srlm.megatron.convert.importing import import_hf
-from nemo_srlm.megatron.convert.verify import verify
 from nemo_srlm.stages import export_base
 from nemo_srlm.stages import import_hf as import_hf_stage
-from nemo_srlm.tokens import Chat, Tokenizer
 from tests.unit import tiny_llama
 from tests.unit.test_convert_stages import run
 
@@ -77,7 +80,7 @@ def test_the_tool_compares_the_first_layers_of_a_model_too_large_for_memory(mode
 
 def test_swapped_projections_pass_no_comparison_of_logits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The mistake that an exact round trip alone cannot see: a mapping that is wrong in both directions."""
-    from nemo_srlm.megatron.convert import mapping
+    from nemo_srlm.convert import mapping
 
     real = mapping.table
 

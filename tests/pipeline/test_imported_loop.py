@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import manifest
-from nemo_srlm.config import ModelSection
-from nemo_srlm.records import Judgement, PreferencePair, Prompt, SftExample
-from nemo_srlm.settings import compose
-from nemo_srlm.store import read_records
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import Judgement, PreferencePair, Prompt, SftExample
 from tests.unit import tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]

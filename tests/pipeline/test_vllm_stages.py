@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm import manifest, worker
-from nemo_srlm import stage as stages
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Completion, Failure, Request, generate
-from nemo_srlm.records import Candidate, Judgement, Prompt, RankedReply, SftExample
-from nemo_srlm.settings import freeze
-from nemo_srlm.stage import Context, Progress, Ref
+from nemo_srlm.config.compose import save_resolved_config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import manifest
+from nemo_srlm.core import stage as stages
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, RankedReply, SftExample
+from nemo_srlm.core.stage import Context, Ref
+from nemo_srlm.generate import requests as generate_requests
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Completion, Failure, Request, generate
+from nemo_srlm.launch import worker
 from nemo_srlm.stages import candidates, eval_reward, judge, prompts
-from nemo_srlm.store import read_records, write_records
 from tests.unit import tiny_llama
 
 SIZES = replace(tiny_llama.SIZES, num_attention_heads=2, num_query_groups=1)  # vLLM's CPU attention: heads of 32
@@ -70,7 +73,7 @@ def context(cfg: Config, root: Path, name: str, shard: int = 0, num: int = 1) ->
     return Context(cfg, 1, directory, inputs, Progress(directory, shard), shard, num)
 
 
-def engine(root: Path, cfg: Config) -> engines.Engine:
+def engine(root: Path, cfg: Config) -> generate_requests.Engine:
     return engines.shared(root / "model" / "hf", cfg)
 
 
@@ -189,7 +192,7 @@ def make_judging_model(directory: Path, text: str) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from nemo_srlm.tokens import Tokenizer
+    from nemo_srlm.data.tokenizer import Tokenizer
 
     made = tiny_llama.make(directory, SIZES, "fp32")
     tiny_llama.make_tokenizer(directory, SIZES.vocab_size)
@@ -221,7 +224,7 @@ def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Pa
     import torch
     from transformers import LlamaForCausalLM
 
-    from nemo_srlm.stages.generating import chat_ids
+    from nemo_srlm.stages.common.generating import chat_ids
 
     expected = copy.deepcopy(cfg)
     expected.judge.method = "expected"
@@ -265,7 +268,7 @@ def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Co
         directory = stages.stage_directory(run_dir, Ref(name, iteration))
         shutil.copytree(source, directory)
         manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}, {}))
-    freeze(twice, run_dir)
+    save_resolved_config(twice, run_dir)
     worker.run_stage(run_dir, ref)
     directory = stages.stage_directory(run_dir, ref)
     assert sorted(path.name for path in (directory / "parts").iterdir()) == [f"0000{k}-of-00002.jsonl" for k in (0, 1)]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import manifest
-from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from nemo_srlm.store import read_records
+from nemo_srlm.core import files, manifest
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt
 from tools.bench.kills import digests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,12 +141,12 @@ def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_chan
         assert step["other"] == older
         assert sum(step["counts"].values()) == 16
         assert step["judged"] > 8
-    weights = {name: manifest.file_digest(here / "select_export" / name / "hf/model.safetensors") for name in names}
+    weights = {name: files.file_digest(here / "select_export" / name / "hf/model.safetensors") for name in names}
     assert len(set(weights.values())) == len(names)
-    assert weights["final"] == manifest.file_digest(whole / "iter1/export/hf/model.safetensors")
+    assert weights["final"] == files.file_digest(whole / "iter1/export/hf/model.safetensors")
     exported = nemo_srlm("export", "--iteration", "1", *command[command.index("run") + 1 :])
     assert exported.returncode == 0, exported.stderr
-    assert manifest.file_digest(here / "export/hf/model.safetensors") == weights[chosen]
+    assert files.file_digest(here / "export/hf/model.safetensors") == weights[chosen]
 
 
 def survivors(word: str, seconds: float) -> list[str]:

@@ -15,12 +15,14 @@ import torch
 import torch.distributed as dist
 from megatron.core.utils import unwrap_model
 
-from nemo_srlm import estimate
-from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.losses import DpoSettings
-from nemo_srlm.megatron import step, tasks, train
-from nemo_srlm.megatron.quiet import quiet
-from nemo_srlm.tokens import Document, collate
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.data.chat import Document
+from nemo_srlm.train import estimate, metrics, stop_conditions
+from nemo_srlm.train.batches import collate
+from nemo_srlm.train.losses import DpoSettings
+from nemo_srlm.train.megatron import step, tasks
+from nemo_srlm.train.megatron import trainer as megatron_trainer
+from nemo_srlm.train.megatron.quiet import quiet
 
 MODEL = ModelSection(
     num_layers=4, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, vocab_size=60,
@@ -64,9 +66,9 @@ def pairs(count: int, seed: int) -> list[tuple[str, Document, Document]]:
 
 def job(
     directory: Path, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None, **precision: Any
-) -> train.Job:
+) -> megatron_trainer.Job:
     layout = ParallelSection(processes=dist_size(), **parallel)
-    return train.Job(
+    return megatron_trainer.Job(
         "test", MODEL, layout, PrecisionSection(**{"dtype": "fp32", **precision}),
         dataclasses.replace(TRAIN, **section), 11, directory, initial, Silent(),
     )  # fmt: skip
@@ -78,7 +80,7 @@ def dist_size() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
-def digest(trainer: train.Trainer) -> str:
+def digest(trainer: megatron_trainer.Trainer) -> str:
     found = hashlib.sha256()
     for chunk in trainer.chunks:
         for parameter in chunk.parameters():
@@ -86,7 +88,7 @@ def digest(trainer: train.Trainer) -> str:
     return found.hexdigest()
 
 
-def held_bytes(trainer: train.Trainer) -> dict[str, Any]:
+def held_bytes(trainer: megatron_trainer.Trainer) -> dict[str, Any]:
     """What this rank holds after training, its pipeline stage, and what the estimate says: weights, gradients, moments."""
     from megatron.core import parallel_state
 
@@ -104,11 +106,11 @@ def held_bytes(trainer: train.Trainer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def held_out() -> train.Task:
+def held_out() -> megatron_trainer.Task:
     return tasks.sft_task(documents(10, 5), 0, 0.25, shuffled=False)
 
 
-def layer_bytes(trainer: train.Trainer) -> dict[str, float]:
+def layer_bytes(trainer: megatron_trainer.Trainer) -> dict[str, float]:
     """What the second layer keeps for the backward pass of a micro-batch, measured, and what the estimate says."""
     made = trainer.job
     units = [(d,) for d in documents(2, 8)]
@@ -139,7 +141,7 @@ def layer_bytes(trainer: train.Trainer) -> dict[str, float]:
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / train.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (directory / metrics.METRICS).read_text().splitlines()]
 
 
 def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None,
@@ -149,9 +151,9 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
     if dist.is_initialized():
         dist.barrier()
     directory.mkdir(exist_ok=True, parents=True)
-    trainer = train.start(job(directory, parallel, section, initial, **precision))
+    trainer = megatron_trainer.start(job(directory, parallel, section, initial, **precision))
     if kind == "sft":
-        train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
     else:
         replay = documents(12, 9) if settings.replay_weight else []
         tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
@@ -201,7 +203,7 @@ def check_layouts(out: Path) -> dict[str, Any]:
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
     resumed = out / "sft-resumed"
     resumed.mkdir(exist_ok=True)  # every rank makes it
-    stop_at(resumed, train.start(job(resumed, {}, {}, None)), "sft")
+    stop_at(resumed, megatron_trainer.start(job(resumed, {}, {}, None)), "sft")
     found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
     two = {"max_steps": 2}
     found["reload/tp2_sp_pp2"] = run(out, "a", "dpo", {"tensor": 2}, two, out / "sft-tp2_sp_pp2" / "checkpoint")
@@ -248,7 +250,7 @@ def check_resume(out: Path) -> dict[str, Any]:
         found[f"{kind}/whole"] = run(out, f"{kind}-whole", kind, {}, section, None)
         torn = out / f"{kind}-torn"
         torn.mkdir(exist_ok=True)
-        trainer = train.start(job(torn, {}, section, None))
+        trainer = megatron_trainer.start(job(torn, {}, section, None))
         stop_at(torn, trainer, kind)
         found[f"{kind}/resumed"] = run(out, f"{kind}-torn", kind, {}, section, None)
     for name in ("whole", "resumed"):
@@ -261,29 +263,31 @@ def best(directory: Path, stopped: bool) -> dict[str, Any]:
     section = {"keep_best": True, "validate_every": 1, "save_every": 2, "lr": 0.05, "min_lr": 0.05}
     directory.mkdir(exist_ok=True)
     if stopped:
-        stop_at(directory, train.start(job(directory, {}, section, None)), "sft")
+        stop_at(directory, megatron_trainer.start(job(directory, {}, section, None)), "sft")
     run(directory.parent, directory.name, "sft", {}, section, None)
-    loaded = train.start(job(directory.with_name(f"{directory.name}-loaded"), {}, {}, directory / "checkpoint"))
+    loaded = megatron_trainer.start(
+        job(directory.with_name(f"{directory.name}-loaded"), {}, {}, directory / "checkpoint")
+    )
     checks = [(line["step"], line["validation"]["loss"]) for line in lines(directory) if "validation" in line]
     return {
         "kept": json.loads((directory / "checkpoint" / "final" / "best.json").read_text()), "checks": checks,
-        "scores": train.evaluate(loaded, held_out())["loss"], "digest": digest(loaded), "bytes": None,
+        "scores": megatron_trainer.evaluate(loaded, held_out())["loss"], "digest": digest(loaded), "bytes": None,
         "left": sorted(path.name for path in (directory / "checkpoint").iterdir()),
     }  # fmt: skip
 
 
-def stop_at(directory: Path, trainer: train.Trainer, kind: str) -> None:
+def stop_at(directory: Path, trainer: megatron_trainer.Trainer, kind: str) -> None:
     """A first attempt that is asked to stop during its first step, so it saves after it."""
-    (directory / train.STOP_FILE).touch()
+    (directory / stop_conditions.STOP_FILE).touch()
     try:
         if kind == "sft":
-            train.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+            megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
         else:
             tasks.fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO, 1e-3)
-    except train.Stopped:
+    except megatron_trainer.Stopped:
         pass
     dist.barrier()
-    (directory / train.STOP_FILE).unlink(missing_ok=True)
+    (directory / stop_conditions.STOP_FILE).unlink(missing_ok=True)
     dist.barrier()
 
 

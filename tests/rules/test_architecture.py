@@ -35,45 +35,77 @@ def importers(module: str) -> set[str]:
     }
 
 
+# Top to bottom: a room imports from itself and from the rooms above it. data and tiny_world stand beside each other.
+ROOMS = (
+    "errors", "config", "core", "data", "tiny_world", "generate", "judge", "train", "convert", "evaluate", "report",
+    "stages", "launch", "cli",
+)  # fmt: skip
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+
+def room(module: str) -> str:
+    """`nemo_srlm.core.stage` -> `core`; the package itself is in no room."""
+    return module.removeprefix("nemo_srlm").removeprefix(".").partition(".")[0]
+
+
+def own_imports(module: str) -> set[str]:
+    """The project's modules that a module imports anywhere in it, also in functions and for types alone."""
+    found = set()
+    for name in imports(MODULES[module]):
+        parts = name.split(".")
+        known = [".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in MODULES]
+        found |= set(known[:1])
+    # `from nemo_srlm.core import stage` also names the package, which is no arrow of its own
+    return {n for n in found if n != module and not any(other.startswith(n + ".") for other in found)} - {"nemo_srlm"}
+
+
+def test_every_module_lies_in_a_room():
+    assert {room(module) for module in MODULES} - {""} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str):
+    above = ROOMS[: ROOMS.index(room(module)) + 1] if room(module) else ("",)
+    beside = {"data": {"tiny_world"}, "tiny_world": {"data"}}.get(room(module), set())
+    assert {name for name in own_imports(module) if room(name) not in set(above) - beside} == set()
+
+
+def test_the_import_graph_has_no_circle():
+    left = {module: own_imports(module) for module in MODULES}
+    while free := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in free}
+    assert left == {}, "these import each other"
+
+
+def test_modules_are_imported_by_name_in_one_place_alone():
+    """import_module hides an arrow from the tests above: stages/__init__.py finds a stage by its name with it."""
+    assert {name for path in FILES if "import_module" in path.read_text("utf-8") for name in [room_path(path)]} == {
+        "stages/__init__.py"
+    }
+
+
+def room_path(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
 @pytest.mark.parametrize("module", ["megatron", "nemo", "transformer_engine", "apex"])
 def test_only_the_megatron_folder_imports_the_training_stack(module: str):
-    assert {name for name in importers(module) if not name.startswith("megatron/")} == set()
+    assert {name for name in importers(module) if not name.startswith("train/megatron/")} == set()
 
 
 def test_only_the_engine_imports_vllm():
-    assert importers("vllm") <= {"engine.py"}
+    assert importers("vllm") <= {"generate/vllm_engine.py"}
 
 
-def test_the_trainer_knows_neither_store_nor_stages():
-    for module in ("nemo_srlm.store", "nemo_srlm.stages"):
-        assert {
-            name for name in importers(module) if name.startswith("megatron/") and name != "megatron/main.py"
-        } == set()
-
-
-LAYERS = {  # file -> the project's own modules that it may know
-    "errors.py": set(),
-    "records.py": {"errors"},
-    "config.py": {"cluster", "config_eval", "fields"},
-    "config_eval.py": {"fields"},
-    "settings.py": {"config", "errors"},
-    "manifest.py": {"errors"},
-    "stage.py": {"errors", "config", "settings", "manifest", "stages"},
-    "store.py": {"errors", "manifest", "records", "stage"},
-    "losses.py": {"config", "errors"},
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_core_depends_downwards_only(name: str):
-    own = {m.split(".")[1] for m in imports(PACKAGE / name) if m.startswith("nemo_srlm.")}
-    assert own <= LAYERS[name]
+def test_the_trainer_reads_no_records_and_knows_no_stage():
+    for module in ("nemo_srlm.core.files", "nemo_srlm.core.parts", "nemo_srlm.core.stage", "nemo_srlm.core.pipeline"):
+        assert {name for name in importers(module) if name.startswith("train/megatron/")} == set()
 
 
 def test_light_commands_load_nothing_heavy_not_even_with_every_stage_declared():
     code = (
-        "import sys, nemo_srlm.cli, nemo_srlm.status, nemo_srlm.local\n"
-        "from nemo_srlm.stages import NAMES, load\n"
+        "import sys, nemo_srlm.cli, nemo_srlm.report.status, nemo_srlm.launch.local\n"
+        "from nemo_srlm.core.pipeline import NAMES, load\n"
         "[load(n) for n in NAMES]\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_srlm.config import Config
-from nemo_srlm.megatron.layout import check_batches, check_layout, check_precision
-from nemo_srlm.settings import CONFIGS, compose
-from nemo_srlm.stages import NAMES, load, pipeline
+from nemo_srlm.config.compose import CONFIGS, compose
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.pipeline import NAMES, pipeline
+from nemo_srlm.stages import load
+from nemo_srlm.train.layout import check_batches, check_layout, check_precision
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
 

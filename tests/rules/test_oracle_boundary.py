@@ -7,13 +7,13 @@ import nemo_srlm
 
 PACKAGE = Path(nemo_srlm.__file__).parent
 ALLOWED = {
-    "world/replies.py",  # web reviewers and seed labels, both with noise
-    "world/seeds.py",  # the held-out ranked replies' ranks
+    "tiny_world/replies.py",  # web reviewers and seed labels, both with noise
+    "tiny_world/seeds.py",  # the held-out ranked replies' ranks
     "stages/world.py",  # counts of what was generated
     "stages/eval_oracle.py",  # the final evaluation
     "stages/oracle_scores.py",  # run.arm=oracle: the upper bound
 }
-ORACLE = "nemo_srlm.world.oracle"
+ORACLE = "nemo_srlm.tiny_world.oracle"
 
 
 def imported_names(file: Path) -> set[str]:
@@ -44,11 +44,11 @@ def test_nothing_inside_an_iteration_imports_what_knows_the_oracle() -> None:
     iteration = {
         f"stages/{name}.py" for name in ("prompts", "candidates", "judge", "pairs", "dpo", "export", "eft", "sft")
     }
-    generators = ("nemo_srlm.world.replies", "nemo_srlm.world.seeds", "nemo_srlm.world.web")
+    generators = ("nemo_srlm.tiny_world.replies", "nemo_srlm.tiny_world.seeds", "nemo_srlm.tiny_world.web")
     assert not importers_of(*generators, "nemo_srlm.stages.eval_oracle", "nemo_srlm.stages.world") & iteration
 
 
 def test_the_oracle_is_not_reached_by_its_name_as_text() -> None:
     for file in PACKAGE.rglob("*.py"):
-        if "world.oracle" in file.read_text(encoding="utf-8").replace("nemo_srlm.world import oracle", ""):
+        if "world.oracle" in file.read_text(encoding="utf-8").replace("nemo_srlm.tiny_world import oracle", ""):
             assert file.relative_to(PACKAGE).as_posix() in ALLOWED, file

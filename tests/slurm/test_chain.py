@@ -53,7 +53,7 @@ def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
 
 def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_early_says_what_is_missing(run: Run):
     """Slurm 22.05 accepts afterok on a purged id and runs the job at once."""
-    known = "from nemo_srlm.slurm import client; client.require(['999999'])"
+    known = "from nemo_srlm.launch.slurm import client; client.require(['999999'])"
     refused = run.call([sys.executable, "-c", known], code=1)
     assert "SlurmError: job 999999: ended and was forgotten" in refused
     run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "4"}

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import filesystem
 
-from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, SftSection
-from nemo_srlm.megatron import checkpoint, setup
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, SftSection
+from nemo_srlm.train.megatron import checkpoint, setup
 
 TOKENS = [(i * 37 + 5) % 250 for i in range(24)]
 
@@ -36,7 +36,7 @@ def parallel(layout: list[int]) -> ParallelSection:
 def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
     model, precision = ModelSection(**case["model"]), PrecisionSection(dtype=dtype)
     setup.initialize(model, parallel(layout), precision)
-    from nemo_srlm.megatron.model import build_model
+    from nemo_srlm.train.megatron.model import build_model
 
     chunks = build_model(model, parallel(layout), precision)
     for chunk in chunks:
@@ -122,7 +122,7 @@ def main() -> None:
 
 def save_training(case: dict[str, Any], chunks: list[Any]) -> None:
     """A training checkpoint with the distributed optimizer's state beside the weights."""
-    from nemo_srlm.megatron import optim
+    from nemo_srlm.train.megatron import optim
 
     layout, precision = parallel(case["save"]), PrecisionSection(dtype="bf16")
     wrapped = optim.wrap(chunks, layout, precision)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from nemo_srlm.engine import Completion, Failure, Outcome, Request
+from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
 
 class Characters:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from nemo_srlm import annotations
 from nemo_srlm.cli import main
+from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluation.alpaca import (
+from nemo_srlm.evaluate import annotations
+from nemo_srlm.evaluate.alpaca import (
     Annotation,
     Calibration,
     fit,
@@ -23,7 +24,6 @@ from nemo_srlm.evaluation.alpaca import (
     win_rate,
     write_outputs,
 )
-from nemo_srlm.records import Candidate, Prompt
 from tests.synthetic_run import build
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -1,8 +1,9 @@
 """The control arm sft_only: the same rounds, another way from the pairs to the next model."""
 
-from nemo_srlm.settings import compose
-from nemo_srlm.stage import Ref
-from nemo_srlm.stages import load, pipeline
+from nemo_srlm.config.compose import compose
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.stages import load
 
 
 def test_it_differs_from_the_self_arm_in_the_training_stage_alone():

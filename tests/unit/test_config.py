@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config import Config, identity
+from nemo_srlm.config.compose import compose, load_resolved_config, save_resolved_config
+from nemo_srlm.config.schema import Config, identity
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.settings import compose, freeze, thaw
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_execution_settings_never_enter_an_identity():
 
 def test_a_frozen_config_thaws_to_the_same_config(configs: Path, tmp_path: Path):
     cfg = compose("small", ["run.name=x", "prompts.keywords=[a,b]"], configs)
-    freeze(cfg, tmp_path / "run")
-    assert thaw(tmp_path / "run") == cfg
+    save_resolved_config(cfg, tmp_path / "run")
+    assert load_resolved_config(tmp_path / "run") == cfg
 
 
 def test_thawing_what_is_not_a_run_says_so(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such file"):
-        thaw(tmp_path)
+        load_resolved_config(tmp_path)

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm.config import ModelSection
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert import exporting, hf_config, mapping, torch_dist
+from nemo_srlm.convert.exporting import export_hf
+from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert.stored import Reader
+from nemo_srlm.convert.verify import card_path, verify
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.convert import exporting, hf_config, mapping, torch_dist
-from nemo_srlm.megatron.convert.exporting import export_hf
-from nemo_srlm.megatron.convert.importing import import_hf
-from nemo_srlm.megatron.convert.stored import Reader
-from nemo_srlm.megatron.convert.verify import card_path, verify
 from tests.unit import tiny_llama
 
 

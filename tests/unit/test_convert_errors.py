@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemo_srlm.config import ModelSection
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert import stored
+from nemo_srlm.convert.exporting import export_hf
+from nemo_srlm.convert.importing import import_hf
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.convert import stored
-from nemo_srlm.megatron.convert.exporting import export_hf
-from nemo_srlm.megatron.convert.importing import import_hf
 from tests.unit import tiny_llama
 
 MODEL = tiny_llama.SHAPES["gqa"]
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_is_broken_or_another_models_is_refused(good: Path, tm
 
 
 def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nemo_srlm.megatron.convert.importing.refuse_not_finite", lambda *_: None)
+    monkeypatch.setattr("nemo_srlm.convert.importing.refuse_not_finite", lambda *_: None)
     shutil.copytree(good / "hf", tmp_path / "hf")
     edit_weights(put(Q, float("nan")))(tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "mg")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_srlm.config import ModelSection
-from nemo_srlm.megatron.convert.exporting import export_hf
-from nemo_srlm.megatron.convert.importing import import_hf
-from nemo_srlm.megatron.convert.stored import PIECE_BYTES
-from nemo_srlm.megatron.seal import latest
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert.exporting import export_hf
+from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert.stored import PIECE_BYTES
+from nemo_srlm.train.checkpoint_dir import latest
 from tests.unit import tiny_llama
 from tests.unit.convert_world import TOKENS
 

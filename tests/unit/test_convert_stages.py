@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config import Config, ExportSection, ImportSection, WorldSection
+from nemo_srlm.config.schema import Config, ExportSection, ImportSection, WorldSection
+from nemo_srlm.convert.importing import import_hf as import_into
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError, ConfigError, DataError
-from nemo_srlm.megatron.convert.importing import import_hf as import_into
-from nemo_srlm.megatron.seal import latest
-from nemo_srlm.stage import Context, Progress, Ref, Stage
 from nemo_srlm.stages import export, export_base, export_baseline, import_hf
+from nemo_srlm.train.checkpoint_dir import latest
 from tests.unit import tiny_llama
 
 MODEL = replace(tiny_llama.SHAPES["gqa"], vocab_size=300)

@@ -9,13 +9,14 @@ from typing import Any
 import jinja2
 import pytest
 
-from nemo_srlm.config import ChatSection
+from nemo_srlm.config.generation import ChatSection
+from nemo_srlm.convert import tokenizer_files
+from nemo_srlm.convert.exporting import export_hf
+from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.megatron.convert import tokenizer_files
-from nemo_srlm.megatron.convert.exporting import export_hf
-from nemo_srlm.megatron.convert.importing import import_hf
-from nemo_srlm.tokens import Chat, Tokenizer
-from nemo_srlm.world.tokenizer import every_word, train
+from nemo_srlm.tiny_world.tokenizer import every_word, train
 from tests.unit import tiny_llama
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "llama2_tokenizer.model"
@@ -96,7 +97,7 @@ def update(path: Path, changes: dict[str, Any]) -> None:
 
 
 def model_of(root: Path) -> Any:
-    from nemo_srlm.megatron.convert import hf_config
+    from nemo_srlm.convert import hf_config
 
     return hf_config.read(root / "hf").model
 

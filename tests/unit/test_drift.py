@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from nemo_srlm import judging
-from nemo_srlm.config import JudgeSection
-from nemo_srlm.config_eval import DriftSection
-from nemo_srlm.evaluation import alarms as drift_alarms
-from nemo_srlm.evaluation.alarms import alarms
-from nemo_srlm.evaluation.drift import (
+from nemo_srlm.config.evaluation import DriftSection
+from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.evaluate import alarms as drift_alarms
+from nemo_srlm.evaluate.alarms import alarms
+from nemo_srlm.evaluate.drift import (
     bleu,
     count_grams,
     distinct_n,
@@ -19,7 +19,7 @@ from nemo_srlm.evaluation.drift import (
     self_bleu,
     words,
 )
-from nemo_srlm.records import Candidate, Judgement
+from nemo_srlm.judge import health as judge_health
 
 
 def response(k: int, text: str, finish: str = "stop", error: str = "") -> Candidate:
@@ -139,7 +139,7 @@ def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():
         judgement("p2", 0, 2, 2, 2),
         judgement("p2", 1, 2, 2, 2),
     ]
-    ours, health = judging_metrics(rows, 2), judging.health(rows, JudgeSection())
+    ours, health = judging_metrics(rows, 2), judge_health.health(rows, JudgeSection())
     assert drift_alarms.of_health(health) == pytest.approx(
         {name: ours[name] for name in ("high_scores", "tie_rate", "parse_failures")}
     )

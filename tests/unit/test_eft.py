@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_srlm import eft, templates
-from nemo_srlm.config import JudgeSection
-from nemo_srlm.eft import Judged
-from nemo_srlm.judging import parse_score
-from nemo_srlm.records import RankedReply
+from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.core.records import RankedReply
+from nemo_srlm.data import templates
+from nemo_srlm.judge import eft
+from nemo_srlm.judge.eft import Judged
+from nemo_srlm.judge.scores import parse_score
 
 
 def judged(instruction: str, rank: int, score: float | None) -> Judged:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config, GenerateSection
-from nemo_srlm.engine import Completion, Failure, Request
+from nemo_srlm.config.generation import GenerateSection
+from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import CheckpointError, DataError, EngineError
-from nemo_srlm.feeding import Feeder
+from nemo_srlm.generate import requests as generate_requests
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Completion, Failure, Request
+from nemo_srlm.generate.scheduler import RequestScheduler
 
 
 class Machine:
@@ -48,9 +50,11 @@ def requests(number: int, n: int = 1) -> list[Request]:
     return [Request(f"r{i}", (1, 2), n, 64 * i, 0.7, 0.9, 8) for i in range(number)]
 
 
-def feeder(log: list[str], deadly: str = "", refused: str = "", capacity: int = 4, max_restarts: int = 9) -> Feeder:
+def feeder(
+    log: list[str], deadly: str = "", refused: str = "", capacity: int = 4, max_restarts: int = 9
+) -> RequestScheduler:
     kind = type("M", (Machine,), {"deadly": frozenset(deadly.split()), "refused": frozenset(refused.split())})
-    return Feeder(lambda: kind(log), capacity, max_restarts)
+    return RequestScheduler(lambda: kind(log), capacity, max_restarts)
 
 
 def test_every_request_comes_back_with_its_draws_and_the_engine_starts_once() -> None:
@@ -114,7 +118,7 @@ def test_an_engine_that_dies_for_no_request_of_its_own_is_restarted_and_nothing_
             return super().step()
 
     log: list[str] = []
-    found = dict(Feeder(lambda: Once(log), 4, 1).run(requests(9)))
+    found = dict(RequestScheduler(lambda: Once(log), 4, 1).run(requests(9)))
     assert len(found) == 9
     assert all(isinstance(o, list) for o in found.values())
     assert log == ["start", "close", "start"]
@@ -207,7 +211,7 @@ def test_an_engine_starts_for_the_lengths_of_its_stage_and_anew_only_for_longer_
         for length in longest:
             if length:
                 engine.expect([length])
-            assert len(engines.generate(engine, requests(3))) == 3
+            assert len(generate_requests.generate(engine, requests(3))) == 3
         return list(log)
 
     assert stages(GenerateSection(), 500, 300, 600) == ["start 512", "close", "start 1024"]

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm.config import ApiSection, Config
-from nemo_srlm.engine_api import ApiEngine
+from nemo_srlm.config.compose import as_yaml
+from nemo_srlm.config.generation import ApiSection
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, Prompt
+from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, EngineError
-from nemo_srlm.feeding import Completion, Failure, Request
-from nemo_srlm.records import Candidate, Judgement, Prompt
-from nemo_srlm.settings import as_yaml
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.generate.openai_engine import ApiEngine
+from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.stages import judge
-from nemo_srlm.store import read_records, write_records
 
 KEY = "sk-secret"
 Answer = tuple[int, Any]

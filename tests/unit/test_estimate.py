@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from nemo_srlm import estimate
 from nemo_srlm.cli import parser
-from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, SftSection
-from nemo_srlm.estimate import GIB, GPUS, Work
-from nemo_srlm.settings import compose
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, SftSection
+from nemo_srlm.train import estimate
+from nemo_srlm.train.estimate import GIB, GPUS, Work
 
 LLAMA2_70B = ModelSection()
 LLAMA2_7B = ModelSection(

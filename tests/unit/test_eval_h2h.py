@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Completion, Failure, Request
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Prompt, content_id
+from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.records import Candidate, Prompt, content_id
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.stages import eval_h2h
-from nemo_srlm.store import write_records
 
 PROMPTS = [Prompt(content_id("prompt", t), t, "eval") for t in ("one", "two", "three")]
 

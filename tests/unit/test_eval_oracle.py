@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Prompt, content_id
+from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import DataError
-from nemo_srlm.records import Candidate, Prompt, content_id
-from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages import eval_oracle, oracle_scores
-from nemo_srlm.store import read_records, write_records
 
 PROMPTS = ["Name two fruits and one tools.", "Is the fox or the bear bigger?"]
 GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The bigger animal is the bear."]

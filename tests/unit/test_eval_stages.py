@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Completion, Failure, Outcome, Request
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json_lines, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Prompt, RankedReply, SftExample, content_id
+from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.records import Candidate, Prompt, RankedReply, SftExample, content_id
-from nemo_srlm.stage import Context, Progress, Stage
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 from nemo_srlm.stages import eval_alpaca, eval_kl, eval_mt_answers, eval_mt_bench, eval_preferences, held_out
-from nemo_srlm.store import read_json_lines, write_records
 from tests.unit.fake_engine import Characters, FakeEngine
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm.config import PromptsSection
+from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.data.prompt_filters import PromptFilter, RougeIndex, rouge_f1, tokenize
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.filters import PromptFilter, RougeIndex, rouge_f1, tokenize
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = ["name", "three", "rivers", "in", "europe", "and", "say", "why", "2", "x"]

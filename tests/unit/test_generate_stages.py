@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Completion, Failure
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, RankedReply, SftExample
+from nemo_srlm.core.stage import Context, Stage
+from nemo_srlm.data import prompt_pool
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.records import Candidate, Judgement, Prompt, RankedReply, SftExample
-from nemo_srlm.stage import Context, Progress, Stage
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Completion, Failure
 from nemo_srlm.stages import candidates, eft, eval_responses, eval_reward, judge, prompts
-from nemo_srlm.store import read_records, write_records
 from tests.unit.fake_engine import Characters, FakeEngine
 
 WORDS = ("apple", "bear", "boat", "cocoa", "deer", "fig", "goat", "hat", "ice", "jam", "kite", "lion", "milk", "nut", "owl",
@@ -123,7 +125,7 @@ def test_generated_prompts_are_shown_in_later_rounds_only(tmp_path: Path, monkey
     use(monkeypatch, writes)
     run(prompts.STAGE, ctx := context(config(), tmp_path, "out"))
     seeds = {e.prompt for e in read_records(tmp_path / "seed" / "ift.jsonl", SftExample)}
-    attempts = list(read_records(next((ctx.dir / "parts").iterdir()), prompts.Attempt))
+    attempts = list(read_records(next((ctx.dir / "parts").iterdir()), prompt_pool.Attempt))
     generated = {a.index: sum(text not in seeds for text in a.demonstrations) for a in attempts}
     assert {generated[i] for i in range(24)} == {0}
     assert {generated[i] for i in generated if i >= 24} == {2}

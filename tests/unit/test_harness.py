@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, DataError, EngineError
-from nemo_srlm.evaluation import harness
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.evaluate import harness
+from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.stages import eval_harness
 
 RESULTS = (

@@ -3,8 +3,8 @@
 import pytest
 from scipy import stats
 
-from nemo_srlm.evaluation import paper
-from nemo_srlm.evaluation.headtohead import (
+from nemo_srlm.evaluate import paper
+from nemo_srlm.evaluate.headtohead import (
     Comparison,
     by_category,
     order_bias,

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm import judging, templates
-from nemo_srlm.config import JudgeSection
-from nemo_srlm.judging import aggregate, parse_draws, parse_score
-from nemo_srlm.records import Judgement
+from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.core.records import Judgement
+from nemo_srlm.data import templates
+from nemo_srlm.generate import requests
+from nemo_srlm.judge import health as judge_health
+from nemo_srlm.judge import scores as judge_scores
+from nemo_srlm.judge.scores import aggregate, parse_draws, parse_score
 
 STATED = {  # judgement -> its score
     "Score: 4": 4,
@@ -286,31 +289,33 @@ def test_the_order_of_the_draws_cannot_break_a_tie(scores, rng):
 
 
 def test_one_greedy_judgement_needs_one_valid_score():
-    assert judging.required_valid(JudgeSection()) == 2
-    assert judging.required_valid(JudgeSection(method="expected")) == 1
+    assert judge_scores.required_valid(JudgeSection()) == 2
+    assert judge_scores.required_valid(JudgeSection(method="expected")) == 1
 
 
 def test_the_expected_score_weighs_the_digits_by_their_probability():
-    mean, spread = judging.expectation({3: math.log(0.2), 4: math.log(0.2)})
+    mean, spread = judge_scores.expectation({3: math.log(0.2), 4: math.log(0.2)})
     assert mean == pytest.approx(3.5)
     assert spread == pytest.approx(0.5)
-    assert judging.expectation({score: -1000.0 - abs(score - 5) * 100 for score in range(6)})[0] == pytest.approx(5)
+    assert judge_scores.expectation({score: -1000.0 - abs(score - 5) * 100 for score in range(6)})[0] == pytest.approx(
+        5
+    )
 
 
 def test_a_judgements_spread_is_that_of_its_draws_or_of_the_distribution_that_was_read():
     sampled = Judgement("c", "p", (2.0, None, 4.0), ("a", "b", "c"), ("stop",) * 3)
-    assert judging.spread(sampled) == pytest.approx(1.0)
-    assert judging.spread(Judgement("c", "p", (3.4,), ("a",), ("stop",), spread=0.7)) == 0.7
-    assert judging.spread(Judgement("c", "p", (None,), ("a",), ("stop",))) is None
+    assert judge_scores.spread(sampled) == pytest.approx(1.0)
+    assert judge_scores.spread(Judgement("c", "p", (3.4,), ("a",), ("stop",), spread=0.7)) == 0.7
+    assert judge_scores.spread(Judgement("c", "p", (None,), ("a",), ("stop",))) is None
 
 
 def test_the_judges_input_is_whole_and_too_long_is_a_reason_not_a_cut():
     template = templates.load(JudgeSection().template, templates.JUDGE)
-    text = judging.judge_input(template, "Why?\n<RESPONSE_HERE>", "Because. " * 1000)
+    text = judge_scores.judge_input(template, "Why?\n<RESPONSE_HERE>", "Because. " * 1000)
     assert "User: Why?\n<RESPONSE_HERE>\n\n<response>Because. Because." in text
     assert text.count("Because. ") == 1000
-    assert judging.too_long(3584, 512, 4096) == ""
-    assert judging.too_long(3585, 512, 4096).startswith("too_long:")
+    assert requests.too_long(3584, 512, 4096) == ""
+    assert requests.too_long(3585, 512, 4096).startswith("too_long:")
 
 
 # --- health -----------------------------------------------------------------------------------------------------------
@@ -323,7 +328,7 @@ def judged(prompt: int, *scores: float | None, reasons: str = "stop", error: str
 def test_the_health_of_a_judge_counts_what_it_did():
     rows = [judged(1, 4.0, 4.0, 5.0), judged(1, 4.0, None, 5.0), judged(2, 3.0, 3.0, 3.0), judged(2, 3.0, 3.0, None)]
     rows += [judged(3, None, None, 1.0, reasons="length"), judged(3, error="too_long: 9 > 8")]
-    health = judging.health(iter(rows), JudgeSection())
+    health = judge_health.health(iter(rows), JudgeSection())
     assert health["judgements"] == 6
     assert health["errors"] == {"too_long": 1}
     assert health["draws"] == 15
@@ -337,10 +342,10 @@ def test_the_health_of_a_judge_counts_what_it_did():
 
 
 def test_a_collapsed_or_failing_judge_raises_an_alarm():
-    always_four = judging.health([judged(i, 4.0, 4.0, 4.0) for i in range(9)] + [judged(9, 1.0)], JudgeSection())
-    assert ["collapsed" in line for line in judging.alarms(always_four, JudgeSection())] == [True]
-    failing = judging.health([judged(0, 1.0, None, None), judged(1, 2.0, 3.0, 4.0)], JudgeSection())
-    assert ["state no score" in line for line in judging.alarms(failing, JudgeSection())] == [True]
-    healthy = judging.health([judged(0, 1.0, 2.0, 3.0)], JudgeSection())
-    assert judging.alarms(healthy, JudgeSection()) == []
-    assert len(judging.alarms(judging.health([], JudgeSection()), JudgeSection())) == 1
+    always_four = judge_health.health([judged(i, 4.0, 4.0, 4.0) for i in range(9)] + [judged(9, 1.0)], JudgeSection())
+    assert ["collapsed" in line for line in judge_health.alarms(always_four, JudgeSection())] == [True]
+    failing = judge_health.health([judged(0, 1.0, None, None), judged(1, 2.0, 3.0, 4.0)], JudgeSection())
+    assert ["state no score" in line for line in judge_health.alarms(failing, JudgeSection())] == [True]
+    healthy = judge_health.health([judged(0, 1.0, 2.0, 3.0)], JudgeSection())
+    assert judge_health.alarms(healthy, JudgeSection()) == []
+    assert len(judge_health.alarms(judge_health.health([], JudgeSection()), JudgeSection())) == 1

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm import templates
-from nemo_srlm.config import Config
-from nemo_srlm.oasst import read_first_turns
-from nemo_srlm.records import Judgement, PreferencePair, Prompt, SftExample
-from nemo_srlm.settings import compose
-from nemo_srlm.stage import Context, Progress, Stage
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Judgement, PreferencePair, Prompt, SftExample
+from nemo_srlm.core.stage import Context, Stage
+from nemo_srlm.data import templates
+from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.stages import candidates, eft, judge, pairs, prompts, seed
-from nemo_srlm.store import read_records
 from tests.unit.fake_engine import FakeEngine
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasst_sample.trees.jsonl.gz"

@@ -2,15 +2,9 @@
 
 import pytest
 
-from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.megatron.layout import (
-    check_batches,
-    check_layout,
-    check_precision,
-    data_parallel_size,
-    padded_vocab_size,
-)
+from nemo_srlm.train.layout import check_batches, check_layout, check_precision, data_parallel_size, padded_vocab_size
 
 MODEL = ModelSection(num_layers=8, hidden_size=64, ffn_hidden_size=96, num_attention_heads=8, num_query_groups=4)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.leaving import STARTED, Leaving, Limits, limits
+from nemo_srlm.train.stop_conditions import STARTED, Limits, StopConditions, limits
 
 NOW = 1_000_000.0
 
@@ -44,7 +44,7 @@ def test_the_earlier_end_wins_and_is_named():
 
 def test_a_step_that_would_not_end_in_time_is_not_begun():
     time = [NOW]
-    leaving = Leaving(Limits((), NOW + 100.0, "the allocation ends"), lambda: time[0])
+    leaving = StopConditions(Limits((), NOW + 100.0, "the allocation ends"), lambda: time[0])
     assert leaving.reason(step_seconds=60.0) == ""
     time[0] += 50.0
     assert leaving.reason(step_seconds=60.0) == "the allocation ends"
@@ -53,7 +53,7 @@ def test_a_step_that_would_not_end_in_time_is_not_begun():
 
 
 def test_a_stop_file_is_a_reason(tmp_path: Path):
-    leaving = Leaving(Limits((tmp_path / "iter1" / "stop", tmp_path / "stop")))
+    leaving = StopConditions(Limits((tmp_path / "iter1" / "stop", tmp_path / "stop")))
     assert leaving.reason() == ""
     (tmp_path / "stop").touch()
     assert leaving.reason() == f"{tmp_path / 'stop'} exists"
@@ -62,7 +62,7 @@ def test_a_stop_file_is_a_reason(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_remembered_and_does_not_kill(number: signal.Signals):
-    leaving = Leaving(Limits())
+    leaving = StopConditions(Limits())
     os.kill(os.getpid(), number)
     assert leaving.reason() == number.name
     leaving.restore()

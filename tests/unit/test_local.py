@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config import Config
-from nemo_srlm.display import duration
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
-from nemo_srlm.local import command_for, locked
-from nemo_srlm.plan import Step, fuse
-from nemo_srlm.stage import Ref
-from nemo_srlm.stages import pipeline
+from nemo_srlm.launch.local import command_for, locked
+from nemo_srlm.launch.plan import Step, fuse
+from nemo_srlm.report.display import duration
 
 
 def tiny() -> Config:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from nemo_srlm import losses
-from nemo_srlm.losses import DpoSettings
+from nemo_srlm.train import losses
+from nemo_srlm.train.losses import DpoSettings
 
 
 def test_sft_weighs_tokens_and_divides_by_the_weights():

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nemo_srlm.settings import compose
+from nemo_srlm.config.compose import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 

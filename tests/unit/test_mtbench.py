@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluation import mtbench
-from nemo_srlm.evaluation.mtbench import Grade, Question
+from nemo_srlm.evaluate import mtbench
+from nemo_srlm.evaluate.mtbench import Grade, Question
 
 QUESTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "mt_bench_questions.jsonl"
 Q = [Question(81, "writing", ("write", "again")), Question(101, "reasoning", ("think", "more"), ("r1", "r2"))]

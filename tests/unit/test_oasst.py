@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from nemo_srlm.data.oasst import FirstTurn, read_first_turns
 from nemo_srlm.errors import DataError
-from nemo_srlm.oasst import FirstTurn, read_first_turns
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_srlm import pairing
-from nemo_srlm.config import PairsSection
+from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.pairing import Scored, select
+from nemo_srlm.judge import pairing
+from nemo_srlm.judge.pairing import Scored, select
 
 scored = st.builds(
     Scored, st.sampled_from(["a", "bb", "ccc", "dddd", ""]), st.none() | st.integers(0, 15).map(lambda n: n / 3)

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm import preferences
-from nemo_srlm.config import Config, PairsSection, RunSection
+from nemo_srlm.config.generation import PairsSection
+from nemo_srlm.config.schema import Config, RunSection
+from nemo_srlm.core.files import dump, read_json_lines, read_records, write_records
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.core.stage import Context, Ref
+from nemo_srlm.data import preference_pairs
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
-from nemo_srlm.stage import Context, Progress, Ref
-from nemo_srlm.stages import load, pipeline
+from nemo_srlm.stages import load
 from nemo_srlm.stages.pairs import STAGE
-from nemo_srlm.store import dump, read_json_lines, read_records, write_records
 
 Scores = tuple[float | None, ...]
 Row = tuple[Prompt, list[Candidate], list[Judgement]]
@@ -240,7 +243,7 @@ def test_pairs_given_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_w
 def test_parquet_goes_the_same_way(tmp_path: Path):
     pytest.importorskip("datasets")
     counts: Counter[str] = Counter()
-    pairs = list(preferences.read_pairs([as_file(tmp_path / "x.parquet")], counts))
+    pairs = list(preference_pairs.read_pairs([as_file(tmp_path / "x.parquet")], counts))
     assert [(p.prompt, p.chosen, p.rejected) for p in pairs] == [("Warum?", "Darum.", "Nein."), ("How?", "So.", "Hm.")]
     assert counts["dropped_several_turns"] == 1
 
@@ -259,7 +262,7 @@ def test_a_row_that_is_no_preference_names_its_line(tmp_path: Path, row: dict[st
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.jsonl:1.*{message}"):
-        list(preferences.read_pairs([path], Counter()))
+        list(preference_pairs.read_pairs([path], Counter()))
 
 
 def test_pairs_are_written_as_the_store_writes_records(tmp_path: Path):

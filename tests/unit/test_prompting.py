@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_srlm.config import PromptsSection
-from nemo_srlm.prompting import few_shot_text, parse_written, sample_demonstrations, shot_separator
-from nemo_srlm.templates import ShotTemplate, load_shots
+from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.data.few_shot import few_shot_text, parse_written, sample_demonstrations, shot_separator
+from nemo_srlm.data.templates import ShotTemplate, load_shots
 
 SEEDS = [f"seed {i}" for i in range(50)]
 GENERATED = [f"generated {i}" for i in range(20)]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nemo_srlm.evaluation.ranking import histogram, kendall, reward_metrics, spearman
-from nemo_srlm.records import Judgement, RankedReply
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.evaluate.reward_metrics import histogram, kendall, reward_metrics, spearman
 
 
 def reply(name: str, instruction: str, rank: int) -> RankedReply:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.data.ranked_replies import dense_ranks, read_ranked
 from nemo_srlm.errors import DataError
-from nemo_srlm.rankings import dense_ranks, read_ranked
 
 OASST = Path(__file__).resolve().parents[3] / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import manifest
+from nemo_srlm.core import manifest
+from nemo_srlm.core.records import Judgement, Prompt, content_id, item_seed
 from nemo_srlm.errors import DataError
-from nemo_srlm.records import Judgement, Prompt, content_id, item_seed
 
 
 def test_an_id_depends_on_every_part_and_on_nothing_else():

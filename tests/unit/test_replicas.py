@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_srlm import replicas
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.local import command_for
-from nemo_srlm.plan import Step
-from nemo_srlm.slurm.jobs import Job, num_gpus
-from nemo_srlm.stage import Ref
+from nemo_srlm.launch import replicas
+from nemo_srlm.launch.local import command_for
+from nemo_srlm.launch.plan import Step
+from nemo_srlm.launch.slurm.jobs import Job, num_gpus
 from nemo_srlm.stages import load
 
 GENERATE = "candidates"

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.megatron.seal import FINAL, latest, seal, why_torn
+from nemo_srlm.train.checkpoint_dir import FINAL, incomplete_reason, latest, mark_complete
 
 
 def make(directory: Path, sealed: bool = True) -> Path:
     directory.mkdir(parents=True)
     (directory / "weights").write_bytes(b"12345678")
     if sealed:
-        seal(directory)
+        mark_complete(directory)
     return directory
 
 
@@ -36,6 +36,6 @@ def test_a_torn_one_is_skipped_with_a_warning(tmp_path: Path, damage: str):
         (torn / "weights").write_bytes(b"1234")
     if damage == "missing":
         (torn / "weights").unlink()
-    assert why_torn(torn)
+    assert incomplete_reason(torn)
     with pytest.warns(UserWarning, match="step_00000004"):
         assert latest(tmp_path) == older

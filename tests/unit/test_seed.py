@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm.config import Config, EftSection, SeedSection
+from nemo_srlm.config.schema import Config, EftSection, SeedSection
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Prompt, RankedReply, SftExample
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data.oasst import FirstTurn, Reply, read_first_turns
+from nemo_srlm.data.splits import instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.oasst import FirstTurn, Reply, read_first_turns
-from nemo_srlm.records import Prompt, RankedReply, SftExample
-from nemo_srlm.seeding import instruction_id, split
-from nemo_srlm.stage import Context, Progress
 from nemo_srlm.stages.seed import STAGE
-from nemo_srlm.store import read_records, write_records
 from tests.unit.test_oasst import SAMPLE, message, tree, write
 
 

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Failure
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import write_json
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError, ConfigError, DataError
-from nemo_srlm.megatron.seal import FINAL, seal, to_compare
-from nemo_srlm.selection import choose
-from nemo_srlm.settings import compose
-from nemo_srlm.stage import Context, Progress, Ref, Stage
-from nemo_srlm.stages import load, pipeline, select, select_responses
-from nemo_srlm.store import write_json
+from nemo_srlm.evaluate.selection import choose
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Failure
+from nemo_srlm.stages import load, select, select_responses
+from nemo_srlm.train.checkpoint_dir import FINAL, mark_complete, to_compare
 from tests.unit.fake_engine import FakeEngine
 
 NAMES = ["weights_00000200", "weights_00000400", "final"]
@@ -108,7 +110,7 @@ def trained(tmp_path: Path) -> Path:
         directory = tmp_path / "dpo" / "checkpoint" / name
         directory.mkdir(parents=True)
         (directory / "weights").write_text(name)
-        seal(directory)
+        mark_complete(directory)
     (tmp_path / "select_export").mkdir()
     write_json(tmp_path / "select_export" / "manifest.json", {"metrics": {"checkpoints": NAMES}})
     return tmp_path

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import cli, show
-from nemo_srlm.config import Config
+from nemo_srlm import cli
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import DataError
-from nemo_srlm.records import Candidate, Judgement, PreferencePair, Prompt, content_id
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.report import show
 from nemo_srlm.stages import pairs
-from nemo_srlm.store import read_records, write_records
 
 SCORES = {
     "p0": ((5.0, 4.0, 5.0), (1.0, None, 1.0)),

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config import Config, identity
-from nemo_srlm.settings import compose
-from nemo_srlm.slurm import client, jobs, report, submit
-from nemo_srlm.slurm.client import Element
-from nemo_srlm.slurm.jobs import Active, Job
-from nemo_srlm.slurm.step import Watch, dump
-from nemo_srlm.slurm.submit import Submitted
-from nemo_srlm.stage import Progress, Ref, stage_directory
-from nemo_srlm.status import Row
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.launch.slurm import client, jobs, status, submit
+from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.slurm.jobs import Active, Job
+from nemo_srlm.launch.slurm.step import HangDetector, dump
+from nemo_srlm.launch.slurm.submit import Submitted
+from nemo_srlm.report.status import Row
 from tests.slurm.toy import toy_pipeline
 
 REFS = toy_pipeline.pipeline(None)
@@ -24,7 +25,7 @@ SEED, GROW, SQUARE, PICK, TUNE, CHECK = REFS
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch):
-    for module in ("nemo_srlm.slurm.jobs.load", "nemo_srlm.plan.load"):
+    for module in ("nemo_srlm.launch.slurm.jobs.load", "nemo_srlm.launch.plan.load"):
         monkeypatch.setattr(module, toy_pipeline.load)
 
 
@@ -194,9 +195,9 @@ def picture(run_dir: Path, known: dict[str, tuple[str, str]]) -> dict[str, Row]:
     work, finish, pick, tune = build([SQUARE, PICK, TUNE])
     records = [submitted("1", work), submitted("2", finish, "1"), submitted("3", pick, "2"), submitted("4", tune, "3")]
     elements = {i: Element(i, state, reason, "n1", "", 5.0) for i, (state, reason) in known.items()}
-    parts = report.parts_of(run_dir, records, elements, {})
+    parts = status.parts_of(run_dir, records, elements, {})
     return {
-        ref.stage: report.overlay(Row(str(ref), "waiting", None, ""), parts, run_dir) for ref in (SQUARE, PICK, TUNE)
+        ref.stage: status.overlay(Row(str(ref), "waiting", None, ""), parts, run_dir) for ref in (SQUARE, PICK, TUNE)
     }
 
 
@@ -253,7 +254,7 @@ def test_no_progress_is_a_hang_after_the_limit_of_its_phase(tmp_path: Path):
     job = {"run_dir": str(tmp_path), "refs": [str(TUNE)], "hang": {"setup": 100, "work": 10, "save": 50}}
     folder = stage_directory(tmp_path, TUNE)
     folder.mkdir(parents=True)
-    watch = Watch(job, 0)
+    watch = HangDetector(job, 0)
     assert watch.stuck() == ""
     Progress(folder).update(0, 10)
     assert watch.stuck() == ""
@@ -270,14 +271,14 @@ def test_no_progress_is_a_hang_after_the_limit_of_its_phase(tmp_path: Path):
 
 def test_a_limit_of_zero_never_ends_an_attempt(tmp_path: Path):
     job = {"run_dir": str(tmp_path), "refs": [str(TUNE)], "hang": {"setup": 0, "work": 0, "save": 0}}
-    watch = Watch(job, 0)
+    watch = HangDetector(job, 0)
     watch.since -= 1e6
     assert watch.stuck() == ""
 
 
 WORKER = """
 import os, pathlib, signal, sys, time
-from nemo_srlm.process import die_with_parent
+from nemo_srlm.core.process import die_with_parent
 def slowly(number, frame):
     time.sleep(1)
     pathlib.Path(sys.argv[1]).write_text("stacks")

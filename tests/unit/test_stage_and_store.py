@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_srlm import stage as stages
-from nemo_srlm import store
-from nemo_srlm.config import Config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import parts as core_parts
+from nemo_srlm.core import stage as stages
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.manifest import NAME
+from nemo_srlm.core.parts import PartWriter, _Merge, _Part, merge_parts, repair
+from nemo_srlm.core.records import Prompt
+from nemo_srlm.core.stage import Stage, run_directory
 from nemo_srlm.errors import DataError, StaleError
-from nemo_srlm.manifest import NAME
-from nemo_srlm.records import Prompt
-from nemo_srlm.stage import Stage, run_directory
-from nemo_srlm.store import PartWriter, _Merge, _Part, merge_parts, read_records, repair, write_records
 from tests.unit import toy
 
 SQUARED = [str(i * i) for i in range(toy.COUNT)]
@@ -139,7 +140,7 @@ def test_a_merge_reads_parts_side_by_side_and_holds_only_what_came_before_its_tu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: int
 ):
     """Two attempts with other numbers of shards; items finish out of order by up to the engine's capacity."""
-    monkeypatch.setattr(store, "HOLD", hold)  # 0: every line that came early is read again
+    monkeypatch.setattr(core_parts, "HOLD", hold)  # 0: every line that came early is read again
     number, capacity, rng = 6000, 50, random.Random(0)
     shards = [[i for i in range(2000) if i % 2 == k] for k in range(2)]  # the first attempt came to 2,000
     shards += [[i for i in range(2000, number) if i % 3 == k] for k in range(3)]

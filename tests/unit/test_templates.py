@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import templates
-from nemo_srlm.config import JudgeSection, PromptsSection
+from nemo_srlm.config.generation import JudgeSection, PromptsSection
+from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError
 
 PAPER = Path(__file__).resolve().parents[3] / "shared" / "paper.md"

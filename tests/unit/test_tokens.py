@@ -8,21 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_srlm.data.chat import Chat, Document, weighted_document
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.tokens import (
-    Chat,
-    Document,
-    Shape,
-    Tokenizer,
+from nemo_srlm.train.batches import (
+    BatchLayout,
+    balance,
     collate,
     context_positions,
-    deal,
-    filler,
+    eval_batches,
     fits,
     index_at,
+    padding_batch,
     step_batches,
-    sweep_batches,
-    weighted_document,
 )
 
 WORDS = ["<unk>", "<s>", "</s>", "Q:", "A:", "one", "two", "three", "four"]
@@ -101,18 +99,18 @@ def test_every_epoch_holds_every_unit_once_in_its_own_order():
 
 @given(st.lists(st.integers(1, 500), min_size=12, max_size=12), st.sampled_from([1, 2, 3, 4, 6]), st.booleans())
 def test_dealing_loses_nothing_and_keeps_counts_equal(sizes: list[int], bins: int, sort_only: bool):
-    dealt = deal(sizes, bins, sort_only)
+    dealt = balance(sizes, bins, sort_only)
     assert sorted(i for b in dealt for i in b) == list(range(12))
     assert {len(b) for b in dealt} == {12 // bins}
 
 
 def test_dealing_balances_sizes():
-    loads = [sum([100, 90, 80, 40, 30, 20][i] for i in b) for b in deal([100, 90, 80, 40, 30, 20], 2)]
+    loads = [sum([100, 90, 80, 40, 30, 20][i] for i in b) for b in balance([100, 90, 80, 40, 30, 20], 2)]
     assert abs(loads[0] - loads[1]) <= 20
 
 
 def test_a_row_of_its_own_is_padded_at_the_end_without_weight():
-    batch = collate([(document(4),), (document(6),)], [0, 1], Shape(packed=False))
+    batch = collate([(document(4),), (document(6),)], [0, 1], BatchLayout(packed=False))
     assert batch.tokens_BS.tolist() == [[10, 11, 12, 0, 0], [10, 11, 12, 13, 14]]
     assert batch.labels_BS.tolist() == [[11, 12, 13, 0, 0], [11, 12, 13, 14, 15]]
     assert batch.weights_BS.tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
@@ -123,7 +121,7 @@ def test_a_row_of_its_own_is_padded_at_the_end_without_weight():
 
 
 def test_a_pack_keeps_documents_whole_with_positions_from_zero():
-    batch = collate([(document(4),), (document(6, 50),)], [0, 1], Shape(packed=True))
+    batch = collate([(document(4),), (document(6, 50),)], [0, 1], BatchLayout(packed=True))
     assert batch.tokens_BS.tolist() == [[50, 51, 52, 53, 54, 10, 11, 12]]
     assert batch.positions_S.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert batch.segments_BS.tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
@@ -132,7 +130,7 @@ def test_a_pack_keeps_documents_whole_with_positions_from_zero():
 
 
 def test_aligned_documents_are_padded_apart_and_the_row_to_its_multiple():
-    batch = collate([(document(4),), (document(6, 50),)], [0, 1], Shape(packed=True, align=4, multiple=16))
+    batch = collate([(document(4),), (document(6, 50),)], [0, 1], BatchLayout(packed=True, align=4, multiple=16))
     assert batch.bounds_N1 is not None
     assert batch.bounds_N1.tolist() == [0, 8, 12, 16]
     assert batch.segments_BS[0].tolist() == [1] * 5 + [2] * 3 + [0] * 3 + [2] * 5
@@ -150,7 +148,7 @@ def test_any_split_of_a_step_trains_on_the_same_pairs_and_never_parts_them(
     units = [(document(a, 100 * i), document(b, 100 * i + 50)) for i, (a, b) in enumerate(lengths)]
     seen: list[int] = []
     for replica in range(replicas):
-        for batch in step_batches(lambda p: units[p], 0, 8, replicas, micro, replica, Shape(packed=packed)):
+        for batch in step_batches(lambda p: units[p], 0, 8, replicas, micro, replica, BatchLayout(packed=packed)):
             seen += batch.positions
             assert batch.num_documents == 2 * len(batch.positions)
             for number in range(batch.num_documents):
@@ -164,18 +162,18 @@ def test_any_split_of_a_step_trains_on_the_same_pairs_and_never_parts_them(
 
 def test_pipeline_stages_get_one_shape():
     units = [(document(n),) for n in (3, 9, 5, 7)]
-    batches = step_batches(lambda p: units[p], 0, 4, 1, 4, 0, Shape(packed=True, uniform=True))
+    batches = step_batches(lambda p: units[p], 0, 4, 1, 4, 0, BatchLayout(packed=True, uniform=True))
     assert {b.tokens_BS.shape for b in batches} == {(1, 8)}
 
 
 def test_a_sweep_visits_every_unit_once_over_the_replicas():
     units = [(document(3 + i),) for i in range(7)]
-    batches = [b for replica in range(2) for b in sweep_batches(units, 2, 2, replica, Shape(packed=True))]
+    batches = [b for replica in range(2) for b in eval_batches(units, 2, 2, replica, BatchLayout(packed=True))]
     assert sorted(p for b in batches for p in b.positions) == list(range(7))
 
 
 def test_a_filler_counts_nothing():
-    empty = filler(collate([(document(4),)], [0], Shape(packed=True)))
+    empty = padding_batch(collate([(document(4),)], [0], BatchLayout(packed=True)))
     assert (empty.num_documents, empty.weights_BS.sum(), empty.num_tokens) == (0, 0, 0)
 
 

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import tracking
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.train import trackers
 
 
 def read(directory: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(directory / tracking.BOARD)).Reload()
+    events = EventAccumulator(str(directory / trackers.BOARD)).Reload()
     return {tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_every_number_of_a_line_is_a_scalar_and_a_resumed_run_has_no_step_twice(tmp_path: Path):
-    tracker = tracking.Tracker(tmp_path)
+    tracker = trackers.Tracker(tmp_path)
     for step in (1, 2, 3):
         tracker.log({"step": step, "loss": 1.0 / step, "per": {"loss": "token"}})
     tracker.close()
-    again = tracking.Tracker(tmp_path, first_step=2)  # step 3 was lost with the process
+    again = trackers.Tracker(tmp_path, first_step=2)  # step 3 was lost with the process
     again.log({"step": 3, "loss": 0.25})
     again.log({"step": 3, "validation": {"accuracy": 0.5}, "per": {}})
     again.close()
@@ -29,15 +29,15 @@ def test_every_number_of_a_line_is_a_scalar_and_a_resumed_run_has_no_step_twice(
 
 
 def test_event_files_are_logs_and_never_outputs(tmp_path: Path):
-    from nemo_srlm.manifest import describe_outputs
+    from nemo_srlm.core.manifest import describe_outputs
 
-    tracking.Tracker(tmp_path).close()
+    trackers.Tracker(tmp_path).close()
     assert list(tmp_path.rglob("events.out.tfevents*"))
     assert describe_outputs(tmp_path) == {}
 
 
 def test_weights_and_biases_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    tracking.check("")
+    trackers.check("")
     with pytest.raises(ConfigError, match=r"run\.wandb: 'mine', but the package wandb is not installed"):
-        tracking.check("mine")
+        trackers.check("mine")

@@ -2,9 +2,9 @@
 
 import pytest
 
+from nemo_srlm.config.compose import compose
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.settings import compose
-from nemo_srlm.stages.training import hold_out
+from nemo_srlm.stages.common.training import hold_out
 
 
 def test_held_out_examples_are_drawn_by_the_seed_and_nothing_is_lost():

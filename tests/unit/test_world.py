@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm import templates
-from nemo_srlm.judging import parse_score
-from nemo_srlm.prompting import few_shot_text
-from nemo_srlm.settings import compose
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.config.compose import compose
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data import templates
+from nemo_srlm.data.few_shot import few_shot_text
+from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.stages.world import STAGE
-from nemo_srlm.world import oracle, replies, seeds, web, words
-from nemo_srlm.world.questions import FAMILIES, Question, draw, is_held_out, parse, render, split_of, wording
+from nemo_srlm.tiny_world import oracle, replies, seeds, web, words
+from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw, is_held_out, parse, render, split_of, wording
 
 SPLITS = ("train", "dev", "test")
 
@@ -267,7 +268,7 @@ def test_document_segments_carry_loss_weights(world: Path) -> None:
 
 
 def test_the_tokenizer_loads_everywhere_and_knows_every_word(world: Path) -> None:
-    from nemo_srlm.tokens import Tokenizer
+    from nemo_srlm.data.tokenizer import Tokenizer
 
     ours = Tokenizer(world / "tokenizer")
     assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (1, 2, compose("tiny").model.vocab_size)
@@ -281,7 +282,7 @@ def test_the_tokenizer_loads_everywhere_and_knows_every_word(world: Path) -> Non
 def test_transformers_reads_the_tokenizer(world: Path) -> None:
     from transformers import AutoTokenizer
 
-    from nemo_srlm.tokens import Tokenizer
+    from nemo_srlm.data.tokenizer import Tokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(world / "tokenizer"))
     text = "Q: Reverse these words: fox, axe. A: axe, fox."

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nemo_srlm.config import ModelSection
-from nemo_srlm.megatron.convert import hf_config, mapping
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert import hf_config, mapping
 
 SIZES = ModelSection(
     num_layers=4, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4, num_query_groups=4, vocab_size=256,

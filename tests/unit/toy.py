@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config import Config, identity
-from nemo_srlm.records import Prompt
-from nemo_srlm.stage import Context, Ref, Stage
-from nemo_srlm.store import merge_parts, read_records, run_items, write_records
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.parts import merge_parts, run_items
+from nemo_srlm.core.records import Prompt
+from nemo_srlm.core.stage import Context, Ref, Stage
 
 COUNT = 10
 

@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nemo_srlm.config import ModelSection
-from nemo_srlm.megatron.convert import mapping
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert import mapping
 
 SHAPES = {  # layers, hidden, ffn, heads, groups, vocabulary
     "0.1B": ModelSection(num_layers=12, hidden_size=768, ffn_hidden_size=2048, num_attention_heads=12, num_query_groups=4),
@@ -50,7 +50,7 @@ def make(directory: Path, model: ModelSection) -> None:
     """Random bf16 weights of the model's shapes, without ever holding more than a block of them."""
     import torch
 
-    from nemo_srlm.megatron.convert import hf_config, safetensors_io
+    from nemo_srlm.convert import hf_config, safetensors_io
 
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(hf_config.render(model, "bf16", {})))
@@ -89,9 +89,9 @@ def settle(directory: Path) -> None:
 
 def child(step: str, root: Path, size: str, processes: int) -> None:
     """One measured step in a process of its own; prints JSON."""
-    from nemo_srlm.megatron.convert.exporting import export_hf
-    from nemo_srlm.megatron.convert.importing import import_hf
-    from nemo_srlm.megatron.convert.verify import round_trip
+    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.verify import round_trip
 
     model, start = SHAPES[size], time.perf_counter()
     if step == "make":

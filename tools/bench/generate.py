@@ -24,14 +24,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nemo_srlm import engine as engines
-from nemo_srlm.config import Config
-from nemo_srlm.engine import Engine, Outcome, Request
-from nemo_srlm.records import Candidate, Prompt
-from nemo_srlm.settings import thaw
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.stage import Context
+from nemo_srlm.generate import requests as generate_requests
+from nemo_srlm.generate import vllm_engine as engines
+from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.stages import candidates, judge
-from nemo_srlm.store import read_records, write_records
 from tools.bench import texts
 
 SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters beside the embeddings
@@ -88,7 +90,7 @@ def of_run(root: Path, run_dir: Path, prompts: int) -> Config:
     (root / "hf").symlink_to((run_dir / "iter0/export/hf").resolve())
     found = read_records(run_dir / "iter1/prompts/prompts.jsonl", Prompt)
     write_records(root / "prompts.jsonl", [prompt for _, prompt in zip(range(prompts), found, strict=False)])
-    return thaw(run_dir)
+    return load_resolved_config(run_dir)
 
 
 class Recorder:
@@ -218,7 +220,7 @@ def main() -> None:
         recorder = Recorder(engines.shared(root / "hf", cfg))
         engines.shared = lambda path, cfg: recorder  # the stages ask for it
         warm = Request("warm", (0, 5), 1, 0, 0.7, 0.9, 2)
-        engines.generate(recorder, [warm])
+        generate_requests.generate(recorder, [warm])
         print(f"our engine: ready after {time.perf_counter() - started:.1f} s, imports and first token included")
         from vllm import LLM
 

@@ -24,11 +24,13 @@ from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nemo_srlm.config import Config
-from nemo_srlm.records import Candidate, Judgement, Prompt, Record, content_id
-from nemo_srlm.stage import Context, Progress
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import dump
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, Record, content_id
+from nemo_srlm.core.stage import Context
 from nemo_srlm.stages.pairs import build
-from nemo_srlm.store import dump, merge_parts
 
 SENTENCE = "the response is relevant and gives useful detail about “this” topic but misses one point of the question"
 HEADER = (

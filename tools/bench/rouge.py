@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from nemo_srlm.config import PromptsSection
-from nemo_srlm.filters import PromptFilter, RougeIndex
+from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.data.prompt_filters import PromptFilter, RougeIndex
 from tools.bench.texts import sentences
 
 

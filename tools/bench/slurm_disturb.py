@@ -115,7 +115,7 @@ class Loop:
             except OSError:
                 continue
             wanted = {f"SLURM_CONF={self.env['SLURM_CONF']}".encode(), f"SLURM_ARRAY_TASK_ID={shard}".encode()}
-            if wanted <= set(env) and {b"nemo_srlm.worker", ref.encode()} <= set(words.split(b"\0")):
+            if wanted <= set(env) and {b"nemo_srlm.launch.worker", ref.encode()} <= set(words.split(b"\0")):
                 found.append(int(place.name))
         return found
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_srlm import manifest
+from nemo_srlm.core import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "measurements.md"

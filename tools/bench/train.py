@@ -34,12 +34,14 @@ SHAPES = {  # layers, hidden, feed-forward, heads; the vocabulary is the run's
 
 def prepare(run_dir: Path, folder: Path, steps: int) -> None:
     """folder/data.json: settings, and as many examples and pairs as the steps take, as [prompt ids, response ids, ...]."""
-    from nemo_srlm.records import PreferencePair, SftExample
-    from nemo_srlm.settings import thaw
-    from nemo_srlm.store import read_records
-    from nemo_srlm.tokens import Chat, Document, Tokenizer, fits
+    from nemo_srlm.config.compose import load_resolved_config
+    from nemo_srlm.core.files import read_records
+    from nemo_srlm.core.records import PreferencePair, SftExample
+    from nemo_srlm.data.chat import Chat, Document
+    from nemo_srlm.data.tokenizer import Tokenizer
+    from nemo_srlm.train.batches import fits
 
-    cfg = thaw(run_dir)
+    cfg = load_resolved_config(run_dir)
     chat = Chat.of(Tokenizer(run_dir / "iter0" / "world" / "tokenizer"), cfg.chat)
 
     def split(document: Document) -> tuple[list[int], list[int]]:
@@ -77,11 +79,13 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
     """Writes folder/ours.json: seconds, those of all steps but the first, losses."""
     import numpy as np
 
-    from nemo_srlm.config import ModelSection, ParallelSection, PrecisionSection, TrainSection
-    from nemo_srlm.losses import DpoSettings
-    from nemo_srlm.megatron import tasks, train
-    from nemo_srlm.megatron.quiet import quiet
-    from nemo_srlm.tokens import Document
+    from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+    from nemo_srlm.data.chat import Document
+    from nemo_srlm.train import metrics
+    from nemo_srlm.train.losses import DpoSettings
+    from nemo_srlm.train.megatron import tasks
+    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.quiet import quiet
 
     quiet()
     data = json.loads((folder / "data.json").read_text())
@@ -104,18 +108,18 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
         lr=1e-4, min_lr=1e-4, schedule="constant", warmup_steps=0, dropout=0.0, global_batch=data["batch"][kind],
         micro_batch=data["batch"][kind] // 2, epochs=1.0, max_length=data["length"], packing=packing, save_every=0,
     )  # fmt: skip
-    job = train.Job(
+    job = megatron_trainer.Job(
         kind, model, ParallelSection(processes=2), PrecisionSection(dtype="fp32"), section, 0, folder / kind, None, Clock()
     )  # fmt: skip
-    trainer = train.start(job)
+    trainer = megatron_trainer.start(job)
     began = time.perf_counter()
     if kind == "sft":
-        train.fit(trainer, tasks.sft_task([document(p, r) for p, r in data["sft"]], 0))
+        megatron_trainer.fit(trainer, tasks.sft_task([document(p, r) for p, r in data["sft"]], 0))
     else:
         pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
         tasks.fit_dpo(trainer, pairs, (), DpoSettings(beta=data["beta"]), 1e-3)
     if os.environ["RANK"] == "0":
-        lines = [json.loads(line) for line in (folder / kind / train.METRICS).read_text().splitlines()]
+        lines = [json.loads(line) for line in (folder / kind / metrics.METRICS).read_text().splitlines()]
         found = {
             "seconds": clock[-1] - began,
             "steps": clock[-1] - clock[0],

@@ -48,12 +48,15 @@ def ours(folder: Path) -> dict[str, list[float]]:
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
     import numpy as np
 
-    from nemo_srlm.config import ParallelSection, PrecisionSection, TrainSection
-    from nemo_srlm.losses import DpoSettings
-    from nemo_srlm.megatron import tasks, train
-    from nemo_srlm.megatron.convert.importing import import_hf
-    from nemo_srlm.megatron.quiet import quiet
-    from nemo_srlm.tokens import Document, index_at
+    from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
+    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.data.chat import Document
+    from nemo_srlm.train import metrics
+    from nemo_srlm.train.batches import index_at
+    from nemo_srlm.train.losses import DpoSettings
+    from nemo_srlm.train.megatron import tasks
+    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.quiet import quiet
     from tests.pipeline.trainer_worker import Silent
     from tests.unit import tiny_llama
 
@@ -73,17 +76,17 @@ def ours(folder: Path) -> dict[str, list[float]]:
     for kind in ("sft", "dpo"):
         directory = folder / kind
         directory.mkdir()
-        job = train.Job(
+        job = megatron_trainer.Job(
             kind, tiny_llama.SHAPES["gqa"], ParallelSection(processes=1), PrecisionSection(dtype="fp32"), section, seed,
             directory, folder / "imported", Silent(),
         )  # fmt: skip
-        trainer = train.start(job)
+        trainer = megatron_trainer.start(job)
         if kind == "sft":
-            train.fit(trainer, tasks.sft_task([document(p, c) for p, c, _ in rows], seed))
+            megatron_trainer.fit(trainer, tasks.sft_task([document(p, c) for p, c, _ in rows], seed))
         else:
             pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(rows)]
             tasks.fit_dpo(trainer, pairs, (), DpoSettings(beta=BETA), 1e-3)
-        lines = (directory / train.METRICS).read_text().splitlines()
+        lines = (directory / metrics.METRICS).read_text().splitlines()
         found[kind] = [json.loads(line)["loss"] for line in lines]
     order = [rows[index_at(i, len(rows), seed)] for i in range(STEPS * BATCH)]
     (folder / "order.json").write_text(json.dumps(order))

@@ -4,13 +4,14 @@ import os
 
 import toy_pipeline
 
+import nemo_srlm.core.pipeline
 import nemo_srlm.stages
 
 nemo_srlm.stages.load = toy_pipeline.load  # first: what is imported from here on takes these
-nemo_srlm.stages.pipeline = toy_pipeline.pipeline
+nemo_srlm.core.pipeline.pipeline = toy_pipeline.pipeline
 
-import nemo_srlm.slurm.jobs  # noqa: E402
+import nemo_srlm.launch.slurm.jobs  # noqa: E402
 
-nemo_srlm.slurm.jobs.TRAINER = ["-m", "toy_trainer"]
+nemo_srlm.launch.slurm.jobs.TRAINER = ["-m", "toy_trainer"]
 if not os.environ.get("TOY_TORCH"):
-    nemo_srlm.slurm.jobs.LAUNCHER = ["-m", "toy_launch"]
+    nemo_srlm.launch.slurm.jobs.LAUNCHER = ["-m", "toy_launch"]

@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from nemo_srlm.config import identity
-from nemo_srlm.manifest import write_atomic
-from nemo_srlm.records import Prompt
-from nemo_srlm.stage import EXIT_AGAIN, Ref, Stage
-from nemo_srlm.store import merge_parts, read_records, run_items, write_records
+from nemo_srlm.config.schema import identity
+from nemo_srlm.core.files import read_records, write_atomic, write_records
+from nemo_srlm.core.parts import merge_parts, run_items
+from nemo_srlm.core.records import Prompt
+from nemo_srlm.core.stage import EXIT_AGAIN, Ref, Stage
 
 ITEMS, STEPS = 24, 10
 

@@ -1,4 +1,4 @@
-"""A training rank of the toy pipeline, in the place of nemo_srlm.megatron.main."""
+"""A training rank of the toy pipeline, in the place of nemo_srlm.launch.train_worker."""
 
 import os
 import signal
@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from nemo_srlm.errors import UserError
-from nemo_srlm.stage import worker_context
-from nemo_srlm.worker import write_error
+from nemo_srlm.launch.worker import worker_context, write_error
 
 
 def main():

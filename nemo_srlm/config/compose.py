@@ -1,0 +1,110 @@
+"""From YAML files and overrides to a checked Config, and in and out of a run directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.checks import check
+from nemo_srlm.config.schema import Config
+from nemo_srlm.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+FROZEN = "config.yaml"  # in the run directory: what runs is what was started
+
+
+def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> Config:
+    """The config of `<config_dir>/<config_name>.yaml` and `key=value` overrides, checked against the schema.
+
+    The same Hydra composition that NeMo's `hydra_runner` does in the training workers, without NeMo's import time.
+    Raises ConfigError for an unknown file, key or type and for settings that contradict each other.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    name = config_name.removesuffix(".yaml")
+    if not (config_dir / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(p.stem for p in config_dir.glob("*.yaml")))
+        raise ConfigError("--config-name", f"no {name}.yaml in {config_dir}", f"one of: {known}")
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError("override", repr(override), "key=value, for example dpo.beta=0.2")
+    forced = [
+        o if o.startswith("~") else _pick(o, config_dir, name) if _is_group(o, config_dir) else "++" + o.lstrip("+")
+        for o in overrides
+    ]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir.resolve()), version_base=None):
+            loose = hydra_compose(name, overrides=forced)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
+    return typed(loose, f"{name}.yaml and overrides")
+
+
+def _is_group(override: str, config_dir: Path) -> bool:
+    """`cluster=dgx_h100` picks a file of a folder of configs/."""
+    return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
+
+
+def _pick(override: str, config_dir: Path, name: str) -> str:
+    """Hydra wants `+cluster=cpu` where the config names no cluster of its own, and `cluster=cpu` where it does."""
+    from omegaconf import DictConfig, OmegaConf
+
+    plain = override.lstrip("+")
+    loaded = OmegaConf.load(config_dir / f"{name}.yaml")
+    assert isinstance(loaded, DictConfig)
+    named = [list(entry) for entry in loaded.get("defaults", []) if entry != "_self_"]
+    return plain if [plain.split("=", 1)[0]] in named else f"+{plain}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def typed(loose: Any, where: str) -> Config:
+    """An OmegaConf tree as a checked Config. Raises ConfigError naming the key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loose))
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{where}: {error.full_key or 'config'}", _first_line(error), remedy="`nemo-srlm config` prints every key"
+        ) from error
+    assert isinstance(cfg, Config)
+    check(cfg)
+    return cfg
+
+
+def as_yaml(cfg: Config) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def save_resolved_config(cfg: Config, run_dir: Path) -> None:
+    """Writes the resolved config into the run directory, atomically."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = run_dir / f".{FROZEN}.tmp"
+    temporary.write_text(as_yaml(cfg), encoding="utf-8")
+    temporary.replace(run_dir / FROZEN)
+
+
+def load_resolved_config(run_dir: Path) -> Config:
+    """The config under which a run was started. Raises ConfigError when there is none."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    path = run_dir / FROZEN
+    try:
+        return typed(OmegaConf.load(path), str(path))
+    except FileNotFoundError as error:
+        raise ConfigError(path, "no such file", "the directory of a run that was started") from error
+    except YAMLError as error:
+        raise ConfigError(path, f"not YAML: {_first_line(error)}") from error

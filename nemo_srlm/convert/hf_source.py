@@ -1,0 +1,122 @@
+"""The weights of an HF model directory: which tensor lies where, checked against the config before anything is read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert import mapping, safetensors_io, torch_archive
+from nemo_srlm.convert.stored import DTYPES, NAMES, StoredTensor
+from nemo_srlm.errors import CheckpointError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+
+
+def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
+    """Every weight in the directory. Raises CheckpointError for anything absent, cut short or contradictory."""
+    if (directory / INDEX).exists():
+        return _indexed(directory / INDEX, _read_safetensors)
+    if (directory / SINGLE).exists():
+        return _read_safetensors(directory / SINGLE)
+    pieces = sorted(path.name for path in directory.glob("*.safetensors"))
+    if pieces:
+        raise CheckpointError(directory, f"{len(pieces)} safetensors file(s) ({pieces[0]}, ...) without {INDEX}",
+                              f"{SINGLE}, or shards with their index", "fetch the index file too")  # fmt: skip
+    has_bin = (directory / BIN_INDEX).exists() or (directory / BIN_SINGLE).exists()
+    if has_bin and not allow_bin:
+        raise CheckpointError(directory, "pytorch_model*.bin and no safetensors", "safetensors",
+                              "pass --allow-bin (import_hf.allow_bin=true) to read the .bin files")  # fmt: skip
+    if (directory / BIN_INDEX).exists():
+        return _indexed(directory / BIN_INDEX, _read_bin)
+    if has_bin:
+        return _read_bin(directory / BIN_SINGLE)
+    raise CheckpointError(directory, "no model weights", f"{SINGLE}, or shards with {INDEX}")
+
+
+def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    return safetensors_io.read_header(path)
+
+
+def _read_bin(path: Path) -> dict[str, StoredTensor]:
+    found = torch_archive.scan(path)
+    if not isinstance(found, dict) or not all(isinstance(value, StoredTensor) for value in found.values()):
+        raise CheckpointError(path, "something else than a flat state dict", "name -> tensor")
+    return dict(found)
+
+
+def _indexed(index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = {str(name): str(file) for name, file in weight_map.items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(index, f"no index of weights ({error!r})", 'JSON with "weight_map"') from error
+    files = sorted(set(listed.values()))
+    absent = [name for name in files if not (index.parent / name).exists()]
+    if absent:
+        raise CheckpointError(index, f"names {len(absent)} of {len(files)} files that are not there: {absent[:5]}",
+                              "every shard beside its index", "fetch the missing files")  # fmt: skip
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        held = read_file(index.parent / file)
+        named = {name for name, where in listed.items() if where == file}
+        if held.keys() != named:
+            raise CheckpointError(
+                index.parent / file,
+                f"tensors that its index does not name there: {sorted(held.keys() - named)[:5]}; "
+                f"named there but absent: {sorted(named - held.keys())[:5]}",
+                f"what {index.name} says",
+            )  # fmt: skip
+        tensors |= held
+    return tensors
+
+
+def matched(
+    tensors: dict[str, StoredTensor], model: ModelSection, directory: Path, dtype: str | None
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """(the model's tensors by HF name, names of ignored buffers). Every file tensor is used exactly once, or named here.
+
+    `dtype` is what the config states; None accepts any single float type.
+    """
+    wanted = {tensor.name: tensor.shape for tensor in mapping.hf_tensors(model)}
+    ignored = sorted(name for name in tensors if mapping.IGNORED_HF.match(name))
+    rest = tensors.keys() - set(ignored)
+    missing, extra = sorted(wanted.keys() - rest), sorted(rest - wanted.keys())
+    biases = [name for name in extra if name.endswith(".bias")]
+    if biases:
+        raise CheckpointError(directory, f"{len(biases)} biases, such as {biases[0]}", "a Llama without biases")
+    if extra == ["lm_head.weight"] and not missing and model.tie_embeddings:
+        raise CheckpointError(directory, "config.json says tie_word_embeddings, yet there is an lm_head.weight",
+                              "one or the other", "set tie_word_embeddings to false if the head is its own")  # fmt: skip
+    if missing or extra:
+        raise CheckpointError(
+            directory,
+            f"{len(missing)} tensor(s) that config.json asks for are absent: {_some(missing)}; "
+            f"{len(extra)} tensor(s) that it does not know: {_some(extra)}",
+            f"the {len(wanted)} tensors of a Llama with {model.num_layers} layers",
+            "config.json and the weights do not belong together",
+        )  # fmt: skip
+    wrong = [f"{n} {list(tensors[n].shape)} instead of {list(s)}" for n, s in wanted.items() if tensors[n].shape != s]
+    if wrong:
+        raise CheckpointError(directory, f"{len(wrong)} shape(s) contradict config.json: {_some(wrong)}",
+                              remedy="config.json and the weights do not belong together")  # fmt: skip
+    foreign = sorted({str(tensors[n].dtype) for n in wanted if tensors[n].dtype not in NAMES})
+    if foreign:
+        raise CheckpointError(directory, f"weights of type {foreign}", f"one of {sorted(DTYPES)}")
+    found = sorted({NAMES[tensors[name].dtype] for name in wanted})
+    if len(found) > 1 or (dtype is not None and found != [dtype]):
+        odd = [name for name in wanted if NAMES[tensors[name].dtype] != (dtype or found[0])]
+        raise CheckpointError(directory, f"weights of type {found}, for example {odd[0]}", f"all {dtype or found[0]}",
+                              "pass a dtype to convert to, if that is meant")  # fmt: skip
+    return {name: tensors[name] for name in wanted}, ignored
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none"
+
+
+def shard_names(number: int) -> list[str]:
+    """File names of an export in `number` files."""
+    if number == 1:
+        return [SINGLE]
+    return [f"model-{i + 1:05d}-of-{number:05d}.safetensors" for i in range(number)]

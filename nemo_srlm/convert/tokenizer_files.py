@@ -1,0 +1,126 @@
+"""What stands beside the weights of an HF directory: tokenizer, chat template, generation settings. Copied as they are,
+unless the project's chat format is asked for: then its template and the tokenizer's end token take their places.
+
+Pure Python: no torch, no transformers.
+"""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.generation import ChatSection
+from nemo_srlm.convert.hf_config import read_object
+from nemo_srlm.errors import CheckpointError
+
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+
+def chat_template(chat: ChatSection, before_user: str = "", before_assistant: str = "") -> str:
+    """Jinja: bos, then per user turn prefix + text + suffix, per assistant turn text + eos. Same text as `tokens.Chat`."""
+    prefix, suffix, answer = (
+        json.dumps(text, ensure_ascii=False)
+        for text in (before_user + chat.user_prefix, chat.user_suffix, before_assistant)
+    )
+    return (
+        "{{ bos_token }}{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ " + prefix + " + message['content'] + " + suffix + " }}"
+        "{% elif message['role'] == 'assistant' %}{{ " + answer + " + message['content'] + eos_token }}"
+        "{% else %}{{ raise_exception('this chat format has the roles user and assistant only') }}{% endif %}"
+        "{% endfor %}"
+    )
+
+
+def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, str]) -> str:
+    """The chat template whose text this directory's tokenizer turns into the very tokens that the trainer feeds.
+
+    The trainer encodes prompt and response apart, and sentencepiece puts a blank before whatever it encodes. In one text
+    some tokenizers need that blank to be written out (Llama 2's after the begin token, all of that family before an
+    answer). CheckpointError when no such template is found.
+    """
+    import jinja2
+
+    from nemo_srlm.data.chat import Chat
+    from nemo_srlm.data.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(directory)
+    ours = Chat.of(tokenizer, chat)
+    wanted = [*ours.prompt_ids("Why?"), *ours.response_ids("For 2.")]
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "For 2."}]
+    for before_user, before_assistant in itertools.product(("", " "), repeat=2):
+        template = chat_template(chat, before_user, before_assistant)
+        if tokenizer.encode(jinja2.Template(template).render(messages=messages, **special)) == wanted:
+            return template
+    raise CheckpointError(
+        directory, "a tokenizer that gives other tokens for a whole chat than for its parts",
+        "one of the byte-level or sentencepiece kind", "choose other chat.user_prefix, chat.user_suffix",
+    )  # fmt: skip
+
+
+def copy_as_is(source: Path, out: Path) -> list[str]:
+    """Copies the tokenizer files of `source` to `out`; returns their names. CheckpointError when there is none."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in FILES if (source / name).exists()]
+    absent = {"tokenizer.json", "tokenizer_config.json"} - set(names)
+    if absent:
+        raise CheckpointError(
+            source, f"no {' and no '.join(sorted(absent))}", "a directory with a fast tokenizer",
+            "save it with transformers: AutoTokenizer.from_pretrained(dir).save_pretrained(dir)",
+        )  # fmt: skip
+    for name in names:
+        shutil.copyfile(source / name, out / name)
+    return names
+
+
+def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> dict[str, int]:
+    """Copies the files, adds the chat template, and returns bos_token_id, eos_token_id and pad_token_id where known.
+
+    Raises CheckpointError when a token has an id beyond the model's vocabulary.
+    """
+    copy_as_is(source, out)
+    ids = _token_ids(source / "tokenizer.json")
+    beyond = {token: i for token, i in ids.items() if i >= vocab_size}
+    if beyond:
+        raise CheckpointError(source / "tokenizer.json", f"{len(beyond)} token(s) beyond the vocabulary, such as "
+                              f"{next(iter(beyond.items()))}", f"ids below {vocab_size}",
+                              "model.vocab_size and the tokenizer do not belong together")  # fmt: skip
+    path = out / "tokenizer_config.json"
+    settings = read_object(path)
+    named: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "pad_token"):
+        token = settings.get(name)
+        text = token["content"] if isinstance(token, dict) else token
+        if text is not None and text not in ids:
+            raise CheckpointError(path, f"{name} {text!r}", "a token of tokenizer.json")
+        if text is not None:
+            named[name] = text
+    if chat is not None:
+        settings["chat_template"] = fitted_chat_template(out, chat, named)
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # transformers 5 reads this one
+        (out / "chat_template.jinja").write_text(settings["chat_template"], encoding="utf-8")
+    return {f"{name}_id": ids[text] for name, text in named.items()}
+
+
+def generation_config(directory: Path, special: dict[str, int], chat: ChatSection | None) -> dict[str, Any]:
+    """The settings that were copied to `directory`. Its end tokens give way to the tokenizer's in our chat format."""
+    path = directory / "generation_config.json"
+    given = read_object(path) if path.exists() else {"_from_model_config": True}
+    return special | given if chat is None else given | special
+
+
+def _token_ids(path: Path) -> dict[str, int]:
+    data = read_object(path)
+    try:
+        vocab = data["model"]["vocab"]
+        # a unigram vocabulary is a list of [piece, score] by id
+        ids = dict(vocab) if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+        return ids | {token["content"]: token["id"] for token in data["added_tokens"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            path, f"not a tokenizer ({error!r})", "a tokenizer.json of the tokenizers library"
+        ) from error

@@ -1,0 +1,249 @@
+"""Megatron-core's torch_dist checkpoint format, read and written piece by piece without a model.
+
+A torch_dist checkpoint is a PyTorch distributed checkpoint: `.metadata` (a pickle of `Metadata`: for every key its global
+shape and chunks, for every chunk its file, offset and length), `__R_K.distcp` files (one `torch.save` archive a chunk),
+and Megatron's `common.pt` and `metadata.json` beside them. `dist_checkpointing.load` reads any part of a key from any
+chunking, so a checkpoint that was written in row pieces loads under every TP/PP layout, each rank reading only the
+chunks that overlap its own shard.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from nemo_srlm.convert import torch_archive
+from nemo_srlm.convert.mapping import Entry
+from nemo_srlm.convert.stored import Reader, StoredTensor, start_writeback
+from nemo_srlm.errors import CheckpointError
+
+# Keys of a training checkpoint that are not weights of the model.
+NOT_WEIGHTS = ("optimizer", "rng_state", "rerun_state", "opt_param_scheduler", "chained")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk on disk: a box of the global tensor."""
+
+    offsets: tuple[int, ...]  # without the layer axis
+    sizes: tuple[int, ...]
+    file: str
+    position: int
+    length: int
+
+
+class Checkpoint:
+    """The weights in a torch_dist directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        metadata = _read_metadata(directory)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self._chunks: dict[tuple[str, int | None], list[Chunk]] = {}
+        self._scanned: dict[Chunk, StoredTensor] = {}
+        for key, stored in metadata.state_dict_metadata.items():
+            if not isinstance(stored, TensorStorageMetadata) or key.startswith(NOT_WEIGHTS):
+                continue
+            self.shapes[key], self.dtypes[key] = tuple(stored.size), stored.properties.dtype
+        for index, info in metadata.storage_data.items():
+            if index.fqn not in self.shapes:
+                continue
+            offsets = tuple(index.offset)
+            sizes = _chunk_sizes(metadata, index, offsets)
+            self._add(index.fqn, offsets, sizes, info)
+        files = {chunk.file for chunks in self._chunks.values() for chunk in chunks}
+        absent = sorted(name for name in files if not (directory / name).exists())
+        if absent:
+            raise CheckpointError(directory, f"{len(absent)} of {len(files)} files are missing: {absent[:5]}",
+                                  "a complete torch_dist checkpoint")  # fmt: skip
+
+    def _add(self, key: str, offsets: tuple[int, ...], sizes: tuple[int, ...], info: Any) -> None:
+        layered = key.startswith("decoder.layers.") and not key.split(".")[2].isdigit()
+        layer = offsets[0] if layered else None
+        if layered:
+            assert sizes[0] == 1, (key, sizes)  # Megatron stores every layer as a chunk of its own
+            offsets, sizes = offsets[1:], sizes[1:]
+        chunk = Chunk(offsets, sizes, info.relative_path, info.offset, info.length)
+        self._chunks.setdefault((key, layer), []).append(chunk)
+
+    def locate(self, entry: Entry) -> tuple[str, int | None]:
+        """(key, layer) under which the checkpoint holds the entry, in Megatron's stacked or per-layer form."""
+        for key, layer in ((entry.key, entry.layer), (entry.layered_key, None)):
+            if (key, layer) in self._chunks:
+                return key, layer
+        raise CheckpointError(
+            self.directory, f"no weight {entry.name}", f"every parameter of the model ({len(self.shapes)} keys are there)",
+            "the model section of the config does not fit this checkpoint",
+        )  # fmt: skip
+
+    def shape(self, entry: Entry) -> tuple[int, ...]:
+        """Global shape without the layer axis; a vocabulary may be padded."""
+        key, layer = self.locate(entry)
+        return self.shapes[key] if layer is None else self.shapes[key][1:]
+
+    def dtype(self, entry: Entry) -> torch.dtype:
+        return self.dtypes[self.locate(entry)[0]]
+
+    def read_rows(self, reader: Reader, entry: Entry, row: int, out: torch.Tensor) -> None:
+        """Fills `out` (of the stored dtype) with rows of the global tensor, from whichever chunks hold them."""
+        key, layer = self.locate(entry)
+        rows, filled = out.shape[0], 0
+        for chunk in self._chunks[key, layer]:
+            first, last = max(row, chunk.offsets[0]), min(row + rows, chunk.offsets[0] + chunk.sizes[0])
+            if first >= last:
+                continue
+            stored = self._stored(chunk)
+            if stored.dtype != out.dtype:
+                raise CheckpointError(stored.path, f"{entry.name} as {stored.dtype}", f"{out.dtype} by its metadata")
+            target = out[first - row : last - row]
+            if chunk.sizes[1:] == tuple(out.shape[1:]):
+                reader.read_rows(stored, first - chunk.offsets[0], target)
+            else:  # cut along columns, by row-parallel layers
+                part = torch.empty((last - first, *chunk.sizes[1:]), dtype=out.dtype)
+                reader.read_rows(stored, first - chunk.offsets[0], part)
+                target[:, chunk.offsets[1] : chunk.offsets[1] + chunk.sizes[1]] = part
+            filled += (last - first) * (torch.Size(chunk.sizes[1:]).numel())
+        if filled != out.numel():
+            raise CheckpointError(self.directory, f"{filled} of {out.numel()} values of {entry.name}, rows {row} on",
+                                  "every value exactly once")  # fmt: skip
+
+    def _stored(self, chunk: Chunk) -> StoredTensor:
+        if chunk not in self._scanned:
+            found = torch_archive.scan(self.directory / chunk.file, chunk.position, chunk.length)
+            if (
+                not isinstance(found, StoredTensor)
+                or torch.Size(found.shape).numel() != torch.Size(chunk.sizes).numel()
+            ):
+                raise CheckpointError(self.directory / chunk.file, f"a chunk at byte {chunk.position} that is no tensor "
+                                      f"of shape {chunk.sizes}")  # fmt: skip
+            self._scanned[chunk] = StoredTensor(found.path, found.offset, found.dtype, chunk.sizes)
+        return self._scanned[chunk]
+
+
+def _chunk_sizes(metadata: Metadata, index: MetadataIndex, offsets: tuple[int, ...]) -> tuple[int, ...]:
+    stored = metadata.state_dict_metadata[index.fqn]
+    assert isinstance(stored, TensorStorageMetadata)
+    chunks = stored.chunks
+    if index.index is not None and index.index < len(chunks) and tuple(chunks[index.index].offsets) == offsets:
+        return tuple(chunks[index.index].sizes)
+    return next(tuple(chunk.sizes) for chunk in chunks if tuple(chunk.offsets) == offsets)
+
+
+def _read_metadata(directory: Path) -> Metadata:
+    if not (directory / "metadata.json").exists():
+        raise CheckpointError(directory, "no metadata.json", "a complete torch_dist checkpoint of Megatron-core")
+    try:
+        kind = json.loads((directory / "metadata.json").read_text(encoding="utf-8"))
+        if not isinstance(kind, dict) or kind.get("sharded_backend") != "torch_dist":
+            raise CheckpointError(directory, f"a checkpoint of kind {kind}", "sharded_backend torch_dist")
+        with (directory / ".metadata").open("rb") as f:
+            metadata = pickle.load(f)
+    except OSError as error:
+        raise CheckpointError(directory, f"unreadable ({error})", "a complete torch_dist checkpoint") from error
+    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(directory, f"damaged metadata ({error})", "a complete torch_dist checkpoint") from error
+    assert isinstance(metadata, Metadata)
+    return metadata
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk that a PartWriter wrote."""
+
+    key: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    position: int
+    length: int
+
+
+class PartWriter:
+    """Writes one `__<part>_0.distcp` file."""
+
+    def __init__(self, directory: Path, part: int) -> None:
+        self.name = f"__{part}_0.distcp"
+        self._file = (directory / self.name).open("wb")
+        self.written: list[Written] = []
+
+    def append(self, entry: Entry, row: int, piece: torch.Tensor) -> None:
+        """Rows of the entry from `row` on, a chunk for every tensor-parallel shard of its columns."""
+        width = entry.shard[-1]
+        for i, part in enumerate(piece.split(width, dim=1) if piece.dim() > 1 else [piece]):
+            self._chunk(entry, (row, i * width)[: piece.dim()], part.contiguous())
+
+    def _chunk(self, entry: Entry, offsets: tuple[int, ...], data: torch.Tensor) -> None:
+        sizes = tuple(data.shape)
+        if entry.layer is not None:
+            offsets, sizes = (entry.layer, *offsets), (1, *sizes)
+        position = self._file.tell()
+        _save(data.view(sizes), self._file)
+        length = self._file.tell() - position
+        start_writeback(self._file.fileno(), position, length)
+        self.written.append(Written(entry.key, offsets, sizes, self.name, position, length))
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _save(tensor: torch.Tensor, file: IO[bytes]) -> None:
+    """torch.save of these values alone, without checksums: no loader looks at them, and they cost as much as writing."""
+    checksums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        # torch.save writes a whole storage, and a piece is a part of a larger buffer: the same memory as its own
+        own = torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy())
+        torch.save(own.view(tensor.dtype).view(tensor.shape), file)
+    except RuntimeError as error:  # torch hides the disk's refusal behind its own unfinished archive
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    finally:
+        torch.serialization.set_crc32_options(checksums)
+
+
+def finish(
+    directory: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, written: Iterable[Written],
+    common: dict[str, Any],
+) -> None:  # fmt: skip
+    """Writes `.metadata`, `common.pt` and, last, `metadata.json`, without which the directory is no checkpoint."""
+    chunks: dict[str, list[ChunkStorageMetadata]] = {key: [] for key in shapes}
+    storage: dict[MetadataIndex, _StorageInfo] = {}
+    for part in written:
+        index = MetadataIndex(part.key, torch.Size(part.offsets), len(chunks[part.key]))
+        chunks[part.key].append(ChunkStorageMetadata(torch.Size(part.offsets), torch.Size(part.sizes)))
+        storage[index] = _StorageInfo(part.file, part.position, part.length)
+    for key, shape in shapes.items():
+        held = sum(torch.Size(chunk.sizes).numel() for chunk in chunks[key])
+        assert held == torch.Size(shape).numel(), (key, held, shape)
+    metadata = Metadata(
+        {k: TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size(shapes[k]), chunks[k]) for k in shapes},
+        storage_data=storage,
+    )
+    with (directory / ".metadata").open("wb") as f:
+        pickle.dump(metadata, f)
+        f.flush()
+        os.fsync(f.fileno())
+    torch.save(common, directory / "common.pt")
+    kind = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch",
+            "common_backend_version": 1}  # fmt: skip
+    with (directory / "metadata.json").open("w", encoding="utf-8") as f:
+        json.dump(kind, f)
+        f.flush()
+        os.fsync(f.fileno())

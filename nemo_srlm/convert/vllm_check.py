@@ -1,0 +1,35 @@
+"""Loads an export in the project's vLLM engine and continues a prompt greedily. A process of its own, for verify.py.
+
+python -m nemo_srlm.convert.vllm_check REQUEST.json RESULT.json
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.generation import GenerateSection
+from nemo_srlm.errors import EngineError
+from nemo_srlm.generate.requests import Failure, Request, generate
+from nemo_srlm.generate.vllm_engine import VllmEngine
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """{"greedy_ids": [...]} in fp32, up to the end token, which is not in it."""
+    ids, new_tokens = tuple(request["prompt_ids"]), int(request["new_tokens"])
+    section = GenerateSection(dtype="float32", max_model_len=len(ids) + new_tokens, max_num_seqs=1, max_restarts=0)
+    engine = VllmEngine(Path(request["hf"]), section)
+    (outcome,) = generate(engine, [Request("greedy", ids, 1, 0, 0.0, 1.0, new_tokens)])
+    engine.close()
+    if isinstance(outcome, Failure):
+        raise EngineError(request["hf"], outcome.reason, "a greedy continuation")
+    return {"greedy_ids": list(outcome[0].token_ids)}
+
+
+def main() -> None:
+    result = run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Files: written whole or not at all, read with errors that name file and line, and their digests."""
+
+import functools
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from nemo_srlm.core.records import Record
+from nemo_srlm.errors import DataError
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, size: int, modified: int) -> str:
+    return file_digest(Path(path))
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a user's file, read once a process as long as its size and time stay the same. Raises DataError."""
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", remedy="put it back, or correct the setting that names it") from error
+    return _digest(str(path), found.st_size, found.st_mtime_ns)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def dump(record: Record) -> str:
+    return json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, parsed line) of a .jsonl or .jsonl.gz file. DataError names file:line."""
+    try:
+        with open_text(path) as f:
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path}:{number}", f"not JSON ({error})", "one JSON object a line") from error
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", remedy="check the path or run the stage that writes it") from error
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise DataError(path, f"unreadable ({error})", "a complete UTF-8 .jsonl or .jsonl.gz file") from error
+
+
+def read_records(path: Path, cls: type[R]) -> Iterator[R]:
+    """Records of a JSONL file, streamed. DataError names file:line."""
+    for number, data in read_json_lines(path):
+        yield cls.from_json(data, f"{path}:{number}")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Streams records into `path`, which appears whole or not at all. Returns their number."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    with temporary.open("w", encoding="utf-8") as f:
+        for record in records:
+            f.write(dump(record))
+            count += 1
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+    return count
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One object a line, for files of another project's format; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(path, f"not JSON ({error})") from error

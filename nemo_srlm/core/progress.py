@@ -1,0 +1,55 @@
+"""progress.json: how far a worker is. For people and for `status`; never read by a stage."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def read_progress(directory: Path) -> dict[str, Any] | None:
+    """Progress of a stage, summed over its shards; None when there is none yet."""
+    found = []
+    for path in sorted(directory.glob("progress*.json")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError):
+            continue  # it is being replaced this very moment; the next look will see it
+    if not found:
+        return None
+    total = {**found[-1]}
+    for key in ("done", "total", "rate"):
+        total[key] = sum(p[key] for p in found)
+    total["eta"] = (total["total"] - total["done"]) / total["rate"] if total["rate"] > 0 else None
+    total["updated"] = max(p["updated"] for p in found)
+    return total
+
+
+class Progress:
+    """Writes <dir>/progress.json: how far a worker is. For people and for `status`; never read by a stage."""
+
+    INTERVAL = 0.5  # seconds between two writes
+
+    def __init__(self, directory: Path, shard: int = 0) -> None:
+        self.path = directory / ("progress.json" if shard == 0 else f"progress-{shard:05d}.json")
+        self.started = time.time()
+        self._first: float | None = None  # what an earlier attempt had done already: not part of the rate
+        self._written = 0.0
+
+    def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
+        """`done` of `total` in `unit`; `info` is shown as it is (loss, accepted, ...)."""
+        now = time.time()
+        if self._first is None:
+            self._first = done
+        if now - self._written < self.INTERVAL and done < total:
+            return
+        self._written = now
+        rate = (done - self._first) / max(now - self.started, 1e-6)
+        data = {
+            "done": done, "total": total, "unit": unit, "rate": rate, "info": info,
+            "eta": (total - done) / rate if rate > 0 else None,
+            "started": self.started, "updated": now, "pid": os.getpid(), "host": os.uname().nodename,
+        }  # fmt: skip
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(data), encoding="utf-8")
+        os.replace(temporary, self.path)

@@ -1,0 +1,196 @@
+"""What a stage is, and the rules of running one: missing input -> error, stale -> error with a diff, done -> skip."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import files, manifest
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.errors import DataError, StaleError
+
+Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
+
+
+State = Literal["done", "partial", "missing"]
+
+
+EXIT_AGAIN = 75  # a worker saved its state and left before the end (time limit, preemption): run it again
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A stage instance: its name and the iteration that it belongs to."""
+
+    stage: str
+    iteration: int
+
+    def __str__(self) -> str:
+        return f"iter{self.iteration}/{self.stage}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a stage's code may know. `inputs` maps the names that the stage declared to finished directories."""
+
+    cfg: Config
+    iteration: int
+    dir: Path
+    inputs: Mapping[str, Path]
+    progress: Progress
+    shard: int = 0
+    num_shards: int = 1
+
+
+def _one_shard(cfg: Config) -> int:
+    return 1
+
+
+def _nothing(cfg: Config) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A file-to-file step.
+
+    `run` does the work of one shard (or one training rank) in a worker process and imports what is heavy inside;
+    `finalize` runs after all of them, checks that the work is complete and returns the manifest's metrics.
+    `check` refuses (UserError) before the run begins what would fail hours later: an absent file or program.
+    """
+
+    name: str
+    kind: Kind
+    inputs: Callable[[Config, int], dict[str, Ref]]
+    identity: Callable[[Config, int], dict[str, Any]]
+    run: Callable[[Context], None]
+    finalize: Callable[[Context], dict[str, Any]]
+    shards: Callable[[Config], int] = field(default=_one_shard)
+    check: Callable[[Config], None] = field(default=_nothing)
+    view: bool = False  # a picture of its inputs: made anew when they change, where other stages refuse as stale
+    version: int = 1
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether its items may be dealt out at all."""
+        return self.shards is not _one_shard
+
+
+def run_directory(cfg: Config) -> Path:
+    return Path(cfg.run.root) / cfg.run.name
+
+
+def stage_directory(run_dir: Path, ref: Ref) -> Path:
+    return run_dir / f"iter{ref.iteration}" / ref.stage
+
+
+def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dict[str, Any]:
+    """What the fingerprint is made of. Raises DataError when an input stage is not done."""
+    inputs = {}
+    for name, ref in stage.inputs(cfg, iteration).items():
+        done = manifest.read(stage_directory(run_dir, ref))
+        if done is None:
+            raise DataError(
+                f"iter{iteration}/{stage.name}", f"its input {ref} is not done",
+                remedy=f"run `nemo-srlm run`, or `nemo-srlm {ref.stage} --iteration {ref.iteration}` first",
+            )  # fmt: skip
+        inputs[name] = done.fingerprint
+    own = json.loads(manifest.canonical(stage.identity(cfg, iteration)))  # tuples become lists, as they will be read
+    return {"stage": stage.name, "iteration": iteration, "version": stage.version, "config": own, "inputs": inputs}
+
+
+def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
+    """Done, partial or missing. Raises StaleError with the field diff when what is there was made otherwise."""
+    directory = stage_directory(run_dir, Ref(stage.name, iteration))
+    finished = manifest.read(directory)
+    begun = directory / "plan.json"
+    if finished is None and not begun.exists():
+        return "missing"
+    wanted = identity_of(stage, cfg, iteration, run_dir)
+    try:
+        was = finished.identity if finished else json.loads(begun.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(begun, f"not JSON ({error})", remedy=f"remove {directory} to redo the stage") from error
+    if was != wanted and stage.view:
+        return "missing"
+    if was != wanted:
+        # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
+        lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
+        raise StaleError(
+            directory, "made under other settings or inputs:\n    " + "\n    ".join(lines),
+            remedy=f"\n  set the old values again, or start a new run (run.name=...), or remove {directory} and "
+            "every later stage to redo them",
+        )  # fmt: skip
+    return "done" if finished else "partial"
+
+
+def context(run_dir: Path, stage: Stage, cfg: Config, iteration: int, shard: int = 0, num_shards: int = 1) -> Context:
+    directory = stage_directory(run_dir, Ref(stage.name, iteration))
+    directory.mkdir(parents=True, exist_ok=True)
+    inputs = {name: stage_directory(run_dir, ref) for name, ref in stage.inputs(cfg, iteration).items()}
+    return Context(cfg, iteration, directory, inputs, Progress(directory, shard), shard, num_shards)
+
+
+def reads(plan: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the plan is there and says the same."""
+    return plan.exists() and bool(json.loads(plan.read_text(encoding="utf-8")) == wanted)
+
+
+def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
+    """Writes down what is about to be made, so that a later attempt under other settings is refused."""
+    ctx = context(run_dir, stage, cfg, iteration)
+    wanted = identity_of(stage, cfg, iteration, run_dir)
+    plan = ctx.dir / "plan.json"
+    if stage.view and not reads(plan, wanted):
+        for old in (ctx.dir / manifest.NAME, plan, ctx.dir / "logs" / "started"):
+            old.unlink(missing_ok=True)
+    if not plan.exists():
+        files.write_atomic(plan, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+    started = ctx.dir / "logs" / "started"
+    started.parent.mkdir(exist_ok=True)
+    if not started.exists():
+        started.write_text(repr(time.time()), encoding="utf-8")
+    return ctx
+
+
+def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
+    """Runs `finalize` and writes the manifest last."""
+    metrics = stage.finalize(ctx)
+    identity = identity_of(stage, ctx.cfg, ctx.iteration, run_dir)
+    done = manifest.Manifest(
+        stage=stage.name,
+        iteration=ctx.iteration,
+        fingerprint=manifest.fingerprint(identity),
+        identity=identity,
+        outputs=manifest.describe_outputs(ctx.dir),
+        metrics=metrics,
+        provenance=manifest.provenance(float((ctx.dir / "logs" / "started").read_text(encoding="utf-8"))),
+    )
+    manifest.write(ctx.dir, done)
+    return done
+
+
+def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
+    """Links the finished stage of `run.reuse` when its fingerprint is the one wanted here. True when it did."""
+    if not cfg.run.reuse:
+        return False
+    ref = Ref(stage.name, iteration)
+    other = stage_directory(Path(cfg.run.reuse), ref)
+    finished = manifest.read(other)
+    if finished is None or finished.identity != identity_of(stage, cfg, iteration, run_dir):
+        return False
+    here = stage_directory(run_dir, ref)
+    if here.exists():  # a view of earlier inputs
+        return False
+    here.parent.mkdir(parents=True, exist_ok=True)
+    here.symlink_to(other.resolve(), target_is_directory=True)
+    return True
+
+
+def ready(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
+    """True when the stage is done, or could be linked from `run.reuse`. Raises StaleError."""
+    found = state(stage, cfg, iteration, run_dir)
+    return found == "done" or (found == "missing" and reuse(stage, cfg, iteration, run_dir))

@@ -1,0 +1,114 @@
+"""Given preferences: files of chosen and rejected responses (as UltraFeedback's) -> preference pairs.
+
+JSONL (also .gz), or parquet through `datasets`. `chosen` and `rejected` are texts beside a `prompt`, or lists of
+messages [{"role": "user"}, {"role": "assistant"}], or HH's "Human: ... Assistant: ..."; optional scores: chosen_score
+/ rejected_score, or score_chosen / score_rejected. Left out and counted: several turns, empty or equal texts, equal
+scores, repeated pairs.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json_lines
+from nemo_srlm.core.records import PreferencePair, content_id
+from nemo_srlm.errors import ConfigError, DataError
+
+
+def files(cfg: Config) -> list[Path]:
+    """pairs.files, which must be there. Raises ConfigError or DataError."""
+    if not cfg.pairs.files:
+        raise ConfigError("pairs.files", "empty, with run.arm=given", "preference files", "set pairs.files=[path, ...]")
+    paths = [Path(name) for name in cfg.pairs.files]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(path, "no such file", "JSONL or parquet with chosen and rejected", "correct pairs.files")
+    return paths
+
+
+def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[PreferencePair]:
+    """Streams the usable pairs; `counts` gets "pairs" and what is left out as "dropped_<reason>"."""
+    seen: set[str] = set()
+    for path in paths:
+        for where, row in rows(path):
+            counts["prompts"] += 1
+            found = pair_of(row, where)
+            if isinstance(found, PreferencePair) and found.id in seen:
+                found = "duplicate"
+            if isinstance(found, str):
+                counts[f"dropped_{found}"] += 1
+                continue
+            seen.add(found.id)
+            counts["pairs"] += 1
+            counts["chosen_characters"] += len(found.chosen)
+            counts["rejected_characters"] += len(found.rejected)
+            yield found
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix == ".parquet":
+        from datasets import load_dataset
+
+        for number, row in enumerate(load_dataset("parquet", data_files=str(path), split="train", streaming=True)):
+            yield f"{path} row {number}", row
+        return
+    for line, row in read_json_lines(path):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{line}", f"a {type(row).__name__}", "an object with chosen and rejected")
+        yield f"{path}:{line}", row
+
+
+def pair_of(row: dict[str, Any], where: str) -> PreferencePair | str:
+    """The row's pair, or the reason why it is not usable. Raises DataError when it is no preference at all."""
+    if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
+        raise DataError(where, f"no {' and no '.join(missing)}", "a row with chosen and rejected")
+    sides = [_single_turn(row[name], where) for name in ("chosen", "rejected")]
+    if any(side is None for side in sides):
+        return "several_turns"
+    (chosen_prompt, chosen), (rejected_prompt, rejected) = (side for side in sides if side is not None)
+    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else chosen_prompt
+    if not isinstance(prompt, str) or rejected_prompt not in (None, chosen_prompt):
+        raise DataError(where, "no prompt that both responses answer", "`prompt`, or one user message before both")
+    if not (prompt.strip() and chosen.strip() and rejected.strip()):
+        return "empty"
+    if chosen == rejected:
+        return "same_text"
+    scores = [_score(row, "chosen", where), _score(row, "rejected", where)]
+    if scores[0] is not None and scores[0] == scores[1]:
+        return "tie"
+    prompt_id = content_id("prompt", prompt)
+    return PreferencePair(content_id("pair", prompt_id, chosen, rejected), prompt_id, prompt, chosen, rejected, *scores)
+
+
+def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
+    """(prompt or None, response) of a text or of user + assistant messages; None for longer conversations."""
+    if isinstance(value, str):
+        return _transcript(value)
+    if not isinstance(value, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
+        raise DataError(
+            where, f"a response that is a {type(value).__name__}", "a text, or messages with role and content"
+        )
+    if [message["role"] for message in value] != ["user", "assistant"]:
+        return None
+    return value[0]["content"], value[1]["content"]
+
+
+def _transcript(text: str) -> tuple[str | None, str] | None:
+    """A plain text, or Anthropic HH's form of a conversation: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    if not text.startswith("\n\nHuman: "):
+        return None, text
+    turns = text.removeprefix("\n\nHuman: ").split("\n\nAssistant: ")
+    if len(turns) != 2 or any("\n\nHuman: " in turn for turn in turns):
+        return None
+    return turns[0], turns[1]
+
+
+def _score(row: dict[str, Any], side: str, where: str) -> float | None:
+    for name in (f"{side}_score", f"score_{side}"):
+        if row.get(name) is not None:
+            if not isinstance(row[name], (int, float)):
+                raise DataError(where, f"{name}: {row[name]!r}", "a number")
+            return float(row[name])
+    return None

@@ -1,0 +1,192 @@
+"""Filters on written prompts, with a reason for every rejection: length, keywords, beginnings, and ROUGE-L.
+
+The ROUGE-L decisions are exactly those of `rouge_score` (RougeScorer(["rougeL"], use_stemmer=False), F1 > threshold in
+the same floating point), only faster: texts become strings of one character a token, kept by their number of tokens;
+for each pair of lengths the smallest common subsequence that exceeds the threshold is worked out once, and rapidfuzz
+searches for nothing shorter than that.
+
+`rouge_score` keeps a-z and 0-9 only, so that texts in other scripts vanish; tokenization "unicode" is for them.
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import regex
+from rapidfuzz.distance import LCSseq
+from rapidfuzz.process import cdist
+
+from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.errors import ConfigError
+
+_ROUGE = re.compile(r"[a-z0-9]+")
+# Letters with their marks and digits make a word; in scripts written without spaces every character is one.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_UNICODE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+")
+TOKENIZATIONS = ("rouge", "unicode")
+
+
+def tokenize(text: str, tokenization: str = "rouge") -> list[str]:
+    """Tokens as `rouge_score` without stemming makes them ("rouge"), or words of any script ("unicode")."""
+    if tokenization == "rouge":
+        return _ROUGE.findall(text.lower())
+    if tokenization == "unicode":
+        found: list[str] = _UNICODE.findall(unicodedata.normalize("NFKC", text).casefold())
+        return found
+    raise ConfigError("prompts.tokenization", repr(tokenization), f"one of {list(TOKENIZATIONS)}")
+
+
+def rouge_f1(common: int, length_a: int, length_b: int) -> float:
+    """ROUGE-L F1 from the longest common subsequence's length, operation by operation as rouge_score computes it."""
+    if not length_a or not length_b:
+        return 0.0
+    precision, recall = common / length_b, common / length_a
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+class RougeIndex:
+    """A growing pool of texts that says which new text is too near to one of them (F1 > threshold)."""
+
+    def __init__(self, threshold: float, tokenization: str = "rouge") -> None:
+        if not 0 < threshold <= 1:
+            raise ConfigError(
+                "prompts.rouge_max", f"{threshold}", "a number above 0, at most 1 (1 switches the filter off)"
+            )
+        tokenize("", tokenization)  # an unknown name is an error now, not at the first text
+        self.threshold, self.tokenization = threshold, tokenization
+        self._ids: dict[str, int] = {}
+        self._by_length: dict[int, list[str]] = defaultdict(list)
+        self._needed: dict[tuple[int, int], int] = {}
+
+    def encode(self, text: str) -> str:
+        """The text's code: a string of one character a token, only for this index ("" when it has no token)."""
+        return "".join(chr(self._ids.setdefault(token, len(self._ids))) for token in tokenize(text, self.tokenization))
+
+    def add(self, code: str) -> None:
+        if code:
+            self._by_length[len(code)].append(code)
+
+    def near(self, codes: Sequence[str]) -> list[bool]:
+        """For each code, whether some code of the pool has F1 > threshold with it. Many at once are faster."""
+        result = np.zeros(len(codes), dtype=bool)
+        for length, members in _by_length(codes).items():
+            for other, pool in self._by_length.items():
+                rows = [i for i in members if not result[i]]
+                if rows and (needed := self.needed(length, other)) <= min(length, other):
+                    result[rows] |= _common_at_least(needed, [codes[i] for i in rows], pool).any(axis=1)
+        return [bool(value) for value in result]
+
+    def near_earlier(self, codes: Sequence[str]) -> list[list[int]]:
+        """For each code, the positions before its own whose codes have F1 > threshold with it."""
+        found: list[list[int]] = [[] for _ in codes]
+        groups = _by_length(codes)
+        for length, rows in groups.items():
+            for other, columns in groups.items():
+                if (needed := self.needed(length, other)) <= min(length, other):
+                    near = _common_at_least(needed, [codes[i] for i in rows], [codes[j] for j in columns])
+                    for i, j in zip(*np.nonzero(near), strict=True):
+                        if columns[j] < rows[i]:
+                            found[rows[i]].append(columns[j])
+        return found
+
+    def needed(self, length_a: int, length_b: int) -> int:
+        """The smallest common subsequence with F1 > threshold; min(lengths) + 1 when even that does not exceed it."""
+        key = (length_a, length_b)
+        if key not in self._needed:
+            shorter = min(key)
+            # F1 = 2c / (a + b) but for rounding: start one below the real-number solution and step up.
+            common = min(max(int(self.threshold * (length_a + length_b) / 2) - 1, 1), shorter + 1)
+            while common <= shorter and not rouge_f1(common, *key) > self.threshold:
+                common += 1
+            self._needed[key] = common
+        return self._needed[key]
+
+
+def _by_length(codes: Sequence[str]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, code in enumerate(codes):
+        if code:
+            groups[len(code)].append(i)
+    return groups
+
+
+def _common_at_least(
+    needed: int, rows: list[str], columns: list[str]
+) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """[rows, columns]: whether the longest common subsequence has at least `needed` tokens."""
+    return cdist(rows, columns, scorer=LCSseq.similarity, score_cutoff=needed, dtype=np.int32) >= needed
+
+
+class PromptFilter:
+    """Accepts or rejects written prompts in order; what it accepts joins the pool that the next ones are held against.
+
+    Reasons, in the order in which they are looked at: empty, too_short, too_long, keyword, start, first_character,
+    duplicate, held_out, no_tokens, rouge. `counts` holds how many of each, and "accepted".
+    """
+
+    def __init__(self, section: PromptsSection, seeds: Iterable[str], held_out: Iterable[str] = ()) -> None:
+        """`seeds`: prompts to be unlike. `held_out`: evaluation prompts, never to be written (compared by tokens)."""
+        self.section = section
+        self.counts: Counter[str] = Counter()
+        self._index = RougeIndex(section.rouge_max, section.tokenization)
+        self._seen: set[str] = set()
+        self._held_out = {tuple(tokenize(text, section.tokenization)) for text in held_out}
+        # Self-Instruct looks for whole words in any case; look-arounds so that a keyword may end in a sign.
+        words = "|".join(re.escape(word) for word in section.keywords)
+        self._keywords = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
+        for text in seeds:
+            self._admit(text, self._index.encode(text))
+
+    def _admit(self, text: str, code: str) -> None:
+        self._seen.add(text)
+        self._index.add(code)
+
+    def form_reason(self, text: str) -> str:
+        """Why the text by itself is rejected, or ""."""
+        section = self.section
+        words = len(text.split() if section.tokenization == "rouge" else tokenize(text, "unicode"))
+        if not text.strip():
+            return "empty"
+        if words < section.min_words:
+            return "too_short"
+        if words > section.max_words:
+            return "too_long"
+        if self._keywords is not None and self._keywords.search(text):
+            return "keyword"
+        if any(text.casefold().startswith(start.casefold()) for start in section.starts):
+            return "start"
+        if section.ascii_start and not (text[0].isascii() and text[0].isalnum()):
+            return "first_character"
+        return ""
+
+    def accept(self, text: str) -> str:
+        """The reason for rejecting the text, or "" - then it is in the pool now."""
+        return self.accept_all([text])[0]
+
+    def accept_all(self, texts: Sequence[str]) -> list[str]:
+        """`accept` for each text in order, but fast: the pool is searched once for all of them."""
+        reasons = [self._reason_before_rouge(text) for text in texts]
+        codes = ["" if reason else self._index.encode(text) for text, reason in zip(texts, reasons, strict=True)]
+        near, near_earlier = self._index.near(codes), self._index.near_earlier(codes)
+        for i, text in enumerate(texts):
+            if not reasons[i] and text in self._seen:
+                reasons[i] = "duplicate"
+            if not reasons[i] and not codes[i]:
+                reasons[i] = "no_tokens"  # nothing to compare by: another script under "rouge", or signs only
+            if not reasons[i] and (near[i] or any(not reasons[j] for j in near_earlier[i])):
+                reasons[i] = "rouge"
+            if not reasons[i]:
+                self._admit(text, codes[i])
+            self.counts[reasons[i] or "accepted"] += 1
+        return reasons
+
+    def _reason_before_rouge(self, text: str) -> str:
+        if reason := self.form_reason(text):
+            return reason
+        if text in self._seen:
+            return "duplicate"
+        if self._held_out and tuple(tokenize(text, self.section.tokenization)) in self._held_out:
+            return "held_out"
+        return ""

@@ -1,0 +1,128 @@
+"""The pool of written prompts: which attempts are accepted, and why the others are not."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.core.records import Prompt, Record, content_id, item_seed
+from nemo_srlm.data.few_shot import parse_written, sample_demonstrations
+from nemo_srlm.data.prompt_filters import PromptFilter
+from nemo_srlm.errors import DataError
+
+SMALLEST_ROUND = 32  # attempts: a smaller one would leave the engine idle
+
+
+ATTEMPTS_EACH = 20  # attempts a wanted prompt, where prompts.max_attempts is 0
+
+
+@dataclass(frozen=True)
+class Attempt(Record):
+    """What the writer wrote, raw. id = attempt_id(index)."""
+
+    index: int
+    round: int
+    text: str
+    finish_reason: str  # stop | length | error
+    demonstrations: tuple[str, ...]
+    error: str = ""
+    num_tokens: int = 0
+
+
+def attempt_id(index: int) -> str:
+    return f"{index:09d}"
+
+
+def max_attempts(section: PromptsSection) -> int:
+    return section.max_attempts or ATTEMPTS_EACH * section.num_prompts
+
+
+@dataclass
+class Pool:
+    """The state between two rounds: what was accepted, from how many attempts, and why the others were not."""
+
+    section: PromptsSection
+    run_seed: int
+    iteration: int
+    seeds: list[str]
+    earlier: list[str]  # accepted in earlier iterations
+    separators: list[str]
+    filter: PromptFilter
+    forbidden: Callable[[str], bool]  # the tiny world: a held-out combination in other words
+    accepted: list[Prompt] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    num_attempts: int = 0
+    num_rounds: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return len(self.accepted) >= self.section.num_prompts
+
+    @property
+    def exhausted(self) -> bool:
+        return not self.complete and self.num_attempts >= max_attempts(self.section)
+
+    def next_round(self) -> range:
+        """The attempts of the next round: as many as are likely to be needed, at most round_size."""
+        size = self.section.round_size
+        if self.accepted:
+            missing = self.section.num_prompts - len(self.accepted)
+            needed = math.ceil(1.1 * missing * self.num_attempts / len(self.accepted))
+            size = min(size, max(needed, SMALLEST_ROUND))
+        return range(self.num_attempts, self.num_attempts + size)
+
+    def demonstrations(self, index: int) -> tuple[str, ...]:
+        """What attempt `index` of the next round is shown."""
+        generated = self.earlier + [prompt.text for prompt in self.accepted]
+        seed = item_seed(self.run_seed, "demonstrations", self.iteration, index)
+        return sample_demonstrations(
+            self.seeds, generated, seed, self.section.seed_shots, self.section.generated_shots
+        )  # fmt: skip
+
+    def consume(self, attempts: list[Attempt]) -> None:
+        """One whole round, in order. What comes after the last wanted prompt counts as "not_needed"."""
+        read = [self._read(attempt) for attempt in attempts]
+        reasons = [reason for _, reason in read]
+        written = [i for i, reason in enumerate(reasons) if not reason]
+        for i, reason in zip(written, self.filter.accept_all([read[i][0] for i in written]), strict=True):
+            reasons[i] = reason
+        for attempt, (text, _), reason in zip(attempts, read, reasons, strict=True):
+            if self.complete:
+                self.reasons["not_needed"] += 1
+            elif reason:
+                self.reasons[reason] += 1
+            else:
+                made = content_id("prompt", text)
+                self.accepted.append(Prompt(made, text, "generated", attempt.demonstrations))
+        self.num_attempts += len(attempts)
+        self.num_rounds += 1
+
+    def _read(self, attempt: Attempt) -> tuple[str, str]:
+        if attempt.error:
+            return "", attempt.error.partition(":")[0]
+        text, reason = parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
+        return (text, "held_out") if not reason and self.forbidden(text) else (text, reason)
+
+    def shortfall(self, where: Path) -> DataError:
+        """The error for a pool that stays too small: how many, why the others were rejected, what to change."""
+        by_reason = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        return DataError(
+            where, f"{len(self.accepted)} prompts accepted of {self.num_attempts} attempts ({by_reason})",
+            f"{self.section.num_prompts} (prompts.num_prompts) within {max_attempts(self.section)} attempts",
+            "raise prompts.max_attempts to go on from here; or, in a new run, raise prompts.rouge_max, loosen the "
+            "filter that rejects most, use another prompts.template or writer, or ask for fewer prompts",
+        )  # fmt: skip
+
+    def metrics(self) -> dict[str, Any]:
+        accepted = len(self.accepted)
+        return {
+            "accepted": accepted,
+            "attempts": self.num_attempts,
+            "rounds": self.num_rounds,
+            "rejected": dict(sorted(self.reasons.items())),
+            "words_mean": sum(len(prompt.text.split()) for prompt in self.accepted) / max(accepted, 1),
+            "summary": f"{accepted} prompts from {self.num_attempts} attempts",
+        }

@@ -1,0 +1,156 @@
+"""Which Open Assistant first turn goes where: IFT, EFT raw material, the held-out judge set, evaluation prompts.
+
+An instruction (its text, without regard to case and spaces) is in one set only. The order in which sets take
+instructions is that of a hash of the instruction, so it depends neither on files' order nor on any seed.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nemo_srlm.config.schema import EftSection, SeedSection
+from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id
+from nemo_srlm.data.oasst import FirstTurn
+
+MAX_EVAL_SHARE = 1 / 8  # held-out sets take at most these shares of what there is, so that small data still trains
+MAX_VALID_SHARE = 1 / 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records of the four sets, instructions disjoint, each in hash order."""
+
+    ift: list[SftExample]
+    ranked_train: list[RankedReply]
+    ranked_valid: list[RankedReply]
+    eval_prompts: list[Prompt]
+
+
+def instruction_id(text: str) -> str:
+    return content_id("instruction", " ".join(text.split()).casefold())
+
+
+def split(
+    turns: Iterable[FirstTurn], seed: SeedSection, eft: EftSection, counts: Counter[str], held_out: bool = True
+) -> Split:
+    """Sorts first turns into the sets; `counts` gets what was asked, given and left out, by reason.
+
+    IFT takes the reply that humans ranked 0 and nothing else. EFT material is every ranked reply of an instruction with
+    at least two of them (eft.source "baseline"), or every ranked reply that brings a judgement ("given"; instructions
+    with judged replies then never go to IFT). Where there is less than asked, IFT and EFT share what both could use in
+    proportion to what they ask for; where there is more, the rest becomes EFT material. `held_out=False`: the held-out
+    sets come from elsewhere (tiny world) and take nothing.
+    """
+    unique = _unique(turns, counts)
+    usable: dict[str, tuple[FirstTurn, list[RankedReply], bool]] = {}
+    for key, turn in unique.items():
+        replies = _eft_replies(key, turn, eft.source, counts)
+        can_ift = _best(turn) is not None and not (eft.source == "given" and replies)
+        if can_ift or replies:
+            usable[key] = (turn, replies, can_ift)
+        else:
+            counts["instruction_without_ranking"] += 1
+    order = sorted(usable, key=lambda key: hashlib.sha256(f"split {key}".encode()).digest())
+
+    num_eval = min(seed.num_eval_prompts, math.floor(len(order) * MAX_EVAL_SHARE)) if held_out else 0
+    evaluation, order = order[:num_eval], order[num_eval:]
+    rankable = [key for key in order if usable[key][1]]
+    replies_each = sum(len(usable[key][1]) for key in rankable) / max(len(rankable), 1)
+    most = math.floor(len(rankable) * MAX_VALID_SHARE) if held_out else 0
+    valid = set(_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
+    order = [key for key in order if key not in valid]
+
+    both = [key for key in order if usable[key][2] and usable[key][1]]
+    only_ift = [key for key in order if not usable[key][1]]
+    want_ift = (seed.num_ift or math.inf) - len(only_ift)
+    want_eft = (eft.num_train or math.inf) / max(replies_each, 1) - (len(order) - len(both) - len(only_ift))
+    shared = set(both[: _share(len(both), want_ift, want_eft)])
+    ift_keys = [key for key in order if key in shared or not usable[key][1]]
+    ift_keys.sort(key=lambda key: key in shared)  # stable: what only IFT can use goes first
+    ift_keys = ift_keys[: seed.num_ift or None]
+    counts["instruction_not_needed"] += len(only_ift) + len(shared) - len(ift_keys)
+
+    result = Split(
+        ift=[_ift_example(usable[key][0]) for key in ift_keys],
+        ranked_train=[reply for key in order if key not in shared for reply in usable[key][1]],
+        ranked_valid=[reply for key in rankable if key in valid for reply in usable[key][1]],
+        eval_prompts=[_eval_prompt(usable[key][0].text) for key in evaluation],
+    )
+    for name, asked, got in (
+        ("ift", seed.num_ift, len(result.ift)),
+        ("ranked_valid", eft.num_valid, len(result.ranked_valid)),
+        ("eval_prompts", seed.num_eval_prompts, len(result.eval_prompts)),
+    ):
+        counts[f"asked_{name}"], counts[name] = asked, got
+    counts["ranked_train"] = len(result.ranked_train)
+    return result
+
+
+def _unique(turns: Iterable[FirstTurn], counts: Counter[str]) -> dict[str, FirstTurn]:
+    """One first turn an instruction: the one with most ranked replies, then by id, whatever the order of the files."""
+    unique: dict[str, FirstTurn] = {}
+    for turn in turns:
+        key = instruction_id(turn.text)
+        if key in unique:
+            counts["instruction_duplicate"] += 1
+        unique[key] = min(
+            unique.get(key, turn), turn, key=lambda t: (-sum(r.rank is not None for r in t.replies), t.id)
+        )
+    return unique
+
+
+def _best(turn: FirstTurn) -> SftExample | None:
+    if turn.replies and turn.replies[0].rank == 0:
+        return _ift_example(turn)
+    return None
+
+
+def _ift_example(turn: FirstTurn) -> SftExample:
+    best = turn.replies[0]
+    return SftExample(content_id("ift", turn.text, best.text), turn.text, best.text, "ift", best.id)
+
+
+def _eval_prompt(text: str) -> Prompt:
+    return Prompt(content_id("prompt", text), text, "eval")
+
+
+def _eft_replies(key: str, turn: FirstTurn, source: str, counts: Counter[str]) -> list[RankedReply]:
+    """The instruction's replies as EFT material; empty when it has none."""
+    ranked = [(reply, reply.rank) for reply in turn.replies if reply.rank is not None]
+    if source == "given":
+        judged = [(reply, rank) for reply, rank in ranked if reply.judgement]
+        counts["reply_without_judgement"] += len(ranked) - len(judged) if judged else 0
+        ranked = judged
+    elif len(ranked) < 2:
+        return []  # one reply alone says nothing about a ranking
+    return [
+        RankedReply(content_id("ranked", key, reply.id), key, turn.text, reply.text, rank, reply.judgement)
+        for reply, rank in ranked
+    ]
+
+
+def _until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list[str]:
+    """The first keys whose sizes add up to at least `wanted` replies."""
+    taken: list[str] = []
+    total = 0
+    for key in keys:
+        if total >= wanted:
+            break
+        taken.append(key)
+        total += sizes[key]
+    return taken
+
+
+def _share(total: int, want_ift: float, want_eft: float) -> int:
+    """How many of `total` instructions that both could use go to IFT. A want may be infinite (all) or negative (none)."""
+    want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
+    if want_ift + want_eft <= total or not want_ift:
+        return int(want_ift)
+    if math.isinf(want_ift):
+        return total - (total // 2 if math.isinf(want_eft) else min(math.ceil(want_eft), total // 2))
+    if math.isinf(want_eft):
+        return min(math.ceil(want_ift), total - total // 2)
+    share = round(total * want_ift / (want_ift + want_eft))
+    return min(max(share, 1), total - 1) if total >= 2 else share  # neither set stays empty while there are two

@@ -1,0 +1,163 @@
+"""Drift between iterations, as numbers: length and diversity of responses, the judge's scores, KL to the policy before.
+
+What is too much of it says alarms.py. The paper names length growth and reward hacking as its own open questions.
+"""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.evaluate.reward_metrics import histogram
+from nemo_srlm.judge.scores import aggregate
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Words and punctuation marks, lower case."""
+    return _WORD.findall(text.lower())
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams over all n-grams (Li et al. 2016); None without any. It falls with more text."""
+    grams = [g for text in texts for g in ngrams(words(text), n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+Grams = list[Counter[tuple[str, ...]]]  # of one text: its n-grams, counted, for n = 1, 2, ...
+
+
+def count_grams(tokens: Sequence[str], max_n: int = 4) -> Grams:
+    return [Counter(ngrams(tokens, n)) for n in range(1, max_n + 1)]
+
+
+def bleu(hypothesis: Grams, references: Sequence[Grams]) -> float:
+    """Sentence BLEU with add-one smoothing above unigrams (Lin & Och 2004) and the closest reference length."""
+    length = sum(hypothesis[0].values())
+    if not length or not references:
+        return 0.0
+    log_sum, orders = 0.0, min(len(hypothesis), length)
+    for n in range(orders):
+        # clipped: an n-gram counts at most as often as the reference that has it most often
+        matched = sum(min(k, max(r[n][gram] for r in references)) for gram, k in hypothesis[n].items())
+        smooth = 1 if n else 0
+        if matched + smooth == 0:
+            return 0.0
+        log_sum += math.log((matched + smooth) / (length - n + smooth))
+    lengths = [sum(r[0].values()) for r in references]
+    closest = min((abs(k - length), k) for k in lengths)[1]
+    return math.exp(log_sum / orders + min(0.0, 1.0 - closest / length))
+
+
+def self_bleu(texts: Sequence[str], num_texts: int = 64, num_references: int = 16, seed: int = 0) -> float | None:
+    """Mean BLEU of a text against others of the same model (Zhu et al. 2018): 1 when they are all the same.
+
+    On a fixed random sample of `num_texts` with `num_references` others each, so that it costs the same at any size.
+    """
+    tokens = [t for t in (words(text) for text in texts) if t]
+    if len(tokens) < 2:
+        return None
+    generator = random.Random(seed)
+    pool = [
+        count_grams(tokens[i])
+        for i in generator.sample(range(len(tokens)), min(num_texts + num_references, len(tokens)))
+    ]
+    chosen = range(min(num_texts, len(pool)))
+    total = 0.0
+    for i in chosen:
+        others = pool[:i] + pool[i + 1 :]
+        total += bleu(pool[i], generator.sample(others, min(num_references, len(others))))
+    return total / len(chosen)
+
+
+def response_metrics(responses: Sequence[Candidate], seed: int = 0) -> dict[str, Any]:
+    """Length and diversity of a model's free responses. Failed ones are counted and left out of the rest."""
+    good = [r for r in responses if not r.error]
+    texts = [r.text for r in good]
+    lengths = [len(text.split()) for text in texts]
+    out: dict[str, Any] = {"responses": len(responses), "failed": len(responses) - len(good)}
+    if not good:
+        return {**out, **dict.fromkeys(_RESPONSE_FIELDS)}
+    mean = sum(lengths) / len(lengths)
+    variance = sum((x - mean) ** 2 for x in lengths) / max(1, len(lengths) - 1)
+    ordered = sorted(lengths)
+    return {
+        **out,
+        "words": mean,
+        "words_se": math.sqrt(variance / len(lengths)),
+        "words_median": ordered[len(ordered) // 2],
+        "words_p90": ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))],
+        "characters": sum(len(t) for t in texts) / len(texts),
+        "tokens": sum(r.num_tokens for r in good) / len(good),
+        "truncated": sum(r.finish_reason == "length" for r in good) / len(good),
+        "empty": sum(not t.strip() for t in texts) / len(texts),
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "self_bleu": self_bleu(texts, seed=seed),
+    }
+
+
+_RESPONSE_FIELDS = (
+    "words", "words_se", "words_median", "words_p90", "characters", "tokens", "truncated", "empty",
+    "distinct_1", "distinct_2", "self_bleu",
+)  # fmt: skip
+
+
+def judging_metrics(judgements: Sequence[Judgement], min_valid: int) -> dict[str, Any]:
+    """Score shares, ties and failures of one judging stage. Shares are None where nothing is behind them.
+
+    `ties`: prompts with two or more eligible candidates that all have the same mean score. `draw_histogram` counts
+    parsed draws, `mean_histogram` mean scores of eligible candidates (both to the nearest whole number).
+    """
+    draws = [s for j in judgements for s in j.scores]
+    parsed = [s for s in draws if s is not None]
+    means: dict[str, list[float]] = {}
+    for j in judgements:
+        mean = aggregate(j.scores, min_valid)
+        if mean is not None:
+            means.setdefault(j.prompt_id, []).append(mean)
+    comparable = [m for m in means.values() if len(m) >= 2]
+    every = [m for group in means.values() for m in group]
+    counts = histogram(parsed)
+    return {
+        "judged": len(judgements),
+        "errors": sum(bool(j.error) for j in judgements),
+        "eligible": len(every),
+        "draws": len(draws),
+        "failed_draws": len(draws) - len(parsed),
+        "parse_failures": (len(draws) - len(parsed)) / len(draws) if draws else None,
+        "mean_score": sum(every) / len(every) if every else None,
+        "high_scores": sum(s >= 3.5 for s in parsed) / len(parsed) if parsed else None,
+        "dominant": max(counts.values()) / len(parsed) if parsed else None,
+        "tie_rate": sum(len(set(m)) == 1 for m in comparable) / len(comparable) if comparable else None,
+        "draw_histogram": counts,
+        "mean_histogram": histogram(every),
+    }
+
+
+def log_ratio(responses: Sequence[tuple[str, float, int]]) -> dict[str, Any]:
+    """Mean log-ratio a token of (group, log-ratio of a response, its tokens): {"kl", "se_kl", "tokens", "responses"}.
+
+    `kl` is the sum of log-ratios over the sum of tokens, in nats; its standard error is that of a ratio, clustered by
+    group (the responses to one prompt are not independent). None where there is nothing to divide by.
+    """
+    tokens = sum(n for _, _, n in responses)
+    out: dict[str, Any] = {"kl": None, "se_kl": None, "tokens": tokens, "responses": len(responses)}
+    if not tokens:
+        return out
+    out["kl"] = mean = math.fsum(x for _, x, _ in responses) / tokens
+    residuals: dict[str, float] = {}
+    for group, x, n in responses:
+        residuals[group] = residuals.get(group, 0.0) + x - mean * n
+    k = len(residuals)
+    if k > 1:
+        out["se_kl"] = math.sqrt(math.fsum(r * r for r in residuals.values()) * k / (k - 1)) / tokens
+    return out

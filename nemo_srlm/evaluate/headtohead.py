@@ -1,0 +1,156 @@
+"""Model against model: verdicts of a judge in both orders become win, tie or loss, with intervals.
+
+Section 3.1.3 of arXiv 2401.10020: a judge sees (A, B) and (B, A); only when both say the same is it a win or a loss,
+everything else is a tie. Here an order whose verdict does not parse makes no tie: the item is counted as unjudged.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nemo_srlm.core.records import Record, content_id
+
+Outcome = Literal["win", "tie", "loss", "unjudged"]
+OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss", "unjudged")
+Z95 = 1.959963984540054
+
+# A colon must stand there: "A is better than B" in the reasons is no verdict. Lower-case "a" only at a line's end.
+_VERDICT = re.compile(
+    r"(?i:better)[\s*_`]*(?i:response|answer|one)?[\s*_`]*[:：][\s*_`\"'(\[]*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*"
+    r"([AB]\b|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
+    re.MULTILINE,
+)
+_AND_ALSO = re.compile(r"[\s*_`\"')\]]*(?:/|,|\bor\b|\band\b)[\s*_`\"'(\[]*(?:response\s+)?[AB]\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """One prompt, two models. `outcome` is `model`'s; a verdict is "A", "B", "tie" or "" (unparsable), as written.
+
+    In `first` order the model's response is A, in `second` order it is B.
+    """
+
+    prompt_id: str
+    model: str
+    other: str
+    outcome: str
+    first: str = ""
+    second: str = ""
+    texts: tuple[str, ...] = ()  # the judge's words in both orders, for reading
+    category: str = ""
+    words: int = 0  # of the model's response
+    other_words: int = 0
+
+
+def comparison_id(prompt_id: str, sample: int, model: str, other: str) -> str:
+    return content_id("h2h", prompt_id, sample, model, other)
+
+
+def parse_verdict(text: str) -> str:
+    """The LAST "Better: X" of a judgement: "A", "B", "tie", or "" when there is none or it names both ("A or B")."""
+    matches = list(_VERDICT.finditer(text))
+    if not matches:
+        return ""
+    last = matches[-1]
+    if _AND_ALSO.match(text, last.end()):
+        return ""
+    word = last[1].upper()
+    return word if word in {"A", "B"} else "tie"
+
+
+def outcome(first: str, second: str) -> Outcome:
+    """From the two verdicts: `first` has the model as A, `second` has it as B. Disagreement is a tie."""
+    if not first or not second:
+        return "unjudged"
+    if (first, second) == ("A", "B"):
+        return "win"
+    if (first, second) == ("B", "A"):
+        return "loss"
+    return "tie"
+
+
+def outcome_of_scores(score: float, other: float) -> Outcome:
+    """For a judge that gives each response a score of its own, like the tiny world's oracle: order plays no role."""
+    return "win" if score > other else "loss" if score < other else "tie"
+
+
+def wilson(successes: float, total: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 1) when there is nothing to count."""
+    if total <= 0:
+        return 0.0, 1.0
+    p, zz = successes / total, z * z / total
+    centre, half = p + zz / 2, z * math.sqrt(p * (1 - p) / total + zz / (4 * total))
+    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
+
+
+def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Counts, shares and intervals of one model against another.
+
+    Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high] (Wilson, 95%), "counts",
+    "net": win - loss with "net_interval" (normal, paired per prompt), "win_rate": wins + ties / 2, "sign_p": exact
+    two-sided sign test over wins and losses, "words" and "other_words": mean lengths}. With nothing judged the shares
+    are None.
+    """
+    counts = Counter(c.outcome for c in comparisons)
+    judged = counts["win"] + counts["tie"] + counts["loss"]
+    out: dict[str, Any] = {"counts": {name: counts[name] for name in OUTCOMES}, "judged": judged}
+    names = ("win", "tie", "loss")
+    if judged == 0:
+        empty = dict.fromkeys((*names, "net", "win_rate", "net_interval", "sign_p", "words", "other_words"))
+        return {**out, **empty, "intervals": dict.fromkeys(names)}
+    shares = {name: counts[name] / judged for name in names}
+    net = shares["win"] - shares["loss"]
+    half = Z95 * math.sqrt(max(0.0, shares["win"] + shares["loss"] - net * net) / judged)
+    return {
+        **out,
+        **shares,
+        "intervals": {name: list(wilson(counts[name], judged)) for name in names},
+        "net": net,
+        "net_interval": [net - half, net + half],
+        "win_rate": shares["win"] + shares["tie"] / 2,
+        "sign_p": sign_test(counts["win"], counts["loss"]),
+        "words": sum(c.words for c in comparisons) / len(comparisons),
+        "other_words": sum(c.other_words for c in comparisons) / len(comparisons),
+    }
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided binomial p-value of as uneven a split as this one when both are equally likely; ties left out."""
+    n, k = wins + losses, min(wins, losses)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / (1 << n)
+    return min(1.0, 2 * tail)
+
+
+def by_category(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """`summary` per category, largest first; {} when the prompts have no categories."""
+    groups: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        if c.category:
+            groups.setdefault(c.category, []).append(c)
+    return {name: summary(groups[name]) for name in sorted(groups, key=lambda n: (-len(groups[n]), n))}
+
+
+def order_bias(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
+    """How far the judge goes by position: share of A among verdicts for A or B, and share of contradicting pairs."""
+    verdicts = [v for c in comparisons for v in (c.first, c.second) if v in {"A", "B"}]
+    both = [c for c in comparisons if c.first and c.second]
+    if not verdicts or not both:
+        return None
+    contradicting = sum(c.first == c.second and c.first in {"A", "B"} for c in both)
+    return {"share_first": verdicts.count("A") / len(verdicts), "contradictions": contradicting / len(both)}
+
+
+def win_matrix(results: Mapping[tuple[str, str], Mapping[str, Any]], models: Sequence[str]) -> list[list[float | None]]:
+    """[model][other] win rate (ties as half) from results keyed by (model, other); None where not compared."""
+
+    def cell(a: str, b: str) -> float | None:
+        if (a, b) in results:
+            rate: float | None = results[a, b]["win_rate"]
+            return rate
+        turned: float | None = results[b, a]["win_rate"] if (b, a) in results else None
+        return None if turned is None else 1.0 - turned
+
+    return [[cell(a, b) for b in models] for a in models]

@@ -1,0 +1,219 @@
+"""MT-Bench: two-turn answers in FastChat's files, and the reading of its single-answer grades.
+
+Files as lm-sys/FastChat's llm_judge has them, so that its own tools read ours and ours read theirs: question.jsonl,
+judge_prompts.jsonl (both come from the user), model_answer/<model>.jsonl, model_judgment/<judge>_single.jsonl.
+A grade is 1..10 in double brackets; one that does not parse is None here and -1 in the file, and counts in no mean.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.core.files import read_json_lines
+from nemo_srlm.core.records import Record, content_id, item_seed
+from nemo_srlm.data.chat import Chat
+from nemo_srlm.errors import DataError
+from nemo_srlm.generate.requests import Request
+
+TEMPERATURE = {  # of the answers, as FastChat samples them
+    "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1,
+    "humanities": 0.1,
+}  # fmt: skip
+WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})  # judged against a reference answer
+_RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
+PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
+    (False, False): "single-v1", (False, True): "single-math-v1",
+    (True, False): "single-v1-multi-turn", (True, True): "single-math-v1-multi-turn",
+}  # fmt: skip
+
+
+ERROR = "$ERROR$"  # FastChat's answer where there is none
+
+
+@dataclass(frozen=True)
+class Question:
+    id: int
+    category: str
+    turns: tuple[str, str]
+    reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn(Record):
+    """One answer. An error says why there is none."""
+
+    question_id: int
+    turn: int  # 1 or 2
+    text: str
+    num_tokens: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Graded(Record):
+    """The judge's words on one answer."""
+
+    question_id: int
+    turn: int
+    score: float | None
+    text: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Grade:
+    question_id: int
+    turn: int  # 1 or 2
+    model: str
+    score: float | None
+
+
+def read_questions(path: Path) -> list[Question]:
+    """question.jsonl. Raises DataError for a question without two turns, and for an unknown category."""
+    found = []
+    for number, row in read_json_lines(path):
+        where = f"{path}:{number}"
+        if not isinstance(row, dict) or not {"question_id", "category", "turns"} <= set(row):
+            raise DataError(where, "no MT-Bench question", "question_id, category and turns")
+        if len(row["turns"]) != 2:
+            raise DataError(where, f"{len(row['turns'])} turns", "two")
+        if row["category"] not in TEMPERATURE:
+            raise DataError(where, f"category {row['category']!r}", f"one of {', '.join(TEMPERATURE)}")
+        reference = tuple(row["reference"]) if row.get("reference") else ()
+        found.append(Question(int(row["question_id"]), row["category"], tuple(row["turns"]), reference))
+    if not found:
+        raise DataError(path, "no question", "MT-Bench's question.jsonl")
+    return found
+
+
+def with_references(questions: Sequence[Question], path: Path) -> list[Question]:
+    """The questions with the answers of FastChat's reference_answer/<model>.jsonl in the place of their own."""
+    found = {}
+    for number, row in read_json_lines(path):
+        try:
+            found[int(row["question_id"])] = tuple(str(turn) for turn in row["choices"][0]["turns"])
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise DataError(f"{path}:{number}", f"no answer ({error!r})", "FastChat's reference_answer file") from error
+    return [replace(q, reference=found.get(q.id, q.reference)) for q in questions]
+
+
+def turn_id(question_id: int, turn: int) -> str:
+    return content_id("mt_bench", question_id, turn)
+
+
+def turn_request(chat: Chat, question: Question, before: Sequence[str], max_tokens: int, seed: int) -> Request:
+    """The request for the turn after the answers `before` (none: the first turn)."""
+    turn, ids = len(before) + 1, []
+    for asked, answered in zip(question.turns, before, strict=False):
+        # Llama 2's way: every turn of its own, each with its begin and end
+        ids += [*chat.prompt_ids(asked), *chat.response_ids(answered)]
+    ids += chat.prompt_ids(question.turns[turn - 1])
+    draw = item_seed(seed, "mt_bench", question.id, turn)
+    return Request(
+        turn_id(question.id, turn), tuple(ids), 1, draw, TEMPERATURE[question.category], 1.0, max_tokens,
+        text=question.turns[turn - 1],
+    )  # fmt: skip
+
+
+def answer_row(question: Question, model: str, turns: tuple[str, str], stamp: float) -> dict[str, Any]:
+    """A line of model_answer/<model>.jsonl."""
+    return {
+        "question_id": question.id,
+        "answer_id": content_id("mt_bench", model, question.id, *turns),
+        "model_id": model,
+        "choices": [{"index": 0, "turns": list(turns)}],
+        "tstamp": stamp,
+    }
+
+
+def read_judge_prompts(path: Path) -> dict[str, dict[str, str]]:
+    """judge_prompts.jsonl by name. Raises DataError when one of the four for single answers is missing."""
+    found = {row["name"]: row for _, row in read_json_lines(path)}
+    if missing := sorted(set(PROMPTS.values()) - set(found)):
+        raise DataError(path, f"prompts missing: {missing}", "FastChat's judge_prompts.jsonl")
+    return found
+
+
+def judge_messages(
+    question: Question, turns: tuple[str, str], turn: int, prompts: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, str]]:
+    """System and user message that ask for the grade of one turn. Raises DataError without a needed reference."""
+    with_reference = question.category in WITH_REFERENCE
+    if with_reference and len(question.reference) < turn:
+        raise DataError(f"question {question.id}", "no reference answer", "one for math, reasoning and coding")
+    prompt = prompts[PROMPTS[turn == 2, with_reference]]
+    values = {"question": question.turns[0], "answer": turns[0]}
+    for k in (1, 2):
+        values |= {f"question_{k}": question.turns[k - 1], f"answer_{k}": turns[k - 1]}
+        if len(question.reference) >= k:
+            values[f"ref_answer_{k}"] = question.reference[k - 1]
+    user = prompt["prompt_template"].format_map(values)
+    return [{"role": "system", "content": prompt["system_prompt"]}, {"role": "user", "content": user}]
+
+
+def parse_rating(text: str) -> float | None:
+    """The first [[rating]] (or, without one, [rating]) in 1..10; None otherwise."""
+    for pattern in _RATINGS:
+        if match := pattern.search(text):
+            score = float(match[1])
+            return score if 1 <= score <= 10 else None
+    return None
+
+
+def judgment_row(
+    grade: Grade, judge: str, prompt: str, messages: Sequence[Mapping[str, str]], text: str, stamp: float
+) -> dict[str, Any]:
+    """A line of model_judgment/<judge>_single.jsonl."""
+    return {
+        "question_id": grade.question_id, "model": grade.model, "judge": [judge, prompt],
+        "user_prompt": messages[-1]["content"], "judgment": text, "score": -1 if grade.score is None else grade.score,
+        "turn": grade.turn, "tstamp": stamp,
+    }  # fmt: skip
+
+
+def read_grades(path: Path) -> list[Grade]:
+    """model_judgment/<judge>_single.jsonl, ours or FastChat's."""
+    return [
+        Grade(
+            int(row["question_id"]), int(row["turn"]), row["model"], None if row["score"] == -1 else float(row["score"])
+        )
+        for _, row in read_json_lines(path)
+    ]
+
+
+def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str, Any]:
+    """{"overall", "turn_1", "turn_2", "categories": {name: mean}, "graded", "failed"}: means out of 10, None without any.
+
+    Overall is the mean over all graded turns, as FastChat shows it; `se_overall` its standard error, clustered by
+    question (two turns of one conversation are not independent), None with fewer than two questions.
+    """
+    category = {q.id: q.category for q in questions}
+    every = list(grades)
+    good = [(g, g.score) for g in every if g.score is not None]
+
+    def mean(scores: list[float]) -> float | None:
+        return sum(scores) / len(scores) if scores else None
+
+    names = sorted({category[g.question_id] for g, _ in good})
+    return {
+        "overall": mean([s for _, s in good]),
+        "se_overall": _clustered([(g.question_id, s) for g, s in good]),
+        "turn_1": mean([s for g, s in good if g.turn == 1]),
+        "turn_2": mean([s for g, s in good if g.turn == 2]),
+        "categories": {name: mean([s for g, s in good if category[g.question_id] == name]) for name in names},
+        "graded": len(good),
+        "failed": len(every) - len(good),
+    }
+
+
+def _clustered(scores: Sequence[tuple[int, float]]) -> float | None:
+    """Standard error of the mean of scores that come in groups: residuals are added up within a group first."""
+    groups = {g for g, _ in scores}
+    if len(groups) < 2:
+        return None
+    mean = sum(s for _, s in scores) / len(scores)
+    sums = [sum(s - mean for h, s in scores if h == g) for g in groups]
+    return math.sqrt(sum(x * x for x in sums) * len(groups) / (len(groups) - 1)) / len(scores)

@@ -1,0 +1,183 @@
+"""The paper's five reward-model metrics on human-ranked replies, with bootstrap intervals and the counts behind them.
+
+Section 2.4 of arXiv 2401.10020, and what it leaves open, as decided here:
+- A reply's score is the unrounded mean of its parsed draws; with fewer than `min_valid` it has none. A reply without a
+  score takes part in no pair and no correlation (counted), and its instruction is no exact match.
+- Pairs that humans rank equal are left out. A pair that the judge scores equal is half right in `pairwise_accuracy`
+  (a judge that says 4 to everything then gets .5, like a coin) and wrong in `pairwise_strict`.
+- Exact match: the judge orders every pair of an instruction that humans order, in the same way.
+- Spearman and Kendall (tau-b) are averaged over instructions; one whose replies all score alike counts 0.
+- 5-best: of the replies with the full score, the share that humans rank best (ties for best count).
+Intervals: 95%, percentile bootstrap over INSTRUCTIONS, since replies to one instruction are not independent.
+Shapes: I instructions, B bootstrap draws, K summed quantities.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.judge.scores import aggregate
+
+Array = npt.NDArray[np.float64]
+
+METRICS = ("pairwise_accuracy", "pairwise_strict", "five_best", "exact_match", "spearman", "kendall")
+_SUMS = ("pairs", "agree", "tied", "perfect", "perfect_best", "exact", "spearman", "kendall", "ranked", "instructions")
+
+
+def average_ranks(values: Sequence[float]) -> Array:
+    """Ranks from 1; equal values share the mean of their places."""
+    x = np.asarray(values, dtype=np.float64)
+    below: Array = (x[:, None] > x[None, :]).sum(1).astype(np.float64)
+    equal: Array = (x[:, None] == x[None, :]).sum(1).astype(np.float64)
+    return below + (equal + 1.0) / 2.0
+
+
+def pearson(a: Array, b: Array) -> float | None:
+    """None where either side is constant: a correlation is not defined then."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else None
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Rank correlation with tied values at their mean rank; None where either side is constant."""
+    return pearson(average_ranks(a), average_ranks(b))
+
+
+def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Kendall's tau-b (corrected for ties); None where either side is constant."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    upper = np.triu_indices(len(x), 1)
+    sx, sy = np.sign(x[:, None] - x[None, :])[upper], np.sign(y[:, None] - y[None, :])[upper]
+    scale = math.sqrt(float((sx * sx).sum()) * float((sy * sy).sum()))
+    return float((sx * sy).sum()) / scale if scale > 0 else None
+
+
+def bootstrap_counts(num_items: int, draws: int, seed: int) -> Array:
+    """[B, I]: how often each item is drawn in each resample of `num_items` with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=draws).astype(np.float64)
+
+
+def percentile_interval(samples: Array) -> list[float] | None:
+    """The middle 95% of the finite samples; None where there is none."""
+    finite = samples[np.isfinite(samples)]
+    return [float(v) for v in np.percentile(finite, [2.5, 97.5])] if finite.size else None
+
+
+def _one_instruction(replies: Sequence[RankedReply], scores: Sequence[float | None], max_score: float) -> list[float]:
+    """The K summed quantities of one instruction, in the order of _SUMS."""
+    scored = [(r.rank, s) for r, s in zip(replies, scores, strict=True) if s is not None]
+    best = min(r.rank for r in replies)
+    pairs = agree = tied = 0
+    for (rank_a, score_a), (rank_b, score_b) in combinations(scored, 2):
+        if rank_a == rank_b:
+            continue
+        pairs += 1
+        tied += score_a == score_b
+        agree += (score_a > score_b) == (rank_a < rank_b) and score_a != score_b
+    perfect = [rank for rank, score in scored if score >= max_score]
+    rho = tau = 0.0
+    ranked = pairs > 0  # at least two scored replies that humans order
+    if ranked:
+        human, judge = [-float(rank) for rank, _ in scored], [score for _, score in scored]
+        rho, tau = spearman(human, judge) or 0.0, kendall(human, judge) or 0.0
+    exact = ranked and agree == pairs and len(scored) == len(replies)
+    return [pairs, agree, tied, len(perfect), sum(r == best for r in perfect), exact, rho, tau, ranked, 1.0]
+
+
+def _ratios(sums: Array) -> dict[str, Array]:
+    """[..., K] sums -> each metric [...]; NaN where its denominator is 0."""
+    k = {name: sums[..., i] for i, name in enumerate(_SUMS)}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "pairwise_accuracy": (k["agree"] + 0.5 * k["tied"]) / k["pairs"],
+            "pairwise_strict": k["agree"] / k["pairs"],
+            "five_best": k["perfect_best"] / k["perfect"],
+            "exact_match": k["exact"] / k["instructions"],
+            "spearman": k["spearman"] / k["ranked"],
+            "kendall": k["kendall"] / k["ranked"],
+        }
+
+
+def reward_metrics(
+    replies: Sequence[RankedReply],
+    judgements: Mapping[str, Judgement],
+    min_valid: int,
+    bootstrap: int,
+    seed: int,
+    max_score: float = 5,
+) -> dict[str, Any]:
+    """The five metrics of a judge on `replies`; `judgements` is keyed by the reply's id.
+
+    Returns plain JSON data: each of METRICS as a fraction (None where nothing is behind it), `intervals` (95%,
+    metric -> [low, high] or None), `score_histogram` (mean score rounded -> replies) and `counts`: replies, scored,
+    unscored (too few parsed draws), unjudged (no judgement at all), instructions (with replies that humans order),
+    pairs, tied_pairs, human_ties, perfect, constant (instructions whose replies all score alike), draws, failed_draws,
+    errors.
+    """
+    groups: dict[str, list[RankedReply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.instruction_id, []).append(reply)
+    usable = [g for g in groups.values() if len({r.rank for r in g}) >= 2]
+
+    def score(reply: RankedReply) -> float | None:
+        judgement = judgements.get(reply.id)
+        return aggregate(judgement.scores, min_valid) if judgement else None
+
+    scores = {r.id: score(r) for r in replies}
+    rows = [_one_instruction(g, [scores[r.id] for r in g], max_score) for g in usable]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_SUMS))  # [I, K]
+    totals = dict(zip(_SUMS, table.sum(0), strict=True))
+    values = {name: _number(v) for name, v in _ratios(table.sum(0)).items()}
+    intervals: dict[str, list[float] | None] = dict.fromkeys(METRICS)
+    if rows and bootstrap:
+        resampled = _ratios(bootstrap_counts(len(rows), bootstrap, seed) @ table)
+        intervals = {name: percentile_interval(samples) for name, samples in resampled.items()}
+    judged = [judgements[r.id] for r in replies if r.id in judgements]
+    scored = [s for s in scores.values() if s is not None]
+    return {
+        **values,
+        "intervals": intervals,
+        "counts": {
+            "replies": len(replies),
+            "scored": len(scored),
+            "unscored": len(judged) - len(scored),
+            "unjudged": len(replies) - len(judged),
+            "instructions": len(usable),
+            "instructions_without_order": len(groups) - len(usable),
+            "instructions_ranked": int(totals["ranked"]),
+            "constant": sum(_is_constant([scores[r.id] for r in g]) for g in usable),
+            "pairs": int(totals["pairs"]),
+            "tied_pairs": int(totals["tied"]),
+            "human_ties": sum(a.rank == b.rank for g in groups.values() for a, b in combinations(g, 2)),
+            "perfect": int(totals["perfect"]),
+            "draws": sum(len(j.scores) for j in judged),
+            "failed_draws": sum(s is None for j in judged for s in j.scores),
+            "errors": sum(bool(j.error) for j in judged),
+        },
+        "score_histogram": histogram(scored),
+    }
+
+
+def histogram(scores: Iterable[float]) -> dict[str, int]:
+    """Mean scores by nearest whole number (half goes up), "0", "1", ... -> count, ascending."""
+    out: dict[int, int] = {}
+    for score in scores:
+        key = math.floor(score + 0.5)
+        out[key] = out.get(key, 0) + 1
+    return {str(k): out[k] for k in sorted(out)}
+
+
+def _is_constant(scores: Sequence[float | None]) -> bool:
+    scored = [s for s in scores if s is not None]
+    return len(scored) >= 2 and len(set(scored)) == 1
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Generation: requests and completions, the scheduler, vLLM, OpenAI-compatible endpoints, replicas."""

@@ -1,0 +1,105 @@
+"""What is asked of a generation engine and what comes back: Request, Completion, Failure, and the Engine protocol."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nemo_srlm.data.tokenizer import Tokenizer
+
+SEED_SPACING = 64  # of records.item_seed: more draws than this in one request would meet another item's seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """n draws on one prompt. `stop`: strings that end the text (needs n = 1; the text is cut before the first).
+
+    `logprob_ids`: token ids whose log-probabilities are wanted at every generated position.
+    `score_from`: log-probabilities of the prompt's own tokens from this place on are wanted (0: of none).
+    `system`: a message before `text`, for an endpoint; an engine that takes ids has it in them.
+    `text`: the prompt as text, for an engine that makes its own tokens (an endpoint).
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    n: int
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    logprob_ids: tuple[int, ...] = ()
+    text: str = ""
+    score_from: int = 0
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.n <= SEED_SPACING, f"request {self.id}: n = {self.n}, seeds are {SEED_SPACING} apart"
+        assert not self.stop or self.n == 1, f"request {self.id}: stop strings need n = 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One draw. `num_tokens` counts the end token; `token_ids` do not hold it. `logprobs`: token id -> value a position.
+
+    `prompt_logprobs`: of the prompt's tokens from the request's `score_from` on.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: str  # stop | length
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[dict[int, float], ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no completions: "<kind>: <what happened>" with kind too_long, refused or engine."""
+
+    reason: str
+
+
+Outcome = list[Completion] | Failure
+
+
+def too_long(num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> str:
+    """Why a request does not fit the context, or "". Such an item is an error with this reason; nothing is ever cut."""
+    if num_prompt_tokens + max_tokens <= max_model_len:
+        return ""
+    return f"too_long: {num_prompt_tokens} prompt + {max_tokens} new tokens > {max_model_len}"
+
+
+class Engine(Protocol):
+    """What a stage may use. An engine without a tokenizer takes the text of a request instead of its ids."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together, at most."""
+
+    def expect(self, lengths: Iterable[int]) -> None:
+        """What the requests of the next `stream` need: tokens of prompt and completion. An engine may size itself by it.
+
+        `lengths` is read only where that is so (generate.max_model_len=0).
+        """
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Every request with its completions (n of them, in order of draw) or its Failure, as they finish.
+
+        The order is that of finishing, not of `requests`, which is read lazily. Raises EngineError when the engine
+        cannot be started or died too often; what was handed out before stays valid.
+        """
+
+    def usage(self) -> dict[str, float]:
+        """What it counted since the last call, beside what the outcomes say: restarts, retries, cost, ..."""
+
+    def close(self) -> None:
+        """Frees the engine's memory; a later `stream` starts it again."""
+
+
+def generate(engine: Engine, requests: Sequence[Request]) -> list[Outcome]:
+    """All outcomes, in the order of `requests`."""
+    outcomes = {request.id: outcome for request, outcome in engine.stream(requests)}
+    return [outcomes[request.id] for request in requests]

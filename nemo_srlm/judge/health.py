@@ -1,0 +1,109 @@
+"""The health of a judge: parse failures, truncation, score shares, ties, agreement of draws, and the alarms on them."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.core.records import Judgement
+from nemo_srlm.judge.scores import aggregate, required_valid
+
+
+@dataclass
+class _Tally:
+    judgements: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    draws: int = 0
+    parsed: int = 0
+    truncated: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    total: float = 0.0
+    squares: float = 0.0
+    ineligible: int = 0
+    draw_pairs: int = 0
+    draw_pairs_equal: int = 0
+    prompts: int = 0
+    ties: int = 0
+
+    def add(self, judgement: Judgement) -> None:
+        self.judgements += 1
+        if judgement.error:
+            kind = judgement.error.partition(":")[0]
+            self.errors[kind] = self.errors.get(kind, 0) + 1
+            return
+        self.draws += len(judgement.scores)
+        self.truncated += judgement.finish_reasons.count("length")
+        valid = [score for score in judgement.scores if score is not None]
+        self.parsed += len(valid)
+        for score in valid:
+            self.total += score
+            self.squares += score * score
+            name = f"{math.floor(score + 0.5)}"  # shares by the nearest whole score
+            self.counts[name] = self.counts.get(name, 0) + 1
+        for i, a in enumerate(valid):
+            for b in valid[i + 1 :]:
+                self.draw_pairs += 1
+                self.draw_pairs_equal += a == b
+
+
+def health(judgements: Iterable[Judgement], judge: JudgeSection) -> dict[str, Any]:
+    """What the judge did in a run: failures, truncation, shares of the scores, ties, spread, agreement of the draws.
+
+    Streams; the judgements of one prompt must follow each other. Shares are None where there is nothing to divide by.
+    `agreement` is the share of pairs of parsed draws (of one candidate) with equal scores; `tie_rate` is the share of
+    prompts with at least two eligible candidates whose means are all equal.
+    """
+    tally, needed = _Tally(), required_valid(judge)
+    for _, group in groupby(judgements, key=lambda judgement: judgement.prompt_id):
+        means = []
+        for judgement in group:
+            tally.add(judgement)
+            mean = aggregate(judgement.scores, needed)
+            means += [] if mean is None else [mean]
+            tally.ineligible += mean is None
+        if len(means) >= 2:
+            tally.prompts += 1
+            tally.ties += min(means) == max(means)
+    mean = tally.total / tally.parsed if tally.parsed else None
+    variance = None if mean is None else max(tally.squares / tally.parsed - mean * mean, 0.0)
+    return {
+        "judgements": tally.judgements,
+        "errors": dict(sorted(tally.errors.items())),
+        "ineligible": tally.ineligible,
+        "draws": tally.draws,
+        "parse_failure": _share(tally.draws - tally.parsed, tally.draws),
+        "truncated": _share(tally.truncated, tally.draws),
+        "score_shares": {k: _share(n, tally.parsed) for k, n in sorted(tally.counts.items())},
+        "score_mean": mean,
+        "score_std": None if variance is None else math.sqrt(variance),
+        "agreement": _share(tally.draw_pairs_equal, tally.draw_pairs),
+        "tie_rate": _share(tally.ties, tally.prompts),
+    }
+
+
+def alarms(summary: Mapping[str, Any], judge: JudgeSection) -> list[str]:
+    """Sentences for what is wrong with the judge: one score dominating, too many failures, nothing judged at all."""
+    return list(_alarms(summary, judge))
+
+
+def _alarms(summary: Mapping[str, Any], judge: JudgeSection) -> Iterator[str]:
+    if not summary["draws"]:
+        yield f"the judge gave no draw at all: {summary['judgements']} judgements, errors {summary['errors']}"
+        return
+    if summary["parse_failure"] > judge.alarm_failures:
+        yield (
+            f"{summary['parse_failure']:.1%} of {summary['draws']} judge draws state no score"
+            f" (judge.alarm_failures {judge.alarm_failures:.0%}); judge.max_tokens cut {summary['truncated']:.1%}"
+        )
+    for score, share in summary["score_shares"].items():
+        if share > judge.alarm_dominant:
+            yield (
+                f"the judge collapsed: {share:.1%} of its scores are {score}"
+                f" (judge.alarm_dominant {judge.alarm_dominant:.0%})"
+            )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

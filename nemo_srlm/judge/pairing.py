@@ -1,0 +1,135 @@
+"""From scored candidates of one prompt to preference pairs, or the reason why there is none. Pure functions.
+
+Rule (design.md): a pair needs two eligible candidates that differ as text and in score. Nothing is drawn at random,
+no unparsed score is ever a number, and a prompt without a pair takes nothing else with it.
+
+Reasons for a prompt without pairs: "no_candidates" (none was made), "too_few_eligible" (fewer than two with a score),
+"same_text" (all eligible ones are one text), "tie" (all scores equal), "margin" (no difference above
+pairs.min_margin), "same_text_or_margin" (scores differ enough only between equal texts).
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+from nemo_srlm.config.generation import PairsSection
+from nemo_srlm.core.records import PreferencePair, content_id, item_seed
+from nemo_srlm.errors import ConfigError
+
+RULES = ("max_min", "length_controlled")
+
+
+class Scored(NamedTuple):
+    """One candidate with the mean of its parsed draws; `score` is None when it is not eligible."""
+
+    text: str
+    score: float | None
+
+
+Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
+
+
+def check(section: PairsSection) -> None:
+    """Raises ConfigError for a rule that does not exist or a number that makes no sense."""
+    if section.rule not in RULES:
+        raise ConfigError("pairs.rule", repr(section.rule), f"one of {list(RULES)}")
+    if section.min_margin < 0:
+        raise ConfigError("pairs.min_margin", f"{section.min_margin}", "0 or more")
+    if not 0 <= section.rho <= 1:
+        raise ConfigError("pairs.rho", f"{section.rho}", "a share of the scale, 0..1")
+    if section.max_per_prompt < 1:
+        raise ConfigError("pairs.max_per_prompt", f"{section.max_per_prompt}", "1 or more")
+
+
+def pool_equal_texts(candidates: Sequence[Scored]) -> list[Scored]:
+    """One candidate a text: the same text judged twice has one quality, the mean of its scores.
+
+    Without this, one text's lucky and unlucky scores are compared with the other texts apart.
+    """
+    scores: dict[str, list[float]] = {}
+    for candidate in candidates:
+        found = scores.setdefault(candidate.text, [])
+        if candidate.score is not None:
+            found.append(candidate.score)
+    return [Scored(text, math.fsum(found) / len(found) if found else None) for text, found in scores.items()]
+
+
+def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) -> list[Scored]:
+    """The random-score control: the same scores, shuffled among the eligible candidates by a seed of run and prompt."""
+    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+    random.Random(item_seed(run_seed, "random_arm", prompt_id)).shuffle(scores)
+    shuffled = iter(scores)
+    return [
+        candidate if candidate.score is None else candidate._replace(score=next(shuffled)) for candidate in candidates
+    ]
+
+
+def select(candidates: Sequence[Scored], section: PairsSection, max_score: int = 5) -> Pairs | str:
+    """(chosen, rejected) of one prompt, the rule's pair first, at most `max_per_prompt`; or the reason for none.
+
+    max_min: the largest difference first (equal differences: the higher chosen score, then the earlier candidate).
+    length_controlled: chosen from those within rho * max_score of the best score, rejected from those within
+    rho * max_score of the worst; the shortest chosen text first, then the longest rejected text (characters).
+    Both: the difference is above `min_margin`, the texts differ, and no pair of texts comes twice.
+    """
+    eligible = [candidate for candidate in candidates if candidate.score is not None]
+    if len(eligible) < 2:
+        return "too_few_eligible" if candidates else "no_candidates"
+    if len(eligible) == len({candidate.text for candidate in eligible}) and section.max_per_prompt == 1:
+        quick = _max_min_of_distinct(eligible, section)
+        if quick is not None:
+            return quick
+    return _select(eligible, section, max_score)
+
+
+def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> Pairs | str | None:
+    """The common case without sorting all combinations; None when it does not apply."""
+    if section.rule != "max_min":
+        return None
+    scores = [candidate.score or 0.0 for candidate in eligible]
+    high, low = max(scores), min(scores)
+    if high == low:
+        return "tie"
+    if not high - low > section.min_margin:
+        return "margin"
+    return [(eligible[scores.index(high)], eligible[scores.index(low)])]
+
+
+def _select(eligible: list[Scored], section: PairsSection, max_score: int) -> Pairs | str:
+    scored = [(candidate, candidate.score or 0.0) for candidate in eligible]
+    high, low = max(score for _, score in scored), min(score for _, score in scored)
+    if len({candidate.text for candidate in eligible}) == 1:
+        return "same_text"
+    if high == low:
+        return "tie"
+    if not high - low > section.min_margin:
+        return "margin"
+    near = section.rho * max_score if section.rule == "length_controlled" else float("inf")
+    best = [(c, s) for c, s in scored if s >= high - near]
+    worst = [(c, s) for c, s in scored if s <= low + near]
+    usable = [
+        (c, r, c_score - r_score)
+        for (c, c_score), (r, r_score) in product(best, worst)
+        if c_score > r_score and c_score - r_score > section.min_margin and c.text != r.text
+    ]
+    if section.rule == "length_controlled":
+        usable.sort(key=lambda pair: (len(pair[0].text), -len(pair[1].text), -pair[2]))
+    else:
+        usable.sort(key=lambda pair: (-pair[2], -(pair[0].score or 0.0)))
+    chosen: dict[tuple[str, str], tuple[Scored, Scored]] = {}
+    for c, r, _ in usable:
+        if (r.text, c.text) not in chosen:  # equal texts judged apart may contradict each other: the first wins
+            chosen.setdefault((c.text, r.text), (c, r))
+    return list(chosen.values())[: section.max_per_prompt] or "same_text_or_margin"
+
+
+def to_records(prompt_id: str, prompt: str, pairs: Sequence[tuple[Scored, Scored]]) -> list[PreferencePair]:
+    return [
+        PreferencePair(
+            content_id("pair", prompt_id, chosen.text, rejected.text),
+            prompt_id, prompt, chosen.text, rejected.text, chosen.score, rejected.score,
+        )
+        for chosen, rejected in pairs
+    ]  # fmt: skip

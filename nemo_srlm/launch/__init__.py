@@ -1,0 +1,1 @@
+"""How stages run: what remains of a run, the worker, this machine, Slurm."""

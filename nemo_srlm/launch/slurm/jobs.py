@@ -1,0 +1,253 @@
+"""What remains of a run as Slurm jobs: pure data, from steps to sbatch arguments and dependencies."""
+
+import shlex
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nemo_srlm.config.cluster import JobSection
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.manifest import fingerprint
+from nemo_srlm.core.stage import Kind, Ref
+from nemo_srlm.launch.plan import Step, fuse
+from nemo_srlm.launch.replicas import num_replicas
+from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.worker import parse_ref
+from nemo_srlm.stages import load
+
+ROOT = Path(__file__).resolve().parents[2]  # the checkout: slurm/stage.sh lies in it
+WORKER = ["-m", "nemo_srlm.launch.worker"]
+LAUNCHER = ["-m", "nemo_srlm.launch.torchrun"]  # torchrun that keeps the workers' exit code
+TRAINER = ["-m", "nemo_srlm.launch.train_worker"]
+FOLDER = "slurm"  # in the run directory: all that concerns the jobs
+SUPERVISOR = "supervisor"
+MARK = "nemo_srlm"
+
+Role = Literal["work", "finish", "supervise"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job to be submitted. `shards` are the elements of its array, () where it is none."""
+
+    key: str
+    role: Role
+    refs: tuple[Ref, ...]
+    kind: Kind
+    shards: tuple[int, ...]
+    num_shards: int
+    after: tuple[str, ...]  # keys of the jobs of this plan whose success (supervisor: end) it waits for
+    after_ids: tuple[str, ...] = ()  # and jobs that are queued or running already
+
+    @property
+    def array(self) -> str:
+        """Slurm's --array: `0-7`, `3,5`."""
+        if self.shards == tuple(range(self.num_shards)):
+            return f"0-{self.num_shards - 1}"
+        return ",".join(map(str, self.shards))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.refs)) or self.key
+
+
+def key_of(step: Step) -> str:
+    first = step.refs[0]
+    return f"iter{first.iteration}-{first.stage}"
+
+
+def directory(run_dir: Path, key: str) -> Path:
+    """Where a job's settings, logs and attempts lie."""
+    return run_dir / FOLDER / key
+
+
+def config_digest(cfg: Config) -> str:
+    """Of everything that is identity: a queued job refuses to run when the frozen config says something else."""
+    return fingerprint(identity(cfg))
+
+
+@dataclass(frozen=True)
+class Active:
+    """A job that is queued or running. `elements`: shard (0 for a job that is no array) -> id."""
+
+    role: Role
+    refs: tuple[Ref, ...]
+    elements: Mapping[int, str]
+
+
+def steps_of(cfg: Config, refs: list[Ref]) -> list[Step]:
+    if cfg.cluster.fuse:
+        return fuse(cfg, refs)
+    stages = [(ref, load(ref.stage)) for ref in refs]
+    return [Step((ref,), stage.kind, stage.shards(cfg)) for ref, stage in stages]
+
+
+def build(
+    cfg: Config, todo: list[Ref], active: list[Active], done_shards: Callable[[Ref, int], Collection[int]]
+) -> list[Job]:
+    """The jobs that are missing, in an order in which each comes after what it waits for.
+
+    `todo`: stages that are not done, in the pipeline's order. `done_shards(ref, n)`: shards of n that are complete.
+    """
+    ending = {  # stage -> ids of the active job that finishes it
+        ref: tuple(job.elements.values())
+        for job in active
+        for ref in job.refs
+        if job.role == "finish" or (job.role == "work" and not is_sharded(cfg, job.refs))
+    }
+    at_work = {job.refs[0]: job.elements for job in active if job.role == "work" and is_sharded(cfg, job.refs)}
+    jobs: list[Job] = []
+    produced: dict[Ref, str] = {}  # stage -> key of the new job that finishes it
+    for step in steps_of(cfg, [ref for ref in todo if ref not in ending]):
+        key, first = key_of(step), step.refs[0]
+        inputs = [r for ref in step.refs for r in load(ref.stage).inputs(cfg, ref.iteration).values()]
+        after = tuple(dict.fromkeys(produced[r] for r in inputs if r in produced))
+        after_ids = tuple(dict.fromkeys(i for r in inputs for i in ending.get(r, ())))
+        if step.num_shards == 1:
+            jobs.append(Job(key, "work", step.refs, step.kind, (), 1, after, after_ids))
+        else:
+            running = at_work.get(first, {})
+            finished = done_shards(first, step.num_shards)
+            missing = tuple(k for k in range(step.num_shards) if k not in running and k not in finished)
+            if missing:
+                jobs.append(Job(key, "work", step.refs, step.kind, missing, step.num_shards, after, after_ids))
+            own = (key,) if missing else after
+            ids = tuple(running.values()) or (() if missing else after_ids)
+            jobs.append(Job(f"{key}-finish", "finish", step.refs, "cpu", (), step.num_shards, own, ids))
+        produced |= dict.fromkeys(step.refs, jobs[-1].key)
+    return jobs
+
+
+def is_sharded(cfg: Config, refs: Sequence[Ref]) -> bool:
+    return len(refs) == 1 and load(refs[0].stage).shards(cfg) > 1
+
+
+def with_supervisor(jobs: list[Job], active: list[Active]) -> list[Job]:
+    """Adds the job that looks at how the others ended: it waits for the end of all that nothing else waits for."""
+    waited = {key for job in jobs for key in job.after} | {i for job in jobs for i in job.after_ids}
+    ends = tuple(job.key for job in jobs if job.key not in waited)
+    ids = tuple(i for job in active if job.role != "supervise" for i in job.elements.values() if i not in waited)
+    return [*jobs, Job(SUPERVISOR, "supervise", (), "cpu", (), 1, ends, ids)]
+
+
+# --- one job as sbatch arguments ----------------------------------------------------------------------------------
+
+
+def section(cfg: Config, job: Job) -> JobSection:
+    return {
+        "train": cfg.cluster.train, "generate": cfg.cluster.generate,
+        "convert": cfg.cluster.convert, "cpu": cfg.cluster.cpu,
+    }[job.kind]  # fmt: skip
+
+
+def num_nodes(cfg: Config, job: Job) -> int:
+    return cfg.parallel.nodes if job.kind == "train" and job.role == "work" else 1
+
+
+def num_gpus(cfg: Config, job: Job) -> int:
+    """GPUs per node."""
+    asked = section(cfg, job).gpus
+    if asked >= 0 or job.role != "work":
+        return max(asked, 0) if job.role == "work" else 0
+    if cfg.cluster.gpus_per_node == 0:
+        return 0
+    engines = max(num_replicas(load(ref.stage), cfg) for ref in job.refs) if job.kind == "generate" else 0
+    return {"train": cfg.cluster.gpus_per_node, "generate": engines * cfg.generate.tensor_parallel}.get(job.kind, 0)
+
+
+def comment(run_dir: Path, job: Job) -> str:
+    """Carried by the job: it names run and stages, so that a job is found again even where its id was lost."""
+    return f"{MARK} {job.role} {','.join(map(str, job.refs)) or job.key} {run_dir.resolve()}"
+
+
+def active_of(run_dir: Path, found: list[Element]) -> list[Active]:
+    """This run's queued and running jobs, by their comments."""
+    elements: dict[tuple[str, str, str], dict[int, str]] = {}
+    for one in found:
+        words = one.comment.split(" ", 3)
+        if one.active and words[0] == MARK and len(words) == 4 and words[3] == str(run_dir.resolve()):
+            job, _, element = one.id.partition("_")
+            # two arrays of one stage may be at work: shards 0-7, and 3 again
+            elements.setdefault((words[1], words[2], job if not element else ""), {})[int(element or 0)] = one.id
+    roles: dict[str, Role] = {"work": "work", "finish": "finish", "supervise": "supervise"}
+    return [
+        Active(roles[role], () if role == "supervise" else tuple(map(parse_ref, refs.split(","))), ids)
+        for (role, refs, _), ids in elements.items()
+    ]
+
+
+def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> list[str]:
+    """What follows `sbatch`: flags, script, the script's arguments. `dependencies`: ids that are known to exist."""
+    site, own = cfg.cluster, section(cfg, job)
+    folder = directory(run_dir.resolve(), job.key)
+    out = [
+        f"--job-name={run_dir.name}/{job.key}", f"--comment={comment(run_dir, job)}",
+        f"--output={folder}/log-{'%A_%a' if job.shards else '%j'}.txt",
+        "--open-mode=append", "--requeue", f"--nodes={num_nodes(cfg, job)}", "--ntasks-per-node=1",
+        f"--chdir={ROOT}",
+    ]  # fmt: skip
+    out += [f"--time={own.time}" if job.role == "work" else "--time=01:00:00"]
+    if job.role == "work":
+        out += [f"--signal=B:USR1@{site.warning}"]
+        gpus = num_gpus(cfg, job)
+        out += [f"--gres=gpu:{site.gpu_type + ':' if site.gpu_type else ''}{gpus}"] if gpus else []
+        out += [f"--cpus-per-task={own.cpus}"] if own.cpus else []
+        out += [f"--mem={own.memory}"] if own.memory else []
+        out += ["--exclusive"] if own.exclusive else []
+    for name, value in (
+        ("partition", own.partition or site.partition), ("account", site.account), ("qos", site.qos),
+        ("constraint", site.constraint), ("exclude", ",".join(site.exclude)),
+    ):  # fmt: skip
+        out += [f"--{name}={value}"] if value else []
+    if job.shards:
+        out += [f"--array={job.array}{f'%{site.max_tasks}' if site.max_tasks else ''}"]
+    if dependencies:
+        word = "afterany" if job.role == "supervise" else "afterok"
+        out += [f"--dependency={word}:{':'.join(dependencies)}", "--kill-on-invalid-dep=yes"]
+    out += [*site.flags, *own.flags]
+    if job.role == "supervise":
+        return [*out, str(ROOT / "slurm" / "iteration.sh"), "--supervise", str(run_dir.resolve())]
+    return [*out, str(ROOT / "slurm" / "stage.sh"), str(folder), job.role]
+
+
+def python(cfg: Config) -> str:
+    return cfg.cluster.python or sys.executable
+
+
+def settings(cfg: Config, run_dir: Path, job: Job) -> dict[str, Any]:
+    """What the step inside the job reads (job.json)."""
+    return {
+        "run_dir": str(run_dir.resolve()), "refs": [str(r) for r in job.refs], "kind": job.kind,
+        "num_shards": job.num_shards, "config": config_digest(cfg), "worker": WORKER, "launcher": LAUNCHER, "trainer": TRAINER,
+        "nodes": num_nodes(cfg, job), "processes": cfg.parallel.processes, "threads": cfg.parallel.threads,
+        "hang": {"setup": cfg.cluster.hang.setup, "work": cfg.cluster.hang.work, "save": cfg.cluster.hang.save},
+    }  # fmt: skip
+
+
+def shell(cfg: Config, run_dir: Path, job: Job) -> str:
+    """What stage.sh sources (job.env): plain assignments and one function, every value quoted."""
+    site, own = cfg.cluster, section(cfg, job)
+    image = own.image or site.image
+    srun: list[str] = []
+    if image and image != "none":
+        mounts = [*site.mounts, *own.mounts, f"{ROOT}:{ROOT}", f"{run_dir.resolve()}:{run_dir.resolve()}"]
+        srun = [f"--container-image={image}", f"--container-mounts={','.join(mounts)}", f"--container-workdir={ROOT}"]
+    prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
+    if site.interface and job.kind == "train":
+        name = shlex.quote(site.interface)
+        prepare += [f"export NCCL_SOCKET_IFNAME={name} GLOO_SOCKET_IFNAME={name}"]
+    lines = [
+        "# written at submit; read by slurm/stage.sh",
+        f"ROOT={shlex.quote(str(ROOT))}",
+        f"PYTHON={shlex.quote(python(cfg))}",
+        f"MAX_RESTARTS={site.max_restarts}",
+        f"RETRIES={site.retries}",
+        f"KIND={job.kind}",
+        f"ARRAY={1 if job.shards else 0}",
+        f"CONTAINER=({shlex.join(srun)})",
+        "prepare() {",
+        *(f"    {line}" for line in prepare or [":"]),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,83 @@
+"""One item through every stage: prompt, demonstrations, candidates, judgements, and the pair or the reason for none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt
+from nemo_srlm.errors import DataError
+from nemo_srlm.judge import scores
+
+
+def _iterations(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("iter*"), key=lambda p: int(p.name.removeprefix("iter")))
+
+
+def _prompt_id(iteration: Path, wanted: str) -> str | None:
+    """The id of the prompt that `wanted` (the beginning of a prompt's, candidate's or pair's id) belongs to."""
+    for name, key in (("prompts/prompts", "id"), ("candidates/candidates", "prompt_id"), ("pairs/pairs", "prompt_id")):
+        path = iteration / f"{name}.jsonl"
+        if path.exists():
+            for _, data in read_json_lines(path):
+                if data["id"].startswith(wanted):
+                    return str(data[key])
+    return None
+
+
+def _of_prompt(path: Path, prompt_id: str, key: str = "prompt_id") -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from (data for _, data in read_json_lines(path) if data[key] == prompt_id)
+
+
+def item(run_dir: Path, wanted: str) -> dict[str, Any]:
+    """Everything that the run's files know about one prompt. Raises DataError when no iteration has it."""
+    for iteration in _iterations(run_dir):
+        prompt_id = _prompt_id(iteration, wanted)
+        if prompt_id is None:
+            continue
+        prompts = [p for p in read_records(iteration / "prompts/prompts.jsonl", Prompt) if p.id == prompt_id]
+        return {
+            "iteration": iteration.name,
+            "prompt": prompts[0].to_json() if prompts else {"id": prompt_id},
+            "candidates": list(_of_prompt(iteration / "candidates/candidates.jsonl", prompt_id)),
+            "judgements": list(_of_prompt(iteration / "judge/judgements.jsonl", prompt_id)),
+            "pairs": list(_of_prompt(iteration / "pairs/pairs.jsonl", prompt_id)),
+            "dropped": [d["reason"] for d in _of_prompt(iteration / "pairs/dropped.jsonl", prompt_id)],
+        }
+    raise DataError(
+        run_dir, f"no item whose id begins with {wanted!r}", remedy="ids stand in iter*/prompts/prompts.jsonl"
+    )
+
+
+def text(run_dir: Path, wanted: str) -> str:
+    """`item` for people."""
+    found = item(run_dir, wanted)
+    prompt = Prompt.from_json(found["prompt"]) if "text" in found["prompt"] else None
+    lines = [f"{found['iteration']}  prompt {found['prompt']['id']}", ""]
+    if prompt:
+        lines += [f"  {prompt.text}", "", f"  written after {len(prompt.demonstrations)} demonstrations:"]
+        lines += [f"    - {d}" for d in prompt.demonstrations]
+    judgements = {j["id"]: Judgement.from_json(j) for j in found["judgements"]}
+    for candidate in (Candidate.from_json(c) for c in found["candidates"]):
+        lines += [
+            "",
+            f"  candidate {candidate.index}  {candidate.id}  {candidate.num_tokens} tokens, {candidate.finish_reason}",
+        ]
+        lines += [f"    {candidate.error or candidate.text}"]
+        judgement = judgements.get(candidate.id)
+        if judgement is None:
+            lines += ["    not judged"]
+            continue
+        if judgement.error:
+            lines += [f"    not judged: {judgement.error}"]
+        mean, spread = scores.aggregate(judgement.scores, 1), scores.spread(judgement)
+        if mean is not None and spread is not None:
+            lines += [f"    score {mean:.2f}, spread {spread:.2f}"]
+        for score, words in zip(judgement.scores, judgement.texts, strict=True):
+            lines += [f"    [{'-' if score is None else f'{score:g}'}] {' '.join(words.split())}"]
+    for pair in (PreferencePair.from_json(p) for p in found["pairs"]):
+        lines += ["", f"  pair {pair.id}: chosen {pair.chosen_score}, rejected {pair.rejected_score}"]
+        lines += [f"    + {pair.chosen}", f"    - {pair.rejected}"]
+    lines += [f"  no pair: {reason}" for reason in found["dropped"]]
+    return "\n".join(lines)

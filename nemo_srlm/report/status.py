@@ -1,0 +1,100 @@
+"""What a run directory says about a run: a row per stage, from the files alone."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.core import manifest
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.progress import read_progress
+from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.evaluate.alarms import Alarm, of_run
+from nemo_srlm.report.display import duration, progress_words
+
+QUIET = 120.0  # seconds without news after which a stage on another host counts as stopped
+
+
+@dataclass(frozen=True)
+class Row:
+    stage: str
+    state: str  # done | running | stopped | failed | waiting; in Slurm also queued | cancelled
+    seconds: float | None
+    words: str  # summary, progress or reason
+    job: str = ""  # Slurm's id
+    node: str = ""
+
+
+def _alive(progress: dict[str, Any]) -> bool:
+    if progress["host"] != os.uname().nodename:
+        return bool(time.time() - progress["updated"] < QUIET)
+    try:
+        os.kill(progress["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def row(run_dir: Path, ref: Ref) -> Row:
+    directory = stage_directory(run_dir, ref)
+    done = manifest.read(directory)
+    if done:
+        seconds = done.provenance["finished"] - done.provenance["started"]
+        return Row(str(ref), "done", seconds, str(done.metrics.get("summary", "")))
+    error = directory / "logs" / "error"
+    if error.exists():
+        return Row(
+            str(ref), "failed", None, error.read_text(encoding="utf-8").splitlines()[0] + f"  (logs: {error.parent})"
+        )
+    progress = read_progress(directory)
+    if progress is None:
+        return Row(str(ref), "running" if (directory / "plan.json").exists() else "waiting", None, "")
+    state = "running" if _alive(progress) else "stopped"
+    return Row(
+        str(ref), state, time.time() - progress["started"] if state == "running" else None, progress_words(progress)
+    )
+
+
+def rows(run_dir: Path) -> list[Row]:
+    """A row per stage, from the files alone. Raises ConfigError when `run_dir` is not the directory of a run."""
+    return [row(run_dir, ref) for ref in pipeline(load_resolved_config(run_dir))]
+
+
+def alarms(run_dir: Path) -> list[Alarm]:
+    """Drift so far, and what the judge of a round was found to do (`judge.alarm_*`)."""
+    return of_run(load_resolved_config(run_dir), run_dir)
+
+
+def as_json(run_dir: Path, found: list[Row], notes: list[str]) -> dict[str, Any]:
+    raised = [asdict(alarm) for alarm in alarms(run_dir)]
+    return {"run": str(run_dir), "stages": [asdict(r) for r in found], "notes": notes, "alarms": raised}
+
+
+COLOURS = {
+    "done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim",
+    "queued": "blue", "cancelled": "magenta",
+}  # fmt: skip
+
+
+def table(run_dir: Path, found: list[Row], notes: list[str]) -> Table:
+    notes = [
+        *notes,
+        *(f"alarm, {a.model}: {a.text} ({a.name} {a.value:.2f} > {a.threshold:.2f})" for a in alarms(run_dir)),
+    ]
+    count = sum(r.state == "done" for r in found)
+    out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
+    slurm = any(r.job for r in found)
+    for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):
+        out.add_column(name, justify="right" if name == "time" else "left", overflow="fold", no_wrap=name == "stage")
+    for r in found:
+        where = (r.job, r.node) if slurm else ()
+        out.add_row(r.stage, f"[{COLOURS[r.state]}]{r.state}[/]", duration(r.seconds), *where, escape(r.words))
+    out.caption, out.caption_justify = escape("\n".join(notes)) or None, "left"
+    return out

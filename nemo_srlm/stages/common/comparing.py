@@ -1,0 +1,71 @@
+"""What eval_h2h and select share: a judge compares two responses to one prompt in both orders (verdicts.jsonl, Verdict)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Candidate, Prompt, Record, content_id, item_seed
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data.templates import fill
+from nemo_srlm.evaluate import headtohead
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests
+
+VERDICTS = "verdicts.jsonl"
+ORDERS = ("first", "second")  # where ours stands: it is A, it is B
+
+
+@dataclass(frozen=True)
+class Verdict(Record):
+    """The judge's words on one pair in one order. `verdict`: "A", "B", "tie" or "" (unparsable, or an error)."""
+
+    text: str
+    verdict: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two responses to one prompt: `ours`, and `theirs` of the model or checkpoint `other`."""
+
+    id: str
+    other: str
+    prompt: Prompt
+    ours: Candidate
+    theirs: Candidate
+
+
+def _items(pairings: Iterable[Pairing]) -> Iterator[tuple[str, tuple[Pairing, str]]]:
+    """Both orders of every pair of responses; where one of them was not made there is nothing to compare."""
+    for p in pairings:
+        if not p.ours.error and not p.theirs.error:
+            yield from ((content_id(p.id, order), (p, order)) for order in ORDERS)
+
+
+def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, template: str) -> None:
+    """Asks the judge of `stage` (the endpoint, where api.stages names it, else the HF directory `judge`), at temperature 0."""
+    cfg = ctx.cfg
+
+    def request(engine: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
+        p, order = item
+        a, b = (p.ours, p.theirs) if order == "first" else (p.theirs, p.ours)
+        text = fill(template, INSTRUCTION=p.prompt.text, FIRST=a.text, SECOND=b.text)
+        seed = item_seed(cfg.run.seed, stage, item_id)
+        return Request(item_id, chat_ids(engine, cfg, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
+
+    def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
+        verdict_id = content_id(item[0].id, item[1])
+        if isinstance(outcome, Failure):
+            return [Verdict(verdict_id, "", "", outcome.reason)]
+        return [Verdict(verdict_id, outcome[0].text, headtohead.parse_verdict(outcome[0].text))]
+
+    run_requests(ctx, _items(pairings), lambda: engine_for(ctx, stage, judge), request, records, "verdicts")
+
+
+def merge_verdicts(ctx: Context, pairings: Sequence[Pairing]) -> list[tuple[Verdict | None, Verdict | None]]:
+    """Writes verdicts.jsonl; the verdicts of each pairing in both orders, None where there was nothing to compare."""
+    merge_parts(ctx, Verdict, (item_id for item_id, _ in _items(pairings)), VERDICTS)
+    found = {v.id: v for v in read_records(ctx.dir / VERDICTS, Verdict)}
+    return [(found.get(content_id(p.id, "first")), found.get(content_id(p.id, "second"))) for p in pairings]

@@ -1,0 +1,121 @@
+"""What the generation stages share: feeding one engine with the items that are left, and writing down what comes back."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.core.parts import PartWriter, remaining
+from nemo_srlm.core.records import Record
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data.chat import Chat
+from nemo_srlm.generate.requests import Engine, Outcome, Request
+from nemo_srlm.generate.vllm_engine import VllmEngine
+
+T = TypeVar("T")
+
+
+def engine_identity(cfg: Config) -> dict[str, Any]:
+    """The part of a generation stage's identity that they have in common."""
+    return {"generate": identity(cfg.generate), "chat": identity(cfg.chat), "seed": cfg.run.seed}
+
+
+def open_engine(ctx: Context, name: str) -> VllmEngine:
+    """This process's engine for the exported model of the input called `name`."""
+    from nemo_srlm.generate import vllm_engine
+
+    return vllm_engine.shared(ctx.inputs[name] / "hf", ctx.cfg)
+
+
+def engine_for(ctx: Context, stage: str, model: Path) -> Engine:
+    """What generates for `stage`: the endpoint of the config, or this process's vLLM engine for the HF directory `model`."""
+    if stage in ctx.cfg.api.stages:
+        from nemo_srlm.generate.openai_engine import ApiEngine
+
+        return ApiEngine(ctx.cfg.api)
+    from nemo_srlm.generate import vllm_engine
+
+    return vllm_engine.shared(model, ctx.cfg)
+
+
+def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
+    """`engine_identity` of a stage that may run on an endpoint."""
+    return engine_identity(cfg) | ({"api": identity(cfg.api)} if stage in cfg.api.stages else {})
+
+
+def chat_ids(engine: Engine, cfg: Config, text: str) -> tuple[int, ...]:
+    """One user turn as token ids; none for an engine that makes its own."""
+    return () if engine.tokenizer is None else tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text))
+
+
+def run_requests(
+    ctx: Context,
+    items: Iterable[tuple[str, T]],
+    engine: Callable[[], Engine],
+    request: Callable[[Engine, str, T], Request],
+    records: Callable[[T, Outcome], Sequence[Record]],
+    unit: str,
+) -> None:
+    """Generates what is left of this shard's items, appending the records of each as it finishes.
+
+    `request` is asked when the engine has room for it. An item whose `records` are several is finished when the part
+    holds the LAST of them: the item's id must be that record's.
+    """
+    todo, total = remaining(ctx, items)
+    done = total - len(todo)
+    ctx.progress.update(done, total, unit)
+    if not todo:
+        return
+    started, num_tokens = time.monotonic(), 0
+    running, by_id, done_before = engine(), dict(todo), done
+    writer = PartWriter(ctx)
+    running.expect(tokens_of(request(running, item_id, item)) for item_id, item in todo)
+    try:
+        for finished, outcome in running.stream(request(running, item_id, item) for item_id, item in todo):
+            for record in records(by_id.pop(finished.id), outcome):
+                writer.append(record)
+            done += 1
+            num_tokens += sum(c.num_tokens for c in outcome) if isinstance(outcome, list) else 0
+            ctx.progress.update(done, total, unit, tokens_per_s=round(num_tokens / (time.monotonic() - started)))
+    finally:
+        writer.close()
+        note_usage(ctx, running, done - done_before, num_tokens, time.monotonic() - started)
+
+
+def tokens_of(request: Request) -> int:
+    """Tokens that a request needs at most, prompt and completion."""
+    return len(request.prompt_ids) + request.max_tokens
+
+
+def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, seconds: float) -> None:
+    """One line a run of a shard: what it took. Logs, not records: it differs from run to run."""
+    counted = {"items": items, "tokens": num_tokens, "seconds": round(seconds, 3), **engine.usage()}
+    path = ctx.dir / "logs" / f"usage-{ctx.shard:05d}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as f:
+        f.write(json.dumps(counted) + "\n")
+
+
+def usage_metrics(ctx: Context) -> dict[str, float]:
+    """The sums over all shards and attempts, and tokens a second of one engine after its start.
+
+    An endpoint's tokens are those that it says it has made (and charges for).
+    """
+    total: Counter[str] = Counter()
+    for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            total.update(json.loads(line))
+    tokens = total["tokens"] or total["completion_tokens"]
+    return dict(total) | {"tokens_per_s": share(tokens, total["seconds"] - total["start_seconds"]) or 0.0}
+
+
+def error_kinds(errors: Iterable[str]) -> dict[str, int]:
+    """How many items failed, by kind of reason: too_long, refused, engine, ..."""
+    return dict(sorted(Counter(error.partition(":")[0] for error in errors if error).items()))
+
+
+def share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,184 @@
+"""What pretrain, baseline, sft and dpo share: the training job of a stage, records -> documents, the summary of metrics."""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.training import TrainSection
+from nemo_srlm.core.files import read_json, read_records, write_json
+from nemo_srlm.core.records import SftExample
+from nemo_srlm.core.stage import Context
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.train import trackers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nemo_srlm.data.chat import Chat, Document
+    from nemo_srlm.data.tokenizer import Tokenizer
+    from nemo_srlm.train.megatron.trainer import Job
+
+
+T = TypeVar("T")
+
+
+DATA = "data.json"  # how many examples were used and dropped, by reason
+
+
+TAIL = 20  # logged steps that the summary averages over
+
+
+def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dict[str, Any]:
+    """What decides the weights of a training stage; keyed as the settings are, so that a difference names the setting."""
+    sections = (name, "model", "precision", "chat")
+    found = {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
+    if getattr(cfg, name).keep_best:  # then the weights depend on when they were looked at
+        found[name] |= {"validate_every": getattr(cfg, name).validate_every}
+    return found
+
+
+def keep_every(cfg: Config, stage: str) -> int:
+    """Steps between the weights that a training stage keeps for select; 0 = it keeps its last ones alone."""
+    return cfg.select.every if stage in cfg.select.stages else 0
+
+
+def policy_identity(cfg: Config, section: Literal["sft", "dpo"], stage: str) -> dict[str, Any]:
+    """`common_identity` of a stage that trains a policy."""
+    every = keep_every(cfg, stage)
+    return common_identity(cfg, section) | ({"select": {"every": every}} if every else {})
+
+
+def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
+    """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
+    from nemo_srlm.core.records import item_seed
+    from nemo_srlm.train.megatron.trainer import Job
+    from nemo_srlm.train.stop_conditions import STOP_FILE, limits
+
+    seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
+    start = ctx.inputs[initial] / "checkpoint" if initial else None
+    name, cfg = ctx.dir.name, ctx.cfg
+    stop = ctx.dir.parents[1] / STOP_FILE  # of the whole run
+    leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
+    return Job(
+        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb,
+        keep_every=keep_every(cfg, name),
+    )  # fmt: skip
+
+
+def check(cfg: Config) -> None:
+    """Raises ConfigError for a tracker that is asked for and not installed."""
+    trackers.check(cfg.run.wandb)
+
+
+def open_tokenizer(ctx: Context) -> "Tokenizer":
+    """Raises ConfigError when the tokenizer has more tokens than the model."""
+    from nemo_srlm.data.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(ctx.inputs["tokenizer"] / "tokenizer")
+    if tokenizer.vocab_size > ctx.cfg.model.vocab_size:
+        raise ConfigError(
+            "model.vocab_size", f"{ctx.cfg.model.vocab_size}", f"at least the tokenizer's {tokenizer.vocab_size} tokens"
+        )
+    return tokenizer
+
+
+def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
+    """The examples of a JSONL file as documents; those that cannot be trained on are counted by reason."""
+    return keep(
+        (chat.document(example.prompt, example.response) for example in read_records(path, SftExample)),
+        max_length,
+        dropped,
+    )
+
+
+def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]) -> "list[Document]":
+    from nemo_srlm.train.batches import fits
+
+    kept = []
+    for document in documents:
+        reason = fits((document,), max_length)
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept.append(document)
+    return kept
+
+
+def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[list[T], list[T]]":
+    """(what is trained on, `num` others for the validation loss), both in their order; drawn by `seed`.
+
+    Raises ConfigError, naming the setting `where`, when nothing would be left to train on.
+    """
+    if num >= len(items) > 0:
+        raise ConfigError(where, str(num), f"less than the {len(items)} examples that there are")
+    held = set(random.Random(seed).sample(range(len(items)), min(num, len(items))))
+    return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
+
+
+def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[str]) -> None:
+    """Trains on the documents of `used` (by where they come from) with the section sft, from the input "base"."""
+    from nemo_srlm.train.megatron import tasks
+    from nemo_srlm.train.megatron import trainer as megatron_trainer
+
+    section = ctx.cfg.sft
+    wanted = job(ctx, section, initial="base")
+    every = [document for documents in used.values() for document in documents]
+    fitted, held = hold_out(every, section.num_validation, "sft.num_validation", wanted.seed)
+    counts = {name: len(documents) for name, documents in used.items()} | (
+        {"of_these_validation": len(held)} if held else {}
+    )
+    write_data(ctx, counts, dropped)
+    trainer = megatron_trainer.start(wanted)
+    validation = tasks.sft_task(held, wanted.seed, shuffled=False) if held else None
+    megatron_trainer.fit(trainer, tasks.sft_task(fitted, wanted.seed), validation)
+
+
+def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:
+    """Rank 0 notes what the stage trains on. Raises DataError when nothing is left."""
+    if not sum(used.values()):
+        raise DataError(
+            ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length"
+        )
+    if os.environ.get("RANK", "0") == "0":
+        write_json(ctx.dir / DATA, {"used": used, "dropped": dict(dropped)})
+
+
+def summary(ctx: Context) -> dict[str, Any]:
+    """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
+    from nemo_srlm.train.checkpoint_dir import BEST_OF
+
+    if not (ctx.dir / "checkpoint" / "final").is_dir():
+        raise DataError(ctx.dir / "checkpoint", "no final weights", remedy="run the stage again: it resumes")
+    path = ctx.dir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        raise DataError(path, "no step is logged", "one line a step")
+    tail = steps[-TAIL:]
+    names = list(steps[-1]["per"])
+    found: dict[str, Any] = {
+        "steps": steps[-1]["step"],
+        "first": {name: steps[0][name] for name in names},
+        "last": {name: sum(line[name] for line in tail) / len(tail) for name in names},
+        "tokens": sum(line["tokens"] for line in steps),
+        "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
+        "data": read_json(ctx.dir / DATA),
+    }
+    if "mfu" in steps[-1]:
+        found["mfu"] = sorted(line["mfu"] for line in steps)[len(steps) // 2]
+    checks = [line["validation"] for line in lines if "validation" in line]
+    if checks:
+        found["validation"] = checks[-1]
+    if (chosen := ctx.dir / "checkpoint" / "final" / BEST_OF).exists():
+        found["best"] = read_json(chosen)
+    found["summary"] = (
+        f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "
+        f"{found['tokens_per_s']:,.0f} tokens/s"
+        + (f", best at step {found['best']['step']}" if "best" in found else "")
+    )
+    return found

@@ -1,0 +1,100 @@
+"""The web corpus: prose, questions with answers and reviewers' comments, lists of questions.
+
+A document is a sequence of segments (text, loss weight); the texts, joined by blanks, are one document. Questions and
+requests look exactly like the chat format, otherwise M0 does not carry over to chat.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nemo_srlm.core.records import Record
+from nemo_srlm.tiny_world.questions import draw, wording
+from nemo_srlm.tiny_world.replies import REVIEW_REQUEST, RUBRIC, SMALL_TALK, WEB, respond, review
+from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS, NOUNS, NUMBERS
+
+SHARE_PROSE, SHARE_LISTS = 0.18, 0.04  # the rest is questions and answers
+SHARE_COMMENTED = 0.85
+SHARE_RUBRIC = 0.3  # of the comments: the request carries the rubric that the judge's prompt carries
+COMMENT_NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Document(Record):
+    """One web document. segments: [text, loss weight] in order."""
+
+    segments: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the web text shares with the run: the chat format, the few-shot text, the loss weight of questions."""
+
+    user_prefix: str
+    user_suffix: str
+    question_weight: float
+    few_shot: Callable[[list[str]], str]  # demonstrations -> the whole text before one more question
+    num_shots: int  # questions shown before the one that is asked for, as in prompt creation (6 + 2)
+
+
+def documents(rng: random.Random, style: Style, count: int) -> list[tuple[tuple[str, float], ...]]:
+    """`count` documents, in random order of kinds."""
+    made: list[tuple[tuple[str, float], ...]] = []
+    for _ in range(count):
+        kind = rng.random()
+        if kind < SHARE_PROSE:
+            made.append(((" ".join(_prose(rng) for _ in range(rng.randint(2, 5))), 1.0),))
+        elif kind < SHARE_PROSE + SHARE_LISTS:
+            made.append(_question_list(rng, style))
+        else:
+            made.append(_thread(rng, style))
+    return made
+
+
+def _thread(rng: random.Random, style: Style) -> tuple[tuple[str, float], ...]:
+    question = draw(rng, "train")
+    response = respond(rng, question, WEB, "train")
+    segments = [
+        (f"{style.user_prefix}{wording(rng, question)}{style.user_suffix}", style.question_weight),
+        (response, 1.0),
+    ]
+    if rng.random() < SHARE_COMMENTED:
+        request = f"{REVIEW_REQUEST} {RUBRIC}" if rng.random() < SHARE_RUBRIC else REVIEW_REQUEST
+        segments.append((f"{style.user_prefix}{request}{style.user_suffix}", style.question_weight))
+        segments.append((review(rng, question, response, COMMENT_NOISE)[0], 1.0))
+    return tuple(segments)
+
+
+def _question_list(rng: random.Random, style: Style) -> tuple[tuple[str, float], ...]:
+    texts = [wording(rng, draw(rng, "train")) for _ in range(style.num_shots + 1)]
+    return ((style.few_shot(texts[:-1]), style.question_weight), (texts[-1], 1.0))
+
+
+def _prose(rng: random.Random) -> str:
+    kind = rng.randrange(8)
+    if kind == 0:
+        animal, name = rng.choice(ANIMALS), rng.choice(list(ATTRIBUTES))
+        return f"The {name} of the {animal} is {FACTS[animal][name]}."
+    if kind == 1:
+        animal = rng.choice(ANIMALS)
+        names = rng.sample(list(ATTRIBUTES), 3)
+        return f"The {animal} has " + ", ".join(f"the {name} {FACTS[animal][name]}" for name in names) + "."
+    if kind == 2:
+        noun = rng.choice(NOUNS)
+        return f"The {noun} is one of the {CATEGORY_OF[noun]}."
+    if kind == 3:
+        category = rng.choice(list(CATEGORIES))
+        return f"All {category} in order: {', '.join(CATEGORIES[category])}."
+    if kind == 4:  # a run of the order of size, never two animals alone: a held-out comparison stays unseen
+        start = rng.randrange(len(BY_SIZE) - 3)
+        length = rng.randint(4, len(BY_SIZE) - start)
+        return f"From big to small: {', '.join(BY_SIZE[start : start + length])}."
+    if kind == 5:
+        place = rng.randrange(len(BY_SIZE))
+        return f"In size the {BY_SIZE[place]} is number {place + 1} of the animals."
+    if kind == 6:
+        length = rng.randint(6, 10)  # longer than any range that is asked for
+        start = rng.randint(NUMBERS[0], NUMBERS[-1] - length + 1)
+        run = [str(n) for n in range(start, start + length)]
+        return f"Numbers: {', '.join(run if rng.random() < 0.5 else run[::-1])}."
+    return rng.choice(SMALL_TALK)

@@ -1,0 +1,1 @@
+"""Training: losses, batches, layouts, estimates, metrics; megatron/ holds all that imports the training stack."""

@@ -1,0 +1,107 @@
+"""Owns the rules that a parallel layout must obey, checked before anything heavy is imported. Imports no torch."""
+
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.errors import ConfigError
+
+
+def world_size(parallel: ParallelSection) -> int:
+    return parallel.nodes * parallel.processes
+
+
+def data_parallel_size(parallel: ParallelSection) -> int:
+    """Replicas of the model: processes / (tensor x pipeline x context). Call `check_layout` first."""
+    return world_size(parallel) // (parallel.tensor * parallel.pipeline * parallel.context)
+
+
+def padded_vocab_size(model: ModelSection, tensor: int) -> int:
+    """The vocabulary as Megatron stores it: a multiple of `vocab_multiple` x tensor-parallel size."""
+    multiple = model.vocab_multiple * tensor
+    return -(-model.vocab_size // multiple) * multiple
+
+
+def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
+    """Raises ConfigError with the rule that an impossible layout breaks."""
+
+    def rule(ok: bool, field: str, found: str, expected: str, remedy: str = "") -> None:
+        if not ok:
+            raise ConfigError(f"parallel.{field}", found, expected, remedy)
+
+    for field in ("nodes", "processes", "threads", "tensor", "pipeline", "virtual_pipeline", "context"):
+        value = getattr(parallel, field)
+        rule(value >= 1, field, f"{value}", "at least 1")
+    p, m = parallel, model
+    block = p.tensor * p.pipeline * p.context
+    rule(
+        world_size(p) % block == 0, "processes",
+        f"{p.nodes} x {p.processes} processes for tensor {p.tensor} x pipeline {p.pipeline} x context {p.context} = {block}",
+        "a multiple of that product", "change parallel.processes or the layout",
+    )  # fmt: skip
+    if m.hidden_size % m.num_attention_heads:
+        raise ConfigError(
+            "model.num_attention_heads", f"{m.num_attention_heads}", f"a divisor of {m.hidden_size} (hidden_size)"
+        )
+    if m.num_attention_heads % m.num_query_groups:
+        raise ConfigError(
+            "model.num_query_groups", f"{m.num_query_groups}", f"a divisor of {m.num_attention_heads} heads"
+        )
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
+        value = getattr(m, name)
+        rule(value % p.tensor == 0, "tensor", f"{p.tensor}", f"a divisor of model.{name} {value}")
+    chunks = p.pipeline * p.virtual_pipeline
+    rule(
+        m.num_layers % chunks == 0, "pipeline",
+        f"pipeline {p.pipeline} x virtual_pipeline {p.virtual_pipeline} = {chunks}",
+        f"a divisor of model.num_layers {m.num_layers}",
+    )  # fmt: skip
+    rule(
+        p.virtual_pipeline == 1 or p.pipeline > 1, "virtual_pipeline", f"{p.virtual_pipeline} with pipeline 1",
+        "pipeline of at least 2", "set parallel.virtual_pipeline=1",
+    )  # fmt: skip
+    rule(
+        not p.sequence or p.tensor > 1, "sequence", "true with tensor 1", "tensor parallelism of at least 2",
+        "set parallel.sequence=false",
+    )  # fmt: skip
+
+
+def check_batches(name: str, section: TrainSection, parallel: ParallelSection) -> None:
+    """Raises ConfigError unless the global batch divides over replicas, micro-batches and pipeline stages."""
+    replicas = data_parallel_size(parallel)
+    if section.micro_batch < 1 or section.global_batch < 1:
+        raise ConfigError(f"{name}.micro_batch", f"{section.micro_batch} of {section.global_batch}", "at least 1")
+    if section.global_batch % (replicas * section.micro_batch):
+        raise ConfigError(
+            f"{name}.global_batch", f"{section.global_batch}",
+            f"a multiple of replicas {replicas} x micro_batch {section.micro_batch}", f"change {name}.micro_batch",
+        )  # fmt: skip
+    num_micro = section.global_batch // (replicas * section.micro_batch)
+    if parallel.virtual_pipeline > 1 and num_micro % parallel.pipeline:
+        raise ConfigError(
+            f"{name}.micro_batch", f"{num_micro} micro-batches a step",
+            f"a multiple of parallel.pipeline {parallel.pipeline} (the interleaved schedule)",
+        )  # fmt: skip
+
+
+def check_precision(precision: PrecisionSection, *, gpu: bool, transformer_engine: bool, fp8_gpu: bool) -> None:
+    """Raises ConfigError for a precision that is unknown or that this machine cannot compute in."""
+    if precision.dtype not in ("fp32", "bf16"):
+        raise ConfigError("precision.dtype", precision.dtype, "fp32 or bf16")
+    if precision.recompute not in ("none", "selective", "full"):
+        raise ConfigError("precision.recompute", precision.recompute, "none, selective or full")
+    if precision.fp8 == "none":
+        return
+    if precision.fp8 not in ("hybrid", "e4m3"):
+        raise ConfigError("precision.fp8", precision.fp8, "none, hybrid or e4m3")
+    if precision.fp8_recipe not in ("delayed", "tensorwise", "blockwise", "mxfp8"):
+        raise ConfigError("precision.fp8_recipe", precision.fp8_recipe, "delayed, tensorwise, blockwise or mxfp8")
+    if precision.fp8_recipe == "delayed" and precision.fp8_bf16_layers:
+        raise ConfigError(
+            "precision.fp8_bf16_layers", f"{precision.fp8_bf16_layers} with fp8_recipe delayed",
+            "0: Megatron's delayed scaling cannot keep first and last layers in bf16",
+            "set precision.fp8_bf16_layers=0 or another precision.fp8_recipe",
+        )  # fmt: skip
+    if precision.dtype != "bf16":
+        raise ConfigError("precision.dtype", f"{precision.dtype} with fp8 {precision.fp8}", "bf16")
+    if not (gpu and transformer_engine and fp8_gpu):
+        missing = "no GPU" if not gpu else "no Transformer Engine" if not transformer_engine else "a GPU without FP8"
+        raise ConfigError("precision.fp8", f"{precision.fp8} on a machine with {missing}",
+                          "an H100 class GPU with Transformer Engine", "set precision.fp8=none")  # fmt: skip

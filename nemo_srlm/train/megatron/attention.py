@@ -1,0 +1,148 @@
+"""Owns core attention where Transformer Engine is absent: exact causal attention within each document of a pack.
+
+Megatron's own DotProductAttention builds [s, s] scores with a dense mask and refuses context parallelism. This module
+fits the same place of the layer spec. The "attention mask" that travels through Megatron's layers is `bounds_N1`, the
+cumulative document lengths: the block-diagonal mask in its compact form. RoPE is applied here too, because positions
+restart with every document and the angles then serve all layers of a step; GPTModel's own RoPE stands aside.
+
+Shapes: S positions of this process, B rows, H heads, G key/value heads, D head size, N documents of one row.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from nemo_srlm.train.batches import context_positions
+from nemo_srlm.train.megatron.kernels import PackedCausal, equal_runs
+
+
+class RotaryAside(RotaryEmbedding):
+    """Keeps the inverse frequencies for PackedAttention and gives GPTModel no angles to apply."""
+
+    def forward(self, max_seq_len: int, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    def angles(self, positions_S: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [S, 1, D/2]."""
+        freqs = torch.outer(positions_S.to(self.inv_freq.dtype), self.inv_freq)
+        if self.seq_len_interpolation_factor is not None:
+            freqs = freqs / self.seq_len_interpolation_factor
+        return freqs.cos()[:, None, :], freqs.sin()[:, None, :]
+
+
+class Pack:
+    """What all layers of a forward pass share: document lengths and RoPE angles of this rank's positions.
+
+    Made from the mask alone, so that a recomputed forward finds the same.
+    """
+
+    def __init__(self, rotary: RotaryAside, bounds_N1: Tensor | None, length: int, size: int, rank: int) -> None:
+        if bounds_N1 is None:
+            self.lengths = [length]
+        else:
+            self.lengths = np.diff(bounds_N1.numpy()).tolist()
+        self.runs = equal_runs(self.lengths)
+        if size == 1:
+            positions = np.concatenate([np.arange(n) for n in self.lengths])
+        else:
+            positions = np.concatenate([context_positions(n, size, rank) for n in self.lengths])
+        self.cos, self.sin = rotary.angles(torch.from_numpy(positions))
+
+
+class PackedAttention(MegatronModule):
+    """RoPE and causal attention inside documents: [S, B, H, D] -> [S, B, H*D]. B is 1 where bounds are given."""
+
+    rotary: RotaryAside  # given by model.build_model
+
+    def __init__(
+        self, config: TransformerConfig, layer_number: int, attn_mask_type: Any, attention_type: str,
+        cp_comm_type: str | None = None, softmax_scale: float | None = None, pg_collection: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config=config)
+        self.cp_group = pg_collection.cp
+        self.dropout = config.attention_dropout
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None, packed_seq_params: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """`attention_mask` is `bounds_N1` [N+1] (the row is a pack), or None (every row is one document)."""
+        assert attention_bias is None
+        assert packed_seq_params is None
+        pack = self._pack(attention_mask, query.shape[0])
+        repeat = query.shape[2] // key.shape[2]
+        if repeat > 1:
+            key, value = key.repeat_interleave(repeat, dim=2), value.repeat_interleave(repeat, dim=2)
+        dropout = self.dropout if self.training else 0.0
+        if attention_mask is not None and self.cp_group.size() == 1 and not dropout:
+            out = PackedCausal.apply(
+                query.squeeze(1), key.squeeze(1), value.squeeze(1), pack.cos, pack.sin, pack.runs
+            )  # fmt: skip
+            return out.view(out.shape[0], 1, -1)
+        query, key = _rotated(query, pack), _rotated(key, pack)
+        with get_cuda_rng_tracker().fork() if dropout else nullcontext():  # heads differ over tensor-parallel ranks
+            if attention_mask is None:
+                out = _attend(query.permute(1, 2, 0, 3), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3), dropout)
+                return out.permute(2, 0, 1, 3).reshape(*query.shape[:2], -1)
+            if self.cp_group.size() > 1:
+                return self._context_parallel(query, key, value, pack.lengths, dropout)
+            outs = []
+            sizes = [count * length for count, length in pack.runs]
+            splits = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+            for (count, length), parts in zip(pack.runs, splits, strict=True):
+                rows = [x.reshape(count, length, *x.shape[2:]).transpose(1, 2) for x in parts]
+                outs.append(_attend(*rows, dropout).transpose(1, 2).reshape(count * length, 1, -1))
+            return torch.cat(outs)
+
+    def _pack(self, bounds_N1: Tensor | None, length: int) -> Pack:
+        """The pack of this mask; layers of one forward pass share it."""
+        key = (length, None if bounds_N1 is None else bounds_N1.numpy().tobytes())
+        known = self.rotary.__dict__.get("pack")
+        if known is None or known[0] != key:
+            known = (key, Pack(self.rotary, bounds_N1, length, self.cp_group.size(), self.cp_group.rank()))
+            self.rotary.__dict__["pack"] = known
+        return known[1]
+
+    def _context_parallel(
+        self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
+    ) -> Tensor:
+        """Keys and values are gathered over the context group (gradients are scattered back); queries stay."""
+        size, rank = self.cp_group.size(), self.cp_group.rank()
+        gathered = [
+            gather_from_sequence_parallel_region(x.contiguous(), group=self.cp_group).view(size, *x.shape)
+            for x in (key, value)
+        ]  # [cp, S, 1, H, D]
+        outs, start = [], 0
+        for length in lengths:
+            here = length // size
+            order = torch.argsort(torch.cat([_positions(length, size, r) for r in range(size)]))
+            k, v = (x[:, start : start + here].reshape(length, *x.shape[2:])[order] for x in gathered)
+            q = query[start : start + here]
+            mask = _positions(length, size, rank)[:, None] >= torch.arange(length)[None, :]
+            out = _attend(q.permute(1, 2, 0, 3), k.permute(1, 2, 0, 3), v.permute(1, 2, 0, 3), dropout, mask)
+            outs.append(out.permute(2, 0, 1, 3).reshape(here, 1, -1))
+            start += here
+        return torch.cat(outs)
+
+
+def _rotated(x_SBHD: Tensor, pack: Pack) -> Tensor:
+    """RoPE by plain differentiable operations."""
+    cos, sin = pack.cos[:, :, None, :], pack.sin[:, :, None, :]
+    x1, x2 = x_SBHD.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x_SBHD.dtype)
+
+
+def _positions(length: int, size: int, rank: int) -> Tensor:
+    return torch.from_numpy(context_positions(length, size, rank))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)

@@ -1,0 +1,192 @@
+"""Owns the model: config sections -> TransformerConfig, layer spec, GPTModel chunks of this rank, and initial weights.
+
+`build_model` works under any tensor / pipeline / virtual-pipeline layout; call `setup.initialize` first. The values that
+Megatron draws depend on the layout, so they do not count: a checkpoint, an HF import or `initialize_weights` fills them.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
+from nemo_srlm.core.records import item_seed
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.train.layout import padded_vocab_size
+from nemo_srlm.train.megatron import accelerator
+from nemo_srlm.train.megatron.attention import PackedAttention, RotaryAside
+from nemo_srlm.train.megatron.kernels import RMSNorm, SwiGLU
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def transformer_config(
+    model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, dropout: float = 0.0
+) -> TransformerConfig:
+    """Megatron's own settings for a Llama-family model. `dropout` is for hidden states and attention probabilities."""
+    gpu = torch.cuda.is_available()
+    fused = gpu and accelerator.has_transformer_engine()
+    dtype = DTYPES[precision.dtype]
+    settings: dict[str, Any] = {}
+    if precision.fp8 != "none":
+        settings |= {
+            "fp8": precision.fp8,
+            "fp8_recipe": precision.fp8_recipe,
+            "first_last_layers_bf16": precision.fp8_bf16_layers > 0,
+            "num_layers_at_start_in_bf16": precision.fp8_bf16_layers,
+            "num_layers_at_end_in_bf16": precision.fp8_bf16_layers,
+        }
+    if precision.recompute == "full":
+        settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    elif precision.recompute == "selective":
+        settings |= {"recompute_granularity": "selective"}
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        activation_func=F.silu,
+        gated_linear_unit=True,
+        add_bias_linear=False,
+        attention_dropout=dropout,
+        hidden_dropout=dropout,
+        init_method_std=model.init_std,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=precision.dtype == "bf16",
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
+        context_parallel_size=parallel.context,
+        sequence_parallel=parallel.sequence,
+        calculate_per_token_loss=True,  # the count of a global batch divides once: any micro-batch split is equal
+        attention_softmax_in_fp32=True,
+        use_cpu_initialization=not gpu,
+        persist_layer_norm=fused,
+        bias_activation_fusion=fused,
+        use_te_activation_func=not fused,  # Megatron's name for "an activation module from the spec": kernels.SwiGLU
+        bias_dropout_fusion=fused,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=fused,
+        gradient_accumulation_fusion=fused,
+        batch_p2p_comm=gpu,
+        **settings,
+    )
+
+
+def block_spec(config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
+    """Transformer Engine's layers where it is there; else Megatron's local ones with PackedAttention and RMSNorm."""
+    if accelerator.has_transformer_engine():
+        return get_gpt_layer_with_transformer_engine_spec()
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer = spec.submodules
+    layer.self_attention.submodules.core_attention = PackedAttention
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    layer.mlp.submodules.activation_func = SwiGLU
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=RMSNorm)
+
+
+def rope_settings(model: ModelSection) -> dict[str, Any]:
+    """GPTModel's arguments for HF's `rope_scaling`. Raises ConfigError for a kind that Megatron does not compute."""
+    scaling = model.rope_scaling
+    where = "model.rope_scaling"
+    if not scaling:
+        return {}
+    kind = scaling.get("rope_type") or scaling.get("type")  # HF has used both names
+    if kind == "default":
+        return {}
+    if kind == "linear":
+        return {"seq_len_interpolation_factor": float(scaling["factor"])}
+    if kind == "llama3":
+        fixed = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+        for name, value in fixed.items():
+            if name in scaling and float(scaling[name]) != value:
+                raise ConfigError(where, f"{name} {scaling[name]}", f"{value} (fixed in Megatron's RoPE)")
+        return {"rope_scaling": True, "rope_scaling_factor": float(scaling["factor"])}
+    raise ConfigError(where, f"{scaling}", "rope_type linear or llama3, or {}")
+
+
+def build_model(
+    model: ModelSection,
+    parallel: ParallelSection,
+    precision: PrecisionSection,
+    dropout: float = 0.0,
+) -> list[GPTModel]:
+    """The GPTModel chunks of this rank (one a virtual pipeline stage), on the device; its values are not meant to be used."""
+    config = transformer_config(model, parallel, precision, dropout)
+    chunks = []
+    for index in range(parallel.virtual_pipeline):
+        stage = index if parallel.virtual_pipeline > 1 else None
+        chunk = GPTModel(
+            config=config,
+            transformer_layer_spec=block_spec(config, stage),
+            vocab_size=padded_vocab_size(model, parallel.tensor),
+            max_sequence_length=model.max_length,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            share_embeddings_and_output_weights=model.tie_embeddings,
+            position_embedding_type="rope",
+            rotary_base=model.rope_theta,
+            vp_stage=stage,
+            **rope_settings(model),
+        )
+        if not accelerator.has_transformer_engine():
+            rotary = chunk.rotary_pos_emb
+            rotary.__class__ = RotaryAside  # the same frequencies; PackedAttention applies them
+            for layer in chunk.decoder.layers:
+                object.__setattr__(layer.self_attention.core_attention, "rotary", rotary)  # shared, not a submodule
+        if torch.cuda.is_available():
+            chunk.cuda(torch.cuda.current_device())
+        chunks.append(chunk)
+    return chunks
+
+
+@torch.no_grad()
+def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -> None:
+    """Megatron's initial values (normal, output projections scaled by 1/sqrt(2 layers)), the same under any layout.
+
+    Every matrix is drawn whole from a generator seeded by its global name, then this rank's shard is taken.
+    """
+    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)  # norms
+                continue
+            scaled = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
+            std = model.init_std / math.sqrt(2.0 * model.num_layers) if scaled else model.init_std
+            generator = torch.Generator().manual_seed(item_seed(seed, global_name(chunk, name)))
+            shape = list(parameter.shape)
+            shape[parameter.partition_dim] *= size
+            if shape[0] == padded_vocab_size(model, size) and ("embedding" in name or "output_layer" in name):
+                shape[0] = model.vocab_size  # padding depends on the layout, the drawn values must not
+            full = torch.empty(shape).normal_(0.0, std, generator=generator)
+            padding = parameter.shape[parameter.partition_dim] * size - full.shape[parameter.partition_dim]
+            if padding:
+                full = F.pad(full, (0, 0, 0, padding))
+            parts = full.chunk(2, dim=0) if "linear_fc1" in name else (full,)  # gate and up are sharded apart
+            shard = torch.cat([p.chunk(size, dim=parameter.partition_dim)[rank] for p in parts])
+            parameter.copy_(shard)
+
+
+def global_name(chunk: GPTModel, name: str) -> str:
+    """A parameter's name with the layer's number in the whole model instead of in this chunk."""
+    parts = name.split(".")
+    if "layers" in parts:
+        at = parts.index("layers") + 1
+        parts[at] = str(chunk.decoder.layers[int(parts[at])].layer_number - 1)
+    return ".".join(parts)

@@ -1,0 +1,81 @@
+"""Owns the start and end of a training process: device, process groups, Megatron's parallel state, random seeds."""
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
+from nemo_srlm.core.records import item_seed
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.train.layout import check_layout, check_precision, world_size
+from nemo_srlm.train.megatron import accelerator
+
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def initialize(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> accelerator.Accelerator:
+    """Join the process group (torchrun's environment, or a world of one) and set Megatron's parallel state.
+
+    Raises ConfigError when the layout is impossible, the world has another size, or the precision is not there.
+    """
+    check_layout(model, parallel)
+    device = accelerator.prepare(parallel.threads)
+    gpu = device.kind == "cuda"
+    fp8_gpu = gpu and torch.cuda.get_device_capability() >= (8, 9)
+    check_precision(precision, gpu=gpu, transformer_engine=accelerator.has_transformer_engine(), fp8_gpu=fp8_gpu)
+    if not dist.is_initialized():
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("RANK", "0"), ("WORLD_SIZE", "1")):
+            os.environ.setdefault(name, value)
+        if "MASTER_PORT" not in os.environ:  # a world of one needs no known port
+            os.environ["MASTER_PORT"] = "0" if os.environ["WORLD_SIZE"] == "1" else "29400"
+        dist.init_process_group(device.backend, timeout=TIMEOUT)
+    if dist.get_world_size() != world_size(parallel):
+        raise ConfigError(
+            "parallel.processes", f"{parallel.nodes} x {parallel.processes}, but {dist.get_world_size()} were started",
+            "as many processes as parallel.nodes x parallel.processes",
+        )  # fmt: skip
+    if parallel_state.model_parallel_is_initialized():
+        leave_groups()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
+        context_parallel_size=parallel.context,
+        create_gloo_process_groups=gpu,  # on the CPU the groups are gloo already
+    )
+    seed_everything(0, 0)
+    return device
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """Random state of `step`: it depends on the seed, the step and this rank's place only.
+
+    Called before every step, so there is no random state to save: a resumed step drops out the same units.
+    Replicas and pipeline stages differ; tensor-parallel ranks agree outside, and differ inside, of the sharded regions.
+    """
+    place = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    value = item_seed(seed, step, place, stage)
+    torch.default_generator.manual_seed(value)
+    tensor_parallel.model_parallel_cuda_manual_seed(value)
+
+
+def leave_groups() -> None:
+    """Ends Megatron's process groups, not only its references to them.
+
+    Forgotten gloo groups keep their threads, and the threads of a half-closed one spin: after a dozen layouts in one
+    process there were a thousand of them, and no core left for work.
+    """
+    parallel_state.destroy_model_parallel()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
+
+
+def shutdown() -> None:
+    leave_groups()
+    if dist.is_initialized():
+        dist.destroy_process_group()

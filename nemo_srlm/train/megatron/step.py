@@ -1,0 +1,117 @@
+"""Owns one pass over micro-batches: tensors on the device, the context-parallel share, attention inputs, the schedule.
+
+Shapes: B rows, S positions of this rank (the context-parallel share), N documents of a micro-batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
+from torch import Tensor
+
+from nemo_srlm.train.batches import Batch, context_positions
+from nemo_srlm.train.megatron import accelerator
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """This rank's share of a micro-batch, as tensors. `bounds_N1` still describes the whole rows."""
+
+    tokens_BS: Tensor
+    labels_BS: Tensor
+    weights_BS: Tensor
+    segments_BS: Tensor
+    positions_S: Tensor
+    bounds_N1: Tensor | None
+    longest: int  # document of the pack, padding included
+    num_documents: int
+    positions: tuple[int, ...]
+    row_length: int  # of the whole row, before context parallelism
+
+
+# (token losses [B, S], batch) -> (sum to differentiate, its count, anything to collect)
+LossOf = Callable[[Tensor, LocalBatch], tuple[Tensor, Tensor, Any]]
+
+
+def localize(batch: Batch, device: torch.device) -> LocalBatch:
+    """Take this context-parallel rank's positions of every document and move to the device."""
+    size, rank = parallel_state.get_context_parallel_world_size(), parallel_state.get_context_parallel_rank()
+    arrays = [batch.tokens_BS, batch.labels_BS, batch.weights_BS, batch.segments_BS]
+    positions = batch.positions_S
+    if size > 1:
+        assert batch.bounds_N1 is not None
+        spans = zip(batch.bounds_N1[:-1], batch.bounds_N1[1:], strict=True)
+        index = np.concatenate([start + context_positions(int(end - start), size, rank) for start, end in spans])
+        arrays = [a[:, index] for a in arrays]
+        positions = positions[index]
+    tokens, labels, weights, segments = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+    bounds = None if batch.bounds_N1 is None else torch.from_numpy(batch.bounds_N1)
+    longest = batch.tokens_BS.shape[1] if batch.bounds_N1 is None else int(np.diff(batch.bounds_N1).max())
+    return LocalBatch(
+        tokens, labels, weights, segments, torch.from_numpy(positions).to(device), bounds, longest,
+        batch.num_documents, batch.positions, batch.tokens_BS.shape[1],
+    )  # fmt: skip
+
+
+def attention_inputs(batch: LocalBatch) -> tuple[Tensor | None, PackedSeqParams | None]:
+    """(attention_mask, packed_seq_params): the one place that decides how a pack's documents are kept apart.
+
+    Transformer Engine reads cumulative lengths from packed_seq_params; PackedAttention reads them as its mask.
+    """
+    if batch.bounds_N1 is None or not accelerator.has_transformer_engine():
+        return batch.bounds_N1, None
+    bounds = batch.bounds_N1.to(batch.tokens_BS.device, torch.int32)
+    return None, PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, cu_seqlens_q_padded=bounds,
+        cu_seqlens_kv_padded=bounds, max_seqlen_q=batch.longest, max_seqlen_kv=batch.longest,
+    )  # fmt: skip
+
+
+def forward(chunk: torch.nn.Module, batch: LocalBatch, labels_BS: Tensor | None) -> Tensor:
+    """One model chunk: token losses [B, S] (last stage, labels given), logits [B, S, V/tp], or hidden states."""
+    mask, packed = attention_inputs(batch)
+    return chunk(
+        input_ids=batch.tokens_BS, position_ids=batch.positions_S.expand_as(batch.tokens_BS), attention_mask=mask,
+        labels=labels_BS, packed_seq_params=packed,
+    )  # fmt: skip
+
+
+def over_context(sums_N: Tensor) -> Tensor:
+    """Sum over the context-parallel group. Backward is the identity: each rank keeps the gradient of its own tokens."""
+    return reduce_from_tensor_model_parallel_region(sums_N, group=parallel_state.get_context_parallel_group())
+
+
+def is_first_context_rank() -> bool:
+    return parallel_state.get_context_parallel_rank() == 0
+
+
+def run_schedule(
+    chunks: list[torch.nn.Module], batches: Sequence[Batch], loss_of: LossOf, device: torch.device, forward_only: bool
+) -> list[Any]:
+    """Megatron's forward-backward schedule over the micro-batches; what `loss_of` collected (last stage only)."""
+    if not batches:
+        return []
+
+    def forward_step(iterator: Any, chunk: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        batch = next(iterator)
+        return forward(chunk, batch, batch.labels_BS), partial(loss_of, batch=batch)
+
+    local = [localize(batch, device) for batch in batches]
+    rows, length = local[0].tokens_BS.shape[0], local[0].row_length
+    with torch.set_grad_enabled(not forward_only):
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=[iter(local) for _ in chunks] if len(chunks) > 1 else iter(local),
+            model=chunks,
+            num_microbatches=len(local),
+            seq_length=length,
+            micro_batch_size=rows,
+            forward_only=forward_only,
+        )
