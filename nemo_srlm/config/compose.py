@@ -8,7 +8,7 @@ from nemo_srlm.config.checks import check
 from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 FROZEN = "config.yaml"  # in the run directory: what runs is what was started

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_srlm.config.compose import CONFIGS
 from nemo_srlm.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
 
 JUDGE = ("INSTRUCTION", "RESPONSE")

@@ -104,8 +104,9 @@ def test_the_trainer_reads_no_records_and_knows_no_stage():
 
 def test_light_commands_load_nothing_heavy_not_even_with_every_stage_declared():
     code = (
-        "import sys, nemo_srlm.cli, nemo_srlm.report.status, nemo_srlm.launch.local\n"
-        "from nemo_srlm.core.pipeline import NAMES, load\n"
+        "import sys, nemo_srlm.cli, nemo_srlm.launch.local, nemo_srlm.launch.slurm.status\n"
+        "from nemo_srlm.core.pipeline import NAMES\n"
+        "from nemo_srlm.stages import load\n"
         "[load(n) for n in NAMES]\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )

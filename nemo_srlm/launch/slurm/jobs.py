@@ -17,7 +17,7 @@ from nemo_srlm.launch.slurm.client import Element
 from nemo_srlm.launch.worker import parse_ref
 from nemo_srlm.stages import load
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout: slurm/stage.sh lies in it
+ROOT = Path(__file__).resolve().parents[3]  # the checkout: slurm/stage.sh lies in it
 WORKER = ["-m", "nemo_srlm.launch.worker"]
 LAUNCHER = ["-m", "nemo_srlm.launch.torchrun"]  # torchrun that keeps the workers' exit code
 TRAINER = ["-m", "nemo_srlm.launch.train_worker"]
