@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files, manifest
 from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.errors import DataError, StaleError
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
@@ -43,6 +44,7 @@ class Context:
     progress: Progress
     shard: int = 0
     num_shards: int = 1
+    slot: Slot = field(default_factory=Slot)  # of the worker process, which closes it
 
 
 def _one_shard(cfg: Config) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError, EngineError
 from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long
@@ -292,21 +293,7 @@ class VllmEngine:
             self._scheduler.backend = None
 
 
-# --- sharing --------------------------------------------------------------------------------------------------------
-
-_open: dict[str, VllmEngine] = {}  # at most one: the engine of this process
-
-
-def shared(path: Path, cfg: Config) -> VllmEngine:
-    """This process's engine for the model in `path`: kept for the next stage, replaced when another model is asked for."""
+def shared(slot: Slot, path: Path, cfg: Config) -> VllmEngine:
+    """The engine of `slot` for the model in `path`: kept for the next stage, replaced when another model is asked for."""
     key = json.dumps([str(path.resolve()), vars(cfg.generate)], sort_keys=True)
-    if key not in _open:
-        release()
-        _open[key] = VllmEngine(path, cfg.generate)
-    return _open[key]
-
-
-def release() -> None:
-    """Closes the engine of this process, if there is one."""
-    while _open:
-        _open.popitem()[1].close()
+    return slot.get(key, lambda: VllmEngine(path, cfg.generate))

@@ -9,12 +9,14 @@ Training stages have their own entry, under torchrun: nemo_srlm/megatron/main.py
 import argparse
 import os
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.process import die_with_parent
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.launch import replicas
@@ -29,7 +31,7 @@ def parse_ref(text: str) -> Ref:
     return Ref(name, int(iteration.removeprefix("iter")))
 
 
-def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1, replica: bool = False) -> None:
+def run_stage(run_dir: Path, ref: Ref, slot: Slot, shard: int = 0, num_shards: int = 1, replica: bool = False) -> None:
     """One shard of a stage; with a single shard also its manifest. Done already: nothing.
 
     Where the config asks for replicas, the shard is done by as many workers (`replica`: this is one of them).
@@ -43,7 +45,7 @@ def run_stage(run_dir: Path, ref: Ref, shard: int = 0, num_shards: int = 1, repl
     if not replica and replicas.num_replicas(stage, cfg) > 1:
         replicas.run(run_dir, ref, shard, num_shards, cfg)
     else:
-        stage.run(ctx)
+        stage.run(replace(ctx, slot=slot))
     if num_shards == 1 and not replica:
         stages.finish(stage, ctx, run_dir)
 
@@ -82,21 +84,22 @@ def main() -> int:
     if os.environ.get("NEMO_SRLM_PARENT"):  # started by `run`, not by hand or by Slurm
         die_with_parent()
     shard, num_shards = (int(x) for x in args.shard.split("/"))
-    for ref in args.refs:
-        print(f"--- {ref}", flush=True)
-        try:
-            run_stage(args.run_dir, ref, shard, num_shards, args.replica)
-        except replicas.ReplicaFailed as failed:
-            print(f"error: {ref}: {failed}", file=sys.stderr)
-            return failed.code
-        except Exception as error:
-            mistake = error if isinstance(error, UserError) else of_system(error, args.run_dir)
-            if mistake is None:
-                write_error(args.run_dir, ref, f"{ref}: {type(error).__name__}: {error}")
-                raise
-            write_error(args.run_dir, ref, str(mistake))
-            print(f"error: {mistake}", file=sys.stderr)
-            return EXIT_USER
+    with closing(Slot()) as slot:
+        for ref in args.refs:
+            print(f"--- {ref}", flush=True)
+            try:
+                run_stage(args.run_dir, ref, slot, shard, num_shards, args.replica)
+            except replicas.ReplicaFailed as failed:
+                print(f"error: {ref}: {failed}", file=sys.stderr)
+                return failed.code
+            except Exception as error:
+                mistake = error if isinstance(error, UserError) else of_system(error, args.run_dir)
+                if mistake is None:
+                    write_error(args.run_dir, ref, f"{ref}: {type(error).__name__}: {error}")
+                    raise
+                write_error(args.run_dir, ref, str(mistake))
+                print(f"error: {mistake}", file=sys.stderr)
+                return EXIT_USER
     return 0
 
 

@@ -59,9 +59,7 @@ def model_args(cfg: Config, model: Path) -> str:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.generate import vllm_engine
-
-    vllm_engine.release()  # its memory is the harness's now
+    ctx.slot.close()  # the harness starts an engine of its own in the memory
     section, groups = ctx.cfg.eval.harness, harness.by_shots(ctx.cfg.eval.harness.tasks)
     args = model_args(ctx.cfg, ctx.inputs["model"] / "hf")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

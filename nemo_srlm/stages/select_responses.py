@@ -87,7 +87,7 @@ def _run(ctx: Context) -> None:
             return [replace(c, id=response_id(prompt.id, name)) for c in to_candidates(prompt, 1, outcome)]
 
         items: Iterator[tuple[str, Prompt]] = ((response_id(p.id, name), p) for p in _prompts(ctx))
-        engine = partial(engines.shared, ctx.inputs["exports"] / name / HF, cfg)
+        engine = partial(engines.shared, ctx.slot, ctx.inputs["exports"] / name / HF, cfg)
         run_requests(ctx, items, engine, request, records, f"prompts of {name}")
 
 

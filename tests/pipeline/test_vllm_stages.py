@@ -17,6 +17,7 @@ from nemo_srlm.core import stage as stages
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, RankedReply, SftExample
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.generate import requests as generate_requests
 from nemo_srlm.generate import vllm_engine as engines
@@ -59,10 +60,13 @@ def cfg(root: Path) -> Config:
     return cfg
 
 
+SLOT = Slot()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_engine_at_most() -> Iterator[None]:
     yield
-    engines.release()
+    SLOT.close()
 
 
 def context(cfg: Config, root: Path, name: str, shard: int = 0, num: int = 1) -> Context:
@@ -70,11 +74,11 @@ def context(cfg: Config, root: Path, name: str, shard: int = 0, num: int = 1) ->
     directory.mkdir(exist_ok=True)
     inputs = {key: root / key for key in ("prompts", "candidates", "model", "seed")}
     inputs |= {"writer": root / "model", "held_out": root / "seed"}
-    return Context(cfg, 1, directory, inputs, Progress(directory, shard), shard, num)
+    return Context(cfg, 1, directory, inputs, Progress(directory, shard), shard, num, SLOT)
 
 
 def engine(root: Path, cfg: Config) -> generate_requests.Engine:
-    return engines.shared(root / "model" / "hf", cfg)
+    return engines.shared(SLOT, root / "model" / "hf", cfg)
 
 
 def requests(number: int, n: int = 1, **other: object) -> list[Request]:
@@ -240,7 +244,7 @@ def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Pa
     health = judge.STAGE.finalize(ctx)
     judged = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
     assert [j.id for j in judged] == ["c0", "c1", "c2"]
-    running = engines.shared(root / "judging" / "hf", expected)
+    running = engines.shared(SLOT, root / "judging" / "hf", expected)
     assert running.tokenizer is not None
     model = LlamaForCausalLM.from_pretrained(root / "judging" / "hf", dtype=torch.float32)
     for candidate, judgement in zip(made, judged, strict=True):
@@ -269,7 +273,7 @@ def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Co
         shutil.copytree(source, directory)
         manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}, {}))
     save_resolved_config(twice, run_dir)
-    worker.run_stage(run_dir, ref)
+    worker.run_stage(run_dir, ref, SLOT)
     directory = stages.stage_directory(run_dir, ref)
     assert sorted(path.name for path in (directory / "parts").iterdir()) == [f"0000{k}-of-00002.jsonl" for k in (0, 1)]
     candidates.STAGE.run(one := context(cfg, root, "one_engine"))

@@ -8,6 +8,7 @@ import pytest
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.errors import CheckpointError, DataError, EngineError
 from nemo_srlm.generate import requests as generate_requests
 from nemo_srlm.generate import vllm_engine as engines
@@ -274,10 +275,11 @@ def test_one_engine_is_kept_and_replaced_when_another_model_is_asked_for(
             closed.append(self.path.name)
 
     monkeypatch.setattr(engines, "VllmEngine", Kept)
-    cfg = Config()
-    first = engines.shared(tmp_path / "a", cfg)
-    assert engines.shared(tmp_path / "a", cfg) is first
-    engines.shared(tmp_path / "b", cfg)
+    cfg, slot = Config(), Slot()
+    first = engines.shared(slot, tmp_path / "a", cfg)
+    assert engines.shared(slot, tmp_path / "a", cfg) is first
+    engines.shared(slot, tmp_path / "b", cfg)
     assert closed == ["a"]
-    engines.release()
+    slot.close()
+    slot.close()
     assert closed == ["a", "b"]

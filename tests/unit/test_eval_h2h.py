@@ -83,7 +83,7 @@ class LikesGood:
 
 
 def judged(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: LikesGood())
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: LikesGood())
     eval_h2h.STAGE.run(ctx)
     return eval_h2h.STAGE.finalize(ctx)
 
@@ -154,7 +154,7 @@ def test_a_judge_that_is_no_model_is_the_users_mistake(tmp_path: Path):
 def test_categories_of_the_users_own_prompts_reach_the_table_with_both_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: LikesGood())
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: LikesGood())
     answers = {"own": ["good one", "good", "same"], "baseline": ["bad", "poor thing", "same"], "M1": ["x", "y", "z"]}
     ctx = context(tmp_path, False, answers)
     categories = {PROMPTS[0].id: "maths", PROMPTS[1].id: "maths", PROMPTS[2].id: "prose"}

@@ -26,7 +26,7 @@ def context(cfg: Config, root: Path, name: str, **inputs: Path) -> Context:
 
 def use(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, int], str | Failure], stop_after: int | None = None):
     engine = FakeEngine(answer, stop_after)
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: engine)
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: engine)
     return engine
 
 
@@ -199,7 +199,7 @@ def test_kl_is_the_mean_log_ratio_a_token_of_the_policys_own_responses(tmp_path:
     write_records(
         tmp_path / "responses" / "responses.jsonl", [*responses, Candidate("c9", "p2", 1, "", "error", 0, "x")]
     )
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: Scorer(-1.0 if "own" in str(path) else -1.25))
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: Scorer(-1.0 if "own" in str(path) else -1.25))
     inputs = {name: tmp_path / name for name in ("held_out", "responses", "own", "previous")}
     metrics = do(eval_kl.STAGE, context(Config(), tmp_path, "eval_kl", **inputs))
     assert metrics["kl"] == pytest.approx(0.25)

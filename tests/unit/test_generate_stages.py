@@ -65,7 +65,7 @@ Answer = Callable[[str, int], str | Failure]
 
 def use(monkeypatch: pytest.MonkeyPatch, answer: Answer, stop_after: int | None = None) -> FakeEngine:
     engine = FakeEngine(answer, stop_after)
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: engine)
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: engine)
     return engine
 
 

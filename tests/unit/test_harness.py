@@ -11,7 +11,6 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, DataError, EngineError
 from nemo_srlm.evaluate import harness
-from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.stages import eval_harness
 
 RESULTS = (
@@ -85,11 +84,17 @@ def test_without_the_harness_a_run_is_refused_before_it_begins(tmp_path: Path):
         eval_harness.STAGE.check(cfg)
 
 
-def test_the_engines_memory_is_given_to_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    given: list[bool] = []
-    monkeypatch.setattr(engines, "release", lambda: given.append(True))
-    eval_harness.STAGE.run(context(tmp_path, "piqa:0"))
-    assert given == [True]
+def test_the_engines_memory_is_given_to_the_harness(tmp_path: Path):
+    closed: list[bool] = []
+
+    class Open:
+        def close(self) -> None:
+            closed.append(True)
+
+    ctx = context(tmp_path, "piqa:0")
+    ctx.slot.get("engine", Open)
+    eval_harness.STAGE.run(ctx)
+    assert closed == [True]
 
 
 def test_tasks_are_grouped_by_shots_and_a_wrong_one_is_named():

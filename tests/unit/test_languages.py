@@ -62,7 +62,7 @@ class Run:
 
     def stage(self, stage: Stage, answer: Callable[[str, int], str]) -> tuple[Path, dict[str, Any], FakeEngine]:
         engine = FakeEngine(answer)
-        self.patch.setattr(engines, "shared", lambda path, cfg: engine)
+        self.patch.setattr(engines, "shared", lambda slot, path, cfg: engine)
         directory = self.root / stage.name
         directory.mkdir()
         inputs = {name: self.root / ref.stage for name, ref in stage.inputs(self.cfg, 1).items()}

@@ -10,6 +10,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import write_json
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError, ConfigError, DataError
 from nemo_srlm.evaluate.selection import choose
@@ -132,7 +133,7 @@ def config(root: Path, by: str) -> Config:
 
 
 def answered(cfg: Config, root: Path, monkeypatch: pytest.MonkeyPatch, shards: int = 1) -> dict:
-    def shared(path: Path, _: Config) -> FakeEngine:
+    def shared(slot: Slot, path: Path, _: Config) -> FakeEngine:
         return FakeEngine(lambda text, seed: f"{QUALITY[path.parent.name]} answer to {text}")
 
     monkeypatch.setattr(engines, "shared", shared)
@@ -156,7 +157,7 @@ def test_the_last_checkpoint_that_beat_the_one_before_it_is_the_policy(
     cfg = config(trained, by)
     metrics = answered(cfg, trained, monkeypatch, shards)
     assert (metrics["prompts"], metrics["responses"]) == (4, 12)
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: FakeEngine(verdict))
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: FakeEngine(verdict))
     found = do(select.STAGE, cfg, trained, shards)
     assert found["chosen"] == "weights_00000400"
     assert [step["counts"]["win"] for step in found["comparisons"]] == [4, 0]
@@ -172,7 +173,9 @@ def test_a_comparison_of_which_nothing_could_be_judged_is_an_error_and_no_choice
 ):
     cfg = config(trained, "compare")
     answered(cfg, trained, monkeypatch)
-    monkeypatch.setattr(engines, "shared", lambda path, cfg: FakeEngine(lambda text, seed: Failure("engine: dead")))
+    monkeypatch.setattr(
+        engines, "shared", lambda slot, path, cfg: FakeEngine(lambda text, seed: Failure("engine: dead"))
+    )
     with pytest.raises(DataError, match=r"not one answer of .'weights_00000400', 'final'. could be judged"):
         do(select.STAGE, cfg, trained)
     assert not (trained / "select" / "checkpoint").exists()

@@ -217,8 +217,9 @@ def main() -> None:
         cfg = of_run(root, args.run, args.prompts) if args.run else at_random(root, args.size, args.prompts)
         cfg.generate.max_num_seqs = args.max_num_seqs or cfg.generate.max_num_seqs
         started = time.perf_counter()
-        recorder = Recorder(engines.shared(root / "hf", cfg))
-        engines.shared = lambda path, cfg: recorder  # the stages ask for it
+        engine = engines.VllmEngine(root / "hf", cfg.generate)
+        recorder = Recorder(engine)
+        engines.shared = lambda slot, path, cfg: recorder  # the stages ask for it
         warm = Request("warm", (0, 5), 1, 0, 0.7, 0.9, 2)
         generate_requests.generate(recorder, [warm])
         print(f"our engine: ready after {time.perf_counter() - started:.1f} s, imports and first token included")
@@ -261,7 +262,7 @@ def main() -> None:
             c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest, eos_id) for kind in by_kind))])
             print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x a wall second,"
                   f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x a CPU second")  # fmt: skip
-        engines.release()
+        engine.close()
 
 
 if __name__ == "__main__":

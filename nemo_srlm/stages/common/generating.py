@@ -27,7 +27,7 @@ def open_engine(ctx: Context, name: str) -> VllmEngine:
     """This process's engine for the exported model of the input called `name`."""
     from nemo_srlm.generate import vllm_engine
 
-    return vllm_engine.shared(ctx.inputs[name] / "hf", ctx.cfg)
+    return vllm_engine.shared(ctx.slot, ctx.inputs[name] / "hf", ctx.cfg)
 
 
 def engine_for(ctx: Context, stage: str, model: Path) -> Engine:
@@ -38,7 +38,7 @@ def engine_for(ctx: Context, stage: str, model: Path) -> Engine:
         return ApiEngine(ctx.cfg.api)
     from nemo_srlm.generate import vllm_engine
 
-    return vllm_engine.shared(model, ctx.cfg)
+    return vllm_engine.shared(ctx.slot, model, ctx.cfg)
 
 
 def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
