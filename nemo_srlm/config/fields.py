@@ -1,18 +1,155 @@
-"""What sections of the config are made of: execution fields, and the settings of sampling."""
+"""How a field of a config section is written: default, help text, allowed values, and whether it enters fingerprints.
 
+    loss: str = choice("sigmoid", "ipo", help="...")        one of these words; the first is the default
+    beta: float = number(0.1, "...", above=0)               a finite number in a range
+    stages: list[str] = setting([], "...", each=("a", "b"))  anything else; `each`: allowed list items
+    eval: EvalSection = section(EvalSection)                a section inside a section
+
+Every maker also takes
+    execution=True  The field says how a run is executed (parallelism, shards, paths). It never enters a fingerprint.
+    added=True      The field came after a release. While it has its default, it stays out of fingerprints,
+                    so that runs finished before it existed stay valid.
+
+A subclass that only sets another default (`lr: float = 1e-6`) keeps the rule of its base.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
-def execution(default: Any) -> Any:
-    """A field that is execution, not identity: it never enters a fingerprint."""
+@dataclass(frozen=True)
+class Rule:
+    """What one field may hold, and how it is recorded."""
+
+    help: str = ""
+    execution: bool = False
+    added: bool = False
+    choices: tuple[str, ...] = ()  # of the value; of each item in a list
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # old word -> word in `choices`
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    filled: bool = False  # an empty text or list is refused
+
+    def allowed(self) -> str:
+        """In words, for error messages and --describe. Empty when the type is the only rule."""
+        if self.choices:
+            return "one of " + ", ".join(word or '""' for word in self.choices)
+        bounds = (
+            (self.at_least, "{} or more"), (self.above, "more than {}"),
+            (self.at_most, "at most {}"), (self.below, "less than {}"),
+        )  # fmt: skip
+        words = [text.format(f"{bound:g}") for bound, text in bounds if bound is not None]
+        return ", ".join(words) or ("not empty" if self.filled else "")
+
+    def permits(self, value: Any) -> bool:
+        """Whether a value of the right type is allowed. NaN and infinity never are, inside lists and dicts too."""
+        if isinstance(value, dict):
+            return all(self.permits(item) for item in value.values())
+        if isinstance(value, (list, tuple)):
+            return (bool(value) or not self.filled) and all(self.permits(item) for item in value)
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return (
+                (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
+                and (self.at_most is None or value <= self.at_most) and (self.below is None or value < self.below)
+            )  # fmt: skip
+        if isinstance(value, str):
+            return (not self.choices or value in self.choices) and (bool(value) or not self.filled)
+        return True
+
+
+def _field(default: Any, rule: Rule) -> Any:
+    metadata = {"rule": rule}
     if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"execution": True})
-    return field(default=default, metadata={"execution": True})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def choice(
+    *allowed: str, default: str | None = None, help: str = "", renamed: Mapping[str, str] | None = None,
+    execution: bool = False, added: bool = False,
+) -> Any:  # fmt: skip
+    """One of the words. The first is the default unless `default` names another.
+
+    renamed: {old word: word in `allowed`}. The old word is accepted and converted when a config is loaded.
+    Fingerprints record the old word, so that runs finished under it stay valid.
+    """
+    rule = Rule(help, execution, added, choices=allowed, renamed=renamed or {})
+    return _field(allowed[0] if default is None else default, rule)
+
+
+def number(
+    default: float, help: str = "", *, at_least: float | None = None, above: float | None = None,
+    at_most: float | None = None, below: float | None = None, execution: bool = False, added: bool = False,
+) -> Any:  # fmt: skip
+    """A finite int or float within the bounds. `at_least` and `at_most` include the bound."""
+    rule = Rule(help, execution, added, at_least=at_least, above=above, at_most=at_most, below=below)
+    return _field(default, rule)
+
+
+def setting(
+    default: Any, help: str = "", *, each: tuple[str, ...] = (), filled: bool = False,
+    execution: bool = False, added: bool = False,
+) -> Any:  # fmt: skip
+    """A text, switch, list or dict. `each`: the words that a list may hold; `filled`: it must not be empty."""
+    return _field(default, Rule(help, execution, added, choices=each, filled=filled))
+
+
+def section(make: Callable[[], Any], *, execution: bool = False) -> Any:
+    """A nested section. `execution=True` keeps the whole of it out of fingerprints."""
+    return field(default_factory=make, metadata={"rule": Rule(execution=execution)})
+
+
+@functools.cache
+def rules(kind: type) -> Mapping[str, Rule]:
+    """Field name -> rule of a section class, in the order of the fields. A subclass inherits the rules of its bases."""
+    found = {f.name: Rule() for f in dataclasses.fields(kind)}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= {f.name: f.metadata["rule"] for f in dataclasses.fields(base) if "rule" in f.metadata}
+    return found
+
+
+def default_of(f: "dataclasses.Field[Any]") -> Any:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def identity(value: Any) -> Any:
+    """A section (or value) as the plain JSON data that enters fingerprints.
+
+    Left out: execution fields, and fields `added` after a release while they have their default.
+    A renamed word is recorded as the old one.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own, found = rules(type(value)), {}
+        for f in dataclasses.fields(value):
+            rule, held = own[f.name], getattr(value, f.name)
+            if rule.execution or (rule.added and held == default_of(f)):
+                continue
+            old_words = {new: old for old, new in rule.renamed.items()}
+            found[f.name] = old_words.get(held, held) if isinstance(held, str) else identity(held)
+        return found
+    if isinstance(value, (list, tuple)):
+        return [identity(v) for v in value]
+    if isinstance(value, dict):
+        return {k: identity(v) for k, v in value.items()}
+    return value
 
 
 @dataclass
 class SamplingSection:
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_tokens: int = 1024
+    temperature: float = number(0.7, "0 = greedy", at_least=0)
+    top_p: float = number(0.9, "nucleus sampling: smallest set of tokens with this probability", above=0, at_most=1)
+    max_tokens: int = number(1024, "tokens per completion", at_least=1)
+
+
+def execution(default: Any) -> Any:
+    """Being removed: use the keyword `execution=True` of the makers above."""
+    return setting(default, execution=True)

@@ -5,13 +5,11 @@ where it states them; a comment says where it is silent. A field made with `exec
 (parallelism, shards, paths): it never changes a fingerprint. Every other field is identity: it says WHAT is computed.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 from nemo_srlm.config.cluster import ClusterSection
 from nemo_srlm.config.evaluation import DriftSection, EvalSection, SelectSection
-from nemo_srlm.config.fields import execution
+from nemo_srlm.config.fields import execution, section
 from nemo_srlm.config.generation import (
     ApiSection,
     CandidatesSection,
@@ -128,19 +126,4 @@ class Config:
     pairs: PairsSection = field(default_factory=PairsSection)
     eval: EvalSection = field(default_factory=EvalSection)
     drift: DriftSection = field(default_factory=DriftSection)
-    cluster: ClusterSection = field(default_factory=ClusterSection, metadata={"execution": True})
-
-
-def identity(section: Any) -> Any:
-    """A config section (or value) as plain JSON data without its execution fields."""
-    if dataclasses.is_dataclass(section):
-        return {
-            f.name: identity(getattr(section, f.name))
-            for f in dataclasses.fields(section)
-            if not f.metadata.get("execution")
-        }
-    if isinstance(section, (list, tuple)):
-        return [identity(v) for v in section]
-    if isinstance(section, dict):
-        return {k: identity(v) for k, v in section.items()}
-    return section
+    cluster: ClusterSection = section(ClusterSection, execution=True)

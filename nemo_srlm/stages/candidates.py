@@ -6,8 +6,8 @@ An item is a prompt: its N draws are one request, so that they share the prompt'
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_srlm.config.fields import SamplingSection
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import SamplingSection, identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Candidate, Prompt, content_id, item_seed

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import content_digest, read_records
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.core.stage import Context, Stage

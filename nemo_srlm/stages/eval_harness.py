@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError

@@ -7,7 +7,8 @@ hf.verification.json. Resumes by file; a finished hf/ without its card is verifi
 from collections.abc import Callable
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.pipeline import policy_ref
 from nemo_srlm.core.stage import Context, Ref, Stage

@@ -6,7 +6,8 @@ Reads import_hf.path (config.json, safetensors, tokenizer files); writes checkpo
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import file_digest, read_json, write_json
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import ConfigError, DataError

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.fields import identity
 from nemo_srlm.config.generation import JudgeSection
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, item_seed

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core import files as core_files
 from nemo_srlm.core.files import read_json, write_json

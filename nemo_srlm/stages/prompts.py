@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import PartWriter, part_files

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files as core_files
 from nemo_srlm.core.files import read_json, read_records, write_json, write_records
 from nemo_srlm.core.records import Prompt, RankedReply

@@ -6,7 +6,8 @@ Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compare
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.pipeline import policy_stage, tokenizer_ref

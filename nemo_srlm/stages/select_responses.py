@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import content_digest, read_json, read_records
 from nemo_srlm.core.parts import merge_parts

@@ -4,7 +4,8 @@ import random
 from collections import Counter
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json_lines, read_records, write_records
 from nemo_srlm.core.records import Prompt, RankedReply, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage

@@ -1,11 +1,13 @@
 """The schema: defaults, overrides, refusals, identity against execution, freezing."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from nemo_srlm.config.compose import compose, load_resolved_config, save_resolved_config
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import choice, identity, number, setting
+from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
 
 
@@ -74,3 +76,25 @@ def test_a_frozen_config_thaws_to_the_same_config(configs: Path, tmp_path: Path)
 def test_thawing_what_is_not_a_run_says_so(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such file"):
         load_resolved_config(tmp_path)
+
+
+@dataclass
+class Grown:
+    """A section after a release added two fields to it."""
+
+    loss: str = choice("sigmoid", "ipo")
+    margin: float = number(0.5, added=True, at_least=0)
+    words: list[str] = setting([], added=True)
+
+
+@dataclass
+class Smaller(Grown):
+    margin: float = 0.25
+
+
+def test_an_added_field_enters_an_identity_only_when_it_is_set():
+    assert identity(Grown()) == {"loss": "sigmoid"}
+    assert identity(Grown(margin=1.0)) == {"loss": "sigmoid", "margin": 1.0}
+    assert identity(Grown(words=["a"])) == {"loss": "sigmoid", "words": ["a"]}
+    assert identity(Smaller()) == {"loss": "sigmoid"}, "a subclass keeps the rule of its base"
+    assert identity(Smaller(margin=0.5)) == {"loss": "sigmoid", "margin": 0.5}

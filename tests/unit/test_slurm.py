@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.compose import compose
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch.slurm import client, jobs, status, submit

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import merge_parts, run_items
 from nemo_srlm.core.records import Prompt

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemo_srlm.config.cluster import JobSection
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
 from nemo_srlm.launch.plan import Step, fuse

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files, manifest
 from nemo_srlm.core.stage import Ref, run_directory
 from nemo_srlm.errors import UserError

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_srlm.config.schema import Config, identity
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.parts import PartWriter, remaining
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context

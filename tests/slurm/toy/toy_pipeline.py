@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from nemo_srlm.config.schema import identity
+from nemo_srlm.config.fields import identity
 from nemo_srlm.core.files import read_records, write_atomic, write_records
 from nemo_srlm.core.parts import merge_parts, run_items
 from nemo_srlm.core.records import Prompt
