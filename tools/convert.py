@@ -63,7 +63,7 @@ def checkpoint_in(path: Path) -> Path:
 
 
 def hf_to_megatron(args: argparse.Namespace) -> None:
-    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.import_hf import import_hf
 
     done = import_hf(
         args.hf, args.out, dtype=args.dtype, allow_bin=args.allow_bin, processes=args.processes, overwrite=args.force,
@@ -75,7 +75,7 @@ def hf_to_megatron(args: argparse.Namespace) -> None:
 def megatron_to_hf(args: argparse.Namespace) -> None:
     from nemo_srlm.config.generation import ChatSection
     from nemo_srlm.convert import hf_config
-    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.export_hf import export_hf
 
     chat = None
     if args.user_prefix is not None or args.user_suffix is not None:

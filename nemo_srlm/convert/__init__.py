@@ -2,9 +2,9 @@
 
 mapping          the one table between HF and Megatron tensors
 hf_config        config.json <-> config.ModelSection
-hf_source        the weights of an HF directory, checked
+hf_weights        the weights of an HF directory, checked
 stored           tensors in files, read by rows; directories that appear whole or not at all
-safetensors_io, torch_archive, torch_dist   the three file formats
+safetensors_files, torch_save_files, torch_dist   the three file formats
 spread           one process or several, and the sum of their progress
 importing, exporting, tokenizer_files       the two directions
 verify           exact round trip, logits against transformers, greedy tokens of vLLM; the verification card

@@ -2,7 +2,7 @@
 
 round_trip   every Megatron parameter, rebuilt from the HF files, equals the checkpoint bit for bit; every HF tensor is
              used once; file digests
-logits       transformers against the Megatron forward, fp32, on real text (parity.py)
+logits       transformers against the Megatron forward, fp32, on real text (compare_logits.py)
 vllm         the greedy tokens of vLLM equal transformers'
 Each level includes the ones before it.
 """
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import exporting, hf_config, hf_source, mapping, parity, torch_dist
-from nemo_srlm.convert.importing import gather
-from nemo_srlm.convert.spread import Report, nothing
-from nemo_srlm.convert.stored import NAMES, PIECE_BYTES, Reader, Ring
+from nemo_srlm.convert import compare_logits, export_hf, hf_config, hf_weights, mapping, torch_dist_files
+from nemo_srlm.convert.import_hf import gather
+from nemo_srlm.convert.processes import Report, nothing
+from nemo_srlm.convert.tensor_files import NAMES, PIECE_BYTES, Reader, Ring
 from nemo_srlm.errors import CheckpointError, ConfigError
 
 LEVELS = ("round_trip", "logits", "vllm")
@@ -60,7 +60,7 @@ def verify(
     card_path(hf).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         # the other models load while the files are compared
-        used_layers = min(layers, model.num_layers) or parity.num_layers(model, memory_gb)
+        used_layers = min(layers, model.num_layers) or compare_logits.num_layers_that_fit(model, memory_gb)
         sides = _start_sides(stack, hf, checkpoint, model, level, used_layers)
         card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, report)
         problems = [f"{len(trip['different'])} tensor(s) differ: {trip['different'][:5]}"] if trip["different"] else []
@@ -80,9 +80,9 @@ def round_trip(
     hf: Path, checkpoint: Path, model: ModelSection, allow_bin: bool = False, report: Report = nothing
 ) -> dict[str, Any]:
     """Rebuilds every Megatron tensor from the HF files and compares its bits with the checkpoint's, in the HF dtype."""
-    tensors, _ = hf_source.matched(hf_source.find(hf, allow_bin), model, hf, None)
-    stored = torch_dist.Checkpoint(checkpoint)
-    padding = exporting.matched(stored, model)
+    tensors, _ = hf_weights.matched(hf_weights.find(hf, allow_bin), model, hf, None)
+    stored = torch_dist_files.Checkpoint(checkpoint)
+    padding = export_hf.matched(stored, model)
     dtype = next(iter(tensors.values())).dtype
     total, done, different, num_entries = mapping.num_parameters(model), 0, [], 0
     ring = Ring(PIECE_BYTES)
@@ -146,12 +146,12 @@ def _start_sides(
 ) -> dict[str, _Side]:
     if level == "round_trip":
         return {}
-    ids = parity.token_ids(hf, model)
+    ids = compare_logits.prompt_ids(hf, model)
     new_tokens = min(NEW_TOKENS, model.max_length - len(ids) // 2 - 1) if layers == model.num_layers else 0
     request = {"hf": str(hf), "checkpoint": str(checkpoint), "model": dataclasses.asdict(model), "layers": layers,
                "prompt_ids": ids, "new_tokens": new_tokens if level == "vllm" else 0}  # fmt: skip
     sides = {
-        name: _Side(stack, f"the forward pass of {name}", [parity.__name__, name], request)
+        name: _Side(stack, f"the forward pass of {name}", [compare_logits.__name__, name], request)
         for name in ("transformers", "megatron")
     }
     if level == "vllm" and new_tokens:
@@ -162,7 +162,7 @@ def _start_sides(
 
 def _collect(sides: dict[str, _Side], hf: Path, model: ModelSection, layers: int) -> dict[str, Any]:
     answers = {name: side.result(hf) for name, side in sides.items()}
-    found = parity.compare(*(sides[name].answer.with_suffix(".npy") for name in ("megatron", "transformers")))
+    found = compare_logits.compare(*(sides[name].answer.with_suffix(".npy") for name in ("megatron", "transformers")))
     card = {"logits": {**found, "layers": layers, "of_layers": model.num_layers}}
     if "vllm" in answers:
         greedy = answers["transformers"]["greedy_ids"]

@@ -31,7 +31,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.export_hf import export_hf
     from nemo_srlm.convert.verify import verify
     from nemo_srlm.train.checkpoint_dir import latest
 

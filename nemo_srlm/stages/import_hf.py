@@ -46,7 +46,7 @@ def _source(cfg: Config) -> Path:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.import_hf import import_hf
     from nemo_srlm.convert.tokenizer_files import copy_as_is
     from nemo_srlm.train.checkpoint_dir import FINAL
 

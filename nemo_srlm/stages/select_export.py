@@ -32,7 +32,7 @@ def _checkpoints(ctx: Context) -> list[Path]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.convert.exporting import export_hf
+    from nemo_srlm.convert.export_hf import export_hf
     from nemo_srlm.convert.verify import verify
 
     section = ctx.cfg.export

@@ -13,8 +13,8 @@ import torch
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.schema import Config, ExportSection, ImportSection
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.convert.verify import verify
 from nemo_srlm.data.chat import Chat
 from nemo_srlm.data.tokenizer import Tokenizer

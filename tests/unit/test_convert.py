@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import exporting, hf_config, mapping, torch_dist
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
-from nemo_srlm.convert.stored import Reader
+from nemo_srlm.convert import export_hf as exporting
+from nemo_srlm.convert import hf_config, mapping, torch_dist_files
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
+from nemo_srlm.convert.tensor_files import Reader
 from nemo_srlm.convert.verify import card_path, verify
 from nemo_srlm.errors import CheckpointError
 from tests.unit import tiny_llama
@@ -70,7 +71,7 @@ def test_there_and_back_keeps_every_bit(tmp_path: Path, shape: str, dtype: str):
     model = tiny_llama.SHAPES[shape]
     made = tiny_llama.make(tmp_path / "hf", model, dtype, shards=3)
     done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, piece_bytes=5000)
-    chunks = sum(len(held) for held in torch_dist.Checkpoint(tmp_path / "mg")._chunks.values())
+    chunks = sum(len(held) for held in torch_dist_files.Checkpoint(tmp_path / "mg")._chunks.values())
     size = (tmp_path / "mg" / "__0_0.distcp").stat().st_size
     assert size < done.num_bytes + 2000 * chunks  # every chunk holds its own bytes alone
     assert done.num_parameters == sum(t.numel() for t in made.values())
@@ -151,14 +152,14 @@ def test_checkpoints_with_a_key_a_layer_are_read_too(tmp_path: Path):
     model = tiny_llama.SHAPES["gqa"]
     made = tiny_llama.weights(model)
     (tmp_path / "mg").mkdir()
-    writer = torch_dist.PartWriter(tmp_path / "mg", 0)
+    writer = torch_dist_files.PartWriter(tmp_path / "mg", 0)
     shapes = {}
     for entry in mapping.table(model):
         rows = torch.cat([made[r.hf][r.hf_row : r.hf_row + r.rows] for r in sorted(entry.runs, key=lambda r: r.row)])
         writer.append(replace(entry, key=entry.layered_key, layer=None), 0, rows)
         shapes[entry.layered_key] = entry.shape
     writer.close()
-    torch_dist.finish(tmp_path / "mg", shapes, torch.bfloat16, writer.written, {})
+    torch_dist_files.finish(tmp_path / "mg", shapes, torch.bfloat16, writer.written, {})
     export_hf(tmp_path / "mg", tmp_path / "hf", model)
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "hf"), made)
 
@@ -199,7 +200,7 @@ def test_only_the_asked_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     model = tiny_llama.SHAPES["odd"]
     tiny_llama.make(tmp_path / "hf", model)
     import_hf(tmp_path / "hf", tmp_path / "mg")
-    checkpoint, sizes = torch_dist.Checkpoint(tmp_path / "mg"), []
+    checkpoint, sizes = torch_dist_files.Checkpoint(tmp_path / "mg"), []
     real = Reader.read
     monkeypatch.setattr(Reader, "read", lambda self, p, o, out: (sizes.append(out.numel()), real(self, p, o, out)))
     entry = next(mapping.table(model))

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import stored
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert import tensor_files
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.errors import CheckpointError
 from tests.unit import tiny_llama
 
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_is_broken_or_another_models_is_refused(good: Path, tm
 
 
 def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nemo_srlm.convert.importing.refuse_not_finite", lambda *_: None)
+    monkeypatch.setattr("nemo_srlm.convert.import_hf.refuse_not_finite", lambda *_: None)
     shutil.copytree(good / "hf", tmp_path / "hf")
     edit_weights(put(Q, float("nan")))(tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "mg")
@@ -273,7 +273,7 @@ def test_a_name_that_is_taken_is_refused(good: Path, tmp_path: Path, direction: 
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     good: Path, tmp_path: Path, direction: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stored.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    monkeypatch.setattr(tensor_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     with pytest.raises(CheckpointError, match="GiB free on the disk"):
         convert(direction, good, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -298,7 +298,7 @@ def test_no_space_left_is_named(good: Path, tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(stored.os, "pwrite", full)
+    monkeypatch.setattr(tensor_files.os, "pwrite", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         convert("export", good, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
-from nemo_srlm.convert.stored import PIECE_BYTES
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
+from nemo_srlm.convert.tensor_files import PIECE_BYTES
 from nemo_srlm.train.checkpoint_dir import latest
 from tests.unit import tiny_llama
 from tests.unit.convert_world import TOKENS

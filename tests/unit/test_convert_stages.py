@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.schema import Config, ExportSection, ImportSection, WorldSection
-from nemo_srlm.convert.importing import import_hf as import_into
+from nemo_srlm.convert.import_hf import import_hf as import_into
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError, ConfigError, DataError

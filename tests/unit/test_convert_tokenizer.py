@@ -11,8 +11,8 @@ import pytest
 
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.convert import tokenizer_files
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.data.chat import Chat
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.convert.exporting import export_hf
-from nemo_srlm.convert.importing import import_hf
-from nemo_srlm.convert.spread import spread
+from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.import_hf import import_hf
+from nemo_srlm.convert.processes import spread
 from tests.processes import endless, left_by
 from tests.unit import tiny_llama
 from tools import convert

@@ -50,7 +50,7 @@ def make(directory: Path, model: ModelSection) -> None:
     """Random bf16 weights of the model's shapes, without ever holding more than a block of them."""
     import torch
 
-    from nemo_srlm.convert import hf_config, safetensors_io
+    from nemo_srlm.convert import hf_config, safetensors_files
 
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(hf_config.render(model, "bf16", {})))
@@ -63,7 +63,7 @@ def make(directory: Path, model: ModelSection) -> None:
     weight_map: dict[str, str] = {}
     for i, tensors in enumerate(shards):
         name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        writer = safetensors_io.Writer(directory / name, [(t.name, t.shape) for t in tensors], torch.bfloat16)
+        writer = safetensors_files.Writer(directory / name, [(t.name, t.shape) for t in tensors], torch.bfloat16)
         for number, tensor in enumerate(tensors):
             left = math.prod(tensor.shape)
             shift = (number * 7919) % 1000  # tensors differ from each other
@@ -89,8 +89,8 @@ def settle(directory: Path) -> None:
 
 def child(step: str, root: Path, size: str, processes: int) -> None:
     """One measured step in a process of its own; prints JSON."""
-    from nemo_srlm.convert.exporting import export_hf
-    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.export_hf import export_hf
+    from nemo_srlm.convert.import_hf import import_hf
     from nemo_srlm.convert.verify import round_trip
 
     model, start = SHAPES[size], time.perf_counter()

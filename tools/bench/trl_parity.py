@@ -49,7 +49,7 @@ def ours(folder: Path) -> dict[str, list[float]]:
     import numpy as np
 
     from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
-    from nemo_srlm.convert.importing import import_hf
+    from nemo_srlm.convert.import_hf import import_hf
     from nemo_srlm.data.chat import Document
     from nemo_srlm.train import metrics
     from nemo_srlm.train.batches import index_at

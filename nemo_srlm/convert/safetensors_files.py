@@ -1,7 +1,7 @@
 """safetensors files: a header that is checked to the byte, and a writer that streams.
 
 The format (8 bytes of header length, a JSON header, the data) is read and written here rather than through the library
-because that one needs whole tensors in memory to write, and maps files to read (see stored.py).
+because that one needs whole tensors in memory to write, and maps files to read (see tensor_files.py).
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nemo_srlm.convert.stored import StoredTensor, write_all
+from nemo_srlm.convert.tensor_files import StoredTensor, write_all
 from nemo_srlm.errors import CheckpointError
 
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -25,9 +25,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_srlm.convert import torch_archive
+from nemo_srlm.convert import torch_save_files
 from nemo_srlm.convert.mapping import Entry
-from nemo_srlm.convert.stored import Reader, StoredTensor, start_writeback
+from nemo_srlm.convert.tensor_files import Reader, StoredTensor, start_writeback
 from nemo_srlm.errors import CheckpointError
 
 # Keys of a training checkpoint that are not weights of the model.
@@ -123,7 +123,7 @@ class Checkpoint:
 
     def _stored(self, chunk: Chunk) -> StoredTensor:
         if chunk not in self._scanned:
-            found = torch_archive.scan(self.directory / chunk.file, chunk.position, chunk.length)
+            found = torch_save_files.scan(self.directory / chunk.file, chunk.position, chunk.length)
             if (
                 not isinstance(found, StoredTensor)
                 or torch.Size(found.shape).numel() != torch.Size(chunk.sizes).numel()

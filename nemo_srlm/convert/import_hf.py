@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import hf_config, hf_source, mapping, torch_dist
+from nemo_srlm.convert import hf_config, hf_weights, mapping, torch_dist_files
 from nemo_srlm.convert.mapping import Entry
-from nemo_srlm.convert.spread import Report, nothing, prefetched, spread
-from nemo_srlm.convert.stored import (
+from nemo_srlm.convert.processes import Report, nothing, prefetched, spread
+from nemo_srlm.convert.tensor_files import (
     DTYPES,
     NAMES,
     PIECE_BYTES,
@@ -79,7 +79,7 @@ class _Import:
     source: Path
     piece_bytes: int
 
-    def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> list[torch_dist.Written]:
+    def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> list[torch_dist_files.Written]:
         mine = [p for i, p in enumerate(_pieces(self.model, 4, self.piece_bytes)) if i % parts == part]
         ring = Ring(self.piece_bytes)
         with Reader(mapping.num_parameters(self.model) * self.dtype.itemsize) as reader:
@@ -90,7 +90,7 @@ class _Import:
                 refuse_not_finite(weights, names, self.source)
                 return weights
 
-            writer = torch_dist.PartWriter(self.out, part)
+            writer = torch_dist_files.PartWriter(self.out, part)
             for piece, weights in prefetched(mine, load):
                 writer.append(piece.entry, piece.row, weights)
                 advance(piece.numel)
@@ -114,8 +114,8 @@ def import_hf(
             source, "an architecture other than the config's:\n    " + "\n    ".join(found),
             remedy="set these fields (left: the config, right: this directory) or choose the directory that was meant",
         )  # fmt: skip
-    located = hf_source.find(source, allow_bin)
-    tensors, ignored = hf_source.matched(located, config.model, source, None if dtype else config.dtype)
+    located = hf_weights.find(source, allow_bin)
+    tensors, ignored = hf_weights.matched(located, config.model, source, None if dtype else config.dtype)
     stored = DTYPES[dtype] if dtype else next(iter(tensors.values())).dtype
     parameters = mapping.num_parameters(config.model)
     num_bytes = parameters * stored.itemsize
@@ -126,6 +126,6 @@ def import_hf(
         for entry in mapping.table(config.model):
             layers = () if entry.layer is None else (config.model.num_layers,)
             shapes[entry.key] = (*layers, *entry.shape)
-        torch_dist.finish(temporary, shapes, stored, (w for part in parts for w in part), {})
+        torch_dist_files.finish(temporary, shapes, stored, (w for part in parts for w in part), {})
         mark_complete(temporary)
     return Imported(config.model, NAMES[stored], len(tensors), parameters, num_bytes, tuple(ignored))

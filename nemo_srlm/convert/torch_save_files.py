@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nemo_srlm.convert.stored import StoredTensor
+from nemo_srlm.convert.tensor_files import StoredTensor
 from nemo_srlm.errors import CheckpointError
 
 _STORAGES = {

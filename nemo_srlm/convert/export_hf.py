@@ -11,10 +11,10 @@ import torch
 
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import hf_config, hf_source, mapping, safetensors_io, tokenizer_files, torch_dist
+from nemo_srlm.convert import hf_config, hf_weights, mapping, safetensors_files, tokenizer_files, torch_dist_files
 from nemo_srlm.convert.mapping import HfTensor
-from nemo_srlm.convert.spread import Report, nothing, prefetched, spread
-from nemo_srlm.convert.stored import DTYPES, NAMES, Reader, Ring, refuse_not_finite, written_whole
+from nemo_srlm.convert.processes import Report, nothing, prefetched, spread
+from nemo_srlm.convert.tensor_files import DTYPES, NAMES, Reader, Ring, refuse_not_finite, written_whole
 from nemo_srlm.errors import CheckpointError
 
 # What is in memory at once; a few pieces at most, whatever the size of the model. Small enough to be in the processor's
@@ -34,7 +34,7 @@ class Exported:
     padding_rows: int  # rows of the padded vocabulary that were left out
 
 
-def matched(checkpoint: torch_dist.Checkpoint, model: ModelSection) -> int:
+def matched(checkpoint: torch_dist_files.Checkpoint, model: ModelSection) -> int:
     """Checks that the checkpoint holds every parameter of `model` and no other. Returns the rows of vocabulary padding."""
     entries = list(mapping.table(model))
     used = set()
@@ -65,7 +65,7 @@ def matched(checkpoint: torch_dist.Checkpoint, model: ModelSection) -> int:
 
 
 def read_hf(
-    checkpoint: torch_dist.Checkpoint, reader: Reader, tensor: HfTensor, row: int, rows: int, ring: Ring
+    checkpoint: torch_dist_files.Checkpoint, reader: Reader, tensor: HfTensor, row: int, rows: int, ring: Ring
 ) -> torch.Tensor:
     """Rows [row, row + rows) of an HF tensor, taken from the Megatron tensor that holds them, in the stored dtype."""
     out = ring.take((rows, *tensor.shape[1:]), checkpoint.dtype(tensor.entry))
@@ -100,7 +100,7 @@ class _Export:
     piece_bytes: int
 
     def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> None:
-        checkpoint = torch_dist.Checkpoint(self.source)
+        checkpoint = torch_dist_files.Checkpoint(self.source)
         ring = Ring(self.piece_bytes)
         parameters = sum(torch.Size(t.shape).numel() for _, tensors in self.files for t in tensors)
         with Reader(parameters * self.dtype.itemsize) as reader:
@@ -115,7 +115,7 @@ class _Export:
                 if (self.out / name).exists():  # finished by an attempt that was killed later
                     advance(sum(torch.Size(t.shape).numel() for t in tensors))
                     continue
-                writer = safetensors_io.Writer(self.out / name, [(t.name, t.shape) for t in tensors], self.dtype)
+                writer = safetensors_files.Writer(self.out / name, [(t.name, t.shape) for t in tensors], self.dtype)
                 try:
                     for _, weights in prefetched(_pieces(tensors, self.piece_bytes), load):
                         writer.append(weights)
@@ -145,7 +145,7 @@ def export_hf(
     template and generation settings are copied; `chat` replaces the template. An export that was killed goes on after
     its last finished file; after an error nothing stands under the name `out`. `report` counts parameters.
     """
-    checkpoint = torch_dist.Checkpoint(source)
+    checkpoint = torch_dist_files.Checkpoint(source)
     padding = matched(checkpoint, model)
     tensors = sorted(mapping.hf_tensors(model), key=lambda tensor: _order(tensor.name))
     stored = checkpoint.dtype(tensors[0].entry)
@@ -153,7 +153,7 @@ def export_hf(
         raise CheckpointError(source, f"weights of type {stored}", f"one of {sorted(DTYPES)}")
     target = DTYPES[dtype] if dtype else stored
     shards = _shards(tensors, target.itemsize, max_shard_bytes)
-    files = tuple(zip(hf_source.shard_names(len(shards)), map(tuple, shards), strict=True))
+    files = tuple(zip(hf_weights.shard_names(len(shards)), map(tuple, shards), strict=True))
     parameters = mapping.num_parameters(model)
     num_bytes = parameters * target.itemsize
     plan = _plan(source, files, target)
@@ -163,7 +163,7 @@ def export_hf(
         if len(files) > 1:
             weight_map = {tensor.name: name for name, held in files for tensor in held}
             index = {"metadata": {"total_size": num_bytes}, "weight_map": weight_map}
-            _write_json(temporary / hf_source.INDEX, index)
+            _write_json(temporary / hf_weights.INDEX, index)
         special = tokenizer_files.copy(tokenizer, temporary, model.vocab_size, chat) if tokenizer else {}
         _write_json(temporary / "config.json", hf_config.render(model, NAMES[target], special))
         _write_json(temporary / "generation_config.json", tokenizer_files.generation_config(temporary, special, chat))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import mapping, safetensors_io, torch_archive
-from nemo_srlm.convert.stored import DTYPES, NAMES, StoredTensor
+from nemo_srlm.convert import mapping, safetensors_files, torch_save_files
+from nemo_srlm.convert.tensor_files import DTYPES, NAMES, StoredTensor
 from nemo_srlm.errors import CheckpointError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -35,11 +35,11 @@ def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    return safetensors_io.read_header(path)
+    return safetensors_files.read_header(path)
 
 
 def _read_bin(path: Path) -> dict[str, StoredTensor]:
-    found = torch_archive.scan(path)
+    found = torch_save_files.scan(path)
     if not isinstance(found, dict) or not all(isinstance(value, StoredTensor) for value in found.values()):
         raise CheckpointError(path, "something else than a flat state dict", "name -> tensor")
     return dict(found)
