@@ -1,14 +1,15 @@
-"""Makes the calibration of AlpacaEval 2's length control from a clone of the public repository tatsu-lab/alpaca_eval.
+"""Computes the calibration of AlpacaEval 2's length control from a clone of the repository tatsu-lab/alpaca_eval.
 
     python tools/alpaca_calibration.py CLONE OUT.json [--without MODEL ...]
 
-The authors' df_gamed.csv lies on a hub, not in the repository. What a fit needs of it can be had from the repository:
-- difficulty of instruction i: a few annotation files carry the fitted preference g_i = sigmoid(w_model + w_difficulty d_i)
-  and the package's weights file has that model's w: d_i follows exactly;
+The authors' df_gamed.csv is on a data hub, not in the repository. The repository determines what a fit needs of it:
+- difficulty d_i of instruction i: some annotation files hold the fitted preference g_i = sigmoid(w_model + w_difficulty d_i),
+  and the package's weights file holds that model's w, so d_i follows exactly;
 - lengths of the two gamed baselines: their model_outputs.json;
-- their labels enter a fit only through two sums; at the published optimum of any other model the gradient is 0, which
-  gives both sums. The median over the models is taken; `--without` leaves models out, so that they can be tested on.
-The labels themselves, needed to choose the penalty only, are what the gamed models' own published weights predict.
+- labels of the gamed baselines: a fit uses them through two sums only. The gradient is 0 at the published optimum of
+  every other model, which gives both sums. The median over the models is used; `--without` excludes models, so that the
+  result can be tested on them.
+The labels themselves are needed only to choose the penalty: the published weights of the gamed models predict them.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def main() -> None:
         order = [place[row["instruction"]] for row in rows]
         x, w = np.stack([np.tanh(d / d.std(ddof=1)), difficulty[order], np.ones(len(d))], axis=1), weights[name]
         gradient = x.T @ (y - sigmoid(x @ w))
-        penalty = abs(gradient[2])  # the model's term has no gamed rows: its gradient is the L1 penalty alone
+        penalty = abs(gradient[2])  # no gamed row has the model's term: its gradient is the L1 penalty alone
         if min(abs(penalty - 10 ** (-4 / 9)), abs(penalty - 10 ** (-12 / 9))) < 0.002:  # converged, at a known penalty
             sums.append(gamed.T @ sigmoid(gamed @ w[:2]) - 10 * (gradient[:2] - np.sign(w[:2]) * penalty))
     data = {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert and verify checkpoints between HF and Megatron: any size, any parallel layout, no GPU, no run directory."""
+"""Convert checkpoints between HF and Megatron and verify them. Any model size and parallel layout; no GPU, no run directory."""
 
 import argparse
 import sys
@@ -13,22 +13,22 @@ from nemo_srlm.train.checkpoint_dir import latest
 
 EXAMPLES = """\
 examples
-  HF Llama 2 7B -> a checkpoint that training starts from under any TP/PP/VPP layout:
+  HF Llama 2 7B -> a checkpoint from which training starts under any TP/PP/VPP layout:
     tools/convert.py hf-to-megatron Llama-2-7b-hf m0
 
-  the trained policy -> HF, for transformers and vLLM, with the tokenizer and sizes of the original:
+  a trained policy -> HF, for transformers and vLLM, with the tokenizer and sizes of the original:
     tools/convert.py megatron-to-hf runs/big/iter1/dpo/checkpoint m2-hf --like Llama-2-7b-hf --dtype bf16
 
-  are these the same model? (exact tensors; then logits; then vLLM's greedy tokens)
+  check that both hold the same model (exact tensors, then logits, then vLLM's greedy tokens):
     tools/convert.py verify m2-hf runs/big/iter1/dpo/checkpoint --level vllm
 
-Memory stays near half a GiB plus a few pieces of 128 MiB, whatever the size of the model. A conversion appears under its
-name when it is complete, or not at all. Exit code: 0 done, 2 refused or different (the message says what and why).
+Memory use is about 0.5 GiB plus a few pieces of 128 MiB, for any model size. The output gets its name only when it is
+complete. Exit code: 0 done; 2 refused, or the models differ (the message says what and why).
 """
 
 
 class Meter:
-    """Progress, rate and time left on stderr: one line on a terminal, a line every few seconds in a log."""
+    """Prints progress, rate and time left to stderr: one updated line on a terminal, a line every few seconds in a log."""
 
     def __init__(self, what: str) -> None:
         self._what, self._start, self._shown = what, time.monotonic(), 0.0
@@ -51,7 +51,7 @@ class Meter:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint itself, or the newest complete one of a stage's checkpoint/ directory."""
+    """`path` if it is a checkpoint, else the newest complete checkpoint in it (a stage's checkpoint/ directory)."""
     if (path / "metadata.json").exists():
         return path
     found = latest(path)
@@ -103,7 +103,7 @@ def verify(args: argparse.Namespace) -> None:
     )  # fmt: skip
     print(f"{args.hf}: the same model; {card['round_trip']['hf_tensors']} tensors are equal bit for bit"
           + (f"; logits differ by at most {card['logits']['max_abs']:.2g}" if "logits" in card else "")
-          + ("; vLLM's greedy tokens are transformers'" if "vllm" in card else "")
+          + ("; vLLM's greedy tokens equal those of transformers" if "vllm" in card else "")
           + f"; card: {card_path(args.hf)}")  # fmt: skip
 
 
@@ -124,41 +124,45 @@ def parser() -> argparse.ArgumentParser:
             "--dtype", default="", choices=["", "fp32", "bf16", "fp16"], help="convert to (default: as stored)"
         )
         p.add_argument("--processes", type=int, default=1, help="processes that share the work (default: 1)")
-        p.add_argument("--force", action="store_true", help="replace OUT when it exists")
+        p.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
     def checks(p: argparse.ArgumentParser) -> None:
         p.add_argument(
             "--layers", type=int, default=0, help="compare logits of the first N layers only (default: what fits)"
         )
-        p.add_argument("--memory-gb", type=float, default=8.0, help="fp32 weights of both models together (default: 8)")
+        p.add_argument(
+            "--memory-gb", type=float, default=8.0, help="limit on the fp32 weights of both models (default: 8)"
+        )
 
     p = command("hf-to-megatron", "HF Llama directory -> torch_dist checkpoint, loadable under any TP/PP/VPP")
     p.add_argument("hf", type=Path, help="directory with config.json and safetensors")
-    p.add_argument("out", type=Path, help="checkpoint directory to make")
+    p.add_argument("out", type=Path, help="checkpoint directory to write")
     p.add_argument("--allow-bin", action="store_true", help="accept pytorch_model*.bin (read without unpickling code)")
     common(p)
     p.set_defaults(run=hf_to_megatron)
 
     p = command("megatron-to-hf", "torch_dist checkpoint of any layout -> HF directory (sharded safetensors)")
-    p.add_argument("checkpoint", type=Path, help="torch_dist directory, or a stage's checkpoint/ (its newest is taken)")
-    p.add_argument("out", type=Path, help="HF directory to make")
+    p.add_argument("checkpoint", type=Path, help="torch_dist directory, or a stage's checkpoint/ (newest one)")
+    p.add_argument("out", type=Path, help="HF directory to write")
     p.add_argument("--like", type=Path, required=True, help="HF directory with the model's config.json (and tokenizer)")
     p.add_argument("--tokenizer", type=Path, help="directory with the tokenizer files (default: that of --like)")
     p.add_argument(
         "--user-prefix", help="chat template: text before a user turn (default: keep the tokenizer's template)"
     )
     p.add_argument("--user-suffix", help="chat template: text after a user turn")
-    p.add_argument("--max-shard-gb", type=float, default=5.0, help="10^9 bytes a file at most (default: 5)")
-    p.add_argument("--verify", choices=["round_trip", "logits", "vllm"], help="verify the result, too")
+    p.add_argument("--max-shard-gb", type=float, default=5.0, help="largest file in 10^9 bytes (default: 5)")
+    p.add_argument("--verify", choices=["round_trip", "logits", "vllm"], help="also verify the result")
     common(p)
     checks(p)
     p.set_defaults(run=megatron_to_hf, allow_bin=False)
 
-    p = command("verify", "compare an HF directory with a torch_dist checkpoint; writes HF.verification.json beside it")
+    p = command(
+        "verify", "compare an HF directory with a torch_dist checkpoint; writes HF.verification.json next to it"
+    )
     p.add_argument("hf", type=Path, help="HF directory")
     p.add_argument("checkpoint", type=Path, help="torch_dist directory, or a stage's checkpoint/")
     p.add_argument("--level", default="logits", choices=["round_trip", "logits", "vllm"],
-                   help="each includes the ones before it (default: logits)")  # fmt: skip
+                   help="each level includes the earlier ones (default: logits)")  # fmt: skip
     p.add_argument("--allow-bin", action="store_true", help="accept pytorch_model*.bin")
     checks(p)
     p.set_defaults(run=verify)
@@ -173,7 +177,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing stands under the name that was asked for; run it again", file=sys.stderr)
+        print("interrupted: no output was written under its final name; run it again", file=sys.stderr)
         return 130
     return 0
 

@@ -1,11 +1,11 @@
-"""Every rank's model of a layout, built here without its GPUs: on meta tensors, under a fake process group.
+"""Builds every rank's model of a parallel layout without GPUs: on meta tensors, with a fake process group, and checks it.
 
     python -m tools.meta_layouts                                  llama2_70b and llama2_70b_fp8, all ranks
-    python -m tools.meta_layouts --first-replica llama2_70b       one data-parallel replica: the others hold the same
+    python -m tools.meta_layouts --first-replica llama2_70b       one data-parallel replica (the others are equal)
 
-Each rank's share of the checkpoint (Megatron's own sharding) must tile every tensor of the model exactly once, its
-parameters must be as many as `nemo-srlm estimate` says, and all together as many as the architecture has. Where
-Transformer Engine is absent the layers are Megatron's local ones: names and shapes of norms differ, matrices do not.
+Checked: the ranks' checkpoint shards (Megatron's own sharding) tile every tensor of the model exactly once; each rank
+has as many parameters as `nemo-srlm estimate` says; all ranks together have as many as the architecture. Without
+Transformer Engine the layers are Megatron's local ones: norms then differ in name and shape, matrices do not.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def build(cfg: Config, rank: int, dropout: float) -> tuple[int, int, list[Any]]:
 
 
 def check(cfg: Config, name: str, first_replica: bool) -> dict[str, Any]:
-    """Builds the ranks of one config for one training stage. Raises ValueError where a shard is missing or wrong."""
+    """Builds the ranks of one config for one training stage. Raises ValueError if a shard is missing or wrong."""
     check_layout(cfg.model, cfg.parallel)
     section = getattr(cfg, name)
     check_batches(name, section, cfg.parallel)
@@ -78,12 +78,12 @@ def check(cfg: Config, name: str, first_replica: bool) -> dict[str, Any]:
         stage, count, shards = build(cfg, rank, section.dropout)
         wanted = estimate.stage_parameters(cfg.model, p, stage)
         if count != wanted:
-            raise ValueError(f"rank {rank} (stage {stage}) has {count} parameters, not {wanted}")
+            raise ValueError(f"rank {rank} (stage {stage}) has {count} parameters, expected {wanted}")
         for shard in shards:
             known = held.setdefault(shard.key, {})
             shapes = (tuple(shard.global_shape), tuple(shard.local_shape))
             if known.setdefault(tuple(shard.global_offset), shapes) != shapes:
-                raise ValueError(f"{shard.key} at {shard.global_offset}: {shapes}, elsewhere {known}")
+                raise ValueError(f"{shard.key} at {shard.global_offset}: {shapes}, on another rank {known}")
             place = (shard.key, tuple(shard.global_offset))
             copies[place] = copies.get(place, 0) + 1
     total = 0
@@ -93,7 +93,7 @@ def check(cfg: Config, name: str, first_replica: bool) -> dict[str, Any]:
             raise ValueError(f"{key}: the shards do not tile {whole}")
         total += math.prod(whole)
     if total != estimate.total_parameters(cfg.model):
-        raise ValueError(f"{total} parameters in all, not {estimate.total_parameters(cfg.model)}")
+        raise ValueError(f"{total} parameters in all, expected {estimate.total_parameters(cfg.model)}")
     return {"ranks": ranks, "of": world_size(p), "parameters": total, "tensors": len(held), "shards": len(copies)}
 
 

@@ -1,9 +1,9 @@
-"""Looks into Open Assistant exports before a run: first turns a language, usable replies, what a config would get.
+"""Shows what Open Assistant exports contain before a run: conversations per language, usable replies, resulting data sets.
 
     python tools/prepare_oasst.py FILE... [--language de] [--write DIRECTORY]
 
-With --write it also writes the seed stage's four files, so that they can be read and edited by hand. The seed stage
-does the same by itself (seed.files, seed.language): this is a front end for looking, not a step of the run.
+With --write it also writes the seed stage's four files, to read and edit by hand. It is not a step of a run: the seed
+stage itself reads the exports (seed.files, seed.language).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from nemo_srlm.errors import UserError
 
 
 def languages(paths: list[Path]) -> Counter[tuple[str, bool]]:
-    """(language, finished tree) -> number of conversations, of both export forms."""
+    """(language, finished tree) -> number of conversations, for both export formats."""
     counts: Counter[tuple[str, bool]] = Counter()
     for path in paths:
         for _, data in read_json_lines(path):

@@ -1,11 +1,11 @@
-"""Conversion on synthetic Llama weights: peak memory and speed of import and export beside `cp` of the same bytes.
+"""Benchmark of conversion on synthetic Llama weights: memory and speed of import and export against `cp` of the same bytes.
 
     tools/bench/convert.py [--sizes 1B 3B 7B] [--dir DIR] [--processes N] [--quick]
 
-Each size is made in DIR, converted there and back, compared (the round trip must be exact), copied by `cp`, and removed.
-Files are flushed to disk and dropped from the page cache before each timed step, and every timed step ends with its
-output on the disk, so all read and write the same disk. Peak memory is the converting process's own high-water mark; its
-processor seconds include starting Python and torch.
+For each size: write a model to DIR, import it, export it, check that the round trip is exact, copy it with `cp`, remove
+everything. Before each timed step the files are flushed and dropped from the page cache; each timed step ends when its
+output is on the disk. So every step reads and writes the disk. Peak memory is that of the converting process (VmHWM);
+its CPU seconds include starting Python and torch.
 """
 
 import argparse
@@ -34,8 +34,8 @@ SHAPES = {  # layers, hidden, ffn, heads, groups, vocabulary
     "7B": ModelSection(num_layers=32, hidden_size=4096, ffn_hidden_size=11008, num_attention_heads=32, num_query_groups=32),
     "70B": ModelSection(),
 }  # fmt: skip
-LIMIT = 2 * 2**30  # bytes of memory beside the largest tensor
-CP_SHARE = 0.7  # of cp's throughput, at least
+LIMIT = 2 * 2**30  # peak memory allowed in addition to the largest tensor, bytes
+CP_SHARE = 0.7  # required throughput as a share of cp's
 
 
 def num_bytes(model: ModelSection) -> int:
@@ -47,7 +47,7 @@ def largest_tensor(model: ModelSection) -> int:
 
 
 def make(directory: Path, model: ModelSection) -> None:
-    """Random bf16 weights of the model's shapes, without ever holding more than a block of them."""
+    """Writes random bf16 weights of the model's shapes; holds one block of them in memory."""
     import torch
 
     from nemo_srlm.convert import hf_config, safetensors_files
@@ -66,7 +66,7 @@ def make(directory: Path, model: ModelSection) -> None:
         writer = safetensors_files.Writer(directory / name, [(t.name, t.shape) for t in tensors], torch.bfloat16)
         for number, tensor in enumerate(tensors):
             left = math.prod(tensor.shape)
-            shift = (number * 7919) % 1000  # tensors differ from each other
+            shift = (number * 7919) % 1000  # so that tensors differ
             while left:
                 piece = block[shift : shift + min(left, block.numel() - shift)]
                 writer.append(piece)
@@ -78,7 +78,7 @@ def make(directory: Path, model: ModelSection) -> None:
 
 
 def settle(directory: Path) -> None:
-    """Flushes a directory's files and drops them from the page cache."""
+    """Flushes the files of a directory and drops them from the page cache."""
     for path in directory.rglob("*"):
         if path.is_file():
             fd = os.open(path, os.O_RDONLY)
@@ -88,7 +88,7 @@ def settle(directory: Path) -> None:
 
 
 def child(step: str, root: Path, size: str, processes: int) -> None:
-    """One measured step in a process of its own; prints JSON."""
+    """Runs one measured step in its own process; prints JSON."""
     from nemo_srlm.convert.export_hf import export_hf
     from nemo_srlm.convert.import_hf import import_hf
     from nemo_srlm.convert.verify import round_trip
@@ -130,7 +130,7 @@ def run(step: str, root: Path, size: str, processes: int) -> dict[str, Any]:
 
 
 def copy(source: Path, target: Path) -> tuple[float, float]:
-    """(seconds, processor seconds) of `cp` until the copy is on the disk."""
+    """(seconds, CPU seconds) of `cp` until the copy is on the disk."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -143,7 +143,7 @@ def copy(source: Path, target: Path) -> tuple[float, float]:
 
 
 def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, Any]:
-    """Times are the best of `repeats`, taken in turn so that a busy disk hits all of them alike."""
+    """One row of the table. Times are the best of `repeats`; the steps alternate, so that other disk load affects all equally."""
     model, root = SHAPES[size], root / f"convert-{size}"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
@@ -209,7 +209,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("runs/bench"), help="on the disk to be measured")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="0.1B once: does it work, not how fast it is")
+    parser.add_argument("--quick", action="store_true", help="0.1B once: checks that it works, not its speed")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -220,7 +220,7 @@ def main() -> int:
     for size in sizes:
         args.dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(args.dir).free
-        needed = 3.1 * num_bytes(SHAPES[size])  # source, import and export; the copy is gone by then
+        needed = 3.1 * num_bytes(SHAPES[size])  # source, import and export; the copy is removed before them
         if free < needed:
             print(f"  {size}: skipped, needs {needed / 1e9:.0f} GB of disk, {free / 1e9:.0f} are free", file=sys.stderr)
             continue

@@ -1,14 +1,14 @@
-"""Bench: candidates and judging through our stages, against bare `LLM.generate` and batched HF `generate`.
+"""Benchmark of the candidates and judge stages against plain `LLM.generate` (vLLM) and batched HF `generate`.
 
     python tools/bench/generate.py [--prompts 128] [--rounds 3] [--size tiny|small] [--hf] [--max-num-seqs 128] [--quick]
     python tools/bench/generate.py --run runs/tiny [--hf]
 
-One random model over real texts, or with --run the M1, prompts and settings of a finished tiny run, whose answers end
-where a trained model ends them; one process, one thread, the same requests for all.
-(a) `ours` runs the stages as a worker does: fill templates, make token ids, feed the engine, make text, parse scores,
-append and flush one line an item, merge. `bare` is vllm.LLM.generate on ready-made requests, with its own tokenizer
-making text. The rounds alternate, and CPU seconds of the process stand beside wall seconds, because the machine may be
-shared. (b) `hf` is transformers' generate, requests sorted by length, left padded, the fastest batch size of three.
+Default: a random model on real texts. With --run: M1, prompts and settings of a finished tiny run, whose responses have
+the lengths of a trained model. One process, one thread, the same requests for all.
+(a) `ours` runs the stages as a worker does: render templates, tokenize, generate, detokenize, parse scores, append and
+flush one line per item, merge. `bare` is vllm.LLM.generate on prepared requests, detokenized by vLLM. `ours` and `bare`
+alternate for --rounds rounds. CPU seconds are reported beside wall seconds because the machine may be shared.
+(b) `hf` is transformers' generate on requests sorted by length, left padded, with the fastest of three batch sizes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.stages import candidates, judge
 from tools.bench import texts
 
-SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters beside the embeddings
+SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters without the embeddings
     "tiny": (128, 4, 4, 352),
     "small": (640, 12, 10, 1792),
 }
@@ -44,7 +44,7 @@ POSITIONS = 1024
 
 
 def make_model(directory: Path, size: str) -> None:
-    """A random Llama over bytes. Each byte is a token; one in 259 is the end, so that lengths differ."""
+    """Writes a random Llama whose tokens are bytes. The end token has probability about 1/259, so lengths differ."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -73,7 +73,7 @@ def make_model(directory: Path, size: str) -> None:
 
 
 def at_random(root: Path, size: str, prompts: int) -> Config:
-    """A random model and real texts in `root`, and the settings for them."""
+    """Writes a random model and real texts to `root`; returns the config for them."""
     cfg = Config()
     cfg.generate.dtype, cfg.generate.max_model_len, cfg.generate.max_num_seqs = "float32", POSITIONS, 128
     cfg.candidates.max_tokens, cfg.judge.max_tokens = 96, 64
@@ -86,7 +86,7 @@ def at_random(root: Path, size: str, prompts: int) -> Config:
 
 
 def of_run(root: Path, run_dir: Path, prompts: int) -> Config:
-    """M1 and the first prompts of a finished run, and its settings."""
+    """Puts M1 and the first prompts of a finished run into `root`; returns the run's config."""
     (root / "hf").symlink_to((run_dir / "iter0/export/hf").resolve())
     found = read_records(run_dir / "iter1/prompts/prompts.jsonl", Prompt)
     write_records(root / "prompts.jsonl", [prompt for _, prompt in zip(range(prompts), found, strict=False)])
@@ -94,7 +94,7 @@ def of_run(root: Path, run_dir: Path, prompts: int) -> Config:
 
 
 class Recorder:
-    """An engine that keeps the requests and counts the tokens of what passes through it."""
+    """Wraps an engine: records the requests and counts the generated tokens."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -127,14 +127,14 @@ def count(outcome: Outcome) -> int:
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Tokens, wall and CPU seconds of `work`, which returns the number of generated tokens."""
+    """Tokens, wall seconds and CPU seconds of `work`, which returns the number of generated tokens."""
     wall, cpu = time.perf_counter(), time.process_time()
     tokens = work()
     return {"tokens": tokens, "wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
 def through_stages(cfg: Config, root: Path, recorder: Recorder, number: int) -> int:
-    """Candidates and judge, run and finalized in fresh directories. Returns the tokens generated."""
+    """Runs and finalizes the candidates and judge stages in new directories. Returns the number of generated tokens."""
     before = recorder.tokens
     round_dir = root / f"round{number}"
     for stage in (candidates.STAGE, judge.STAGE):
@@ -148,7 +148,7 @@ def through_stages(cfg: Config, root: Path, recorder: Recorder, number: int) -> 
 
 
 def bare(llm: Any, requests: list[Request]) -> int:
-    """vllm.LLM.generate in two calls, as the two stages are."""
+    """vllm.LLM.generate with one call per stage. Returns the number of generated tokens."""
     from vllm import SamplingParams
 
     tokens = 0
@@ -165,7 +165,7 @@ def bare(llm: Any, requests: list[Request]) -> int:
 
 
 def with_hf(model: Any, requests: list[Request], batch: int, eos_id: int) -> int:
-    """transformers' generate on the same prompts, n rows a prompt; rows sorted by length."""
+    """transformers' generate on the same prompts: n rows per prompt, sorted by length. Returns the number of generated tokens."""
     import torch
 
     tokens = 0
@@ -204,10 +204,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="a finished tiny run, in place of a random model")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a finished tiny run instead of a random model")
     parser.add_argument("--hf", action="store_true", help="also (b): transformers' generate")
     parser.add_argument("--max-num-seqs", type=int, default=0, help="default: 128, or the run's")
-    parser.add_argument("--quick", action="store_true", help="4 prompts, one round: does it work, not how fast it is")
+    parser.add_argument(
+        "--quick", action="store_true", help="4 prompts, one round: checks that it works, not its speed"
+    )
     args = parser.parse_args()
     if args.quick:
         args.prompts, args.rounds = 4, 1
@@ -222,7 +224,7 @@ def main() -> None:
         engines.shared = lambda slot, path, cfg: recorder  # the stages ask for it
         warm = Request("warm", (0, 5), 1, 0, 0.7, 0.9, 2)
         generate_requests.generate(recorder, [warm])
-        print(f"our engine: ready after {time.perf_counter() - started:.1f} s, imports and first token included")
+        print(f"our engine: ready after {time.perf_counter() - started:.1f} s, including imports and the first token")
         from vllm import LLM
 
         started = time.perf_counter()
@@ -232,7 +234,7 @@ def main() -> None:
             enable_prefix_caching=True, enable_chunked_prefill=False, max_num_batched_tokens=4096,
             kv_cache_memory_bytes=1 << 30,
         )  # fmt: skip
-        print(f"bare engine: ready after {time.perf_counter() - started:.1f} s more")
+        print(f"bare engine: ready after another {time.perf_counter() - started:.1f} s")
         ours: list[dict[str, float]] = []
         plain: list[dict[str, float]] = []
         for number in range(args.rounds):
@@ -244,8 +246,8 @@ def main() -> None:
         assert not errors, f"{errors} candidates failed"
         assert ours[0]["tokens"] == plain[0]["tokens"], "the two engines did different work"
         a, b = report("ours", ours), report("bare", plain)
-        print(f"(a) ours / bare: {a['tokens_per_wall_s'] / b['tokens_per_wall_s']:.3f} of its tokens a wall second,"
-              f" {a['tokens_per_cpu_s'] / b['tokens_per_cpu_s']:.3f} a CPU second")  # fmt: skip
+        print(f"(a) ours / bare: {a['tokens_per_wall_s'] / b['tokens_per_wall_s']:.3f} in tokens per wall second,"
+              f" {a['tokens_per_cpu_s'] / b['tokens_per_cpu_s']:.3f} in tokens per CPU second")  # fmt: skip
         if args.hf:
             import torch
             from transformers import LlamaForCausalLM
@@ -260,8 +262,8 @@ def main() -> None:
             ]  # type: ignore[misc]
             fastest = max(sizes, key=lambda found: found[1]["tokens"] / found[1]["cpu"])[0]
             c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest, eos_id) for kind in by_kind))])
-            print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x a wall second,"
-                  f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x a CPU second")  # fmt: skip
+            print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x in tokens per wall second,"
+                  f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x in tokens per CPU second")  # fmt: skip
         engine.close()
 
 

@@ -1,9 +1,9 @@
-"""kill -9 at random moments: does the finished run have the same records and weights as an undisturbed one?
+"""Checks that a run killed with SIGKILL at random times ends with the same records and weights as an undisturbed run.
 
     python tools/bench/kills.py --kills 10 [key=value ...]
 
-Runs the loop once undisturbed and once with the whole process group killed `--kills` times, at moments spread over the
-undisturbed run's duration, then compares every JSONL output byte by byte and every exported weight file by digest.
+Runs the loop once undisturbed and once with the launcher killed `--kills` times, at random times spread over the
+duration of the undisturbed run. Then compares the SHA-256 of every JSONL output and every exported weight file.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ("*.jsonl", "hf/*.safetensors")  # of every stage: records and exported weights
-TIMED = {"metrics.jsonl"}  # holds seconds and tokens/s, which differ from run to run
+TIMED = {"metrics.jsonl"}  # contains seconds and tokens/s, which differ between runs
 
 
 def command(name: str, config_name: str, overrides: list[str]) -> list[str]:
@@ -39,14 +39,14 @@ def digests(run_dir: Path) -> dict[str, str]:
 
 
 def run_with_kills(words: list[str], moments: list[float]) -> int:
-    """Runs `words` to its end, killing it after each of `moments` seconds of work. Returns how many kills struck."""
+    """Runs `words` until it finishes; attempt i is killed after moments[i] seconds. Returns the number of kills."""
     struck = 0
     for pause in [*moments, None]:
         child = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
         try:
             code = child.wait(pause)
         except subprocess.TimeoutExpired:
-            os.kill(child.pid, signal.SIGKILL)  # only the parent: that its children die with it is part of the claim
+            os.kill(child.pid, signal.SIGKILL)  # the parent only: its children must die with it, which is also tested
             child.wait()
             struck += 1
             print(f"-- killed after {pause:.1f} s ({struck})", flush=True)
@@ -60,9 +60,9 @@ def run_with_kills(words: list[str], moments: list[float]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
     parser.add_argument("--config-name", default="tiny")
-    parser.add_argument("--root", default="runs", help="where the two runs go")
+    parser.add_argument("--root", default="runs", help="directory of the two runs")
     parser.add_argument("--quick", action="store_true", help="three kills")
     parser.add_argument("overrides", nargs="*", help="settings of both runs, key=value")
     args = parser.parse_args()

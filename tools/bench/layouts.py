@@ -1,10 +1,10 @@
-"""Twenty steps of SFT and DPO under every parallel layout against one process: the largest difference of a loss.
+"""Compares 20 steps of SFT and DPO under every parallel layout with one process: the largest difference of a loss.
 
-    python tools/bench/layouts.py            1, 2 and 4 processes over gloo; about two minutes of processor time
+    python tools/bench/layouts.py            1, 2 and 4 processes over gloo; about two minutes of CPU time
     python tools/bench/layouts.py --quick    1 and 2 processes
 
-Same data, seed and weights, dropout off, fp32. Fails above 1e-4. The model and the steps are those of the tests
-(tests/pipeline/trainer_worker.py), which hold six steps of the same layouts in every run of CI.
+Same data, seed and weights; no dropout; fp32. Fails above 1e-4. Model and steps are those of the tests
+(tests/pipeline/trainer_worker.py), which check six steps of the same layouts in CI.
 """
 
 import argparse
@@ -22,7 +22,7 @@ LIMIT = 1e-4
 
 
 def steps_of(processes: int, out: Path) -> dict[str, Any]:
-    """Losses and gradient norms of every layout of so many processes."""
+    """Losses and gradient norms of every layout with this number of processes."""
     command = [
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
         str(WORKER), str(out), "steps",

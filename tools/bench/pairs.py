@@ -1,12 +1,12 @@
-"""Bench: merging and pairing 1,000,000 judgements: records a second and peak memory against their number.
+"""Benchmark of merging parts and building pairs, 1,000,000 judgements: records per second and peak memory.
 
     python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp] [--quick]
 
-Writes prompts, candidates (4 a prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
-the merge and the pairs stage over them, each in a process of its own. The limit is 100,000 judgements a second; the
-candidates and prompts that the pairs stage reads beside them come on top. Rates are by CPU time of the one thread: on a
-quiet machine wall time is the same. The merge is the store's merge_parts over the judgements, which lie in four parts
-as four shards leave them: dealt in turn, each item up to 256 places from where it belongs.
+Writes prompts, candidates (4 per prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
+the merge and the pairs stage on them, each in its own process. Required: 100,000 judgements per second; the candidates
+and prompts that the pairs stage also reads are not counted in that. Rates are per CPU second of the one thread, which
+equals wall time on an idle machine. The merge is `merge_parts` on the judgements in four parts, as four shards write
+them: items are assigned round-robin, and each is written up to 256 places away from its position.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def records(judgements: int) -> Iterator[tuple[Prompt, list[Candidate], list[Jud
 
 
 def make(directory: Path, judgements: int) -> None:
-    """The inputs, and the judgements once more as the parts of four shards."""
+    """Writes the inputs, and the judgements a second time as the parts of four shards."""
     (directory / "merge" / "parts").mkdir(parents=True)
     with (
         ExitStack() as stack,
@@ -77,7 +77,7 @@ def make(directory: Path, judgements: int) -> None:
 
 
 class Shard:
-    """Writes lines as an engine finishes items: any of the CAPACITY that are at work may be the next."""
+    """Writes lines in the order in which an engine finishes items: any of the CAPACITY items in flight may be next."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file, self.at_work, self.rng = file, list[str](), random.Random(1)
@@ -99,7 +99,7 @@ def ids(path: Path) -> Iterator[str]:
 
 
 def measured(directory: Path, what: str) -> None:
-    """In a fresh process: prints seconds and peak memory as JSON."""
+    """Runs one measured step in its own process; prints seconds and peak memory as JSON."""
     (directory / what).mkdir(exist_ok=True)
     ctx = Context(Config(), 1, directory / what, {}, Progress(directory / what))
     started, cpu = time.perf_counter(), time.process_time()
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgements", type=int, default=1_000_000)
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--quick", action="store_true", help="20,000 judgements: does it work, not how fast it is")
+    parser.add_argument("--quick", action="store_true", help="20,000 judgements: checks that it works, not its speed")
     parser.add_argument("--measure", nargs=2, metavar=("DIRECTORY", "WHAT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

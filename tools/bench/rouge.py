@@ -1,10 +1,10 @@
-"""Bench: the ROUGE-L prompt filter against rouge_score: speed, equal decisions, growth with the number of prompts.
+"""Benchmark of the ROUGE-L prompt filter against rouge_score: speed, equal decisions, growth with the number of prompts.
 
     python tools/bench/rouge.py [--sizes 5000 10000 20000 100000] [--check 20000] [--quick]
 
-Texts are real (tools/bench/texts.py); where more are asked than there are, real texts are continued by other real
-texts' endings. rouge_score is timed on a sample of pairs and its time for all pairs is worked out from that. Rates are
-by CPU time of one thread.
+Texts are real (tools/bench/texts.py). If more are needed, the first half of one real text is joined with the second half
+of another. rouge_score is timed on a sample of pairs and extrapolated to all pairs. Rates are per CPU second of one
+thread.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def texts(number: int) -> list[str]:
 
 
 def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, int]:
-    """(rouge_score's pairs a CPU second, decisions that differ, decisions above the threshold), on random and near pairs."""
+    """(pairs per CPU second of rouge_score, differing decisions, decisions above the threshold) on random and near pairs."""
     rng, scorer = random.Random(2), RougeScorer(["rougeL"], use_stemmer=False)
     index = RougeIndex(threshold)
     different = above = 0
     spent = 0.0
     for i in range(pairs):
         a, b = rng.choice(pool), rng.choice(pool)
-        if i % 2:  # a near pair: some words of one text dropped or replaced
+        if i % 2:  # near pair: some words of one text dropped or replaced
             b = " ".join(rng.choice([word] * 4 + ["", rng.choice(b.split())]) for word in a.split())
         started = time.process_time()
         expected = scorer.score(a, b)["rougeL"].fmeasure > threshold
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000, 100_000])
     parser.add_argument("--check", type=int, default=20_000, metavar="PAIRS")
-    parser.add_argument("--quick", action="store_true", help="1,000 prompts: does it work, not how fast it is")
+    parser.add_argument("--quick", action="store_true", help="1,000 prompts: checks that it works, not its speed")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.sizes, arguments.check = [1_000], 1_000

@@ -1,10 +1,10 @@
-"""What a cluster does to a run, done to the real tiny loop: are its records and weights those of an undisturbed run?
+"""Checks that cluster failures do not change a run: the tiny loop on Slurm with node failures, preemption, crashes, ...
 
     tools/bench/slurm_disturb.py [--cases NAME ...] [key=value ...]
 
-Starts a throw-away Slurm of two nodes, sends a small tiny loop (arrays over two nodes, training on both) through it once
-undisturbed and once for each case below, and compares every JSONL output and every exported weight file byte by byte.
-Skipped where Slurm is not installed. --quick: the first two cases.
+Starts a temporary Slurm with two nodes and runs a small tiny loop (arrays over two nodes, training on both): once
+undisturbed, and once for each case below. Compares every JSONL output and every exported weight file by digest with the
+undisturbed run. Skipped if Slurm is not installed. --quick: the first two cases.
 """
 
 import argparse
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tools.bench.kills import digests  # noqa: E402
 from tools.bench.slurm_overhead import QUICK, call  # noqa: E402
 
-SMALL = [*QUICK, "dpo.epochs=20", "world.num_eval_prompts=8"]  # a DPO that lasts until it is disturbed
+SMALL = [*QUICK, "dpo.epochs=20", "world.num_eval_prompts=8"]  # DPO must last until the failure
 SHAPE = ["cluster=dev", "parallel.nodes=2", "parallel.processes=1", "candidates.shards=2", "judge.shards=2"]
 PATIENCE = 1800.0  # seconds for one run
 JUDGE, DPO = "iter1/judge", "iter1/dpo"
@@ -64,7 +64,7 @@ class Loop:
         self.call("sbatch", "--wait", "--output=/dev/null", *self.submission(*overrides))
 
     def jobs(self) -> list[list[str]]:
-        """[id, state, node, comment] of what is queued or running."""
+        """[id, state, node, comment] of every queued or running job."""
         out = self.call("squeue", "--noheader", "--array", "--format=%i|%T|%N|%k")
         return [line.split("|", 3) for line in out.splitlines()]
 
@@ -90,10 +90,10 @@ class Loop:
         for _, state, nodes, comment in self.jobs():
             if state == "RUNNING" and f" {ref} " in comment:
                 return nodes.replace("[", "").split(",")[0].split("-")[0]
-        sys.exit(f"{self.name}: {ref} does not run when it is to be disturbed: make the world larger")
+        sys.exit(f"{self.name}: {ref} was not running at the time of the failure: use a larger world")
 
     def attempts(self, ref: str) -> list[str]:
-        """How each attempt of the stage's shards began and ended, in the order of the files."""
+        """Events (start, and how it ended) of all attempts of the stage's shards, in the order of the files."""
         folder = self.dir / "slurm" / ref.replace("/", "-")
         return [
             line.split("\t")[3] for p in sorted(folder.glob("attempts-*.tsv")) for line in p.read_text().splitlines()
@@ -107,7 +107,7 @@ class Loop:
         return self.call(sys.executable, "-m", "nemo_srlm.cli", "status", str(self.dir))
 
     def processes(self, ref: str, shard: int) -> list[int]:
-        """The stage's workers of one shard: what Slurm started as an element of the stage's array."""
+        """Process ids of the stage's workers of one shard (one array task)."""
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
@@ -121,7 +121,7 @@ class Loop:
 
 
 def kill_node(loop: Loop, ref: str) -> None:
-    """The node dies with all that runs on it, and comes back after the controller has noticed."""
+    """Kills a node with everything on it, marks it down, starts it again and waits until it is up."""
     node = loop.node_of(ref)
     loop.tool("kill-node", node)
     loop.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=bench")
@@ -144,7 +144,7 @@ def undisturbed(loop: Loop) -> str:
 
 
 def node_judging(loop: Loop) -> str:
-    """a node is killed while judging"""
+    """a node is killed during judging"""
     loop.submit()
     loop.until(lambda: loop.items(JUDGE) > 2)
     kill_node(loop, JUDGE)
@@ -153,7 +153,7 @@ def node_judging(loop: Loop) -> str:
 
 
 def node_training(loop: Loop) -> str:
-    """a node is killed while training on two (DPO)"""
+    """a node is killed during training on two nodes (DPO)"""
     loop.submit()
     loop.until(lambda: loop.steps(DPO) > 2)
     kill_node(loop, DPO)
@@ -162,7 +162,7 @@ def node_training(loop: Loop) -> str:
 
 
 def preemption(loop: Loop) -> str:
-    """preempted by a job that wants both nodes: once while judging, once in DPO"""
+    """preempted by a job that needs both nodes: once during judging, once during DPO"""
     loop.submit("cluster.partition=low")
     for reached in (lambda: loop.items(JUDGE) > 2, lambda: loop.steps(DPO) > 2):
         loop.until(reached)
@@ -170,22 +170,22 @@ def preemption(loop: Loop) -> str:
         name = loop.call("sbatch", "--parsable", *urgent).strip()
         loop.until(lambda name=name: name not in [job[0] for job in loop.jobs()])
     loop.done()
-    missed = "" if loop.attempts(DPO).count("start") > 1 else ": NOT REACHED in dpo: make the world larger"
+    missed = "" if loop.attempts(DPO).count("start") > 1 else ": NOT REACHED in dpo: use a larger world"
     return f"{loop.attempts(JUDGE).count('start')} attempts of 2 shards; {loop.attempts(DPO).count('start')} of DPO{missed}"
 
 
 def time_limit(loop: Loop) -> str:
-    """DPO has 2 minutes an attempt and is warned after 25 s"""
+    """DPO has 2 minutes per attempt and gets the warning signal after 25 s"""
     loop.submit("cluster.warning=95")
     job = next(job for job, _, _, comment in loop.jobs() if f" {DPO} " in comment)
     loop.call("scontrol", "update", f"JobId={job}", "TimeLimit=2")
     loop.done()
     limits = loop.attempts(DPO).count("limit")
-    return f"{limits} limits in DPO" if limits else "NOT REACHED in dpo: make the world larger"
+    return f"{limits} limits in DPO" if limits else "NOT REACHED in dpo: use a larger world"
 
 
 def controller(loop: Loop) -> str:
-    """the controller is killed in DPO and started again after 10 s"""
+    """the controller is killed during DPO and started again after 10 s"""
     loop.submit()
     loop.until(lambda: loop.steps(DPO) > 2)
     loop.tool("kill-controller")
@@ -197,7 +197,7 @@ def controller(loop: Loop) -> str:
 
 
 def crash(loop: Loop, again: Callable[[], bool]) -> None:
-    """kill -9 for shard 1 of the judge stage, `again` and again."""
+    """Kills shard 1 of the judge stage with SIGKILL, and repeats that while `again()` is true."""
     loop.until(lambda: loop.items(JUDGE) > 1 and loop.processes(JUDGE, 1))
     while True:
         for pid in loop.processes(JUDGE, 1):
@@ -208,7 +208,7 @@ def crash(loop: Loop, again: Callable[[], bool]) -> None:
 
 
 def shard_once(loop: Loop) -> str:
-    """a judging shard crashes once (kill -9)"""
+    """a judging shard crashes once (SIGKILL)"""
     loop.submit()
     crash(loop, lambda: False)
     loop.done()
@@ -216,14 +216,14 @@ def shard_once(loop: Loop) -> str:
 
 
 def shard_always(loop: Loop) -> str:
-    """a judging shard crashes always; then the cause is gone and the run is submitted again"""
+    """a judging shard crashes every time; then the cause is removed and the run is submitted again"""
     loop.submit()
     crash(loop, lambda: loop.status()[JUDGE]["state"] not in ("failed", "done"))
     loop.done()
     found = loop.status()
     words, after = found[JUDGE]["words"], found[DPO]
     if found[JUDGE]["state"] != "failed" or after["state"] != "cancelled":
-        return f"NOT as wanted: judge {found[JUDGE]['state']}, dpo {after['state']}"
+        return f"NOT as expected: judge {found[JUDGE]['state']}, dpo {after['state']}"
     loop.submit()
     loop.done()
     return f'stopped with "{words.split(";")[0]}", dpo "{after["words"]}"; then finished'
@@ -266,7 +266,7 @@ def main() -> int:
         undisturbed(loop)
         wanted = digests(loop.dir)
         print(f"undisturbed: {len(wanted)} files, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-        print("| what happened | seen | files that differ |\n|---|---|---|")
+        print("| failure | observed | files that differ |\n|---|---|---|")
         for name in names:
             loop, started = Loop(cluster, root, name, (*SMALL, *args.overrides)), time.monotonic()
             seen = CASES[name](loop)

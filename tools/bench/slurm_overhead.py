@@ -1,9 +1,9 @@
-"""What Slurm costs: the tiny loop through the throw-away cluster beside the same loop run locally.
+"""Benchmark of Slurm's overhead: the tiny loop through a temporary cluster against the same loop run locally.
 
     tools/bench/slurm_overhead.py [--quick] [key=value ...]
 
-Both run the same config (two training processes, no shards) on this machine, one after the other. Wanted: at most 1.15x
-of the local time plus 5 s per stage. --quick is a much smaller world. Skipped where Slurm is not installed.
+Both run the same config (two training processes, no shards) on this machine, one after the other. Required: at most
+1.15x the local time plus 5 s per stage. --quick uses a much smaller world. Skipped if Slurm is not installed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = [  # as small as a judge that still tells answers apart allows
+QUICK = [  # the smallest world on which the judge still gives different scores to different responses
     "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24",
     "world.num_eval_judge=10", "pretrain.max_steps=120", "sft.epochs=2", "dpo.epochs=3", "prompts.num_prompts=32",
     "prompts.round_size=96", "candidates.num=4", "pairs.pool_equal_texts=false", "iterations=1",
@@ -41,7 +41,7 @@ def local(overrides: list[str], root: Path) -> float:
 
 
 def through_slurm(overrides: list[str], root: Path) -> tuple[float, int]:
-    """(seconds from sbatch to the last job's end, number of stages)."""
+    """(seconds from sbatch to the end of the last job, number of stages)."""
     cluster = Path(tempfile.mkdtemp(prefix="srlm-bench-", dir="/tmp"))
     call([str(ROOT / "tools/dev_cluster.sh"), "start", str(cluster)], dict(os.environ))
     env = os.environ | {"SLURM_CONF": str(cluster / "etc/slurm.conf"), "PYTHON": sys.executable}
@@ -78,7 +78,7 @@ def main() -> int:
     limit = FACTOR * here + PER_STAGE * stages
     print("| | seconds |\n|---|---|")
     print(f"| local | {here:.0f} |\n| through Slurm, {stages} stages | {there:.0f} |")
-    print(f"| allowed: {FACTOR} x local + {PER_STAGE:.0f} s a stage | {limit:.0f} |")
+    print(f"| allowed: {FACTOR} x local + {PER_STAGE:.0f} s per stage | {limit:.0f} |")
     return int(there > limit)
 
 

@@ -1,4 +1,4 @@
-"""Real texts for the benches: instructions and sentences of ../shared/data, in a fixed order. Not part of the product."""
+"""Real texts for the benchmarks: instructions and sentences of ../shared/data, in a fixed order."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def sentences(minimum: int = 4, maximum: int = 150) -> list[str]:
-    """All different texts of minimum..maximum words: instructions whole, responses and OASST messages by sentence."""
+    """All distinct texts of minimum..maximum words: whole instructions; responses and OASST messages split into sentences."""
     whole: list[str] = []
     running: list[str] = []
     for name in ("self_instruct_seed_tasks", "mt_bench_questions"):

@@ -1,13 +1,13 @@
-"""Does the loop make the tiny model better, and can one believe it? Seeds x arms on the tiny world, as a table.
+"""Measures whether the loop improves the tiny model: runs seeds x arms on the tiny world and prints a table.
 
-    python tools/bench/tiny_world.py --seeds 0 1 2 --split dev         the gate
-    python tools/bench/tiny_world.py --seeds 0 1 2 3 4 --split test    the figures for README and docs, once
-    python tools/bench/tiny_world.py --quick                           one seed, the runs that exist already are read
+    python tools/bench/tiny_world.py --seeds 0 1 2 --split dev         the acceptance criteria
+    python tools/bench/tiny_world.py --seeds 0 1 2 3 4 --split test    the figures of README and docs, once
+    python tools/bench/tiny_world.py --quick                           one seed; existing runs are reused
 
-Every seed is its own M0 (weights, data order, sampling). The arms of one seed share everything up to the first judge's
-scores through `run.reuse` (equal fingerprints), as the two splits share every model: "random" permutes the scores among
-the candidates of a prompt, "oracle" replaces them by the world's own.
-Prints the gate of the design and how far the goal is reached; `--write` also puts the table into docs/measurements.md.
+Every seed has its own M0 (weights, data order, sampling). The arms of a seed share everything up to the first judge
+scores through `run.reuse` (equal fingerprints); the two splits share every model. Arm "random" permutes the scores among
+the candidates of a prompt; arm "oracle" replaces them by the oracle's scores.
+Prints the acceptance criteria (per seed) and the goals; `--write` also writes the table to docs/measurements.md.
 """
 
 import argparse
@@ -28,20 +28,20 @@ BEGIN, END = "<!-- tiny_world begin {split} -->", "<!-- tiny_world end {split} -
 
 @dataclass(frozen=True)
 class Model:
-    """A model's figures on held-out prompts."""
+    """One model's metrics on held-out prompts."""
 
     mean: float  # oracle score, 0 to 5
-    full: float  # share of full marks
-    correct: float  # mean share of the answer that is right, whatever the style
-    all_correct: float  # share of answers that are right throughout
+    full: float  # share of responses with the full score
+    correct: float  # mean share of the response's content that is correct, regardless of style
+    all_correct: float  # share of responses whose content is entirely correct
     error: float  # standard error of the mean
-    judge: float | None  # pairwise accuracy as a judge, ties as half
+    judge: float | None  # pairwise accuracy as a judge, ties count half
 
 
 def model(run_dir: Path, iteration: int, suffix: str = "") -> Model:
     oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
     judge = metrics(run_dir, iteration, f"eval_reward{suffix}")
-    accuracy = judge["pairwise_accuracy"]  # ties as half; None where nothing parsed
+    accuracy = judge["pairwise_accuracy"]  # ties count half; None if no judgement parsed
     return Model(oracle["mean"], oracle["full"], oracle["correct"], oracle["all_correct"], oracle["se_mean"], accuracy)
 
 
@@ -53,7 +53,7 @@ def metrics(run_dir: Path, iteration: int, stage: str) -> dict:
 
 
 def run(name: str, overrides: list[str]) -> Path:
-    """Runs (or finishes, or finds up to date) one run. Returns its directory."""
+    """Runs one run, or what remains of it. Returns its directory."""
     started = time.time()
     command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "tiny", f"run.name={name}", *overrides]
     print(f"== {name}: {' '.join(overrides)}", flush=True)
@@ -63,7 +63,7 @@ def run(name: str, overrides: list[str]) -> Path:
 
 
 def shared(*names: str) -> list[str]:
-    """`run.reuse` of the first of these runs that exists: the same models, trained before."""
+    """`run.reuse` for the first of these runs that exists: its trained models are reused."""
     known = [ROOT / "runs" / name for name in names]
     return [f"run.reuse={path}" for path in known if path.is_dir()][:1]
 
@@ -74,7 +74,7 @@ def row(seed: int, label: str, m: Model) -> str:
 
 
 def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
-    """The gate (every seed) and the goal (how far), in words."""
+    """Lines with the acceptance criteria of every seed and the goals over all seeds."""
     lines = []
     for seed, m in found.items():
         if "random M2" not in m:
@@ -103,7 +103,7 @@ def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
 
 
 def write_document(split: str, text: str) -> None:
-    """Replaces this split's block in docs/measurements.md, or appends it."""
+    """Replaces the block of this split in docs/measurements.md, or appends it."""
     begin, end = BEGIN.format(split=split), END.format(split=split)
     old = DOC.read_text(encoding="utf-8")
     block = f"{begin}\n{text}\n{end}"
@@ -118,9 +118,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=["dev", "test"], default="dev")
     parser.add_argument("--arms", nargs="+", choices=["random", "oracle"], default=["random"])
-    parser.add_argument("--control-seeds", type=int, nargs="*", help="seeds that get the arms (default: all)")
+    parser.add_argument("--control-seeds", type=int, nargs="*", help="seeds on which the arms are run (default: all)")
     parser.add_argument("--quick", action="store_true", help="seed 0 only")
-    parser.add_argument("--write", action="store_true", help="also into docs/measurements.md")
+    parser.add_argument("--write", action="store_true", help="also write the table to docs/measurements.md")
     parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
     args = parser.parse_args()
     seeds = args.seeds[:1] if args.quick else args.seeds

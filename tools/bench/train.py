@@ -1,14 +1,14 @@
-"""SFT and DPO on two cores: ours beside TRL's trainers, and what packing is worth, on the tiny world's own lengths.
+"""Benchmark of SFT and DPO on two cores against TRL's trainers, packed against padded, on the tiny world's sequence lengths.
 
-    python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seeds and first pairs
-    python tools/bench/train.py --quick        one round of few steps
+    python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seed data and first pairs
+    python tools/bench/train.py --quick        one round with few steps
 
-The same examples, shape, precision (fp32) and settings for all, fresh weights, one epoch a round, rounds in turn. Ours:
-two processes of one thread, packed and padded. TRL's (see trl_parity.py for its environment): the better of one process
-with two threads and two processes of one, padded. Tokens (without padding) a second of wall time, from the start of
-training, the reference's passes included, to the end of the last step: the median of the rounds. "Steps" leaves out what
-comes before the end of the first step: our reference and the ln 2 gate, which more epochs do not repeat; TRL's reference
-is a part of each step. Losses of packed and padded must agree to 1e-4.
+Same examples, model shape, precision (fp32) and settings for all; new weights; one epoch per round; the trainers
+alternate. Ours: two processes with one thread each, packed and padded. TRL (environment: see trl_parity.py): padded, the
+better of one process with two threads and two processes with one thread each. Metric: tokens (without padding) per wall
+second, from the start of training, reference passes included, to the end of the last step; the median of the rounds.
+"Steps" excludes everything before the end of the first step, that is our reference pass and the check of ln 2, which
+happen once; TRL computes the reference in each step. Losses of packed and padded must agree to 1e-4.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-AIMS = {"sft": 1.2, "dpo": 2.0}  # times TRL's tokens a second
-SHAPES = {  # layers, hidden, feed-forward, heads; the vocabulary is the run's
+AIMS = {"sft": 1.2, "dpo": 2.0}  # required speed, as a multiple of TRL's tokens per second
+SHAPES = {  # layers, hidden, feed-forward, heads; the vocabulary is that of the run
     "0.9M": (4, 128, 352, 4),
     "13M": (6, 384, 1024, 6),
 }
 
 
 def prepare(run_dir: Path, folder: Path, steps: int) -> None:
-    """folder/data.json: settings, and as many examples and pairs as the steps take, as [prompt ids, response ids, ...]."""
+    """Writes folder/data.json: settings, and the examples and pairs for `steps` steps as [prompt ids, response ids, ...]."""
     from nemo_srlm.config.compose import load_resolved_config
     from nemo_srlm.core.files import read_records
     from nemo_srlm.core.records import PreferencePair, SftExample
@@ -61,22 +61,22 @@ def prepare(run_dir: Path, folder: Path, steps: int) -> None:
     data = {
         "batch": {"sft": cfg.sft.global_batch, "dpo": cfg.dpo.global_batch}, "steps": steps,
         "vocab": cfg.model.vocab_size, "length": cfg.sft.max_length, "beta": cfg.dpo.beta,
-        "sft": [sft[i * 7919 % len(sft)] for i in range(wanted["sft"])],  # mixed: the files are sorted by kind
+        "sft": [sft[i * 7919 % len(sft)] for i in range(wanted["sft"])],  # shuffled: the files are sorted by kind
         "dpo": [pairs[i % len(pairs)] for i in range(wanted["dpo"])],
     }  # fmt: skip
     (folder / "data.json").write_text(json.dumps(data))
 
 
 def num_tokens(kind: str, rows: list[Any]) -> int:
-    """What a model reads of them: of a pair the prompt twice."""
+    """Tokens that the model processes: the prompt of a pair counts twice."""
     return sum(len(row[0]) * (2 if kind == "dpo" else 1) + sum(map(len, row[1:])) for row in rows)
 
 
-# --- ours, a rank of it ---------------------------------------------------------------------------------------------
+# --- our trainer, one rank ------------------------------------------------------------------------------------------
 
 
 def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
-    """Writes folder/ours.json: seconds, those of all steps but the first, losses."""
+    """Writes folder/ours.json: seconds, seconds without the first step, losses."""
     import numpy as np
 
     from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
@@ -128,11 +128,11 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
         (folder / "ours.json").write_text(json.dumps(found))
 
 
-# --- TRL's, in its own environment ----------------------------------------------------------------------------------
+# --- TRL's trainers, in their own environment -----------------------------------------------------------------------
 
 
 def theirs(folder: Path, kind: str, shape: str) -> None:
-    """Writes folder/theirs.json: seconds, and those of all steps but the first."""
+    """Writes folder/theirs.json: seconds, and seconds without the first step."""
     import torch
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
@@ -169,7 +169,7 @@ def theirs(folder: Path, kind: str, shape: str) -> None:
     def with_ids(trainer: type) -> type:
         class Ready(trainer):  # type: ignore[misc]
             def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-                return dataset  # ids already
+                return dataset  # already token ids
 
         return Ready
 
@@ -194,10 +194,10 @@ def theirs(folder: Path, kind: str, shape: str) -> None:
     if world > 1:
         torch.distributed.barrier()
     sys.stdout.flush()
-    os._exit(0)  # gloo's threads now and then abort a process that ends in the usual way
+    os._exit(0)  # gloo's threads sometimes abort a process at normal interpreter exit
 
 
-# --- side by side ---------------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------------------------
 
 
 def call(python: Path, processes: int, *words: str) -> None:
@@ -213,7 +213,7 @@ def call(python: Path, processes: int, *words: str) -> None:
 
 
 def beside(folder: Path, kind: str, shape: str, rounds: int, peer: Path) -> bool:
-    """Prints a line; whether the aim and the losses hold."""
+    """Prints the results; returns whether the required speed is reached and the losses agree."""
     times: dict[str, list[dict[str, float]]] = {}
     losses: dict[str, list[float]] = {}
     for _ in range(rounds):

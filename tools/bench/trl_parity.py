@@ -1,10 +1,10 @@
-"""The same job as a peer: 20 steps of our SFT and DPO and of TRL's trainers, and the largest difference of a loss.
+"""Compares 20 steps of our SFT and DPO with TRL's trainers: the largest difference of a loss.
 
     python tools/bench/trl_parity.py [--venv /tmp/nemo-srlm-trl]
 
-A small random Llama, the same weights, sequences, order and hyperparameters, fp32, dropout off; ours packed in two
-micro-batches of four, TRL's padded in one of eight. TRL and accelerate, pinned, live in an environment of their own
-that borrows torch and transformers from ours; it is made where it is missing. Fails above 1e-3.
+A small random Llama; same weights, sequences, order and hyperparameters; fp32; no dropout. Ours: packed, two
+micro-batches of four. TRL: padded, one micro-batch of eight. TRL and accelerate (pinned) are installed into a separate
+environment, created if missing, which uses torch and transformers of this one. Fails above 1e-3.
 """
 
 import argparse
@@ -23,11 +23,11 @@ LIMIT, STEPS, BATCH, BETA = 1e-3, 20, 8, 0.1
 LR, DECAY, CLIP, BETAS, EPS = 1e-3, 0.1, 1.0, (0.9, 0.95), 1e-8
 
 
-# --- ours ----------------------------------------------------------------------------------------------------------
+# --- our trainer ---------------------------------------------------------------------------------------------------
 
 
 def make(folder: Path) -> None:
-    """Weights (folder/hf) and sequences (folder/data.json): SFT examples and pairs of one prompt, as ids."""
+    """Writes weights (folder/hf) and sequences (folder/data.json): rows [prompt, chosen, rejected] as token ids."""
     import numpy as np
 
     from tests.unit import tiny_llama
@@ -44,7 +44,7 @@ def make(folder: Path) -> None:
 
 
 def ours(folder: Path) -> dict[str, list[float]]:
-    """Losses by kind; writes folder/order.json, the pairs in the order of our stream."""
+    """Returns losses by kind; writes folder/order.json, the pairs in the order of our training."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
     import numpy as np
 
@@ -93,7 +93,7 @@ def ours(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-# --- TRL's, in its own environment ---------------------------------------------------------------------------------
+# --- TRL's trainers, in their own environment ----------------------------------------------------------------------
 
 
 def theirs(folder: Path) -> None:
@@ -115,14 +115,14 @@ def theirs(folder: Path) -> None:
     found: dict[str, list[float]] = {}
 
     def in_order(trainer: type, kind: str) -> type:
-        """The trainer as it is, but for the order of its data; it tells each step's loss."""
+        """The trainer class with a fixed data order; records the loss of each step in `found`."""
 
         class Ordered(trainer):  # type: ignore[misc]
             def _get_train_sampler(self, dataset: Any = None) -> Any:
                 return torch.utils.data.SequentialSampler(self.train_dataset if dataset is None else dataset)
 
             def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-                return dataset  # ids already
+                return dataset  # already token ids
 
             def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
                 result = super().compute_loss(*args, **kwargs)
@@ -145,7 +145,7 @@ def theirs(folder: Path) -> None:
 
 
 def environment(venv: Path) -> Path:
-    """The peer's interpreter; made where it is missing."""
+    """The Python interpreter of TRL's environment, which is created if it is missing."""
     python = venv / "bin" / "python"
     if not (venv / "made").exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -161,7 +161,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "nemo-srlm-trl")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--quick", action="store_true", help="the same: it is small")
+    parser.add_argument("--quick", action="store_true", help="no effect: the benchmark is small")
     args = parser.parse_args()
     if args.peer:
         theirs(args.peer)
