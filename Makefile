@@ -1,4 +1,4 @@
-# Two commands: `make demo` runs the whole loop at tiny size, `make test` passes the tests. Both set everything up first.
+# Two commands: `make demo` runs the whole loop at tiny size, `make test` runs all tests. Both set up the environment first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,9 +14,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-venv: $(STAMP) ## the environment, in .venv
+venv: $(STAMP) ## only the environment, in .venv
 
-# The CPU build of torch first: a plain `torch` is the CUDA build wherever the package index is the public one.
+# The CPU build of torch first: on the public package index a plain `torch` is the CUDA build.
 $(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 as $(PYTHON); name yours with PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,10 +27,10 @@ $(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; ends with a table and a report
+demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a table and the path of a report
 	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
 
-demo-slurm: venv ## the same through a real, throw-away Slurm on this machine (needs its packages: docs/slurm.md)
+demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)
 
 test: venv ## all tests
@@ -39,8 +39,8 @@ test: venv ## all tests
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: venv ## the benchmarks that fit on this machine
+bench: venv ## the benchmarks of tools/bench, at reduced size
 	@for f in tools/bench/*.py; do echo "== $$f"; $(BIN)/python $$f --quick || exit 1; done
 
-clean: ## remove the environment and the runs
+clean: ## removes .venv and runs/
 	rm -rf $(VENV) runs

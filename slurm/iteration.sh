@@ -1,15 +1,15 @@
 #!/bin/bash
-# The whole loop on a Slurm cluster: plans what remains of the run and submits it. Safe to run again at any time.
+# Runs the whole loop on a Slurm cluster: plans what remains of the run and submits it. Safe to run again at any time.
 #
 #   sbatch slurm/iteration.sh [--config-name NAME] [key=value ...]     or the same without sbatch, on a login node
 #   sbatch slurm/iteration.sh --config-name llama2_70b cluster=dgx_h100 run.name=first
 #
-# Needs the light environment only (.venv of the checkout, or PYTHON=...); the jobs bring their own.
+# Needs only the light environment (.venv of the checkout, or PYTHON=...); the jobs have their own (docs/slurm.md).
 #SBATCH --job-name=nemo-srlm
 #SBATCH --ntasks=1 --time=01:00:00
 #SBATCH --output=nemo-srlm-%j.txt --open-mode=append
 set -eu
-# Under sbatch this file is a copy in slurmd's spool: the checkout is where sbatch was called.
+# Under sbatch this file is a copy in slurmd's spool directory: the checkout is the directory in which sbatch was called.
 if [ -n "${SLURM_JOB_ID:-}" ]; then root=${NEMO_SRLM_ROOT:-$SLURM_SUBMIT_DIR}; else root=$(cd "$(dirname "$0")/.." && pwd); fi
 if [ ! -e "$root/slurm/stage.sh" ]; then
     echo "error: $root is not the checkout; call sbatch there, or set NEMO_SRLM_ROOT" >&2

@@ -1,15 +1,16 @@
 #!/bin/bash
-# The only job script: work at a stage (or one shard of it), or write its manifest.
-# Submitted by `nemo-srlm submit` with all its flags:   sbatch [flags] slurm/stage.sh JOB_DIR work|finish
+# The only job script: runs a stage or one shard of it (work), or writes the stage's manifest (finish).
+# `nemo-srlm submit` submits it with all flags:   sbatch [flags] slurm/stage.sh JOB_DIR work|finish
 #
-# Saves, requeues and resumes at a time limit; leaves a preemption to Slurm; retries a crash or a hang; keeps an old
-# attempt that is still alive from writing. Every attempt and its end stands in JOB_DIR/attempts-<shard>.tsv.
+# At the time limit it saves, requeues the job and resumes. After a preemption Slurm requeues the job. A crash or a hang
+# is retried. An older attempt that is still alive is stopped. JOB_DIR/attempts-<shard>.tsv lists every attempt and how
+# it ended.
 set -u
 job_dir=${1:?JOB_DIR} role=${2:?work or finish}
 # shellcheck source=/dev/null
-source "$job_dir/job.env"   # the script itself is a copy in slurmd's spool: nothing can be found beside it
+source "$job_dir/job.env"   # by JOB_DIR: this script is a copy in slurmd's spool directory, away from the checkout
 
-# An element of an array is ARRAY_TASK: the last element's SLURM_JOB_ID names the WHOLE array.
+# An array task is addressed as ARRAY_TASK: the SLURM_JOB_ID of an array's last task is the id of the whole array.
 self=$SLURM_JOB_ID shard=0
 if [ "$ARRAY" = 1 ]; then self=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} shard=$SLURM_ARRAY_TASK_ID; fi
 owner=$self.${SLURM_RESTART_COUNT:-0}
@@ -19,8 +20,8 @@ say() { printf '%s [%s on %s] %s\n' "$(date +%FT%T)" "$attempt" "$SLURMD_NODENAM
 record() { printf '%s\t%s\t%s\t%s\t%s\n' "$(date +%s.%N)" "$attempt" "$SLURM_JOB_NODELIST" "$1" "${2:-}" >>"$attempts"; }
 owned() { [ "$(cat "$owner_file")" = "$owner" ]; }
 
-# Fencing: the newest attempt owns the shard. One that lost its node without a word may still be alive and writing:
-# its step looks at this file twice a second.
+# Fencing: the newest attempt owns the shard. An older attempt whose node Slurm has lost may still run and write; its step
+# reads this file twice a second and stops when another attempt owns the shard.
 previous=$(cat "$owner_file" 2>/dev/null || true)
 printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
 if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled)\t'; then sleep 3; fi
@@ -36,27 +37,27 @@ trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
 export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
 NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NEMO_SRLM_HEAD NEMO_SRLM_PORT=$((10000 + SLURM_JOB_ID % 20000))
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not use SLURM_CPUS_PER_TASK
 cd "$ROOT" || exit 1
 prepare
 
-step() { # runs the step on every node of the job ($@ = srun's flags before --, the step's after), rc in $rc
-    # overlap: after a restart the controller may still count an ended step as busy, for minutes
+step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@: the step's; exit code in $rc
+    # --overlap: after a restart the controller may count the resources of an ended step as used for some minutes
     srun --overlap --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
         "$PYTHON" -m nemo_srlm.launch.slurm.step "$job_dir" "$@" &
     local pid=$! r
     rc=0
-    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; rc=$?; done   # a trapped signal ends `wait` early
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; rc=$?; done   # a trapped signal interrupts `wait`
     wait "$pid" 2>/dev/null; r=$?
     if [ "$r" != 127 ]; then rc=$r; fi
 }
-outcome() { # the word of this attempt that explains the most, and its detail
+outcome() { # the outcome of this attempt and its detail; if nodes differ, the first in this order
     local word
     for word in fenced user hung crashed signalled stopped again done; do
         awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
     done | head -n 1
 }
-attempt_step() { # a step to its word: $word and $detail
+attempt_step() { # runs the step; its outcome in $word and $detail
     while :; do
         rm -f "$job_dir/outcome-$shard"-*
         step "$@"
@@ -75,9 +76,9 @@ attempt_step() { # a step to its word: $word and $detail
 }
 ask_requeue() {
     local n
-    for n in $(seq 60); do   # a controller that restarts just now answers again soon
+    for n in $(seq 60); do   # repeated: the controller may be restarting
         if scontrol requeue "$self"; then
-            for n in $(seq 300); do sleep 2; done   # slurmd ends us; leaving before it does would end the job
+            for n in $(seq 300); do sleep 2; done   # slurmd kills this script; exiting earlier would end the job
             return
         fi
         sleep 5
@@ -111,7 +112,7 @@ while :; do
         ask_requeue
         leave limit 'Slurm did not requeue the job' 1
     fi
-    # A preemption TERMs the steps first and this script only after its grace time: leaving now would make the job
+    # A preemption sends TERM to the steps first and to this script after the grace time. Exiting now would make the job
     # FAILED instead of requeued.
     if [ "$stopping" = TERM ] || [ "$word" = signalled ]; then
         record signalled "preempted, cancelled or requeued"

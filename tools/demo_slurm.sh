@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole tiny loop through a real, throw-away Slurm on this machine: one sbatch; arrays and training over two nodes.
+# Runs the whole tiny loop on a temporary real Slurm on this machine: one sbatch; arrays and training over two nodes.
 #
-#   tools/demo_slurm.sh [key=value ...]        settings of the run; SLURM_DEMO_DIR: where the cluster lives
+#   tools/demo_slurm.sh [key=value ...]        settings of the run; SLURM_DEMO_DIR: directory of the cluster
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"

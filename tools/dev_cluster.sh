@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A throw-away real Slurm on this machine: munged, slurmctld and several slurmd ("nodes") with pretended CPUs and GPUs,
-# all in one private folder. No systemd, no containers, no cgroups; as root or as an ordinary user.
+# Starts a temporary real Slurm on this machine: munged, slurmctld and several slurmd ("nodes") with configured but not
+# real CPUs and GPUs, all in one private directory. No systemd, containers or cgroups; runs as root or an ordinary user.
 #
 #   tools/dev_cluster.sh start DIR             then: export SLURM_CONF=DIR/etc/slurm.conf; sbatch slurm/iteration.sh ...
 #   tools/dev_cluster.sh status|stop DIR
-#   tools/dev_cluster.sh kill-node|start-node DIR NODE      the node dies with all that runs on it; and comes back
-#   tools/dev_cluster.sh lose-node DIR NODE                 only its slurmd dies: what runs there goes on unseen
+#   tools/dev_cluster.sh kill-node|start-node DIR NODE      kill slurmd and all processes of the node; start it again
+#   tools/dev_cluster.sh lose-node DIR NODE                 kill only slurmd: its jobs' processes keep running
 #   tools/dev_cluster.sh kill-controller|start-controller DIR
 #
 # Settings of `start`: DEV_NODES=2 DEV_CPUS=64 DEV_GPUS=8 DEV_NODE_TIMEOUT=10 (a dead node is DOWN after ~2.5x this)
-#                      DEV_REQUEUE_DELAY=5 (seconds before a requeued job may start again; 120 on a stock Slurm)
-# DIR: at most 60 characters (sockets). Nodes are called 127.0.0.11, 127.0.0.12, ...: names that connect.
+#                      DEV_REQUEUE_DELAY=5 (seconds before a requeued job may start again; Slurm's default: 120)
+# DIR: at most 60 characters (socket paths). Nodes are named 127.0.0.11, 127.0.0.12, ..., so that names resolve.
 # Debian: apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client
 set -euo pipefail
 
@@ -21,8 +21,8 @@ conf=$dir/etc/slurm.conf
 export SLURM_CONF=$conf PATH=$PATH:/usr/sbin:/sbin
 [ -z "${SLURM_JOB_ID:-}" ] || die "not from inside a Slurm job"
 
-# --- processes: by recorded pid, and only when they are of this folder ----------------------------------------------
-alive() { # a zombie is dead: in a container nobody may reap it
+# --- processes: by recorded pid, and only if they belong to this directory ------------------------------------------
+alive() { # a zombie counts as dead: in a container it may never be reaped
     local stat; stat=$(sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null) || return 1
     [ -n "$stat" ] && [ "${stat%% *}" != Z ]
 }
@@ -37,7 +37,7 @@ end() { # TERM, up to 10 s, KILL
     if alive "$pid"; then kill -KILL "$pid" 2>/dev/null || true; fi
     rm -f "$dir/run/$1.pid"
 }
-job_pids() { # processes of this cluster's jobs and their slurmstepds; of one node only, if given. Few forks: it must be quick
+job_pids() { # processes of this cluster's jobs and their slurmstepds; $1: of this node only. Few forks, for speed
     local f p
     for f in $(cd /proc && grep -lzxF "SLURM_CONF=$conf" [0-9]*/environ 2>/dev/null); do
         p=${f%%/*}
@@ -52,14 +52,14 @@ job_pids() { # processes of this cluster's jobs and their slurmstepds; of one no
 }
 nodes() { cat "$dir/etc/nodes" 2>/dev/null || true; }
 daemons() { echo munged; echo slurmctld; nodes | sed 's/^/slurmd-/'; }
-await() { # $1 seconds for a command to succeed
+await() { # repeats a command until it succeeds, for at most $1 seconds
     local n=$(($1 * 10)); shift
     until "$@" >/dev/null 2>&1; do n=$((n - 1)); [ "$n" -gt 0 ] || return 1; sleep 0.1; done
 }
 
 # --- configuration --------------------------------------------------------------------------------------------------
 listening() { cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v h="$(printf ':%04X' "$1")" '$4 == "0A" && substr($2, length($2) - 4) == h { f = 1 } END { exit !f }'; }
-free_ports() { # the first of $1 free ports, below the ephemeral range
+free_ports() { # the first of $1 consecutive free ports, below the ephemeral range
     local base try i; base=$((20000 + $(printf '%s' "$dir" | cksum | cut -d' ' -f1) % 9000))
     for try in $(seq 50); do
         for i in $(seq 0 "$1"); do if listening $((base + i)); then base=$((20000 + (base - 20000 + 7 * try + $1) % 9000)); continue 2; fi; done
@@ -81,7 +81,7 @@ SlurmctldPort=$port
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
-# cred_expire is also how long a requeued job waits
+# cred_expire is also the delay before a requeued job may start
 AuthInfo=socket=$dir/run/munge.socket,cred_expire=${DEV_REQUEUE_DELAY:-5}
 CredType=cred/munge
 StateSaveLocation=$dir/state
@@ -124,13 +124,13 @@ CONF
         ln -sfn /dev/null "$dir/dev/nvidia$i"   # a gres File= must be a character device
         printf 'NodeName=127.0.0.[11-%s] Name=gpu File=%s/dev/nvidia%s\n' $((10 + num)) "$dir" "$i"
     done >"$dir/etc/gres.conf"
-    # slurmd looks for a cgroup mount even though nothing here uses one; "disabled" is a word since 24.05
+    # slurmd requires a cgroup mount although nothing here uses cgroups; CgroupPlugin=disabled exists since 24.05
     i=$(slurmctld -V | sed 's/.* \([0-9]*\)\.\([0-9]*\).*/\1\2/')
     printf 'CgroupPlugin=%s\n' "$(if [ "$i" -ge 2405 ]; then echo disabled; else echo cgroup/v1; fi)" >"$dir/etc/cgroup.conf"
 }
 
 # --- verbs ----------------------------------------------------------------------------------------------------------
-launch() { # a daemon that detaches itself; its words only when it fails
+launch() { # starts a daemon that detaches itself; shows its output only if it fails
     local name=$1; shift
     "$@" </dev/null >"$dir/log/$name.out" 2>&1 || { cat "$dir/log/$name.out" >&2; die "$name did not start"; }
 }
@@ -142,7 +142,7 @@ start() {
     for bin in munged slurmctld slurmd slurmstepd sbatch; do
         command -v "$bin" >/dev/null || die "$bin is missing: apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client"
     done
-    [ ${#dir} -le 60 ] || die "the path $dir is too long for the sockets in it (60 characters at most)"
+    [ ${#dir} -le 60 ] || die "the path $dir is too long for sockets in it (at most 60 characters)"
     for d in $(daemons); do if pid_of "$d" >/dev/null; then die "$d of $dir is running: stop it first"; fi; done
     write_conf
     rm -f "$dir"/run/*.pid
