@@ -3,18 +3,27 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_srlm.config.fields import execution
+from nemo_srlm.config.fields import choice, execution, number
+
+
+def head_size(hidden_size: int, num_attention_heads: int, head_dim: int) -> int:
+    """Size of an attention head, where `head_dim` = 0 stands for hidden_size / num_attention_heads."""
+    return head_dim or hidden_size // num_attention_heads
 
 
 @dataclass
 class ModelSection:
-    """Llama-family architecture."""
+    """The architecture: a decoder with RMSNorm, SwiGLU, RoPE and grouped-query attention."""
 
+    family: str = choice("llama", help="which file of convert/families/ converts it", added=True)
     num_layers: int = 80
     hidden_size: int = 8192
     ffn_hidden_size: int = 28672
     num_attention_heads: int = 64
     num_query_groups: int = 8
+    head_dim: int = number(
+        0, "size of an attention head; 0 = hidden_size / num_attention_heads", at_least=0, added=True
+    )
     vocab_size: int = 32000  # of the tokenizer; padded up by `vocab_multiple` x tensor-parallel size inside Megatron
     # the table is padded to a multiple of this x parallel.tensor. Padding rows are zero, and a zero logit still enters
     # Megatron's softmax: above 1 a padded model is not quite the model that vLLM serves
@@ -25,6 +34,20 @@ class ModelSection:
     rope_scaling: dict[str, Any] = field(default_factory=dict)  # HF's rope_scaling as it stands; {} = none
     tie_embeddings: bool = False
     init_std: float = 0.02
+
+    @property
+    def head_size(self) -> int:
+        return head_size(self.hidden_size, self.num_attention_heads, self.head_dim)
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together, which is that of the attention's output."""
+        return self.num_attention_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads together, or of all value heads."""
+        return self.num_query_groups * self.head_size
 
 
 @dataclass

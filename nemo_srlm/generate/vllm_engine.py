@@ -18,6 +18,7 @@ from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.training import head_size
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError, EngineError
@@ -76,9 +77,9 @@ def length_for(lengths: Iterable[int], most: int) -> int:
     return min(most, max(SHORTEST, 1 << max(longest - 1, 0).bit_length()))
 
 
-def head_size(config: dict[str, Any]) -> int:
-    """Numbers a head; not every config.json states it."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+def head_size_of(config: dict[str, Any]) -> int:
+    """Size of an attention head by a config.json; not every one states head_dim."""
+    return head_size(config["hidden_size"], config["num_attention_heads"], config.get("head_dim") or 0)
 
 
 def kv_cache_bytes(config: dict[str, Any], max_model_len: int, section: GenerateSection) -> int:
@@ -86,7 +87,7 @@ def kv_cache_bytes(config: dict[str, Any], max_model_len: int, section: Generate
 
     vLLM fills the cache with zeros at start: a gigabyte that a tiny model never uses costs seconds.
     """
-    heads, head_dim = config["num_attention_heads"], head_size(config)
+    heads, head_dim = config["num_attention_heads"], head_size_of(config)
     width = 4 if section.dtype == "float32" else 2
     per_token = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head_dim * width
     blocks = math.ceil(max_model_len / 128) * 128  # the CPU's cache block
@@ -123,8 +124,8 @@ def engine_options(
         }  # fmt: skip
     if section.quantization:
         raise EngineError("generate.quantization", f"{section.quantization} without a GPU", '""')
-    if head_size(config) not in CPU_HEADS:  # vLLM would start and die at the first token
-        raise EngineError(path, f"attention heads of size {head_size(config)}", f"on the CPU one of {CPU_HEADS}")
+    if head_size_of(config) not in CPU_HEADS:  # vLLM would start and die at the first token
+        raise EngineError(path, f"attention heads of size {head_size_of(config)}", f"on the CPU one of {CPU_HEADS}")
     return options | {
         "enforce_eager": True,
         "kv_cache_memory_bytes": kv_cache_bytes(config, max_model_len, section),

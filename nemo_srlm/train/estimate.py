@@ -76,8 +76,8 @@ def works(cfg: Config) -> list[Work]:
 
 def layer_matrices(model: ModelSection) -> int:
     """Elements of one layer's matrices: query, key, value, output; gate, up, down."""
-    h, kv = model.hidden_size, model.hidden_size // model.num_attention_heads * model.num_query_groups
-    return h * (h + 2 * kv) + h * h + 3 * h * model.ffn_hidden_size
+    h, query, kv = model.hidden_size, model.query_size, model.kv_size
+    return h * (query + 2 * kv) + query * h + 3 * h * model.ffn_hidden_size
 
 
 def stage_parameters(model: ModelSection, parallel: ParallelSection, stage: int) -> int:
@@ -101,7 +101,7 @@ def total_parameters(model: ModelSection) -> int:
 def training_flops(model: ModelSection, tokens: float, squares: float) -> float:
     """FLOPs of forward and backward over documents of `tokens` tokens in all; `squares`: sum of their squared lengths."""
     matrices = model.num_layers * layer_matrices(model) + model.vocab_size * model.hidden_size
-    return 6.0 * matrices * tokens + 6.0 * model.num_layers * model.hidden_size * squares
+    return 6.0 * matrices * tokens + 6.0 * model.num_layers * model.query_size * squares
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -132,12 +132,12 @@ def layer_activations(
     `fused`: Transformer Engine's kernels; without them SwiGLU keeps the activated gate too, and keys and values are
     repeated for every query head.
     """
-    h, f, wide = model.hidden_size, model.ffn_hidden_size, WIDTH[precision.dtype]
-    kv = h // model.num_attention_heads * model.num_query_groups if fused else h
+    h, q, f, wide = model.hidden_size, model.query_size, model.ffn_hidden_size, WIDTH[precision.dtype]
+    kv = model.kv_size if fused else q
     fp8 = precision.fp8 != "none"
     narrow = 1 if fp8 else wide  # what a matrix product keeps of its input
     whole = 2 * h * wide + 2 * h * narrow + (2 * h if dropout else 0)  # two norms: in, out; dropout masks
-    split = (h + 2 * kv) * wide + h * wide + (h if fp8 else 0)  # query, key, value, the attention's output
+    split = (q + 2 * kv) * wide + q * wide + (q if fp8 else 0)  # query, key, value, the attention's output
     split += 0 if precision.recompute == "selective" else 4 * model.num_attention_heads  # log-sum-exp of the softmax
     split += 2 * f * wide + f * narrow + (0 if fused else f * wide)  # gate and up; their product
     shards = parallel.tensor if parallel.sequence else 1

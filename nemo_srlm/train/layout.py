@@ -19,6 +19,16 @@ def padded_vocab_size(model: ModelSection, tensor: int) -> int:
     return -(-model.vocab_size // multiple) * multiple
 
 
+def check_heads(model: ModelSection, where: object = "model") -> None:
+    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
+    heads, groups = model.num_attention_heads, model.num_query_groups
+    if not model.head_dim and model.hidden_size % heads:
+        raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
+                          "or set model.head_dim")  # fmt: skip
+    if heads % groups:
+        raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
+
+
 def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
     """Raises ConfigError with the rule that an impossible layout breaks."""
 
@@ -36,14 +46,7 @@ def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
         f"{p.nodes} x {p.processes} processes for tensor {p.tensor} x pipeline {p.pipeline} x context {p.context} = {block}",
         "a multiple of that product", "change parallel.processes or the layout",
     )  # fmt: skip
-    if m.hidden_size % m.num_attention_heads:
-        raise ConfigError(
-            "model.num_attention_heads", f"{m.num_attention_heads}", f"a divisor of {m.hidden_size} (hidden_size)"
-        )
-    if m.num_attention_heads % m.num_query_groups:
-        raise ConfigError(
-            "model.num_query_groups", f"{m.num_query_groups}", f"a divisor of {m.num_attention_heads} heads"
-        )
+    check_heads(m)
     for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
         value = getattr(m, name)
         rule(value % p.tensor == 0, "tensor", f"{p.tensor}", f"a divisor of model.{name} {value}")

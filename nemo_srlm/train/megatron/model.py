@@ -33,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def transformer_config(
     model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, dropout: float = 0.0
 ) -> TransformerConfig:
-    """Megatron's own settings for a Llama-family model. `dropout` is for hidden states and attention probabilities."""
+    """Megatron's own settings for the model. `dropout` is for hidden states and attention probabilities."""
     gpu = torch.cuda.is_available()
     fused = gpu and accelerator.has_transformer_engine()
     dtype = DTYPES[precision.dtype]
@@ -56,6 +56,7 @@ def transformer_config(
         ffn_hidden_size=model.ffn_hidden_size,
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
+        kv_channels=model.head_size,
         normalization="RMSNorm",
         layernorm_epsilon=model.norm_epsilon,
         activation_func=F.silu,
