@@ -1,0 +1,58 @@
+"""The documentation names only files, links and commands that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.cli import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if p.exists()),
+]
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for top in (
+        *ROOT.glob("*.*"),
+        *(ROOT / name for name in ("configs", "docs", "nemo_srlm", "slurm", "tests", "tools")),
+    )
+    for path in (top.rglob("*") if top.is_dir() else [top])
+]
+OTHERS = {"report.md"}  # files of a run directory, not of the repository
+PATH = re.compile(r"[\w./<>*-]+\.(?:py|yaml|sh|txt|md)\b")
+COMMAND = re.compile(r"nemo-srlm ([a-z_]+)([^`\n#]*)")
+
+
+def text(path: Path) -> str:
+    """A document without the README's tree, which test_readme.py compares with the real one."""
+    return re.sub(r"```tree\n.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+
+
+def exists(word: str) -> bool:
+    """Whether a file's path ends with `word`, in which * stands for any part of a name."""
+    pattern = re.compile(r"(?:.*/)?" + re.escape(word.removeprefix("./")).replace(r"\*", "[^/]*"))
+    return any(pattern.fullmatch(path) for path in FILES)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_every_file_named_in_a_document_exists(path: Path):
+    words = {word for word in PATH.findall(text(path)) if "<" not in word} - OTHERS
+    assert sorted(word for word in words if not exists(word)) == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_every_relative_link_in_a_document_leads_to_a_file(path: Path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text(path))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_every_command_in_a_document_has_its_verb_and_options(path: Path, capsys: pytest.CaptureFixture[str]):
+    for verb, rest in COMMAND.findall(text(path)):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args([verb, "--help"])
+        assert ended.value.code == 0, f"nemo-srlm {verb}"
+        known = capsys.readouterr().out
+        assert [option for option in re.findall(r"--[a-z-]+", rest) if option not in known] == []
