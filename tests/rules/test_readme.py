@@ -40,13 +40,10 @@ def test_everything_in_the_readme_tree_exists():
     assert [p for p in tree() if not (ROOT / p).exists()] == []
 
 
-def test_every_python_file_of_the_package_is_in_the_readme_tree():
-    named = tree()
-    files = [f for f in tracked() if f.startswith("nemo_srlm/") and f.endswith(".py") and not f.endswith("__init__.py")]
-    listed = [
-        f for f in files if f in named or any(f.startswith(d) for d in named if d.endswith("/") and d.count("/") > 1)
-    ]
-    assert sorted(set(files) - set(listed)) == []
+def test_every_folder_and_file_at_the_top_of_the_package_is_in_the_readme_tree():
+    parts = [name.split("/") for name in tracked() if name.startswith("nemo_srlm/")]
+    top = {f"nemo_srlm/{p[1]}{'/' if len(p) > 2 else ''}" for p in parts}
+    assert top - tree() - {"nemo_srlm/__init__.py", "nemo_srlm/py.typed"} == set()
 
 
 def test_every_make_target_in_the_readme_exists():
