@@ -1,6 +1,6 @@
-"""A headless Chromium, driven over its DevTools protocol: load a page, evaluate in it, take pictures, hear its console.
+"""Drives a headless Chromium over its DevTools protocol: load a page, evaluate JavaScript, take screenshots, read the console.
 
-`path()` finds the browser (CHROMIUM=... or the usual names); tests skip where there is none.
+`path()` finds the browser (CHROMIUM=... or the usual names); tests are skipped if there is none.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def path() -> str | None:
 
 
 class Page:
-    """One tab. `problems` collects console errors and warnings, exceptions; `requests` every URL that was asked for."""
+    """One tab. `problems` collects console errors, warnings and exceptions; `requests` every requested URL."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket, self.problems, self.requests = socket, list[str](), list[str]()
@@ -89,7 +89,7 @@ class Page:
 
 @asynccontextmanager
 async def browser(executable: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A browser with a new, empty profile; yields a session whose base URL is its DevTools server."""
+    """Starts a browser with a new, empty profile; yields a session whose base URL is its DevTools server."""
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         command = [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

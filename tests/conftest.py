@@ -1,4 +1,4 @@
-"""How `make test` spreads the tests over two workers (pytest-xdist): what shares a fixture stays together, long work first."""
+"""Assigns tests to the two workers of `make test` (pytest-xdist): tests that share a fixture together, long ones first."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +10,7 @@ LONG = ("slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py
 
 
 def group(nodeid: str) -> str:
-    """The tests of a file share its fixtures; all of tests/slurm share one cluster, and mostly wait for it."""
+    """Tests with the same group run in the same worker: those of a file share fixtures, those of tests/slurm one cluster."""
     path = PurePosixPath(nodeid.partition("::")[0])
     return "slurm" if path.parent.name == "slurm" else path.name
 

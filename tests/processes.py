@@ -1,4 +1,4 @@
-"""Who of a session still lives: for tests that kill a process and look for what it leaves behind."""
+"""Finds processes that are still alive in a session, for tests that kill a process and check what remains."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def living(session: int) -> list[str]:
-    """The processes of a session that run or sleep; those that are dead and not yet waited for do not count."""
+    """The processes of a session that run or sleep; zombies do not count."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, fields = stat.read_text().rsplit(")", 1)
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         state, _, _, its_session = fields.split()[:4]
         if int(its_session) == session and state not in "ZX":
@@ -20,7 +20,7 @@ def living(session: int) -> list[str]:
 
 
 def left_by(session: int, seconds: float = 20.0) -> list[str]:
-    """Who of the session still lives after a time in which any writer would have ended."""
+    """The processes of a session that are still alive after `seconds`, in which any writer would have ended."""
     until = time.monotonic() + seconds
     while (found := living(session)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -28,6 +28,6 @@ def left_by(session: int, seconds: float = 20.0) -> list[str]:
 
 
 def endless(part: int, parts: int, advance: Callable[[int], None]) -> None:
-    """A share of work that begins and never ends. Here because a spawned process imports the module that it is in."""
+    """Work that starts and never ends. In this module because a spawned process imports the module of its function."""
     advance(1)
     time.sleep(600)

@@ -1,4 +1,4 @@
-"""A run directory with invented numbers and texts, for tests of the report: every file that a finished run would have."""
+"""Writes a run directory with invented numbers and texts, with every file of a finished run, for tests of the report."""
 
 import json
 import random
@@ -32,7 +32,7 @@ ORACLE = {
     "sft_only": {"baseline": 3.10, "M1": 3.08, "M2": 3.12, "M3": 3.11},
     "oracle": {"baseline": 3.10, "M1": 3.08, "M2": 3.67, "M3": 4.00},
 }
-SCRIPT = "</script><img src=x onerror=alert(1)> & <b>bold</b>"  # text that a page must show, not run
+SCRIPT = "</script><img src=x onerror=alert(1)> & <b>bold</b>"  # text that a page must show and not execute
 LONG = "A_word_without_any_space_that_is_far_longer_than_a_phone_is_wide_" * 3
 
 
@@ -128,7 +128,7 @@ def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, ge
 
 
 def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, generator: random.Random) -> None:
-    """What an ordinary run measures when it is asked to: the field's benchmarks, a preference file, KL."""
+    """Results of the optional evaluations: public benchmarks, a preference file, KL."""
     _write(run_dir, clock, t, f"eval_alpaca{suffix}", {"responses": 805, "characters_mean": 1092 + 400 * t}, 300)
     if not suffix:
         annotations.keep(run_dir, model, {
@@ -285,7 +285,7 @@ def build(
     until: int = 99,
     world: bool = True,
 ) -> Path:
-    """Writes the run `root/name` and returns its directory. `until`: the last iteration whose stages are there; -1: none."""
+    """Writes the run `root/name` and returns its directory. `until`: the last iteration with stages; -1: none."""
     cfg = Config(iterations=iterations)
     cfg.run.name, cfg.run.root, cfg.run.arm, cfg.run.seed, cfg.world.enabled = name, str(root), arm, seed, world
     run_dir = root / name

@@ -1,4 +1,4 @@
-"""The trainer on a GPU with Transformer Engine: bf16, FP8 recipes, packed attention, ln 2. Skipped where there is none."""
+"""The trainer on a GPU with Transformer Engine: bf16, FP8 recipes, packed attention, ln 2. Skipped without a GPU."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def _gpu() -> None:
 
 
 def losses(directory: Path, kind: str, precision: PrecisionSection, **section: Any) -> list[float]:
-    """Losses of six steps on one GPU; DPO stops by itself where the first loss is not ln 2."""
+    """Losses of six steps on one GPU; DPO raises an error by itself if the first loss is not ln 2."""
     from nemo_srlm.train import metrics
     from nemo_srlm.train.megatron import tasks
     from nemo_srlm.train.megatron import trainer as megatron_trainer

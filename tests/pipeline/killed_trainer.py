@@ -1,8 +1,9 @@
-"""A trainer that is killed, told to stop, out of time, or finds its newest checkpoint cut short, and what it ends with.
+"""Trainings that are killed, signalled, out of time, or whose newest checkpoint is truncated, and then resumed.
 
     python killed_trainer.py OUTPUT_DIR
 
-One process imports everything and forks every attempt, so that dying is real and cheap. Writes OUTPUT_DIR/found.json.
+One process imports everything and forks one process per attempt, so that kills are real and restarts cheap. Writes the
+results to OUTPUT_DIR/found.json.
 """
 
 import dataclasses
@@ -32,18 +33,18 @@ SECTION = {"dropout": 0.1, "save_every": 2, "keep_last": 3, "max_steps": 30, "va
 PEAK = 0.05  # TFLOP/s
 TIMED = ("seconds", "tokens_per_s", "tflops", "mfu")
 KILLS = 3
-PATIENCE = 300.0  # seconds for a child on a busy machine
+PATIENCE = 300.0  # time limit of a child in seconds, for a busy machine
 
 
 def attempt(directory: Path, limits: Limits) -> int:
-    """Forks a training worker, in a session of its own; its process id. Saves asynchronously in directories so named."""
+    """Forks a training worker in its own session; returns its process id. Directories named async... use asynchronous saves."""
     section = {**SECTION, "save_async": directory.name.startswith("async")}
     directory.mkdir(exist_ok=True)
     child = os.fork()
     if child:
         return child
     os.setsid()
-    faulthandler.enable()  # SIGABRT shows where it is
+    faulthandler.enable()  # SIGABRT prints the stacks
     log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
 
@@ -80,7 +81,7 @@ def steps(directory: Path) -> int:
 
 
 def alive_after(child: int, directory: Path, more: int) -> None:
-    """Waits until the child has logged `more` further steps."""
+    """Waits until the child has logged `more` steps from now on."""
     wanted, until = steps(directory) + more, time.monotonic() + PATIENCE
     while steps(directory) < wanted:
         assert time.monotonic() < until, (directory / "log").read_text()
@@ -92,7 +93,7 @@ def complete(directory: Path) -> list[Path]:
 
 
 def result(directory: Path) -> dict[str, Any]:
-    """What the last attempt, undisturbed, ended with."""
+    """Runs an undisturbed attempt to its end; returns exit code, weights digest and metrics."""
     code = ended(attempt(directory, Limits()), directory)
     lines = [json.loads(line) for line in (directory / metrics.METRICS).read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
@@ -103,7 +104,7 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def killed(directory: Path, seed: int) -> dict[str, Any]:
-    """kill -9 at random moments: within a step, within a save, between them; at last as a writer is forked, if one is."""
+    """SIGKILL at random times, so during steps, saves or between; the last kill when a writer process exists, if any."""
     moments, codes, left, most = random.Random(seed), [], [], 1
     for kill in range(KILLS + 1):
         child = attempt(directory, Limits())
@@ -118,9 +119,9 @@ def killed(directory: Path, seed: int) -> dict[str, Any]:
 
 
 def busiest(child: int, directory: Path) -> int:
-    """Waits for a third process (the trainer, the keeper of results, a writer); how many it saw at most.
+    """Waits until three processes exist (trainer, queue manager, writer); returns the largest number seen.
 
-    Gives up after four saves: a trainer that writes by itself has no other process.
+    Stops after four saves: a trainer that writes its files itself has no other process.
     """
     children, most, wanted = Path(f"/proc/{child}/task/{child}/children"), 1, steps(directory) + 8
     while most < 3 and steps(directory) < wanted:
@@ -139,7 +140,7 @@ def told(directory: Path, number: signal.Signals) -> dict[str, Any]:
 
 
 def torn(directory: Path) -> dict[str, Any]:
-    """The newest checkpoint has lost the second half of its largest file."""
+    """Truncates the largest file of the newest checkpoint to half its size, then resumes."""
     newest = complete(directory)[-1]
     largest = max(newest.iterdir(), key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)

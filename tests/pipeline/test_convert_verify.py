@@ -1,4 +1,4 @@
-"""The proof itself, with the real parts: transformers' logits, the Megatron forward, vLLM's greedy tokens, the tool."""
+"""Verification of conversions with real programs: transformers' logits, Megatron's forward, vLLM's greedy tokens, the tool."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from tests.unit import tiny_llama
 from tests.unit.test_convert_stages import run
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ModelSection(  # heads of 32: the smallest that vLLM's CPU attention takes
+MODEL = ModelSection(  # head size 32: the smallest of vLLM's CPU attention
     num_layers=3, hidden_size=128, ffn_hidden_size=160, num_attention_heads=4, num_query_groups=2, vocab_size=261,
     max_length=256, rope_theta=5000.0,
 )  # fmt: skip
@@ -34,7 +34,7 @@ MG, OUT = "m0/checkpoint/final", "export/hf"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hf: the original in fp32; MG: its import; OUT: the export of that, verified by its stage to the last level."""
+    """hf: the original in fp32; MG: its import; OUT: the export of MG, verified by the export stage at the highest level."""
     root = tmp_path_factory.mktemp("model")
     tiny_llama.make(root / "hf", MODEL, "fp32")
     tiny_llama.make_tokenizer(root / "hf", 259)
@@ -51,7 +51,7 @@ def test_the_card_shows_equal_logits_and_equal_greedy_tokens(model: Path):
     assert card["passed"]
     assert card["round_trip"]["different"] == []
     assert card["logits"]["max_abs"] <= 1e-4
-    assert card["logits"]["largest_logit"] > 1  # not a comparison of zeros
+    assert card["logits"]["largest_logit"] > 1  # the compared logits are not all near zero
     assert (card["logits"]["layers"], card["logits"]["of_layers"]) == (3, 3)
     assert len(card["vllm"]["greedy_ids"]) > 8
     assert len(set(card["vllm"]["greedy_ids"])) > 2
@@ -79,7 +79,7 @@ def test_the_tool_compares_the_first_layers_of_a_model_too_large_for_memory(mode
 
 
 def test_swapped_projections_pass_no_comparison_of_logits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The mistake that an exact round trip alone cannot see: a mapping that is wrong in both directions."""
+    """A mapping that is wrong in both directions: an exact round trip alone does not detect it."""
     from nemo_srlm.convert import mapping
 
     real = mapping.table

@@ -1,8 +1,8 @@
-"""The way of a real run, in another language: an HF model is imported, the seed data are real Spanish trees.
+"""A run as with a real model, in Spanish: an HF model is imported, the seed data are real Spanish Open Assistant trees.
 
-Everything is real (import, Megatron under TP2, vLLM, the shipped Spanish config) but the model's size and its origin: a
-random Llama of a million parameters that learns its few examples by heart. The trees bring judgements made from their
-human ranks, because such a model never states a score by itself.
+Import, Megatron under TP2, vLLM and the shipped Spanish config are real; only the model is small: a random Llama of a
+million parameters that memorizes its few examples. The trees contain judgements made from their human ranks, because
+such a model never writes a score by itself.
 """
 
 import gzip
@@ -54,7 +54,7 @@ def spanish_trees() -> list[dict]:
 
 
 def with_judgements(trees: list[dict]) -> list[dict]:
-    """Two trees of three: their ranked replies get a justification whose score follows the human rank."""
+    """Adds judgements to two of three trees: each ranked reply gets a justification whose score follows its human rank."""
     for tree in (tree for i, tree in enumerate(trees) if i % 3):
         for reply in tree["prompt"]["replies"]:
             if reply.get("rank") is not None:
@@ -68,7 +68,7 @@ def texts(message: dict) -> list[str]:
 
 
 def make_model(directory: Path, corpus: list[str]) -> None:
-    """A random Llama with a byte-level BPE of the corpus."""
+    """Writes a random Llama with a byte-level BPE tokenizer trained on the corpus."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tiny_llama.make(directory, MODEL, "fp32", scale=0.02)
@@ -119,7 +119,7 @@ def test_what_is_held_out_is_not_trained_on_and_its_loss_is_logged(run: Path):
     lines = [json.loads(line) for line in (run / "iter0/sft/metrics.jsonl").read_text().splitlines()]
     looks = [line["step"] for line in lines if "validation" in line]
     assert looks == [*range(50, sft["steps"], 50), sft["steps"]]
-    assert sft["validation"]["loss"] > sft["last"]["loss"]  # it knows by heart what it was trained on, and only that
+    assert sft["validation"]["loss"] > sft["last"]["loss"]  # it memorizes the training examples, and nothing else
 
 
 def test_the_seed_data_are_the_real_trees(run: Path):

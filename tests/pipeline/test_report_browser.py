@@ -1,4 +1,4 @@
-"""The report in a real headless browser: what a reader needs is there, in light, dark and on a phone, without an error."""
+"""The report in a real headless browser: complete and without errors in light and dark mode and on a phone's screen size."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ VIEWS = {
     "phone": {"width": 390, "height": 844, "phone": True},
     "small phone, dark": {"width": 320, "height": 640, "phone": True, "dark": True},
 }
-# What lies over its neighbour or runs out of the page, as text; the page's own scrolling boxes may be wider.
+# JavaScript: elements that overlap a neighbour or extend beyond the page, as text; scrollable boxes may be wider.
 OVERFLOW = """(() => {
   const free = ".scroll, pre, .mono, svg, [hidden], details:not([open])";
   const wide = [...document.querySelectorAll("main *, header *")].filter(
@@ -39,7 +39,7 @@ OVERLAP = """(() => {
   }
   return found;
 })()"""
-# Contrast of every visible text with what is behind it, by WCAG; pages, cards and bars have opaque backgrounds.
+# JavaScript: WCAG contrast of every visible text with its background; pages, cards and bars have opaque backgrounds.
 CONTRAST = """(() => {
   const parse = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return [...m, 1].slice(0, 4); };
   const part = (v) => ((v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
@@ -79,7 +79,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def visit(files: list[Path], view: dict[str, Any], look: Any) -> None:
-    """Opens each file in one new browser, runs `look(page)`, and checks that nothing was complained of or asked for."""
+    """Opens each file in one new browser, runs `look(page)`, and checks that there were no problems and no other requests."""
 
     async def go() -> None:
         assert EXECUTABLE is not None

@@ -1,4 +1,4 @@
-"""The trainer over gloo: every layout, split and restart gives the same losses. Two process groups serve all tests."""
+"""The trainer over gloo: every layout, batch split and restart gives the same losses. All tests share two process groups."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_keep_best_makes_the_weights_of_the_lowest_validation_loss_the_final_one
     found = two[f"resume/best/{how}"]
     step, loss = min(found["checks"], key=lambda check: check[1])
     assert [s for s, _ in found["checks"]] == [1, 2, 3, 4, 5, 6]
-    assert 1 < step < 6  # neither the first nor the last: the test would show nothing
+    assert 1 < step < 6  # with the first or the last step the test would show nothing
     assert found["kept"]["step"] == step
     assert found["kept"]["loss"] == pytest.approx(loss, rel=1e-6)
     assert found["scores"] == pytest.approx(loss, rel=1e-6)
@@ -116,13 +116,13 @@ def test_keep_best_makes_the_weights_of_the_lowest_validation_loss_the_final_one
 
 
 def test_optimizer_and_weights_resume_under_another_layout(four: Results):
-    """One step on four replicas, saved; the other five under TP2 + SP + PP2."""
+    """One step with four data-parallel replicas, saved; the other five steps under TP2 + SP + PP2."""
     assert_same_training(four["layouts/resume/tp2_sp_pp2"], four["layouts/sft/dp4"], 1e-4)
 
 
 @pytest.mark.parametrize("layout", ["dp4", "tp2", "pp2", "vpp2", "tp2_sp_pp2", "cp2", "plain_optimizer"])
 def test_the_estimate_counts_the_bytes_that_the_ranks_hold(four: Results, layout: str):
-    """Weights to the byte on each rank; moments over all ranks of a stage; gradient buffers with Megatron's padding."""
+    """Weights exact on each rank, moments exact over the ranks of a pipeline stage, gradient buffers up to Megatron's padding."""
     ranks = four[f"layouts/sft/{layout}"]["bytes"]
     assert len(ranks) == 4
     for stage in {r["stage"] for r in ranks}:
@@ -142,7 +142,7 @@ def test_the_estimate_is_near_what_a_layer_keeps_for_the_backward_pass(four: Res
 
 @pytest.mark.parametrize("source", ["tp2_sp_pp2", "dp4"])
 def test_a_checkpoint_loads_under_another_layout(four: Results, source: str):
-    """Both were trained alike, so DPO from either starts alike; the first losses carry ln 2 from the gate."""
+    """Both checkpoints hold equally trained weights, so DPO from either gives the same losses, the first one ln 2."""
     one, other = four[f"layouts/reload/{source}"], four["layouts/reload/dp4"]
     assert_same_training(one, other, 1e-4)
 

@@ -1,4 +1,4 @@
-"""Whatever ends a training process, the next attempt ends with the same weights and metrics to the bit. Real processes."""
+"""However a training process ends, a resumed training gives bit-identical weights and metrics. Real processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("kills")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     log = out / "log"
-    with log.open("wb") as f:  # not a pipe: whoever outlived the driver would keep it open
+    with log.open("wb") as f:  # not a pipe: a process that outlives the driver would keep it open
         done = subprocess.run(
             [sys.executable, str(DRIVER), str(out)], cwd=out, env=env, stdout=f, stderr=f, timeout=900, check=False
         )  # fmt: skip
@@ -45,7 +45,7 @@ def test_a_killed_trainer_leaves_no_process_behind(found: dict[str, Any]):
 
 def test_only_an_asynchronous_save_forks_and_once(found: dict[str, Any]):
     assert found["killed"]["most"] == 1
-    assert found["async"]["most"] == 3  # the trainer, the keeper of results, the writer
+    assert found["async"]["most"] == 3  # trainer, queue manager, writer
 
 
 def test_sigterm_saves_and_says_that_it_is_to_be_run_again(found: dict[str, Any]):
@@ -60,7 +60,7 @@ def test_a_checkpoint_cut_short_is_skipped_with_a_warning(found: dict[str, Any])
 
 def test_metrics_tell_the_share_of_a_stated_peak(found: dict[str, Any]):
     line = found["whole"]["timed"]
-    # the model of trainer_worker.py: 6 FLOPs a weight and token; attention adds little at these lengths
+    # model of trainer_worker.py: 6 FLOPs per weight and token; attention adds little at these lengths
     flops = 6 * (4 * 7680 + 60 * 32) * line["tokens"]
     assert flops < line["tflops"] * line["seconds"] * 1e12 < 1.2 * flops
     assert line["mfu"] == pytest.approx(line["tflops"] / 0.05, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The generation stages on the real vLLM engine, in this process, with a tiny random Llama: what a stand-in cannot show."""
+"""The generation stages on the real vLLM engine with a tiny random Llama: what a fake engine cannot show."""
 
 import copy
 import math
@@ -26,13 +26,13 @@ from nemo_srlm.launch import worker
 from nemo_srlm.stages import candidates, eval_reward, judge, prompts
 from tests.unit import tiny_llama
 
-SIZES = replace(tiny_llama.SIZES, num_attention_heads=2, num_query_groups=1)  # vLLM's CPU attention: heads of 32
+SIZES = replace(tiny_llama.SIZES, num_attention_heads=2, num_query_groups=1)  # head size 32, for vLLM's CPU attention
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stage directories with a model, a seed stage and prompts."""
+    """A directory with a model, a finished seed stage and prompts."""
     root = tmp_path_factory.mktemp("stages")
     tiny_llama.make(root / "model" / "hf", SIZES, "fp32")
     tiny_llama.make_tokenizer(root / "model" / "hf", SIZES.vocab_size)
@@ -189,9 +189,9 @@ def test_a_judge_without_a_score_is_measured_as_such(root: Path, cfg: Config) ->
 
 
 def make_judging_model(directory: Path, text: str) -> None:
-    """A Llama whose next token follows from the last one: after "]" it writes `text`, its last character uncertainly.
+    """A Llama whose next token depends only on the last one: after "]" it writes `text`; its last character is uncertain.
 
-    Attention and MLP add nothing, so the logits are the head times the last token's embedding.
+    Attention and MLP output zero, so the logits are the LM head times the embedding of the last token.
     """
     import torch
     from safetensors.torch import save_file
@@ -224,7 +224,7 @@ def make_judging_model(directory: Path, text: str) -> None:
 
 
 def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Path, cfg: Config) -> None:
-    """judge.method=expected on vLLM: one greedy judgement; its score is the mean over the digits as transformers has them."""
+    """judge.method=expected on vLLM: one greedy judgement; its score is the mean under transformers' digit probabilities."""
     import torch
     from transformers import LlamaForCausalLM
 
@@ -258,12 +258,12 @@ def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Pa
         assert text == f"Score: {weights.index(max(weights))}"
         assert score == pytest.approx(mean, abs=1e-3)
         assert judgement.spread == pytest.approx(spread, abs=1e-3)
-        assert spread > 0.3  # the judge is not certain, so that the mean says more than the digit
+        assert spread > 0.3  # the judge is uncertain, so the mean differs from the digit
     assert (health["parse_failure"], health["judgements"]) == (0, 3)
 
 
 def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Config, tmp_path: Path) -> None:
-    """Two worker processes with an engine each, under the worker that finishes the stage."""
+    """Two worker processes with one engine each, started by the worker that finalizes the stage."""
     twice = copy.deepcopy(cfg)
     twice.generate.replicas = 2
     twice.run.root, twice.run.name = str(tmp_path), "run"

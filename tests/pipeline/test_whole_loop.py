@@ -1,4 +1,4 @@
-"""The real loop, M0 -> M3, with its real parts (Megatron on two gloo processes, vLLM) at a reduced size."""
+"""The whole loop M0 -> M3 at a reduced size, with real training (Megatron, two gloo processes) and real vLLM."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def nemo_srlm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of this file lie; `whole` is finished."""
+    """The directory of this file's runs; the run `whole` is finished."""
     root = tmp_path_factory.mktemp("runs")
     done = subprocess.run(words(root, "whole"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -126,7 +126,7 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
 
 
 def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_changes_no_weight(runs: Path, whole: Path):
-    """Real checkpoints, exports and answers; the judge is the policy from before. All before dpo is the whole run's."""
+    """Real checkpoints, exports and responses; the judge is the previous policy. Everything before dpo is reused from `whole`."""
     options = ["iterations=1", "select.every=2", "select.stages=[dpo]", "select.by=score", "world.split=test"]
     command = words(runs, "selecting", f"run.reuse={whole}", "select.num_prompts=16", *options)
     done = subprocess.run([*command, "--until", "select"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -150,12 +150,12 @@ def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_chan
 
 
 def survivors(word: str, seconds: float) -> list[str]:
-    """Command lines with `word` in them that are still there after `seconds`; [] as soon as none is."""
+    """Command lines that contain `word` and are still running after `seconds`; [] as soon as there is none."""
     end = time.monotonic() + seconds
     while True:
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):  # it ended while we looked
+            with suppress(OSError):  # the process has ended
                 found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         found = [line for line in found if word in line]
         if not found or time.monotonic() > end:
@@ -164,7 +164,7 @@ def survivors(word: str, seconds: float) -> list[str]:
 
 
 def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path):
-    """One iteration, killed with SIGKILL again and again; what it finished must equal the undisturbed run's, byte for byte."""
+    """One iteration, killed with SIGKILL several times; its outputs must equal those of the undisturbed run byte for byte."""
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
     command = words(runs, "killed", "iterations=1")
     kills = 0

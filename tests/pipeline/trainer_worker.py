@@ -1,4 +1,4 @@
-"""One rank of the trainer's tests: runs every check in one process group and writes what it saw as JSON.
+"""One rank of the trainer tests: runs all checks in one process group and writes the results as JSON.
 
 torchrun --nproc-per-node N trainer_worker.py OUTPUT_DIR CHECK...
 """
@@ -41,7 +41,7 @@ class Silent:
 
 
 def documents(count: int, seed: int) -> list[Document]:
-    """Learnable: each id follows from the one before, with some noise."""
+    """Learnable documents: each id is a function of the previous one, with some noise."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -89,7 +89,7 @@ def digest(trainer: megatron_trainer.Trainer) -> str:
 
 
 def held_bytes(trainer: megatron_trainer.Trainer) -> dict[str, Any]:
-    """What this rank holds after training, its pipeline stage, and what the estimate says: weights, gradients, moments."""
+    """Bytes of weights, gradients and moments on this rank after training, with the estimate for its pipeline stage."""
     from megatron.core import parallel_state
 
     states = [s for o in trainer.optimizer.chained_optimizers for s in o.optimizer.state.values()]
@@ -111,7 +111,7 @@ def held_out() -> megatron_trainer.Task:
 
 
 def layer_bytes(trainer: megatron_trainer.Trainer) -> dict[str, float]:
-    """What the second layer keeps for the backward pass of a micro-batch, measured, and what the estimate says."""
+    """Bytes that the second layer saves for the backward pass of a micro-batch: measured, and by the estimate."""
     made = trainer.job
     units = [(d,) for d in documents(2, 8)]
     batch = step.localize(collate(units, range(2), trainer.shape), trainer.device)
@@ -146,7 +146,7 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None,
         settings: DpoSettings = DPO, **precision: Any) -> dict[str, Any]:  # fmt: skip
-    """One short training; losses and gradient norms of its steps and a digest of this rank's final weights."""
+    """One short training: losses and gradient norms of its steps, and a digest of this rank's final weights."""
     directory = out / name
     if dist.is_initialized():
         dist.barrier()
@@ -180,7 +180,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cp2_tp2_sp": {"context": 2, "tensor": 2, "sequence": True},
     "plain_optimizer": {"distributed_optimizer": False},
 }
-# tools/bench/layouts.py: the processes that a layout needs without further replicas -> its settings
+# for tools/bench/layouts.py: number of processes that a layout needs with one data-parallel replica -> its settings
 STEPS: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     1: {"one": ({}, {})},
     2: {
@@ -196,13 +196,13 @@ STEPS: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
 
 
 def check_layouts(out: Path) -> dict[str, Any]:
-    """Every layout from the same drawn weights; then from checkpoints that two different layouts wrote."""
+    """Every layout from the same initial weights; then trainings from checkpoints written under two different layouts."""
     found: dict[str, Any] = {}
     for name, layout in LAYOUTS.items():
         for kind in ("sft", "dpo"):
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
     resumed = out / "sft-resumed"
-    resumed.mkdir(exist_ok=True)  # every rank makes it
+    resumed.mkdir(exist_ok=True)  # every rank creates it
     stop_at(resumed, megatron_trainer.start(job(resumed, {}, {}, None)), "sft")
     found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
     two = {"max_steps": 2}
@@ -214,7 +214,7 @@ def check_layouts(out: Path) -> dict[str, Any]:
 
 
 def check_steps(out: Path) -> dict[str, Any]:
-    """Twenty steps of every layout of this many processes (tools/bench/layouts.py)."""
+    """Twenty steps of every layout with this number of processes (tools/bench/layouts.py)."""
     found: dict[str, Any] = {}
     for name, (layout, section) in STEPS[dist_size()].items():
         for kind in ("sft", "dpo"):
@@ -223,7 +223,7 @@ def check_steps(out: Path) -> dict[str, Any]:
 
 
 def check_batches(out: Path) -> dict[str, Any]:
-    """Splits of one global batch, packing, and DPO's variants, on two replicas."""
+    """Splits of one global batch, packing, and variants of DPO, on two data-parallel replicas."""
     found: dict[str, Any] = {}
     for kind in ("sft", "dpo"):
         for name, section in {
@@ -243,7 +243,7 @@ def check_batches(out: Path) -> dict[str, Any]:
 
 
 def check_resume(out: Path) -> dict[str, Any]:
-    """Six steps at once; and the same with saves, where the second attempt starts from what the first left."""
+    """Six steps without interruption, and the same stopped after the first step and resumed from its checkpoint."""
     found: dict[str, Any] = {}
     for kind in ("sft", "dpo"):
         section = {"dropout": 0.1, "save_every": 2}
@@ -259,7 +259,7 @@ def check_resume(out: Path) -> dict[str, Any]:
 
 
 def best(directory: Path, stopped: bool) -> dict[str, Any]:
-    """A training whose rate is far too high keeps its best weights; what they score, loaded again."""
+    """A training with a far too high learning rate and keep_best: its best step, and the validation loss of the kept weights."""
     section = {"keep_best": True, "validate_every": 1, "save_every": 2, "lr": 0.05, "min_lr": 0.05}
     directory.mkdir(exist_ok=True)
     if stopped:
@@ -277,7 +277,7 @@ def best(directory: Path, stopped: bool) -> dict[str, Any]:
 
 
 def stop_at(directory: Path, trainer: megatron_trainer.Trainer, kind: str) -> None:
-    """A first attempt that is asked to stop during its first step, so it saves after it."""
+    """Runs a first attempt with a stop file, so that it saves and stops after its first step."""
     (directory / stop_conditions.STOP_FILE).touch()
     try:
         if kind == "sft":

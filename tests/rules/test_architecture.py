@@ -1,4 +1,4 @@
-"""The structure, held by tests: who may import whom, what light commands may load, how long a file may be."""
+"""Rules of the package structure: which modules may import which, what light commands may load, how long a file may be."""
 
 import ast
 import resource
@@ -16,7 +16,7 @@ MAX_LINES = 360
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it, as dotted names."""
+    """Every module that a file imports anywhere, as dotted names."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -44,18 +44,18 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 
 
 def room(module: str) -> str:
-    """`nemo_srlm.core.stage` -> `core`; the package itself is in no room."""
+    """`nemo_srlm.core.stage` -> `core`; `nemo_srlm` -> "" (the package itself is in no room)."""
     return module.removeprefix("nemo_srlm").removeprefix(".").partition(".")[0]
 
 
 def own_imports(module: str) -> set[str]:
-    """The project's modules that a module imports anywhere in it, also in functions and for types alone."""
+    """The project's modules that a module imports anywhere, also inside functions and only for types."""
     found = set()
     for name in imports(MODULES[module]):
         parts = name.split(".")
         known = [".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in MODULES]
         found |= set(known[:1])
-    # `from nemo_srlm.core import stage` also names the package, which is no arrow of its own
+    # `from nemo_srlm.core import stage` also names the package nemo_srlm.core, which does not count as an import
     return {n for n in found if n != module and not any(other.startswith(n + ".") for other in found)} - {"nemo_srlm"}
 
 
@@ -78,7 +78,7 @@ def test_the_import_graph_has_no_circle():
 
 
 def test_modules_are_imported_by_name_in_one_place_alone():
-    """import_module hides an arrow from the tests above: stages/__init__.py finds a stage by its name with it."""
+    """The tests above do not see import_module. Only stages/__init__.py uses it, to load a stage by its name."""
     assert {name for path in FILES if "import_module" in path.read_text("utf-8") for name in [room_path(path)]} == {
         "stages/__init__.py"
     }
@@ -115,7 +115,7 @@ def test_light_commands_load_nothing_heavy_not_even_with_every_stage_declared():
 
 
 def test_help_answers_within_a_second():
-    """Processor time, the best of three: a busy machine does not fail it, a heavy import does."""
+    """CPU time, the best of three: a busy machine does not fail this test, a heavy import does."""
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Every shipped YAML builds, and holds deltas only: what it repeats from the schema's defaults is named."""
+"""Every shipped YAML file composes, and contains only settings that differ from the schema's defaults."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The oracle is read by the world's generator, by the final evaluation and by the upper-bound arm, and by nothing else."""
+"""Only the generator of the tiny world, the final evaluation and the upper-bound arm use the oracle."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ ORACLE = "nemo_srlm.tiny_world.oracle"
 
 
 def imported_names(file: Path) -> set[str]:
-    """Every module and module.name that a file imports anywhere in it, inside functions too."""
+    """Every module and module.name that a file imports anywhere, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The README tells the truth: its tree is the tree, its commands exist."""
+"""The README's tree equals the repository, and its commands exist."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def tree() -> set[str]:
-    """Paths named in the README's tree: one a line, folders end in a slash, indented by two under their folder."""
+    """Paths in the README's tree: one per line, folders end with a slash, contents are indented by two."""
     block = re.search(r"```tree\n(.*?)```", README, re.S)
     assert block, "the README has a ```tree block"
     paths, stack = set(), [""]

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for the tests of this folder: two pretended nodes, and a toy pipeline to run on it."""
+"""A real Slurm on this machine for the tests of this folder, with two nodes on one host and a toy pipeline."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> list[list[str]]:
-        """[id, state, reason, node, comment] of all that is queued or running."""
+        """[id, state, reason, node, comment] of every queued or running job."""
         out = self.tool("squeue", "--noheader", "--array", "--format=%i|%T|%r|%N|%k")
         return [line.split("|", 4) for line in out.splitlines()]
 
@@ -90,12 +90,12 @@ class Run:
             time.sleep(0.5)
 
     def wait(self, seconds: float = 400.0) -> dict[str, dict[str, Any]]:
-        """Until no job is left; the status then."""
+        """Waits until no job is left; returns the status."""
         self.until(lambda: not self.jobs(), seconds)
         return self.status()
 
     def node_of(self, ref: str) -> str:
-        """The node (of several: the first) on which a job for `ref` runs now; "" where none does."""
+        """The (first) node on which a job for `ref` is running; "" if there is none."""
         for _, state, _, nodes, comment in self.jobs():
             if state == "RUNNING" and f" {ref} " in comment:
                 return str(nodes).replace("[", "").split(",")[0].split("-")[0]
@@ -116,7 +116,7 @@ class Run:
         return [a[3] for a in self.attempts(key)]
 
     def assert_whole(self) -> None:
-        """Done, with exactly the records of an undisturbed run."""
+        """Asserts that all stages are done, with exactly the records of an undisturbed run."""
         states = {r: row["state"] for r, row in self.status().items() if r != "notes"}
         refs = REFS[: int(self.env.get("TOY_STAGES", "6"))]
         assert states == dict.fromkeys(refs, "done"), f"{states}\n{self.everything()}"
@@ -134,7 +134,7 @@ class Run:
             assert steps == list(range(STEPS))
 
     def everything(self) -> str:
-        """For a failed test: attempts and the ends of all logs."""
+        """Attempts and the last lines of all logs, for the message of a failed test."""
         words = []
         for path in sorted((self.dir / "slurm").rglob("*")):
             if path.suffix in (".tsv", ".txt"):

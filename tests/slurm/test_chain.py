@@ -1,4 +1,4 @@
-"""One submission runs the whole loop: chains, arrays, two-node training; repeating it is safe."""
+"""One submission runs the whole loop: job dependencies, arrays, two-node training. Repeating it is safe."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.slurm.conftest import REFS, ROOT, Run
 
 
 def test_one_sbatch_runs_the_whole_loop_with_arrays_and_training_on_two_nodes(run: Run):
-    run.env["TOY_TORCH"] = "1"  # the real torchrun and gloo
+    run.env["TOY_TORCH"] = "1"  # use the real torchrun and gloo
     run.call(["sbatch", "--wait", "--output=/dev/null", str(ROOT / "slurm/iteration.sh"), *run.words()])
     run.wait()
     run.assert_whole()
@@ -37,7 +37,7 @@ def test_submitting_twice_at_the_same_time_submits_once(run: Run):
     assert "nothing to submit" in run.submit()
     assert "0 jobs to submit" in run.cli("plan", *run.words())
     assert {"queued", "running"} >= {run.status()[ref]["state"] for ref in REFS[2:]}
-    changed = run.submit("seed.num_ift=1", code=2)  # queued jobs read the frozen config
+    changed = run.submit("seed.num_ift=1", code=2)  # queued jobs read the saved config
     assert "seed.num_ift: 3200 -> 1" in changed
     run.wait()
     run.assert_whole()
@@ -47,12 +47,12 @@ def test_submitting_twice_at_the_same_time_submits_once(run: Run):
 def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
     run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "2"}
     run.submit()
-    (run.dir / "slurm/jobs.json").unlink()  # as when the submission is killed between sbatch and the record
+    (run.dir / "slurm/jobs.json").unlink()  # as if the submission was killed after sbatch
     assert "nothing to submit" in run.submit()
 
 
 def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_early_says_what_is_missing(run: Run):
-    """Slurm 22.05 accepts afterok on a purged id and runs the job at once."""
+    """Slurm 22.05 accepts afterok with a purged job id and starts the job at once."""
     known = "from nemo_srlm.launch.slurm import client; client.require(['999999'])"
     refused = run.call([sys.executable, "-c", known], code=1)
     assert "SlurmError: job 999999: ended and was forgotten" in refused

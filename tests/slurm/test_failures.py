@@ -1,4 +1,4 @@
-"""What a cluster does to a run, once each: the finished run has the same records, or it stops with the right reason."""
+"""Each kind of failure on a cluster once: the finished run has the same records, or it stops with the right reason."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_shard_that_always_crashes_fails_its_stage_and_cancels_what_depends_on
         assert found[ref]["state"] == "cancelled"
         assert "because iter1/square failed" in found[ref]["words"]
     assert "stopped: iter1-square shard 1: crashed" in found["notes"][0]  # the supervisor does not repeat a failure
-    # the cause is mended: only what is missing is submitted
+    # after the cause is fixed, only what is missing is submitted
     del run.env["TOY_CRASH"]
     assert "array 1 " in run.cli("plan", *run.words())
     run.submit()
@@ -45,7 +45,7 @@ def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
 
 
 def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
-    """One minute of time, warned about 30 s after the start: two trainings of 40 s, one of which may not restart."""
+    """Time limit 1 minute, signal about 30 s after the start: two trainings of 40 s, one of which may not restart."""
     run.env |= {"TOY_STEP": "4", "TOY_STAGES": "3"}
     capped = Run(run.cluster, run.root, "capped", run.env)
     run.submit("cluster.train.time=1", "parallel.nodes=1")
@@ -53,7 +53,7 @@ def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
     found = capped.wait()
     assert found["iter0/grow"]["state"] == "failed"
     assert "cluster.max_restarts" in found["iter0/grow"]["words"]
-    assert 0 < capped.steps("iter0/grow") < 10  # it saved before it left
+    assert 0 < capped.steps("iter0/grow") < 10  # it saved before it stopped
     assert found["iter1/square"]["state"] == "cancelled"
     run.wait()
     run.assert_whole()

@@ -1,4 +1,4 @@
-"""Nodes and the controller die and come back; these tests disturb the whole cluster, one at a time."""
+"""Failures of nodes and of the controller. Each test affects the whole cluster, so they run one at a time."""
 
 import time
 
@@ -6,7 +6,7 @@ from tests.slurm.conftest import Run
 
 
 def kill_node(run: Run, ref: str) -> str:
-    """Kills the node on which `ref` runs, lets the controller know at once, and brings the node back."""
+    """Kills the node on which `ref` runs and marks it down, so that the controller knows at once. Returns the node."""
     node = run.node_of(ref)
     assert node
     run.cluster.tool(node, verb="kill-node")
@@ -15,13 +15,13 @@ def kill_node(run: Run, ref: str) -> str:
 
 
 def revive(run: Run, node: str) -> None:
-    """The node's slurmd starts, and the node counts as up again (by itself or, marked down by us, when told to)."""
+    """Starts the node's slurmd and waits until the node is up (resuming it if it is still marked down)."""
     run.cluster.tool(node, verb="start-node")
 
     def up() -> bool:
         state = run.cluster.tool("sinfo", "--noheader", f"--nodes={node}", "--format=%T", "--partition=main")
         if state.startswith("down"):
-            run.cluster.tool("sh", "-c", f"scontrol update NodeName={node} State=RESUME || true")  # up in the meantime?
+            run.cluster.tool("sh", "-c", f"scontrol update NodeName={node} State=RESUME || true")  # may be up already
         return state.startswith(("idle", "mixed", "alloc", "comp"))
 
     run.until(up)
@@ -51,7 +51,7 @@ def test_a_node_that_dies_while_training_on_two_nodes_costs_no_step(run: Run):
 
 
 def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
-    """Only slurmd dies: the old processes keep running beside the new attempt, and must leave."""
+    """Only slurmd dies: the old processes keep running beside the new attempt, and must stop."""
     run.env |= {"TOY_STEP": "1.2", "TOY_STAGES": "2"}
     run.submit("parallel.nodes=1")
     run.until(lambda: run.steps("iter0/grow") > 1)
@@ -85,7 +85,7 @@ def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(
 
 
 def test_the_supervisor_submits_again_what_a_node_failure_left(run: Run):
-    """The site does not requeue: the node takes the job with it, the chain is cancelled, and is planned anew."""
+    """The site does not requeue: the job dies with its node, its dependents are cancelled, and all are planned again."""
     run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "3"}
     run.submit("parallel.nodes=1", "cluster.max_replans=2", "cluster.flags=[--no-requeue]")
     run.until(lambda: run.steps("iter0/grow") > 1)

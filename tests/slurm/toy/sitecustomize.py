@@ -1,4 +1,4 @@
-"""Puts the toy pipeline in the place of the real one in every process whose PYTHONPATH names this folder."""
+"""Replaces the real pipeline by the toy pipeline in every process whose PYTHONPATH contains this folder."""
 
 import os
 
@@ -7,7 +7,7 @@ import toy_pipeline
 import nemo_srlm.core.pipeline
 import nemo_srlm.stages
 
-nemo_srlm.stages.load = toy_pipeline.load  # first: what is imported from here on takes these
+nemo_srlm.stages.load = toy_pipeline.load  # before other imports, which then use these functions
 nemo_srlm.core.pipeline.pipeline = toy_pipeline.pipeline
 
 import nemo_srlm.launch.slurm.jobs  # noqa: E402

@@ -1,4 +1,4 @@
-"""torchrun's flags without torch: starts the ranks of this node, kills the rest when one fails, keeps the exit code."""
+"""A launcher with torchrun's flags, without torch: starts the ranks of this node, kills the others when one fails."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ def main():
     ]
     while any(r.poll() is None for r in ranks):
         if any(r.poll() for r in ranks):
-            time.sleep(0.5)  # as torchrun: the others get a moment
+            time.sleep(0.5)  # like torchrun, which gives the others some time
             for r in ranks:
                 r.kill()
         time.sleep(0.1)

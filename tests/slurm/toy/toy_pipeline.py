@@ -1,8 +1,8 @@
-"""A loop of counting and sleeping with the real stage contract: cpu -> train -> generate (sharded) -> cpu -> train -> generate.
+"""A toy loop that counts and sleeps, with the real stage contract: cpu, train, generate (sharded), cpu, train, generate.
 
-Environment (it travels with the jobs): TOY_ITEM and TOY_STEP, seconds per item and per training step; TOY_CRASH and
-TOY_HANG, `stage` or `stage:shard` that misbehaves, TOY_TIMES how often (0 = always); TOY_STAGES, how many of the six
-stages there are.
+Environment (inherited by the jobs): TOY_ITEM and TOY_STEP: seconds per item and per training step. TOY_CRASH and
+TOY_HANG: `stage` or `stage:shard` that crashes or hangs; TOY_TIMES: how often (0 = always). TOY_STAGES: number of
+stages, at most six.
 """
 
 import json
@@ -22,7 +22,7 @@ ITEMS, STEPS = 24, 10
 
 
 def misbehave(ctx, name):
-    """Crashes or hangs in the middle of the work, as often as the test says."""
+    """Crashes or hangs in the middle of the work, as often as TOY_TIMES says."""
     for kind in ("CRASH", "HANG"):
         wanted = os.environ.get(f"TOY_{kind}", "")
         if wanted not in (name, f"{name}:{ctx.shard}"):
@@ -79,7 +79,7 @@ def pick_run(ctx):
 
 
 def train_run(ctx):
-    """Counts to STEPS, saves each step, resumes; leaves with EXIT_AGAIN when the stop file appears. Rank 0 works."""
+    """Counts to STEPS on rank 0, saves each step, resumes; exits with EXIT_AGAIN when the stop file appears."""
     rank = int(os.environ["RANK"])
     if os.environ.get("TOY_TORCH"):
         import torch

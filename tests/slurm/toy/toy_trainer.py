@@ -1,4 +1,4 @@
-"""A training rank of the toy pipeline, in the place of nemo_srlm.launch.train_worker."""
+"""A training rank of the toy pipeline, in place of nemo_srlm.launch.train_worker."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from nemo_srlm.launch.worker import worker_context, write_error
 
 
 def main():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer saves at the stop file
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer saves when the stop file appears
     stage, ctx = worker_context(
         Path(os.environ["NEMO_SRLM_RUN_DIR"]), os.environ["NEMO_SRLM_STAGE"], int(os.environ["NEMO_SRLM_ITERATION"])
     )
