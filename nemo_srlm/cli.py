@@ -162,14 +162,14 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _alpaca(args: argparse.Namespace) -> int:
-    from nemo_srlm.evaluate import annotations
+    from nemo_srlm.evaluate import alpaca_rows
 
     if (args.run is None) != (args.model is None):
         raise UserError("--run and --model", "one without the other", "both, or none")
-    found = annotations.row(args.file, args.calibration)
-    print(json.dumps(found, indent=1) if args.json else annotations.text(found))
+    row = alpaca_rows.row_of(args.file, args.calibration)
+    print(json.dumps(row, indent=1) if args.json else alpaca_rows.as_text(row))
     if args.run:
-        print(f"noted for the report in {annotations.keep(args.run, args.model, found)}", file=sys.stderr)
+        print(f"stored for the report in {alpaca_rows.save_row(args.run, args.model, row)}", file=sys.stderr)
     return 0
 
 

@@ -21,7 +21,7 @@ from nemo_srlm.core.records import (
     SftExample,
     content_id,
 )
-from nemo_srlm.evaluate import annotations, mtbench
+from nemo_srlm.evaluate import alpaca_rows, drift, mtbench
 from nemo_srlm.evaluate.headtohead import Comparison, by_category, summary
 from nemo_srlm.evaluate.reward_metrics import reward_metrics
 
@@ -82,7 +82,7 @@ def _curve(run_dir: Path, t: int, stage: str, steps: int, generator: random.Rand
             f.write(json.dumps(row) + "\n")
 
 
-def _answer(model: str, k: int, generator: random.Random) -> str:
+def _response(model: str, k: int, generator: random.Random) -> str:
     base = "Here are two fruits and one tools: apple, banana, axe."
     extra = {"baseline": " Nice weather today, is it not?", "M1": " I like it.", "M2": "", "M3": ""}[model]
     return f"{base}{extra}" if generator.random() < 0.7 else f"apple, banana, axe {k}.{extra}"
@@ -93,14 +93,14 @@ def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, ge
     prompts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
     responses, scores = [], []
     mean = ORACLE[cfg.run.arm].get(model, 3.8)
-    for k, text in enumerate(prompts):
-        prompt_id = content_id("prompt", text)
-        answer = _answer(model, k, generator)
-        candidate = Candidate(content_id("candidate", prompt_id, 0), prompt_id, 0, answer, "stop", len(answer.split()))
+    for k, prompt in enumerate(prompts):
+        prompt_id = content_id("prompt", prompt)
+        text = _response(model, k, generator)
+        candidate = Candidate(content_id("candidate", prompt_id, 0), prompt_id, 0, text, "stop", len(text.split()))
         responses.append(candidate)
         scores.append({"id": candidate.id, "level": min(5, max(0, round(generator.gauss(mean, 1.2))))})
     _records(run_dir, t, f"eval_responses{suffix}", "responses.jsonl", list(responses))
-    _write(run_dir, clock, t, f"eval_responses{suffix}", {}, 11)
+    _write(run_dir, clock, t, f"eval_responses{suffix}", {"drift": drift.response_metrics(responses)}, 11)
     directory = run_dir / f"iter{t}" / f"eval_oracle{suffix}"
     directory.mkdir(parents=True)
     (directory / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in scores), encoding="utf-8")
@@ -131,7 +131,7 @@ def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, ge
     """Results of the optional evaluations: public benchmarks, a preference file, KL."""
     _write(run_dir, clock, t, f"eval_alpaca{suffix}", {"responses": 805, "characters_mean": 1092 + 400 * t}, 300)
     if not suffix:
-        annotations.keep(run_dir, model, {
+        alpaca_rows.save_row(run_dir, model, {
             "generator": model, "win_rate": 9.94 + 5 * t, "standard_error": 0.9, "discrete_win_rate": 9.0 + 5 * t,
             "length_controlled_winrate": 10.1 + t, "lc_standard_error": 0.2, "n_total": 805, "avg_length": 1092 + 400 * t,
         })  # fmt: skip
@@ -203,7 +203,7 @@ def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, 
     _write(run_dir, clock, t, "eval_h2h", {"comparisons": rows}, 1)
 
 
-def _round(run_dir: Path, clock: Clock, t: int, generator: random.Random) -> None:
+def _preference_data(run_dir: Path, clock: Clock, t: int, generator: random.Random) -> None:
     prompts = [
         Prompt(content_id("prompt", t, k), f"Quick question. Which animal is bigger, the owl or the bear? ({t}.{k})")
         for k in range(58)
@@ -309,7 +309,7 @@ def build(
         _benchmarks(run_dir, clock, "baseline", 0, "_baseline", generator)
     for t in range(min(until, iterations) + 1):
         if t:
-            _round(run_dir, clock, t, generator)
+            _preference_data(run_dir, clock, t, generator)
             _curve(run_dir, t, policy_stage(cfg, t), 30, generator)
             _write(run_dir, clock, t, policy_stage(cfg, t), {"tokens": 90000}, 25)
         _write(run_dir, clock, t, "export", {}, 4)

@@ -102,8 +102,10 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """The content of a .json or .json.gz file. Raises DataError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_text(path) as f:
+            return json.load(f)
     except FileNotFoundError as error:
         raise DataError(path, "no such file") from error
     except json.JSONDecodeError as error:

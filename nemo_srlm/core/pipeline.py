@@ -49,6 +49,16 @@ def evaluations(cfg: Config, iteration: int) -> list[Ref]:
     return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
 
 
+def model_name(iteration: int) -> str:
+    """The name of the policy that an iteration trains: M1 of iteration 0, M2 of iteration 1, ..."""
+    return f"M{iteration + 1}"
+
+
+def evaluated_models(iteration: int) -> list[tuple[str, int, str]]:
+    """(name, iteration, suffix of its stages) of the SFT baseline and of the policies up to `iteration`, oldest first."""
+    return [("baseline", 0, "_baseline"), *((model_name(t), t, "") for t in range(iteration + 1))]
+
+
 def policy_stage(cfg: Config, iteration: int) -> str:
     """The stage that trains the policy of an iteration: M1 of iteration 0, M2 of iteration 1, ..."""
     if iteration == 0:

@@ -1,4 +1,4 @@
-"""Measurements of a model: judging against humans, model against model, benchmarks, drift. Pure functions on records.
+"""Measurements of a model: judging against human rankings, head-to-head, benchmarks, drift. Functions on finished records.
 
-Light: numpy at most. Nothing here imports torch, vllm or nemo, and nothing here runs a model.
+Needs numpy at most: nothing here imports torch, vllm or nemo, and nothing here runs a model.
 """

@@ -1,27 +1,21 @@
-"""AlpacaEval 2: writes model_outputs.json, reads annotation files, win rates as the public leaderboard states them.
+"""AlpacaEval 2: the win rates of annotated instructions, computed as the public leaderboard computes them.
 
-A preference is 1 where the baseline is preferred and 2 where the model is, anything between for a judge that gives
-probabilities, and 0 or 1.5 for a draw. The length-controlled win rate (Dubois et al., arXiv 2404.04475) asks what the
-judge would have said had both outputs been of one length: a logistic regression of the preference on the difference in
-length, the difficulty of the instruction and the model, with the length term then set to 0. It needs calibration data
-that the authors fitted over all models of the leaderboard; `Calibration.read` takes their df_gamed.csv (of the data
-set tatsu-lab/alpaca_eval) or a summary of it. Shapes: N annotated instructions, 3 coefficients
-(length, difficulty, model).
+`win_rate` is the raw rate. `length_controlled` (Dubois et al., arXiv 2404.04475) estimates the rate that the judge would
+have given if both outputs had the same length: a logistic regression of the preference on length difference,
+instruction difficulty and model, evaluated with the length term set to 0. It needs the authors' calibration data.
+alpaca_files.py reads and writes the files.
+
+Shapes: N annotated instructions, G annotations of the gamed baselines, 3 coefficients (length, difficulty, model).
 """
 
-import csv
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nemo_srlm.core.files import open_text, write_json
-from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
 
 Array = npt.NDArray[np.float64]
@@ -33,75 +27,28 @@ PENALTIES = tuple(float(c) for c in np.logspace(-4, 4, 10))  # C of the L1 penal
 
 @dataclass(frozen=True)
 class Annotation:
-    """One judged instruction. `preference` is the model's: 0 the baseline's output won, 1 the model's, .5 a draw."""
+    """One judged instruction. `preference` is the model's share: 0 the baseline's output won, 1 the model's, .5 a draw."""
 
-    instruction: str
     preference: float | None
     baseline_output: str
     model_output: str
     generator: str
-    dataset: str = ""
 
 
-def write_outputs(path: Path, prompts: Sequence[Prompt], responses: Iterable[Candidate], generator: str) -> int:
-    """model_outputs.json as `alpaca_eval --model_outputs` wants it: the first sample of each prompt, in prompt order.
+@dataclass(frozen=True)
+class Calibration:
+    """What the authors fitted over the leaderboard.
 
-    Raises DataError when a prompt has no response. Returns the number of outputs.
+    `difficulty` [805]: of each instruction of the evaluation set, by its place. `gamed` [G, 2]: tanh of the standardised
+    length difference, and the difficulty, of each annotation of the two gamed baselines (GPT-4 prompted to be verbose,
+    and to be concise). `labels` [G]: their preferences. `sums` [2]: gamed.T @ labels, which is all that a fit needs of the
+    labels; the choice of the penalty needs the labels themselves, where approximate ones are good enough.
     """
-    first = {r.prompt_id: r for r in responses if r.index == 0}
-    if missing := [p.id for p in prompts if p.id not in first]:
-        raise DataError(
-            path, f"{len(missing)} prompts have no response, the first: {missing[0]}", "one for each prompt"
-        )
-    rows = [{"instruction": p.text, "output": first[p.id].text, "generator": generator} for p in prompts]
-    write_json(path, rows)
-    return len(rows)
 
-
-def preference(value: object, where: str) -> float | None:
-    """AlpacaEval's coding (1..2, 0 or 1.5 for a draw, null) as the model's share 0..1. Raises DataError otherwise."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(where, f"preference {value!r}", "a number or null")
-    if value == 0:
-        return 0.5
-    if not 1 <= value <= 2:
-        raise DataError(where, f"preference {value!r}", "0, or 1 (the baseline) to 2 (the model)")
-    return float(value) - 1.0
-
-
-def read_annotations(path: Path) -> list[Annotation]:
-    """annotations.json (or .json.gz) of the alpaca_eval package, in the file's order. Raises DataError."""
-    rows = _read_json(path)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(path, "no list of annotations", "annotations.json of alpaca_eval")
-    fields = ("instruction", "preference", "output_1", "output_2", "generator_2")
-    found = []
-    for number, row in enumerate(rows):
-        where = f"{path}[{number}]"
-        if not isinstance(row, dict) or (missing := [f for f in fields if f not in row]):
-            raise DataError(where, f"not an annotation (missing: {missing})", f"an object with {', '.join(fields)}")
-        dataset = row["dataset"] if isinstance(row.get("dataset"), str) else ""
-        found.append(
-            Annotation(
-                row["instruction"], preference(row["preference"], where), row["output_1"], row["output_2"],
-                row["generator_2"], dataset,
-            )
-        )  # fmt: skip
-    if len(names := {a.generator for a in found}) > 1:
-        raise DataError(path, f"annotations of several models: {sorted(names)[:3]}", "one model a file")
-    return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with open_text(path) as f:
-            return json.load(f)
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"not JSON ({error})") from error
+    difficulty: Array
+    gamed: Array
+    sums: Array
+    labels: Array
 
 
 def win_rate(annotations: Sequence[Annotation]) -> dict[str, Any]:
@@ -123,7 +70,7 @@ def win_rate(annotations: Sequence[Annotation]) -> dict[str, Any]:
         "n_draws": draws,
         "n_total": len(values),
         "n_missing": len(annotations) - len(values),
-        # cut to a whole number, as the leaderboard has it
+        # truncated to an integer, as on the leaderboard
         "avg_length": int(sum(len(a.model_output) for a in annotations) / len(annotations)),
     }
 
@@ -134,71 +81,13 @@ def standard_error(values: Sequence[float]) -> float:
     return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
 
 
-# --- length control -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What the authors fitted over the leaderboard.
-
-    `difficulty` [805]: of each instruction of the evaluation set, by its place. `gamed` [G, 2]: tanh of the standardised
-    length difference and the difficulty of each annotation of the two gamed baselines (GPT-4 told to be verbose, and
-    concise). `labels` [G]: their preferences. `sums` [2]: gamed.T @ labels, all that a fit needs of the labels; only
-    the choice of the penalty needs the labels themselves, and there approximate ones do.
-    """
-
-    difficulty: Array
-    gamed: Array
-    sums: Array
-    labels: Array
-
-    @classmethod
-    def read(cls, path: Path) -> "Calibration":
-        """df_gamed.csv, or the JSON that tools/alpaca_calibration.py makes from the public repository. Raises DataError."""
-        return cls._from_csv(path) if path.suffix == ".csv" else cls._from_json(path)
-
-    @classmethod
-    def _from_csv(cls, path: Path) -> "Calibration":
-        fields = ("index", "preference", "std_delta_len", "instruction_difficulty")
-        try:
-            with path.open(encoding="utf-8", newline="") as f:
-                rows = list(csv.DictReader(f))
-        except FileNotFoundError as error:
-            raise DataError(path, "no such file", "df_gamed.csv of the data set tatsu-lab/alpaca_eval") from error
-        if not rows or (missing := [name for name in fields if name not in rows[0]]):
-            raise DataError(path, f"columns missing: {missing if rows else list(fields)}", "df_gamed.csv as published")
-        difficulty: dict[int, float] = {}
-        for row in rows:
-            difficulty.setdefault(int(float(row["index"])), float(row["instruction_difficulty"]))
-        kept = [row for row in rows if row["preference"] not in ("", "nan")]
-        gamed = np.array([[math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"])] for r in kept])
-        labels = np.array([float(row["preference"]) for row in kept])
-        ordered = np.array([difficulty[i] for i in sorted(difficulty)])
-        return cls(ordered, gamed, gamed.T @ labels, labels)
-
-    @classmethod
-    def _from_json(cls, path: Path) -> "Calibration":
-        data = _read_json(path)
-        try:
-            difficulty = np.asarray(data["difficulty"], dtype=np.float64)
-            deltas = [np.asarray(d, dtype=np.float64) for d in data["gamed_length_deltas"]]
-            weights = [np.asarray(w, dtype=np.float64) for w in data["gamed_weights"]]
-            sums = np.asarray(data["sums"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(path, f"no calibration ({error!r})", "what tools/alpaca_calibration.py writes") from error
-        columns = [np.stack([np.tanh(d / d.std(ddof=1)), difficulty], axis=1) for d in deltas]
-        labels = [_sigmoid(x @ w[:2] + w[2]) for x, w in zip(columns, weights, strict=True)]
-        return cls(difficulty, np.concatenate(columns), sums, np.concatenate(labels))
-
-
-def length_controlled(
-    annotations: Sequence[Annotation], calibration: Calibration, penalty: float | None = None
-) -> dict[str, float]:
+def length_controlled(annotations: Sequence[Annotation], calibration: Calibration) -> dict[str, float]:
     """{"length_controlled_winrate", "lc_standard_error" (both in percent), "penalty": C, "length", "difficulty", "model"}.
 
-    An annotation is matched to its instruction's difficulty by its place in the file, as the package does. `penalty`:
-    C of the L1 penalty; None chooses it by cross-validation.
-    Raises DataError with more annotations than the calibration has instructions.
+    The generalised linear model of arXiv 2404.04475: logit p = length * tanh(dl / std(dl)) + difficulty * d + model, where dl is
+    the difference in characters and d the instruction's calibrated difficulty; the rate is the mean of p at dl = 0. An
+    annotation is matched to its difficulty by its place in the file, as the alpaca_eval package does.
+    Raises DataError with more annotations than the calibration has instructions, and without any preference.
     """
     if len(annotations) > len(calibration.difficulty):
         raise DataError(
@@ -216,13 +105,13 @@ def length_controlled(
     if not len(y):
         raise DataError("annotations", "not one preference", "at least one")
     x = x_all[known]
-    chosen = penalty or _choose_penalty(x, y, calibration)
-    w = fit(x, y, calibration.gamed, calibration.sums, chosen)
-    controlled = _sigmoid(difficulty * w[1] + w[2])
+    penalty = _choose_penalty(x, y, calibration)
+    w = fit(x, y, calibration.gamed, calibration.sums, penalty)
+    controlled = sigmoid(difficulty * w[1] + w[2])
     return {
         "length_controlled_winrate": 100 * float(controlled.mean()),
         "lc_standard_error": 100 * standard_error(list(controlled)),
-        "penalty": chosen,
+        "penalty": penalty,
         "length": float(w[0]),
         "difficulty": float(w[1]),
         "model": float(w[2]),
@@ -240,14 +129,14 @@ def fit(x: Array, y: Array, gamed: Array, sums: Array, penalty: float, start: Ar
     for _ in range(500):
         largest = 0.0
         for j in range(3):
-            p = _sigmoid(x @ w)
+            p = sigmoid(x @ w)
             gradient, curvature = float(x[:, j] @ (p - y)), float((x[:, j] ** 2) @ (p * (1 - p)))
             if j < 2 and len(gamed):
-                q = _sigmoid(gamed @ w[:2])
+                q = sigmoid(gamed @ w[:2])
                 gradient += weight * float(gamed[:, j] @ q - sums[j])
                 curvature += weight * float((gamed[:, j] ** 2) @ (q * (1 - q)))
             step = _soft(curvature * w[j] - gradient, 1 / penalty) / max(curvature, 1e-12) - w[j]
-            step = float(np.clip(step, -2.0, 2.0))  # a Newton step from far away may overshoot
+            step = float(np.clip(step, -2.0, 2.0))  # a Newton step far from the minimum may overshoot
             w[j] += step
             largest = max(largest, abs(step))
         if largest < 1e-9:
@@ -264,7 +153,7 @@ def _choose_penalty(x: Array, y: Array, calibration: Calibration) -> float:
     losses = dict.fromkeys(PENALTIES, 0.0)
     for k in range(FOLDS):
         a, b = own_fold != k, gamed_fold != k
-        w: Array | None = None  # each penalty starts from the one before
+        w: Array | None = None  # each penalty starts from the solution of the one before
         for penalty in PENALTIES:
             w = fit(x[a], y[a], gamed[b], gamed[b].T @ labels[b], penalty, w)
             own, other = _log_loss(x[~a] @ w, y[~a]), _log_loss(gamed[~b] @ w[:2], labels[~b])
@@ -273,10 +162,11 @@ def _choose_penalty(x: Array, y: Array, calibration: Calibration) -> float:
 
 
 def _soft(value: float, threshold: float) -> float:
+    """Soft thresholding: the proximal step of the L1 penalty."""
     return math.copysign(max(0.0, abs(value) - threshold), value)
 
 
-def _sigmoid(z: Array) -> Array:
+def sigmoid(z: Array) -> Array:
     found: Array = np.exp(-np.logaddexp(0.0, -z))
     return found
 
@@ -286,7 +176,7 @@ def _log_loss(z: Array, y: Array) -> Array:
     return found
 
 
-def summary(annotations: Sequence[Annotation], calibration: Calibration | None = None) -> dict[str, Any]:
-    """A leaderboard row: `win_rate`, and with a calibration `length_controlled` beside it."""
+def leaderboard_row(annotations: Sequence[Annotation], calibration: Calibration | None) -> dict[str, Any]:
+    """`generator` and `win_rate`; with a calibration also `length_controlled`."""
     row = {"generator": annotations[0].generator, **win_rate(annotations)}
     return row if calibration is None else {**row, **length_controlled(annotations, calibration)}

@@ -1,6 +1,6 @@
-"""Drift between iterations, as numbers: length and diversity of responses, the judge's scores, KL to the policy before.
+"""Drift between iterations, measured: length and diversity of responses, the judge's scores, KL to the previous policy.
 
-What is too much of it says alarms.py. The paper names length growth and reward hacking as its own open questions.
+arXiv 2401.10020 names growing responses and reward hacking among its limitations. alarms.py applies the thresholds.
 """
 
 import math
@@ -14,6 +14,9 @@ from nemo_srlm.core.records import Candidate, Judgement
 from nemo_srlm.evaluate.reward_metrics import histogram
 from nemo_srlm.judge.scores import aggregate
 
+SELF_BLEU_TEXTS = 64  # a sample: the cost stays the same for any number of responses
+SELF_BLEU_REFERENCES = 16  # others that each sampled text is compared with
+MAX_N = 4  # BLEU's longest n-gram
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -27,26 +30,26 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams over all n-grams (Li et al. 2016); None without any. It falls with more text."""
+    """Number of different n-grams over the number of n-grams (Li et al. 2016); None without any. Longer text lowers it."""
     grams = [g for text in texts for g in ngrams(words(text), n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
-Grams = list[Counter[tuple[str, ...]]]  # of one text: its n-grams, counted, for n = 1, 2, ...
+Grams = list[Counter[tuple[str, ...]]]  # of one text: the counts of its n-grams for n = 1, 2, ...
 
 
-def count_grams(tokens: Sequence[str], max_n: int = 4) -> Grams:
+def count_grams(tokens: Sequence[str], max_n: int) -> Grams:
     return [Counter(ngrams(tokens, n)) for n in range(1, max_n + 1)]
 
 
 def bleu(hypothesis: Grams, references: Sequence[Grams]) -> float:
-    """Sentence BLEU with add-one smoothing above unigrams (Lin & Och 2004) and the closest reference length."""
+    """Sentence BLEU with add-one smoothing above unigrams (Lin & Och 2004) and the closest reference length, 0 to 1."""
     length = sum(hypothesis[0].values())
     if not length or not references:
         return 0.0
     log_sum, orders = 0.0, min(len(hypothesis), length)
     for n in range(orders):
-        # clipped: an n-gram counts at most as often as the reference that has it most often
+        # clipped: an n-gram counts at most as often as in the reference that has it most often
         matched = sum(min(k, max(r[n][gram] for r in references)) for gram, k in hypothesis[n].items())
         smooth = 1 if n else 0
         if matched + smooth == 0:
@@ -57,29 +60,31 @@ def bleu(hypothesis: Grams, references: Sequence[Grams]) -> float:
     return math.exp(log_sum / orders + min(0.0, 1.0 - closest / length))
 
 
-def self_bleu(texts: Sequence[str], num_texts: int = 64, num_references: int = 16, seed: int = 0) -> float | None:
-    """Mean BLEU of a text against others of the same model (Zhu et al. 2018): 1 when they are all the same.
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean BLEU of a text against others of the same model (Zhu et al. 2018), 0 to 1: 1 when all are the same.
 
-    On a fixed random sample of `num_texts` with `num_references` others each, so that it costs the same at any size.
+    Computed on a random sample with a fixed seed. None with fewer than two texts that have words.
     """
     tokens = [t for t in (words(text) for text in texts) if t]
     if len(tokens) < 2:
         return None
-    generator = random.Random(seed)
-    pool = [
-        count_grams(tokens[i])
-        for i in generator.sample(range(len(tokens)), min(num_texts + num_references, len(tokens)))
-    ]
-    chosen = range(min(num_texts, len(pool)))
+    generator = random.Random(0)
+    sample = generator.sample(range(len(tokens)), min(SELF_BLEU_TEXTS + SELF_BLEU_REFERENCES, len(tokens)))
+    pool = [count_grams(tokens[i], MAX_N) for i in sample]
+    chosen = range(min(SELF_BLEU_TEXTS, len(pool)))
     total = 0.0
     for i in chosen:
         others = pool[:i] + pool[i + 1 :]
-        total += bleu(pool[i], generator.sample(others, min(num_references, len(others))))
+        total += bleu(pool[i], generator.sample(others, min(SELF_BLEU_REFERENCES, len(others))))
     return total / len(chosen)
 
 
-def response_metrics(responses: Sequence[Candidate], seed: int = 0) -> dict[str, Any]:
-    """Length and diversity of a model's free responses. Failed ones are counted and left out of the rest."""
+def response_metrics(responses: Sequence[Candidate]) -> dict[str, Any]:
+    """Length and diversity of a model's responses. Failed ones are counted and left out of the other figures.
+
+    `words` and its standard error `words_se`, median and 90th percentile in whitespace-separated words; `truncated` and
+    `empty` are shares. All figures but the counts are None when every response failed.
+    """
     good = [r for r in responses if not r.error]
     texts = [r.text for r in good]
     lengths = [len(text.split()) for text in texts]
@@ -101,7 +106,7 @@ def response_metrics(responses: Sequence[Candidate], seed: int = 0) -> dict[str,
         "empty": sum(not t.strip() for t in texts) / len(texts),
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
-        "self_bleu": self_bleu(texts, seed=seed),
+        "self_bleu": self_bleu(texts),
     }
 
 
@@ -112,10 +117,11 @@ _RESPONSE_FIELDS = (
 
 
 def judging_metrics(judgements: Sequence[Judgement], min_valid: int) -> dict[str, Any]:
-    """Score shares, ties and failures of one judging stage. Shares are None where nothing is behind them.
+    """Score shares, ties and failures of one judging stage. Shares are None where the denominator is 0.
 
-    `ties`: prompts with two or more eligible candidates that all have the same mean score. `draw_histogram` counts
-    parsed draws, `mean_histogram` mean scores of eligible candidates (both to the nearest whole number).
+    `tie_rate`: share of the prompts with two or more eligible candidates whose candidates all have the same mean score.
+    `high_scores`: share of parsed draws that round to 4 or more. `draw_histogram` counts parsed draws, `mean_histogram`
+    mean scores of eligible candidates (both to the nearest integer).
     """
     draws = [s for j in judgements for s in j.scores]
     parsed = [s for s in draws if s is not None]
@@ -144,10 +150,11 @@ def judging_metrics(judgements: Sequence[Judgement], min_valid: int) -> dict[str
 
 
 def log_ratio(responses: Sequence[tuple[str, float, int]]) -> dict[str, Any]:
-    """Mean log-ratio a token of (group, log-ratio of a response, its tokens): {"kl", "se_kl", "tokens", "responses"}.
+    """Mean log-ratio per token: {"kl", "se_kl", "tokens", "responses"} of (group, log-ratio of a response, its tokens).
 
-    `kl` is the sum of log-ratios over the sum of tokens, in nats; its standard error is that of a ratio, clustered by
-    group (the responses to one prompt are not independent). None where there is nothing to divide by.
+    `kl` is the sum of the log-ratios over the sum of the tokens, in nats: the Monte Carlo estimate of the KL divergence per
+    token. `se_kl` is the standard error of that ratio, clustered by group (responses to one prompt are not independent);
+    None with one group. Both are None without tokens.
     """
     tokens = sum(n for _, _, n in responses)
     out: dict[str, Any] = {"kl": None, "se_kl": None, "tokens": tokens, "responses": len(responses)}

@@ -1,24 +1,24 @@
-"""lm-evaluation-harness: its command for an exported model, and its results file as plain numbers.
+"""lm-evaluation-harness: its command line for an exported model, and the numbers of its results file.
 
-Tasks are written `name` or `name:shots`; those with the same number of shots run in one process, since the harness
-takes one number for all.
+Tasks are written `name` or `name:shots`. Tasks with the same number of shots run in one process: the harness takes one
+number of shots per process.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.core.files import read_json
 from nemo_srlm.errors import ConfigError, DataError
 
-# Which metric of a task stands beside the paper's table, and under which name of it (evaluation/paper.py).
+# The metric to show first, by preference; BY_TASK overrides it.
 MAIN = ("exact_match,strict-match", "exact_match,remove_whitespace", "exact_match,none", "acc_norm,none", "acc,none")
 BY_TASK = {"mmlu": "acc,none", "piqa": "acc,none", "social_iqa": "acc,none"}
-PAPER = {
+PAPER = {  # task -> row of paper.BENCHMARKS
     "arc_challenge": "ARC-Challenge", "hellaswag": "HellaSwag", "gsm8k": "GSM8K", "mmlu": "MMLU",
     "nq_open": "Natural Questions",
 }  # fmt: skip
-OFFLINE = (
+OFFLINE = (  # signs in the harness's log of a data set that cannot be fetched
     "OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "Couldn't reach", "Couldn't find cache",
     "offline mode", "MaxRetryError", "Name or service not known", "DatasetNotFoundError",
 )  # fmt: skip
@@ -58,16 +58,16 @@ def newest_results(out: Path) -> Path:
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Task -> {"value", "se" (None where it has none), "metric", "shots", "samples", "all": metric -> value}.
+    """Task -> {"value", "se" (standard error or None), "metric", "shots", "samples", "all": metric -> value}.
 
-    Only what was asked for: of a group of tasks (mmlu) its own row, not its parts. Raises DataError.
+    A group of tasks (mmlu) gives its own row only, not those of its subtasks. Raises DataError.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         rows = {**data["results"], **data.get("groups", {})}
         shots, samples = data.get("n-shot", {}), data.get("n-samples", {})
         parts = {name for names in data.get("group_subtasks", {}).values() for name in names}
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(path, f"no results ({error!r})", "what `lm_eval --output_path` writes") from error
     found = {}
     for task, row in rows.items():
@@ -94,20 +94,20 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def main_metric(task: str, values: dict[str, float]) -> str:
-    """The metric to show first: the task's usual one, else the first in the order of MAIN, else the first there is."""
+    """The metric to show first: the one of BY_TASK, else the first in the order of MAIN, else the first of `values`."""
     wanted = [BY_TASK[task]] if task in BY_TASK else []
     return next((name for name in (*wanted, *MAIN) if name in values), next(iter(values)))
 
 
 def failure(log: str) -> tuple[str, str]:
-    """(what happened, remedy) of a harness that failed, from the end of its log."""
+    """(what happened, remedy) of a harness process that failed, from its log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "its log is empty"
     if any(sign in log for sign in OFFLINE):
         return (
             f"a task's data set is not on this machine and cannot be fetched ({last[:300]})",
-            "run the same tasks once where there is a network, with HF_HOME on a disk that both see; or name tasks whose "
-            "data is local (eval.harness.include_path)",
+            "run the same tasks once on a machine with network access, with HF_HOME on a disk that both machines share; or "
+            "name tasks whose data is local (eval.harness.include_path)",
         )
     if "No module named" in last:
         return last, "install it in the harness's interpreter (eval.harness.python)"

@@ -1,13 +1,14 @@
-"""Model against model: verdicts of a judge in both orders become win, tie or loss, with intervals.
+"""Head-to-head of two models: a judge's verdicts in both orders become win, tie or loss, with intervals.
 
-Section 3.1.3 of arXiv 2401.10020: a judge sees (A, B) and (B, A); only when both say the same is it a win or a loss,
-everything else is a tie. Here an order whose verdict does not parse makes no tie: the item is counted as unjudged.
+arXiv 2401.10020, section 3.1, "Evaluation Metrics": a judge compares the responses as (A, B) and as (B, A). It is a win or
+a loss only when both verdicts name the same response, otherwise a tie. The paper does not specify unparsable verdicts: here
+such an item is counted as unjudged, not as a tie.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ Outcome = Literal["win", "tie", "loss", "unjudged"]
 OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss", "unjudged")
 Z95 = 1.959963984540054
 
-# A colon must stand there: "A is better than B" in the reasons is no verdict. Lower-case "a" only at a line's end.
+# The colon is required: "A is better than B" in the reasoning is no verdict. Lower-case "a" counts at a line's end only.
 _VERDICT = re.compile(
     r"(?i:better)[\s*_`]*(?i:response|answer|one)?[\s*_`]*[:：][\s*_`\"'(\[]*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*"
     r"([AB]\b|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
@@ -28,9 +29,8 @@ _AND_ALSO = re.compile(r"[\s*_`\"')\]]*(?:/|,|\bor\b|\band\b)[\s*_`\"'(\[]*(?:re
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """One prompt, two models. `outcome` is `model`'s; a verdict is "A", "B", "tie" or "" (unparsable), as written.
-
-    In `first` order the model's response is A, in `second` order it is B.
+    """One prompt, two models. `outcome` is that of `model`. `first` and `second` are the verdicts as written: "A", "B", "tie"
+    or "" (unparsable). In the first order the response of `model` is A, in the second it is B.
     """
 
     prompt_id: str
@@ -39,7 +39,7 @@ class Comparison(Record):
     outcome: str
     first: str = ""
     second: str = ""
-    texts: tuple[str, ...] = ()  # the judge's words in both orders, for reading
+    texts: tuple[str, ...] = ()  # the judge's responses in both orders, for people
     category: str = ""
     words: int = 0  # of the model's response
     other_words: int = 0
@@ -62,7 +62,7 @@ def parse_verdict(text: str) -> str:
 
 
 def outcome(first: str, second: str) -> Outcome:
-    """From the two verdicts: `first` has the model as A, `second` has it as B. Disagreement is a tie."""
+    """The outcome for the model that is A in the order of `first` and B in that of `second`. Disagreement is a tie."""
     if not first or not second:
         return "unjudged"
     if (first, second) == ("A", "B"):
@@ -73,23 +73,23 @@ def outcome(first: str, second: str) -> Outcome:
 
 
 def outcome_of_scores(score: float, other: float) -> Outcome:
-    """For a judge that gives each response a score of its own, like the tiny world's oracle: order plays no role."""
+    """For a judge that scores each response on its own (the tiny world's oracle), where the order has no effect."""
     return "win" if score > other else "loss" if score < other else "tie"
 
 
-def wilson(successes: float, total: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) when there is nothing to count."""
+def wilson(successes: float, total: float) -> tuple[float, float]:
+    """95% interval of a share by Wilson's score method; (0, 1) when `total` is 0."""
     if total <= 0:
         return 0.0, 1.0
-    p, zz = successes / total, z * z / total
-    centre, half = p + zz / 2, z * math.sqrt(p * (1 - p) / total + zz / (4 * total))
+    p, zz = successes / total, Z95 * Z95 / total
+    centre, half = p + zz / 2, Z95 * math.sqrt(p * (1 - p) / total + zz / (4 * total))
     return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Counts, shares and intervals of one model against another.
+    """Counts, shares and 95% intervals of one model against another.
 
-    Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high] (Wilson, 95%), "counts",
+    Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high] (Wilson), "counts",
     "net": win - loss with "net_interval" (normal, paired per prompt), "win_rate": wins + ties / 2, "sign_p": exact
     two-sided sign test over wins and losses, "words" and "other_words": mean lengths}. With nothing judged the shares
     are None.
@@ -118,7 +118,7 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided binomial p-value of as uneven a split as this one when both are equally likely; ties left out."""
+    """Exact two-sided binomial p-value of a split at least as uneven as this one under equal odds; ties are left out."""
     n, k = wins + losses, min(wins, losses)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / (1 << n)
     return min(1.0, 2 * tail)
@@ -134,23 +134,10 @@ def by_category(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
 
 
 def order_bias(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
-    """How far the judge goes by position: share of A among verdicts for A or B, and share of contradicting pairs."""
+    """Position bias of the judge: share of A among the verdicts for A or B, and share of contradicting pairs of verdicts."""
     verdicts = [v for c in comparisons for v in (c.first, c.second) if v in {"A", "B"}]
     both = [c for c in comparisons if c.first and c.second]
     if not verdicts or not both:
         return None
     contradicting = sum(c.first == c.second and c.first in {"A", "B"} for c in both)
     return {"share_first": verdicts.count("A") / len(verdicts), "contradictions": contradicting / len(both)}
-
-
-def win_matrix(results: Mapping[tuple[str, str], Mapping[str, Any]], models: Sequence[str]) -> list[list[float | None]]:
-    """[model][other] win rate (ties as half) from results keyed by (model, other); None where not compared."""
-
-    def cell(a: str, b: str) -> float | None:
-        if (a, b) in results:
-            rate: float | None = results[a, b]["win_rate"]
-            return rate
-        turned: float | None = results[b, a]["win_rate"] if (b, a) in results else None
-        return None if turned is None else 1.0 - turned
-
-    return [[cell(a, b) for b in models] for a in models]

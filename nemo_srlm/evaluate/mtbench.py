@@ -1,8 +1,8 @@
-"""MT-Bench: two-turn answers in FastChat's files, and the reading of its single-answer grades.
+"""MT-Bench (Zheng et al., arXiv 2306.05685), single-answer grading: requests, grades, means, in FastChat's file formats.
 
-Files as lm-sys/FastChat's llm_judge has them, so that its own tools read ours and ours read theirs: question.jsonl,
-judge_prompts.jsonl (both come from the user), model_answer/<model>.jsonl, model_judgment/<judge>_single.jsonl.
-A grade is 1..10 in double brackets; one that does not parse is None here and -1 in the file, and counts in no mean.
+The files are those of lm-sys/FastChat's llm_judge, so that its tools can read them: question.jsonl and judge_prompts.jsonl
+(from the user), model_answer/<model>.jsonl, model_judgment/<judge>_single.jsonl. A grade is 1..10 in double brackets; one
+that does not parse is None here and -1 in the file, and is left out of the means.
 """
 
 import math
@@ -18,7 +18,7 @@ from nemo_srlm.data.chat import Chat
 from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Request
 
-TEMPERATURE = {  # of the answers, as FastChat samples them
+TEMPERATURE = {  # of the responses, by category, as in FastChat
     "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1,
     "humanities": 0.1,
 }  # fmt: skip
@@ -28,9 +28,7 @@ PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
     (False, False): "single-v1", (False, True): "single-math-v1",
     (True, False): "single-v1-multi-turn", (True, True): "single-math-v1-multi-turn",
 }  # fmt: skip
-
-
-ERROR = "$ERROR$"  # FastChat's answer where there is none
+ERROR = "$ERROR$"  # FastChat's text of a response that failed
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Turn(Record):
-    """One answer. An error says why there is none."""
+    """One response. `error`: why there is none; then the text is empty."""
 
     question_id: int
     turn: int  # 1 or 2
@@ -54,7 +52,7 @@ class Turn(Record):
 
 @dataclass(frozen=True)
 class Graded(Record):
-    """The judge's words on one answer."""
+    """The judge's response to one turn. `score`: 1..10, None where it did not parse."""
 
     question_id: int
     turn: int
@@ -90,7 +88,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def with_references(questions: Sequence[Question], path: Path) -> list[Question]:
-    """The questions with the answers of FastChat's reference_answer/<model>.jsonl in the place of their own."""
+    """The questions with the reference answers of FastChat's reference_answer/<model>.jsonl in place of their own."""
     found = {}
     for number, row in read_json_lines(path):
         try:
@@ -105,10 +103,10 @@ def turn_id(question_id: int, turn: int) -> str:
 
 
 def turn_request(chat: Chat, question: Question, before: Sequence[str], max_tokens: int, seed: int) -> Request:
-    """The request for the turn after the answers `before` (none: the first turn)."""
+    """The request for the turn that follows the responses `before` (none: the first turn)."""
     turn, ids = len(before) + 1, []
     for asked, answered in zip(question.turns, before, strict=False):
-        # Llama 2's way: every turn of its own, each with its begin and end
+        # Llama 2's format: every turn has its own begin and end token
         ids += [*chat.prompt_ids(asked), *chat.response_ids(answered)]
     ids += chat.prompt_ids(question.turns[turn - 1])
     draw = item_seed(seed, "mt_bench", question.id, turn)
@@ -172,16 +170,6 @@ def judgment_row(
         "user_prompt": messages[-1]["content"], "judgment": text, "score": -1 if grade.score is None else grade.score,
         "turn": grade.turn, "tstamp": stamp,
     }  # fmt: skip
-
-
-def read_grades(path: Path) -> list[Grade]:
-    """model_judgment/<judge>_single.jsonl, ours or FastChat's."""
-    return [
-        Grade(
-            int(row["question_id"]), int(row["turn"]), row["model"], None if row["score"] == -1 else float(row["score"])
-        )
-        for _, row in read_json_lines(path)
-    ]
 
 
 def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""The published numbers of "Self-Rewarding Language Models" (arXiv 2401.10020), as data for the report to stand beside.
+"""The published results of "Self-Rewarding Language Models" (arXiv 2401.10020), shown in the report beside a run's own.
 
-All of Llama 2 70B, so they give a direction and a size of effect, not a target for another model. Percentages are
-fractions here; correlations, MT-Bench scores (out of 10) and lengths (characters) are as published.
+All are of Llama 2 70B: they show the direction and the size of an effect, and are no target for another model. Percentages
+are stored as fractions; correlations, MT-Bench scores (out of 10) and lengths (characters) are as published.
 """
 
 from dataclasses import dataclass
 
 MODELS = ("baseline", "M1", "M2", "M3")
 
-# Table 4: the judge against human rankings on the held-out EFT set. Names as in evaluation.ranking.
+# Table 4: the judge against human rankings on the held-out EFT set. Names as in reward_metrics.py.
 REWARD: dict[str, dict[str, float]] = {
     "pairwise_accuracy": {"baseline": 0.651, "M1": 0.787, "M2": 0.804, "M3": 0.817},
     "five_best": {"baseline": 0.396, "M1": 0.415, "M2": 0.443, "M3": 0.432},
@@ -29,7 +29,7 @@ class Versus:
     loss: float
 
 
-# Figure 3: 256 test prompts, GPT-4 in both orders.
+# Figure 3: 256 test prompts, GPT-4 as judge in both orders.
 HEAD_TO_HEAD = (
     Versus("M1", "baseline", 0.305, 0.387, 0.309),
     Versus("M2", "baseline", 0.492, 0.363, 0.145),
@@ -39,19 +39,13 @@ HEAD_TO_HEAD = (
     Versus("M3", "M1", 0.688, 0.227, 0.086),
 )
 
-# Human preference against the SFT baseline (50 prompts).
-HUMAN = (
-    Versus("M1", "baseline", 0.28, 0.26, 0.46),
-    Versus("M2", "baseline", 0.56, 0.24, 0.20),
-    Versus("M3", "baseline", 0.66, 0.16, 0.18),
-)
-
-# AlpacaEval 2.0: 805 prompts against GPT-4 Turbo.
+# AlpacaEval 2.0 (Table 1): win rate over GPT-4 Turbo on 805 prompts.
 ALPACA_WIN_RATE = {"M1": 0.0994, "M2": 0.1538, "M3": 0.2044}
 ALPACA_LENGTH = {"M1": 1092, "M2": 1552, "M3": 2552}  # mean characters of a response
+# MT-Bench (Table 2): overall score out of 10.
 MT_BENCH = {"baseline": 6.85, "M1": 6.78, "M2": 7.01, "M3": 7.25}
 
-# Table 3: NLP benchmarks. M0 is Llama 2 70B as it is released.
+# Table 3: NLP benchmarks. M0 is Llama 2 70B as released.
 BENCHMARKS: dict[str, dict[str, float]] = {
     "ARC-Challenge": {"M0": 0.5740, "baseline": 0.5597, "M1": 0.5751, "M2": 0.5451, "M3": 0.5313},
     "HellaSwag": {"M0": 0.8530, "baseline": 0.8517, "M1": 0.8499, "M2": 0.8427, "M3": 0.8329},
@@ -60,11 +54,9 @@ BENCHMARKS: dict[str, dict[str, float]] = {
     "Natural Questions": {"M0": 0.2530, "baseline": 0.3435, "M1": 0.3548, "M2": 0.3307, "M3": 0.3186},
 }
 
-PAIRS = {"M2": 3964, "M3": 6942}  # preference pairs that each was trained on
-
 
 def head_to_head(model: str, other: str) -> Versus | None:
-    """The published comparison, turned round where the paper has it the other way; None where it has none."""
+    """The published comparison, with win and loss swapped where the paper states it as `other` against `model`; else None."""
     for row in HEAD_TO_HEAD:
         if (row.model, row.other) == (model, other):
             return row

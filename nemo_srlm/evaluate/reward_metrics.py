@@ -1,12 +1,12 @@
-"""The paper's five reward-model metrics on human-ranked replies, with bootstrap intervals and the counts behind them.
+"""The paper's five reward-model metrics on human-ranked replies, with bootstrap intervals and counts.
 
-Section 2.4 of arXiv 2401.10020, and what it leaves open, as decided here:
+arXiv 2401.10020, section 3.1, "Evaluation Metrics", names the metrics. What it does not specify is defined here:
 - A reply's score is the unrounded mean of its parsed draws; with fewer than `min_valid` it has none. A reply without a
-  score takes part in no pair and no correlation (counted), and its instruction is no exact match.
-- Pairs that humans rank equal are left out. A pair that the judge scores equal is half right in `pairwise_accuracy`
-  (a judge that says 4 to everything then gets .5, like a coin) and wrong in `pairwise_strict`.
+  score is in no pair and no correlation (counted), and its instruction is no exact match.
+- Pairs that humans rank equal are left out. A pair that the judge scores equal counts as half right in
+  `pairwise_accuracy` (a judge that always says 4 gets .5, as guessing would) and as wrong in `pairwise_strict`.
 - Exact match: the judge orders every pair of an instruction that humans order, in the same way.
-- Spearman and Kendall (tau-b) are averaged over instructions; one whose replies all score alike counts 0.
+- Spearman and Kendall (tau-b) are averaged over instructions; one whose replies all have the same score counts as 0.
 - 5-best: of the replies with the full score, the share that humans rank best (ties for best count).
 Intervals: 95%, percentile bootstrap over INSTRUCTIONS, since replies to one instruction are not independent.
 Shapes: I instructions, B bootstrap draws, K summed quantities.
@@ -30,7 +30,7 @@ _SUMS = ("pairs", "agree", "tied", "perfect", "perfect_best", "exact", "spearman
 
 
 def average_ranks(values: Sequence[float]) -> Array:
-    """Ranks from 1; equal values share the mean of their places."""
+    """Ranks from 1; equal values all get the mean of their ranks."""
     x = np.asarray(values, dtype=np.float64)
     below: Array = (x[:, None] > x[None, :]).sum(1).astype(np.float64)
     equal: Array = (x[:, None] == x[None, :]).sum(1).astype(np.float64)
@@ -38,14 +38,14 @@ def average_ranks(values: Sequence[float]) -> Array:
 
 
 def pearson(a: Array, b: Array) -> float | None:
-    """None where either side is constant: a correlation is not defined then."""
+    """Pearson's correlation; None where either side is constant, which leaves it undefined."""
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return float((a * b).sum()) / scale if scale > 0 else None
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Rank correlation with tied values at their mean rank; None where either side is constant."""
+    """Spearman's rank correlation, tied values at their mean rank; None where either side is constant."""
     return pearson(average_ranks(a), average_ranks(b))
 
 
@@ -92,7 +92,7 @@ def _one_instruction(replies: Sequence[RankedReply], scores: Sequence[float | No
 
 
 def _ratios(sums: Array) -> dict[str, Array]:
-    """[..., K] sums -> each metric [...]; NaN where its denominator is 0."""
+    """[..., K] sums -> metric -> [...]; NaN where the denominator is 0."""
     k = {name: sums[..., i] for i, name in enumerate(_SUMS)}
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
@@ -115,7 +115,7 @@ def reward_metrics(
 ) -> dict[str, Any]:
     """The five metrics of a judge on `replies`; `judgements` is keyed by the reply's id.
 
-    Returns plain JSON data: each of METRICS as a fraction (None where nothing is behind it), `intervals` (95%,
+    Returns plain JSON data: each of METRICS as a fraction (None where its denominator is 0), `intervals` (95%,
     metric -> [low, high] or None), `score_histogram` (mean score rounded -> replies) and `counts`: replies, scored,
     unscored (too few parsed draws), unjudged (no judgement at all), instructions (with replies that humans order),
     pairs, tied_pairs, human_ties, perfect, constant (instructions whose replies all score alike), draws, failed_draws,
@@ -166,7 +166,7 @@ def reward_metrics(
 
 
 def histogram(scores: Iterable[float]) -> dict[str, int]:
-    """Mean scores by nearest whole number (half goes up), "0", "1", ... -> count, ascending."""
+    """Scores rounded to the nearest integer (half rounds up), "0", "1", ... -> count, ascending."""
     out: dict[int, int] = {}
     for score in scores:
         key = math.floor(score + 0.5)

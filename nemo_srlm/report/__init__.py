@@ -1,7 +1,11 @@
 """The report of a run, or of several: report.html (self-contained), report.md and report.json beside it.
 
-collect.py reads a run directory into plain data (= report.json), summary.py draws conclusions from it, figures.py and
-plots.py make charts, render.py and template.html the page, text.py the plain-text forms.
+- run_files.py: what a run directory holds. collect.py reads it into plain data, which is report.json; preference_data.py,
+  curves.py, samples.py and costs.py each read one part.
+- summary.py: conclusions. figures.py chooses the charts, plots.py draws them. benchmarks.py: tables of optional
+  evaluations. numbers.py: numbers as text.
+- render.py and template.html: the page. text.py: report.md and the terminal's table.
+- Apart from the report: status.py (`nemo-srlm status`), show.py (`nemo-srlm show`), display.py (progress of a running stage).
 """
 
 import json
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
-    """The data of every run, each with a "label" that tells it from the others."""
+    """The data of every run, each with a unique "label": the run's name, or its path where names are equal."""
     from nemo_srlm.report.collect import collect
 
     runs = [collect(run_dir) for run_dir in run_dirs]
@@ -27,7 +31,7 @@ def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
 
 
 def write_report(run_dirs: list[Path], out: Path) -> Path:
-    """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Works on unfinished runs.
+    """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Accepts unfinished runs.
 
     Raises ConfigError when a directory is not a run's.
     """
@@ -35,7 +39,7 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
 
     runs = read_runs(run_dirs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"version": 1, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
+    data = json.dumps({"version": 2, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_atomic(out.with_suffix(".json"), data + "\n")
     files.write_atomic(out.with_suffix(".md"), text.markdown(runs))
     files.write_atomic(out, render.html(runs))
@@ -43,7 +47,7 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
 
 
 def terminal_table(run_dir: Path) -> "Table":
-    """The table at the end of `nemo-srlm run`: a row per model."""
+    """The table that `nemo-srlm run` prints at the end: a row per model."""
     from nemo_srlm.report import text
 
     return text.table(read_runs([run_dir])[0])

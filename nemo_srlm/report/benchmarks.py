@@ -1,8 +1,8 @@
-"""Measurements that can be turned on, as tables for the page and for report.md: AlpacaEval, MT-Bench, harness, preferences,
-KL, the choice of checkpoints.
+"""Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, lm-evaluation-harness, preference
+files, KL, the choice of checkpoints.
 
 A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "paper": the
-published number or ""}. What no run has measured has no table.
+published number or ""}. An evaluation that no run has made has no table.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_srlm.evaluate import harness, paper
 from nemo_srlm.report.numbers import count, decimal, metric_value, percent, points
-from nemo_srlm.report.run_files import Data, number
+from nemo_srlm.report.run_files import Data, figure
 
 
 def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:
@@ -23,7 +23,7 @@ def tables(runs: Sequence[Data]) -> list[Data]:
 
 
 def plain(table: Data) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of text alone, for Markdown."""
+    """Header and rows as text, for Markdown."""
     rows = [
         [" ".join(t for t in (c["text"], c["error"], f"(paper {c['paper']})" if c["paper"] else "") if t) for c in row]
         for row in table["rows"]
@@ -32,7 +32,7 @@ def plain(table: Data) -> tuple[list[str], list[list[str]]]:
 
 
 def _per_model(runs: Sequence[Data], section: str, cells: Callable[[Data, str], list[dict[str, str]]]) -> list[Any]:
-    """A row for each model of each run that has `section`; with several runs their names stand before the models'."""
+    """A row for each model of each run that has `section`; with several runs, a row's name begins with the run's."""
     return [
         [cell(f"{run['label']} {m['name']}" if len(runs) > 1 else m["name"]), *cells(m[section], m["name"])]
         for run in runs
@@ -47,22 +47,24 @@ def _plus_minus(value: float | None, digits: int = 2) -> str:
 
 def _alpaca(runs: Sequence[Data]) -> Data:
     def cells(found: Data, model: str) -> list[dict[str, str]]:
-        row = found["row"] or {}
+        row = found["row"]
+        controlled = row if row and "length_controlled_winrate" in row else None  # needs a calibration
         rate, length = paper.ALPACA_WIN_RATE.get(model), paper.ALPACA_LENGTH.get(model)
-        characters = number(row, "avg_length") or found["characters"]
         return [
-            cell(decimal(number(row, "win_rate")), _plus_minus(number(row, "standard_error")),
+            cell(decimal(figure(row, "win_rate")), _plus_minus(figure(row, "standard_error")),
                  "" if rate is None else decimal(100 * rate)),
-            cell(decimal(number(row, "length_controlled_winrate")), _plus_minus(number(row, "lc_standard_error"))),
-            cell(decimal(number(row, "discrete_win_rate"))),
-            cell(count(characters), published="" if length is None else count(length)),
-            cell(count(number(row, "n_total") or found["responses"])),
+            cell(decimal(figure(controlled, "length_controlled_winrate")),
+                 _plus_minus(figure(controlled, "lc_standard_error"))),
+            cell(decimal(figure(row, "discrete_win_rate"))),
+            cell(count(row["avg_length"] if row else found["characters"]),
+                 published="" if length is None else count(length)),
+            cell(count(row["n_total"] if row else found["responses"])),
         ]  # fmt: skip
 
     return {
         "title": "AlpacaEval 2",
-        "note": "Win rates in percent against the baseline of the annotations; ± is one standard error. A dash: answered, "
-        "and not annotated yet: nemo-srlm alpaca ANNOTATIONS --run RUN --model M.",
+        "note": "Win rates in percent against the baseline of the annotations; ± is one standard error. A dash: no "
+        "annotations yet; add them with nemo-srlm alpaca ANNOTATIONS --run RUN --model M.",
         "header": ["model", "win rate", "length-controlled", "discrete", "characters", "instructions"],
         "rows": _per_model(runs, "alpaca", cells),
     }
@@ -80,8 +82,8 @@ def _mt_bench(runs: Sequence[Data]) -> Data:
 
     return {
         "title": "MT-Bench",
-        "note": "Grades out of 10, one a turn; ± is one standard error, clustered by question. The paper’s judge is GPT-4.",
-        "header": ["model", "overall", "first turn", "second turn", "grades", "without a grade", "judge"],
+        "note": "Grades out of 10, one per turn; ± is one standard error, clustered by question. The paper’s judge is GPT-4.",
+        "header": ["model", "overall", "first turn", "second turn", "grades", "not graded", "judge"],
         "rows": _per_model(runs, "mt_bench", cells),
     }
 
@@ -107,7 +109,7 @@ def _harness(runs: Sequence[Data]) -> Data:
         rows.append(cells)
     return {
         "title": "NLP benchmarks",
-        "note": "lm-evaluation-harness; ± is one standard error. The paper’s shots are not stated, so compare directions.",
+        "note": "lm-evaluation-harness; ± is one standard error. The paper states no numbers of shots: compare directions.",
         "header": ["task", *(f"{r['label']} {name}" if len(runs) > 1 else name for r, name, _ in columns)],
         "rows": rows,
     }
@@ -123,9 +125,9 @@ def _preferences(runs: Sequence[Data]) -> list[Data]:
             for metric in shown:
                 interval = own["intervals"][metric] if own else None
                 error = " to ".join(metric_value(metric, v) for v in interval) if interval else ""
-                out.append(cell(metric_value(metric, number(own, metric)), error))
+                out.append(cell(metric_value(metric, figure(own, metric)), error))
             counts = own["counts"] if own else None
-            return [*out, *(cell(count(number(counts, key))) for key in ("pairs", "tied_pairs", "unscored"))]
+            return [*out, *(cell(count(figure(counts, key))) for key in ("pairs", "tied_pairs", "unscored"))]
 
         header = [
             "model",
@@ -140,7 +142,7 @@ def _preferences(runs: Sequence[Data]) -> list[Data]:
         ]
         return {
             "title": f"Judging {name}",
-            "note": "The five metrics’ rules on a preference file; intervals are 95%, by bootstrap over instructions.",
+            "note": "The reward-model metrics on a preference file; 95% intervals by bootstrap over instructions.",
             "header": header,
             "rows": _per_model(runs, "preferences", cells),
         }
@@ -156,9 +158,9 @@ def _kl(runs: Sequence[Data]) -> Data:
         ]  # fmt: skip
 
     return {
-        "title": "KL to the policy before",
-        "note": "Mean log-ratio in nats a token, on the newer policy’s own held-out responses; ± is one standard error.",
-        "header": ["model", "nats a token", "responses", "tokens", "not scored"],
+        "title": "KL to the previous policy",
+        "note": "Mean log-ratio in nats per token, on the newer policy’s own held-out responses; ± is one standard error.",
+        "header": ["model", "nats per token", "responses", "tokens", "not scored"],
         "rows": _per_model(runs, "kl", cells),
     }
 
@@ -169,7 +171,7 @@ def _selection(runs: Sequence[Data]) -> Data:
         for step in found["comparisons"]:
             low_high = " to ".join(points(v) for v in step["net_interval"]) if step["judged"] else ""
             kept = found["chosen"]
-            mark = "kept" if kept == step["checkpoint"] else "the one before is kept" if kept == step["other"] else ""
+            mark = "kept" if kept == step["checkpoint"] else "the previous one is kept" if kept == step["other"] else ""
             made.append([
                 cell(label), cell(step["checkpoint"]), cell(step["other"]),
                 cell("–" if step["net"] is None else points(step["net"]), low_high), cell(count(step["judged"])), cell(mark),
@@ -178,8 +180,8 @@ def _selection(runs: Sequence[Data]) -> Data:
 
     return {
         "title": "Choice of checkpoints",
-        "note": "Each checkpoint of a training against the one before it, in points of wins minus losses (95%); the walk stops "
-        "at the first that does not win. These prompts choose and so measure nothing.",
+        "note": "Each checkpoint of a training against the previous one, wins minus losses in percentage points (95%). The "
+        "search stops at the first that does not win. These prompts select the checkpoint: they are no measurement of it.",
         "header": ["model", "checkpoint", "against", "win - loss", "judged", ""],
         "rows": [
             row

@@ -1,29 +1,28 @@
-"""Training curves: metrics.jsonl of a training stage, thinned to what a plot can show."""
+"""Training curves: metrics.jsonl of a training stage, averaged down to MAX_POINTS points."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_srlm.core.files import read_json_lines
-
-if TYPE_CHECKING:
-    from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.report.run_files import Data, RunFiles
 
 MAX_POINTS = 240
-TITLES = {"pretrain": "M0", "baseline": "SFT baseline", "sft": "M1"}
+TITLES = {"pretrain": "M0", "baseline": "SFT baseline"}
 
 
-def read(files: "RunFiles", iteration: int, stage: str) -> dict[str, Any] | None:
+def read(files: RunFiles, iteration: int, stage: str) -> Data | None:
     """{"title", "stage", "iteration", "steps": [...], "series": {name: [value | None, ...]}}; None without a curve.
 
-    Longer curves are averaged over equal runs of steps, so a spike stays visible as a bump and no point is invented.
+    Longer curves are averaged over equal numbers of steps, so that a spike stays visible.
     """
     path = files.path(iteration, stage, "metrics.jsonl")
     if path is None:
         return None
     by_step: dict[int, dict[str, object]] = {}
     for _, data in read_json_lines(path):
-        if isinstance(data, dict) and "step" in data:  # training and validation write lines of their own
-            by_step.setdefault(int(data["step"]), {}).update(_flat(data))
+        # training and validation each write a line per step
+        by_step.setdefault(int(data["step"]), {}).update(_flat(data))
     ordered = [by_step[step] for step in sorted(by_step)]
     names = sorted({k for row in ordered for k, v in row.items() if k != "step" and _finite(v) is not None})
     if not ordered or not names:
@@ -31,7 +30,7 @@ def read(files: "RunFiles", iteration: int, stage: str) -> dict[str, Any] | None
     width = math.ceil(len(ordered) / MAX_POINTS)
     buckets = [ordered[i : i + width] for i in range(0, len(ordered), width)]
     return {
-        "title": TITLES[stage] if stage in TITLES else f"M{iteration + 1}",
+        "title": TITLES[stage] if stage in TITLES else model_name(iteration),
         "stage": stage,
         "iteration": iteration,
         "num_steps": len(ordered),
@@ -47,6 +46,7 @@ def _flat(data: dict[str, Any]) -> dict[str, object]:
 
 
 def _finite(value: object) -> float | None:
+    """A number that can be drawn: a loss that overflowed is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)

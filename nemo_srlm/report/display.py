@@ -1,4 +1,4 @@
-"""The live picture of a running pipeline: stage, progress, rate, time left. Plain lines where there is no terminal."""
+"""The live display of a running pipeline: stage, progress, rate, time left. Plain lines when the output is no terminal."""
 
 import time
 from pathlib import Path
@@ -40,17 +40,17 @@ def progress_words(progress: dict[str, Any]) -> str:
     return words
 
 
-WIDTH = 160  # columns of what goes into a file or a pipe
+WIDTH = 160  # columns when the output is a file or a pipe
 
 
 def console() -> Console:
-    """As wide as the terminal; into a file or a pipe, wide enough that tables stay readable."""
+    """A console as wide as the terminal, or WIDTH for a file or a pipe."""
     found = Console()
     return found if found.is_terminal else Console(width=WIDTH)
 
 
 class Display:
-    """`with Display(total) as d: d.show(ref, dir, started, done)` as often as one likes."""
+    """Use as `with Display(total) as d:` and call `d.show(ref, dir, started, done)` repeatedly."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -74,11 +74,11 @@ class Display:
             self._live.stop()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that is not overwritten."""
         self.console.print(text, highlight=False, markup=False)
 
     def show(self, ref: Ref, directory: Path, since: float, done: int) -> None:
-        """The running stage `ref`, begun at time `since`, with `done` stages of `total` behind it."""
+        """Shows the running stage `ref`, started at time `since`, with `done` of `total` stages finished."""
         progress = read_progress(directory)
         if progress and progress["updated"] < since:
             progress = None  # of an earlier attempt

@@ -1,4 +1,4 @@
-"""Which charts the report has: from report.json's data to the series that plots.py draws."""
+"""The charts of the report: from report.json's data to the series that plots.py draws."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from nemo_srlm.evaluate import paper
 from nemo_srlm.evaluate.headtohead import Z95
 from nemo_srlm.report import summary
 from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines
-from nemo_srlm.report.run_files import Data, number
+from nemo_srlm.report.run_files import Data, figure
 
 Get = Callable[[Data], "tuple[float, float | None] | None"]
 NUM_STYLES = 6
@@ -68,8 +68,8 @@ def _reward(name: str) -> Callable[[list[Data]], list[Series]]:
         for i, run in enumerate(runs):
             points = {}
             for model in run["models"]:
-                if (value := number(model["reward"], name)) is not None:
-                    interval = model["reward"].get("intervals", {}).get(name) or (None, None)
+                if (value := figure(model["reward"], name)) is not None:
+                    interval = model["reward"]["intervals"][name] or (None, None)
                     points[model["name"]] = Point(value, *interval)
             if points:
                 found.append(Series(run["label"], run_style(i), points))
@@ -103,7 +103,7 @@ def all_of(runs: list[Data]) -> dict[str, str]:
     def plain(v: float) -> str:
         return f"{v:g}"
 
-    def measured(section: str, name: str, error: str) -> list[Series]:
+    def measured(section: str, name: str, error: str = "") -> list[Series]:
         return _series(runs, lambda m: summary.measured(m, section, name, error))
 
     charts: dict[str, tuple[str, list[Series], Callable[[float], str], Callable[[float], str]]] = {
@@ -114,29 +114,29 @@ def all_of(runs: list[Data]) -> dict[str, str]:
         "kendall": ("Kendall tau by model", _reward("kendall")(runs), two, plain),
         "exact": ("exact match by model", _reward("exact_match")(runs), share, share),
         "words": ("words per response by model", measured("responses", "words", "words_se"), one, plain),
-        "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu", ""), two, plain),
-        "kl": ("KL to the policy before by model", measured("kl", "kl", "se_kl"), lambda v: f"{v:.3f}", plain),
+        "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu"), two, plain),
+        "kl": ("KL to the previous policy by model", measured("kl", "kl", "se_kl"), lambda v: f"{v:.3f}", plain),
         "mt_bench": (
             "MT-Bench by model",
             [*measured("mt_bench", "overall", "se_overall"), *_published_mt(runs)],
             two,
             plain,
         ),
-        "distinct": ("distinct-2 by model", measured("responses", "distinct_2", ""), two, plain),
+        "distinct": ("distinct-2 by model", measured("responses", "distinct_2"), two, plain),
     }
     return {name: dots(label, x, series, value, tick) for name, (label, series, value, tick) in charts.items()}
 
 
-def histogram(round_: Data) -> str:
-    """Mean judge scores of the candidates of one round."""
-    if round_["judging"] is None:
+def histogram(made: Data) -> str:
+    """Mean judge scores of the candidates of one iteration (an item of "preference_data"); "" before they are judged."""
+    if made["judging"] is None:
         return ""
-    counts = {str(k): 0 for k in range(6)} | round_["judging"]["mean_histogram"]
-    return bars(f"mean scores that {round_['policy']} gave", counts)
+    counts = {str(k): 0 for k in range(6)} | made["judging"]["mean_histogram"]
+    return bars(f"mean scores that {made['policy']} gave", counts)
 
 
 def training(run: Data) -> list[Data]:
-    """Groups of training stages, each with charts in which its models lie over each other.
+    """Groups of training stages, each with charts that show its models together.
 
     [{"title", "charts": [{"title", "svg", "legend": [(name, style)]}]}]
     """

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: the filters of the page and the cells of the plain-text report."""
+"""Numbers as text: the filters of the page and the cells of the plain-text report. None becomes a dash."""
 
 import time
 
@@ -11,13 +11,11 @@ METRIC_NAMES = {
     "kendall": "Kendall τ",
 }
 CORRELATIONS = ("spearman", "kendall")
+MINUS = "\N{MINUS SIGN}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}%"
-
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -26,7 +24,7 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of two shares in points of percent, with its sign."""
+    """A difference of two shares in percentage points, with its sign."""
     return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", MINUS)
 
 

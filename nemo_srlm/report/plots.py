@@ -1,7 +1,7 @@
-"""Small SVG charts as strings. Colours and fonts come from the page's style sheet, so they follow light and dark.
+"""Small SVG charts as strings. Colours and fonts come from the page's style sheet, which has a light and a dark theme.
 
-About 340 units wide, one unit a CSS pixel on a phone: text stays readable because charts are laid out beside each
-other and never scaled down. Every mark has a <title>, which browsers show on hover and screen readers read.
+A chart is 340 units wide, one CSS pixel per unit on a phone: charts are laid out side by side and never scaled down, so
+text stays readable. Every mark has a <title>, which browsers show on hover and screen readers read.
 """
 
 import math
@@ -11,6 +11,7 @@ from html import escape
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 16, 26
+NUM_TICKS = 4
 Format = Callable[[float], str]
 
 
@@ -30,12 +31,12 @@ class Series:
     points: Mapping[str, Point]  # by x label; a missing label is a gap
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers that cover [low, high]."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """About NUM_TICKS round numbers that cover [low, high]."""
     if not high > low:
         half = abs(low) * 0.1 or 1.0
         low, high = low - half, high + half
-    raw = (high - low) / count
+    raw = (high - low) / NUM_TICKS
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -52,8 +53,8 @@ def tick_text(value: float) -> str:
 class _Frame:
     """Maps data to the page and draws the grid."""
 
-    def __init__(self, low: float, high: float, text: Format = tick_text, ticks: int = 4) -> None:
-        self.ticks = nice_ticks(low, high, ticks)
+    def __init__(self, low: float, high: float, text: Format = tick_text) -> None:
+        self.ticks = nice_ticks(low, high)
         self.low, self.high = self.ticks[0], self.ticks[-1]
         self.text = text
 
@@ -102,7 +103,7 @@ def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_te
     ]
     with_paper = len(own) < len(series)
     texts = []
-    for k, s in sorted(enumerate(series), key=lambda item: item[1].style != "paper"):  # the paper lies beneath
+    for k, s in sorted(enumerate(series), key=lambda item: item[1].style != "paper"):  # the paper's first, beneath
         shift = (k - (len(series) - 1) / 2) * min(14.0, step * 0.6 / len(series))
         places = [(LEFT + step * (i + 0.5) + shift, s.points[x], x) for i, x in enumerate(x_labels) if x in s.points]
         path = " ".join(f"{x:.1f},{frame.y(p.value):.1f}" for x, p, _ in places)
@@ -152,7 +153,7 @@ def lines(label: str, curves: Sequence[Curve]) -> str:
         return LEFT + (width * (step - first) / (last - first) if last > first else width / 2)
 
     parts = frame.grid()
-    for value in nice_ticks(first, last, 4):
+    for value in nice_ticks(first, last):
         if first <= value <= last and value == int(value):  # steps are whole
             parts.append(
                 f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick_text(value)}</text>'
@@ -171,7 +172,7 @@ def lines(label: str, curves: Sequence[Curve]) -> str:
     return _svg(label, parts)
 
 
-def bars(label: str, counts: Mapping[str, int], style: str = "s0") -> str:
+def bars(label: str, counts: Mapping[str, int]) -> str:
     """Vertical bars of shares, one per key, with the share as text above and the count on hover."""
     total = sum(counts.values())
     if not total:
@@ -185,7 +186,7 @@ def bars(label: str, counts: Mapping[str, int], style: str = "s0") -> str:
         x, y = LEFT + step * (i + 0.14), frame.y(share)
         middle = LEFT + step * (i + 0.5)
         parts.append(
-            f'<g class="{style}"><rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{step * 0.72:.1f}" '
+            f'<g class="s0"><rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{step * 0.72:.1f}" '
             f'height="{max(0.0, base - y):.1f}" rx="2">{_title(f"{key}: {counts[key]:,} of {total:,}")}</rect></g>'
         )
         if share > 0:

@@ -1,4 +1,4 @@
-// What the page does beyond showing itself: the theme button and the sample browser. Without it everything is visible.
+// The theme button and the sample browser. Without this script everything is visible.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -14,12 +14,12 @@
   const browse = document.querySelector(".browse");
   if (!browse) return;
   const samples = [...document.querySelectorAll(".sample")];
-  const round = document.getElementById("round");
+  const iteration = document.getElementById("iteration");
   const kind = document.getElementById("kind");
   const place = document.getElementById("place");
   let at = 0;
   const show = () => {
-    const shown = samples.filter((s) => s.dataset.round === round.value && (kind.value === "all" || s.dataset.kind === kind.value));
+    const shown = samples.filter((s) => s.dataset.iteration === iteration.value && (kind.value === "all" || s.dataset.kind === kind.value));
     at = shown.length ? (at + shown.length) % shown.length : 0;
     for (const s of samples) s.hidden = s !== shown[at];
     place.textContent = shown.length ? `${at + 1} of ${shown.length}` : "none";
@@ -28,7 +28,7 @@
   const restart = () => { at = 0; show(); };
   document.getElementById("previous").addEventListener("click", () => move(-1));
   document.getElementById("next").addEventListener("click", () => move(1));
-  round.addEventListener("change", restart);
+  iteration.addEventListener("change", restart);
   kind.addEventListener("change", restart);
   browse.hidden = false;
   show();

@@ -1,27 +1,19 @@
-"""The files of a run directory, as the report reads them."""
+"""What a run directory holds, for the report: its config, the manifests and files of its finished stages, AlpacaEval rows."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
-from nemo_srlm.evaluate import annotations
+from nemo_srlm.evaluate import alpaca_rows
+from nemo_srlm.judge.scores import required_valid
 
 Data = dict[str, Any]
 
 
-def number(data: Data | None, name: str) -> float | None:
-    """A finite number of foreign data, None where it is absent or something else."""
-    value = None if data is None else data.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 class RunFiles:
-    """A run directory with the manifests of its finished stages, read once."""
+    """A run directory, with the manifests of its finished stages read once. Raises ConfigError when it is not a run's."""
 
     def __init__(self, run_dir: Path) -> None:
         self.dir = run_dir
@@ -32,18 +24,30 @@ class RunFiles:
             iteration = path.parent.parent.name.removeprefix("iter")
             if done is not None and iteration.isdigit():
                 self.manifests[int(iteration), path.parent.name] = done
-        self.annotations = annotations.of_run(run_dir)
+        self.alpaca_rows = alpaca_rows.saved_rows(run_dir)
 
     def path(self, iteration: int, stage: str, name: str) -> Path | None:
-        """A file of a FINISHED stage; None where the stage or the file is not there."""
+        """A file of a FINISHED stage; None where the stage is not finished or has no such file."""
         path = self.dir / f"iter{iteration}" / stage / name
         return path if (iteration, stage) in self.manifests and path.exists() else None
 
+    def metrics(self, iteration: int, stage: str) -> Data | None:
+        """The metrics in a stage's manifest; None where the stage is not finished."""
+        done = self.manifests.get((iteration, stage))
+        return None if done is None else done.metrics
+
     def judgements(self, iteration: int) -> Path | None:
-        """The judgements that made the round's pairs: the policy's, or in the arm "oracle" the oracle's."""
+        """The judgements behind an iteration's pairs: the policy's, or in the arm "oracle" the oracle's."""
         stage = "oracle_scores" if self.cfg.run.arm == "oracle" else "judge"
         return self.path(iteration, stage, "judgements.jsonl")
 
-    def metrics(self, iteration: int, stage: str) -> Data | None:
-        done = self.manifests.get((iteration, stage))
-        return None if done is None else done.metrics
+    @property
+    def min_valid(self) -> int:
+        """Parsed draws that a candidate needs for a score, as in the stage `pairs`: the oracle makes a single one."""
+        return 1 if self.cfg.run.arm == "oracle" else required_valid(self.cfg.judge)
+
+
+def figure(section: Data | None, name: str) -> float | None:
+    """A figure of a measurement. None where it was not measured (no section), or where its denominator was 0."""
+    value: float | None = None if section is None else section[name]
+    return value

@@ -1,21 +1,20 @@
-"""What a reader should see with their own eyes: prompts with candidates and judgements, and every model's answers.
+"""Samples of the texts: prompts with candidates and judgements, and the responses of every model to the same prompts.
 
-The choice is by a hash of the id, so it is arbitrary but the same in every report of the run.
+The samples are chosen by a hash of the id: arbitrary, but the same in every report of a run.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.pipeline import evaluated_models, model_name
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
-from nemo_srlm.judge.scores import aggregate, required_valid
+from nemo_srlm.judge.scores import aggregate
+from nemo_srlm.report.run_files import Data, RunFiles
 
-if TYPE_CHECKING:
-    from nemo_srlm.report.run_files import RunFiles
-
-NUM_PAIRS = 16  # prompts of a round that gave a pair
-NUM_DROPPED = 8  # prompts of a round that gave none, spread over the reasons
-NUM_ANSWERS = 12  # held-out prompts that every model answers
-MAX_CHARS = 4000  # of one text in the report; the files hold the whole
+NUM_PAIRS = 16  # prompts of an iteration that gave a pair
+NUM_DROPPED = 8  # prompts of an iteration that gave none, spread over the reasons
+NUM_SAME_PROMPT = 12  # held-out prompts with the responses of every model
+MAX_CHARS = 4000  # of one text in the report; the run's files hold all of it
 
 
 def clip(text: str) -> str:
@@ -39,8 +38,8 @@ def _spread(reasons: dict[str, str], wanted: int) -> list[str]:
     return chosen
 
 
-def of_round(files: "RunFiles", t: int) -> dict[str, Any] | None:
-    """{"iteration", "policy", "items": [...]} of round t; None until its candidates are finished."""
+def read(files: RunFiles, t: int) -> Data | None:
+    """{"iteration", "policy", "items": [...]} of iteration t; None until its candidates are finished."""
     prompts, candidates = files.path(t, "prompts", "prompts.jsonl"), files.path(t, "candidates", "candidates.jsonl")
     if prompts is None or candidates is None:
         return None
@@ -52,35 +51,34 @@ def of_round(files: "RunFiles", t: int) -> dict[str, Any] | None:
     chosen = _shuffled(list(pairs))[:NUM_PAIRS] + _spread(reasons, NUM_DROPPED)
     chosen = [i for i in chosen if i in every] or _shuffled(list(every))[:NUM_PAIRS]
     wanted = set(chosen)
-    replies: dict[str, list[Candidate]] = {i: [] for i in chosen}
+    responses: dict[str, list[Candidate]] = {i: [] for i in chosen}
     for candidate in read_records(candidates, Candidate):
         if candidate.prompt_id in wanted:
-            replies[candidate.prompt_id].append(candidate)
+            responses[candidate.prompt_id].append(candidate)
     judged = {j.id: j for j in read_records(judge, Judgement) if j.prompt_id in wanted} if judge else {}
-    needed = 1 if files.cfg.run.arm == "oracle" else required_valid(files.cfg.judge)
-    items = [_item(every[i], replies[i], judged, pairs.get(i), reasons.get(i), needed) for i in chosen]
-    return {"iteration": t, "policy": f"M{t}", "items": items}
+    items = [_item(every[i], responses[i], judged, pairs.get(i), reasons.get(i), files.min_valid) for i in chosen]
+    return {"iteration": t, "policy": model_name(t - 1), "items": items}
 
 
 def _item(
     prompt: Prompt,
-    replies: list[Candidate],
+    candidates: list[Candidate],
     judged: dict[str, Judgement],
     pair: PreferencePair | None,
     reason: str | None,
     min_valid: int,
-) -> dict[str, Any]:
+) -> Data:
     rows: list[dict[str, Any]] = []
     roles = {pair.chosen: "chosen", pair.rejected: "rejected"} if pair else {}
-    for reply in sorted(replies, key=lambda c: c.index):
-        judgement = judged.get(reply.id)
+    for candidate in sorted(candidates, key=lambda c: c.index):
+        judgement = judged.get(candidate.id)
         rows.append(
             {
-                "index": reply.index,
-                "text": clip(reply.text),
-                "tokens": reply.num_tokens,
-                "finish": reply.finish_reason,
-                "error": reply.error or (judgement.error if judgement else ""),
+                "index": candidate.index,
+                "text": clip(candidate.text),
+                "tokens": candidate.num_tokens,
+                "finish": candidate.finish_reason,
+                "error": candidate.error or (judgement.error if judgement else ""),
                 "score": aggregate(judgement.scores, min_valid) if judgement else None,
                 "draws": [
                     {"score": s, "text": clip(text)} for s, text in zip(judgement.scores, judgement.texts, strict=True)
@@ -88,50 +86,49 @@ def _item(
                 if judgement
                 else [],
                 # two candidates may have the same text: the role belongs to the first of them
-                "role": "" if reply.error else roles.pop(reply.text, ""),
+                "role": "" if candidate.error else roles.pop(candidate.text, ""),
             }
         )
     rows.sort(key=lambda r: (-(r["score"] if r["score"] is not None else -1.0), r["index"]))
     return {"id": prompt.id, "prompt": clip(prompt.text), "reason": reason, "candidates": rows}
 
 
-def answers(files: "RunFiles") -> list[dict[str, Any]]:
-    """The same held-out prompts answered by every model: [{"prompt", "answers": [{"model", "text", "score"}]}]."""
-    sources = [("baseline", 0, "_baseline"), *((f"M{t + 1}", t, "") for t in range(files.cfg.iterations + 1))]
-    first_answers: dict[str, dict[str, Candidate]] = {}
+def same_prompt(files: RunFiles) -> list[Data]:
+    """Held-out prompts with the response of every model: [{"prompt", "responses": [{"model", "text", "error", "score"}]}]."""
+    first: dict[str, dict[str, Candidate]] = {}  # model -> prompt id -> its first sample
     scores: dict[str, dict[str, float]] = {}
-    for name, t, suffix in sources:
+    for name, t, suffix in evaluated_models(files.cfg.iterations):
         path = files.path(t, f"eval_responses{suffix}", "responses.jsonl")
         if path is None:
             continue
-        first_answers[name] = {c.prompt_id: c for c in read_records(path, Candidate) if c.index == 0}
+        first[name] = {c.prompt_id: c for c in read_records(path, Candidate) if c.index == 0}
         scores[name] = _oracle_levels(files, t, suffix)
     texts = _eval_prompts(files)
-    common = [i for i in texts if first_answers and all(i in found for found in first_answers.values())]
+    common = [i for i in texts if first and all(i in found for found in first.values())]
     return [
         {
             "prompt": clip(texts[i]),
-            "answers": [
+            "responses": [
                 {
                     "model": name,
                     "text": clip(found[i].text),
                     "error": found[i].error,
                     "score": scores[name].get(found[i].id),
                 }
-                for name, found in first_answers.items()
+                for name, found in first.items()
             ],
         }
-        for i in _shuffled(common)[:NUM_ANSWERS]
+        for i in _shuffled(common)[:NUM_SAME_PROMPT]
     ]
 
 
-def _eval_prompts(files: "RunFiles") -> dict[str, str]:
+def _eval_prompts(files: RunFiles) -> dict[str, str]:
     path = files.path(0, "held_out", "eval_prompts.jsonl")
     return {p.id: p.text for p in read_records(path, Prompt)} if path else {}
 
 
-def _oracle_levels(files: "RunFiles", t: int, suffix: str) -> dict[str, float]:
-    """The oracle's level of each response, where the evaluation wrote it down."""
+def _oracle_levels(files: RunFiles, t: int, suffix: str) -> dict[str, float]:
+    """Response id -> the oracle's level; {} without the tiny world."""
     path = files.path(t, f"eval_oracle{suffix}", "scores.jsonl")
     if path is None:
         return {}

@@ -1,4 +1,4 @@
-"""One item through every stage: prompt, demonstrations, candidates, judgements, and the pair or the reason for none."""
+"""`nemo-srlm show`: one prompt through every stage: demonstrations, candidates, judgements, the pair or the reason for none."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +25,16 @@ def _prompt_id(iteration: Path, wanted: str) -> str | None:
     return None
 
 
-def _of_prompt(path: Path, prompt_id: str, key: str = "prompt_id") -> Iterator[dict[str, Any]]:
+def _of_prompt(path: Path, prompt_id: str) -> Iterator[dict[str, Any]]:
     if path.exists():
-        yield from (data for _, data in read_json_lines(path) if data[key] == prompt_id)
+        yield from (data for _, data in read_json_lines(path) if data["prompt_id"] == prompt_id)
 
 
 def item(run_dir: Path, wanted: str) -> dict[str, Any]:
-    """Everything that the run's files know about one prompt. Raises DataError when no iteration has it."""
+    """All records of one prompt. `wanted`: the beginning of its id or of one of its candidates' or pairs' ids.
+
+    Raises DataError when no iteration has such an id.
+    """
     for iteration in _iterations(run_dir):
         prompt_id = _prompt_id(iteration, wanted)
         if prompt_id is None:
@@ -46,12 +49,14 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
             "dropped": [d["reason"] for d in _of_prompt(iteration / "pairs/dropped.jsonl", prompt_id)],
         }
     raise DataError(
-        run_dir, f"no item whose id begins with {wanted!r}", remedy="ids stand in iter*/prompts/prompts.jsonl"
+        run_dir,
+        f"no item whose id begins with {wanted!r}",
+        remedy="iter*/prompts/prompts.jsonl lists the prompts with their ids",
     )
 
 
 def text(run_dir: Path, wanted: str) -> str:
-    """`item` for people."""
+    """`item` as text for the terminal."""
     found = item(run_dir, wanted)
     prompt = Prompt.from_json(found["prompt"]) if "text" in found["prompt"] else None
     lines = [f"{found['iteration']}  prompt {found['prompt']['id']}", ""]

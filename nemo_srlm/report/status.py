@@ -1,4 +1,4 @@
-"""What a run directory says about a run: a row per stage, from the files alone."""
+"""The state of a run: a row per stage, read from the files of the run directory alone; and the table of `nemo-srlm status`."""
 
 import os
 import time
@@ -14,10 +14,10 @@ from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref, stage_directory
-from nemo_srlm.evaluate.alarms import Alarm, of_run
+from nemo_srlm.evaluate.alarms import Alarm, alarms_of_run
 from nemo_srlm.report.display import duration, progress_words
 
-QUIET = 120.0  # seconds without news after which a stage on another host counts as stopped
+QUIET = 120.0  # seconds without progress after which a stage on another host counts as stopped
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def rows(run_dir: Path) -> list[Row]:
 
 
 def alarms(run_dir: Path) -> list[Alarm]:
-    """Drift so far, and what the judge of a round was found to do (`judge.alarm_*`)."""
-    return of_run(load_resolved_config(run_dir), run_dir)
+    """The drift alarms so far (`drift.*`)."""
+    return alarms_of_run(load_resolved_config(run_dir), run_dir)
 
 
 def as_json(run_dir: Path, found: list[Row], notes: list[str]) -> dict[str, Any]:

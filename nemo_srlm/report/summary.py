@@ -1,7 +1,7 @@
-"""The twenty-second answer: for each axis, did the last model get better than the first, and is that more than noise.
+"""The summary at the top of the report: on each axis, is the last model better than the first, and is that significant.
 
-"More than noise" means that the 95% interval of the difference excludes 0, with the two models' errors taken as
-independent (the prompts are the same, so this errs on the cautious side).
+Significant: the 95% interval of the difference excludes 0. The errors of the two models are treated as independent; since
+both get the same prompts, that makes the interval wider, if anything.
 """
 
 import math
@@ -9,24 +9,24 @@ from typing import Any
 
 from nemo_srlm.evaluate.headtohead import Z95
 from nemo_srlm.report.numbers import signed
-from nemo_srlm.report.run_files import Data, number
+from nemo_srlm.report.run_files import Data, figure
 
 UP, DOWN, FLAT = "up", "down", "flat"
 
 
-def measured(model: Data, section: str, name: str, error: str) -> tuple[float, float | None] | None:
+def measured(model: Data, section: str, name: str, error: str = "") -> tuple[float, float | None] | None:
     """(value, standard error or None) of a model's measurement; None where it was not measured."""
-    value = number(model[section], name)
-    return None if value is None else (value, number(model[section], error))
+    value = figure(model[section], name)
+    return None if value is None else (value, figure(model[section], error) if error else None)
 
 
 def interval_error(model: Data, name: str) -> tuple[float, float | None] | None:
-    """A reward metric with the standard error that its bootstrap interval stands for."""
-    value = number(model["reward"], name)
+    """A reward metric with the standard error that its bootstrap interval corresponds to."""
+    value = figure(model["reward"], name)
     if value is None:
         return None
-    found = model["reward"].get("intervals", {}).get(name)
-    return value, None if not found else (found[1] - found[0]) / (2 * Z95)
+    interval = model["reward"]["intervals"][name]
+    return value, None if interval is None else (interval[1] - interval[0]) / (2 * Z95)
 
 
 def change(first: tuple[float, float | None], last: tuple[float, float | None]) -> Data:
@@ -39,7 +39,7 @@ def change(first: tuple[float, float | None], last: tuple[float, float | None]) 
 
 
 def _axis(run: Data, title: str, unit: str, get: Any, good: str | None, help_text: str) -> Data | None:
-    """One tile: every model's value and the change from M1 (or the first model there is) to the last."""
+    """One tile: every model's value, and the change from M1 (or the first model that was measured) to the last."""
     values = [(m["name"], found) for m in run["models"] if (found := get(m)) is not None]
     if not values:
         return None
@@ -63,9 +63,9 @@ def axes(run: Data) -> list[Data]:
         _axis(run, "Following instructions", "score", lambda m: measured(m, "oracle", "mean", "se_mean"), UP,
               "mean oracle score of held-out responses, 0 to 5"),
         _axis(run, "Correct answers", "share", lambda m: measured(m, "oracle", "correct", "se_correct"), UP,
-              "share of the right answer that is there, apart from style"),
+              "how much of the correct answer the response contains, whatever its style"),
         _axis(run, "Judging", "share", lambda m: interval_error(m, "pairwise_accuracy"), UP,
-              "pairs of held-out replies ordered as humans order them"),
+              "pairs of held-out ranked replies that the judge orders as humans do"),
         _axis(run, "Response length", "words", lambda m: measured(m, "responses", "words", "words_se"), None,
               "mean words of held-out responses"),
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def axes(run: Data) -> list[Data]:
 
 
 def _versus_tile(run: Data) -> Data | None:
-    """Without an oracle, the newest model's head-to-head against the oldest it met stands for following instructions."""
+    """Without an oracle, following instructions is the newest model's head-to-head against the oldest it was compared with."""
     names = [m["name"] for m in run["models"]]
     found = [c for c in run["head_to_head"] if c["win_rate"] is not None and c["model"] in names]
     if not found:
@@ -130,7 +130,7 @@ def _sentence(tile: Data) -> str:
 
 
 def _others(tiles: list[Data]) -> list[str]:
-    """The other axes, those that did the same in one sentence."""
+    """The other axes, those with the same direction in one sentence."""
     by_verb: dict[str, list[str]] = {}
     for tile in tiles:
         direction = tile["change"]["direction"] if tile["change"] else None
@@ -150,7 +150,7 @@ VERBS = {UP: "rose", DOWN: "fell", FLAT: "did not move measurably", None: "canno
 
 
 def control_sentence(run: Data, others: list[Data]) -> str | None:
-    """What the control arms did on the first axis, in one sentence; None without any."""
+    """The change of the control arms on the first axis, in one sentence; None without any."""
     own, parts = _following(run), []
     for other in others:
         tile = _following(other)

@@ -1,10 +1,10 @@
-"""The report without a browser: report.md, and the table in the terminal."""
+"""The report as plain text: report.md, and the table in the terminal."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, summary
+from nemo_srlm.report import benchmarks, costs, summary
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -17,8 +17,7 @@ from nemo_srlm.report.numbers import (
     points,
     signed,
 )
-from nemo_srlm.report.render import time_table
-from nemo_srlm.report.run_files import Data, number
+from nemo_srlm.report.run_files import Data, figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,13 +36,13 @@ def plus_minus(value: float | None, error: float | None, share: bool = False) ->
 def model_rows(run: Data) -> tuple[list[str], list[list[str]]]:
     """Header and a row per model; columns without a single measurement are left out."""
     columns: dict[str, Callable[[Data], str]] = {
-        "oracle score": lambda m: plus_minus(number(m["oracle"], "mean"), number(m["oracle"], "se_mean")),
-        "full marks": lambda m: plus_minus(number(m["oracle"], "full"), number(m["oracle"], "se_full"), True),
-        "correct": lambda m: plus_minus(number(m["oracle"], "correct"), number(m["oracle"], "se_correct"), True),
-        "pairwise": lambda m: metric_value("pairwise_accuracy", number(m["reward"], "pairwise_accuracy")),
-        "Kendall τ": lambda m: metric_value("kendall", number(m["reward"], "kendall")),
-        "words": lambda m: "–" if (w := number(m["responses"], "words")) is None else f"{w:.1f}",
-        "against the one before": lambda m: _versus(run, m["name"]),
+        "oracle score": lambda m: plus_minus(figure(m["oracle"], "mean"), figure(m["oracle"], "se_mean")),
+        "full marks": lambda m: plus_minus(figure(m["oracle"], "full"), figure(m["oracle"], "se_full"), True),
+        "correct": lambda m: plus_minus(figure(m["oracle"], "correct"), figure(m["oracle"], "se_correct"), True),
+        "pairwise": lambda m: metric_value("pairwise_accuracy", figure(m["reward"], "pairwise_accuracy")),
+        "Kendall τ": lambda m: metric_value("kendall", figure(m["reward"], "kendall")),
+        "words": lambda m: "–" if (w := figure(m["responses"], "words")) is None else f"{w:.1f}",
+        "against previous": lambda m: _versus(run, m["name"]),
     }
     models = [
         m for m in run["models"] if m["trained"] or any(m[s] is not None for s in ("oracle", "reward", "responses"))
@@ -54,7 +53,7 @@ def model_rows(run: Data) -> tuple[list[str], list[list[str]]]:
 
 
 def _versus(run: Data, model: str) -> str:
-    """Win/tie/loss in percent against the model before."""
+    """Win/tie/loss in percent against the previous model."""
     names = [m["name"] for m in run["models"]]
     before = names[names.index(model) - 1] if names.index(model) else None
     for c in run["head_to_head"]:
@@ -77,7 +76,7 @@ def table(run: Data) -> "Table":
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, aligned so that it can also be read as it stands."""
+    """A Markdown table with aligned columns, readable as plain text too."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -120,9 +119,9 @@ def _run(run: Data, title: bool) -> list[str]:
     header, rows = model_rows(run)
     if rows:
         lines += ["", "### Models", "", "± is one standard error.", "", *grid(header, rows)]
-    lines += _judging(run) + _head_to_head(run) + _benchmarks(run) + _rounds(run)
+    lines += _judging(run) + _head_to_head(run) + _benchmarks(run) + _preference_data(run)
     if run["stages"]:
-        times = time_table(run)
+        times = costs.time_table(run)
         lines += ["", "### Time", "", f"{duration(times['total'])} of wall time in finished stages.", ""]
         lines += grid(
             ["stage", "time", "tokens", "device hours"],
@@ -143,7 +142,7 @@ def _judging(run: Data) -> list[str]:
     for name, label in METRIC_NAMES.items():
         published = paper.REWARD.get(name, {})
         rows.append(
-            [label, *(metric_value(name, number(m["reward"], name)) for m in models)]
+            [label, *(metric_value(name, figure(m["reward"], name)) for m in models)]
             + [metric_value(name, published[k]) if k in published else "–" for k in paper.MODELS]
         )
     return ["", "### Judging against human rankings", "", *grid(header, rows)]
@@ -161,7 +160,7 @@ def _head_to_head(run: Data) -> list[str]:
         net = "–" if c["net"] is None else f"{points(c['net'])} ({' to '.join(points(v) for v in c['net_interval'])})"
         lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
         rows.append([f"{c['model']} vs {c['other']}", *shares, net, count(c["judged"]), lengths, beside])
-    header = ["models", "win", "tie", "loss", "win - loss (95%)", "prompts", "words of both", "paper"]
+    header = ["models", "win", "tie", "loss", "win - loss (95%)", "prompts", "words", "paper"]
     return ["", "### Head to head", "", *grid(header, rows)]
 
 
@@ -172,18 +171,18 @@ def _benchmarks(run: Data) -> list[str]:
     return lines
 
 
-def _rounds(run: Data) -> list[str]:
-    if not run["rounds"]:
+def _preference_data(run: Data) -> list[str]:
+    if not run["preference_data"]:
         return []
     rows = []
-    for r in run["rounds"]:
+    for r in run["preference_data"]:
         f, judging = r["funnel"], r["judging"]
         rows.append(
             [
-                f"{r['policy']} to {r['makes']}",
+                f"{r['iteration']} ({r['policy']} to {r['makes']})",
                 *(count(f[k]) for k in ("attempts", "accepted", "candidates", "judged", "pairs")),
             ]
             + [percent(judging[k] if judging else None) for k in ("parse_failures", "tie_rate", "high_scores")]
         )
-    header = ["round", "attempts", "prompts", "candidates", "judged", "pairs", "unparsed", "ties", "4s and 5s"]
+    header = ["iteration", "attempts", "prompts", "candidates", "judged", "pairs", "unparsed", "ties", "4s and 5s"]
     return ["", "### Preference data", "", *grid(header, rows)]

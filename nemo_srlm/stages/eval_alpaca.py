@@ -14,7 +14,7 @@ from nemo_srlm.core.files import content_digest, read_records
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.data.prompt_sets import read_prompt_set
-from nemo_srlm.evaluate import alpaca
+from nemo_srlm.evaluate.alpaca_files import write_outputs
 from nemo_srlm.stages.candidates import merge_candidates, respond
 from nemo_srlm.stages.common.evaluating import full_name, of_model, require
 from nemo_srlm.stages.common.generating import engine_identity
@@ -44,7 +44,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     prompts = _prompts(ctx)
     metrics = merge_candidates(ctx, prompts, 1, "responses.jsonl")
     responses = read_records(ctx.dir / "responses.jsonl", Candidate)
-    number = alpaca.write_outputs(ctx.dir / OUTPUTS, prompts, responses, full_name(ctx))
+    number = write_outputs(ctx.dir / OUTPUTS, prompts, responses, full_name(ctx))
     return {**metrics, "summary": f"{number} answers, {metrics['characters_mean'] or 0:.0f} characters on average"}
 
 

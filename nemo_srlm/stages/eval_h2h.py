@@ -13,6 +13,7 @@ from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import file_digest, read_json_lines, read_records, write_records
+from nemo_srlm.core.pipeline import evaluated_models, model_name
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
@@ -36,14 +37,9 @@ def by_endpoint(cfg: Config) -> bool:
     return NAME in cfg.api.stages
 
 
-def opponents(iteration: int) -> list[tuple[str, int, str]]:
-    """(model, iteration, suffix of its stages), the oldest first."""
-    return [("baseline", 0, "_baseline"), *((f"M{k + 1}", k, "") for k in range(iteration))]
-
-
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     found = {"held_out": Ref("held_out", 0)}
-    for name, t, suffix in [*opponents(iteration), ("own", iteration, "")]:
+    for name, t, suffix in [*evaluated_models(iteration - 1), ("own", iteration, "")]:
         found[f"responses_{name}"] = Ref(f"eval_responses{suffix}", t)
         if by_oracle(cfg):
             found[f"scores_{name}"] = Ref(f"eval_oracle{suffix}", t)
@@ -80,7 +76,7 @@ def _pairings(ctx: Context) -> Iterator[Pairing]:
     """Sample k of a prompt against the other's sample k (equal ids). Raises DataError when the two do not match."""
     prompts = {p.id: p for p in read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)}
     ours = _responses(ctx, "own")
-    for other, _, _ in opponents(ctx.iteration):
+    for other, _, _ in evaluated_models(ctx.iteration - 1):
         theirs = _responses(ctx, other)
         if ours.keys() != theirs.keys():
             raise DataError(
@@ -88,12 +84,8 @@ def _pairings(ctx: Context) -> Iterator[Pairing]:
                 "the same prompts and samples for every model", "run eval_responses again",
             )  # fmt: skip
         for key, response in ours.items():
-            pair_id = comparison_id(response.prompt_id, response.index, _name(ctx), other)
+            pair_id = comparison_id(response.prompt_id, response.index, model_name(ctx.iteration), other)
             yield Pairing(pair_id, other, prompts[response.prompt_id], response, theirs[key])
-
-
-def _name(ctx: Context) -> str:
-    return f"M{ctx.iteration + 1}"
 
 
 def _run(ctx: Context) -> None:
@@ -115,7 +107,7 @@ def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
             Comparison(
                 p.id,
                 p.prompt.id,
-                _name(ctx),
+                model_name(ctx.iteration),
                 p.other,
                 headtohead.outcome(first, second),
                 first,
@@ -134,7 +126,7 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
     prompts = list(read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt))
     ours, our_words = _levels(ctx, "own"), _words(ctx, "own")
     categories, found = _categories(ctx, prompts), []
-    for other, _, _ in opponents(ctx.iteration):
+    for other, _, _ in evaluated_models(ctx.iteration - 1):
         theirs, their_words = _levels(ctx, other), _words(ctx, other)
         for p in prompts:
             if p.id not in ours or p.id not in theirs:
@@ -143,9 +135,9 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
                 )
             found.append(
                 Comparison(
-                    comparison_id(p.id, 0, _name(ctx), other),
+                    comparison_id(p.id, 0, model_name(ctx.iteration), other),
                     p.id,
-                    _name(ctx),
+                    model_name(ctx.iteration),
                     other,
                     headtohead.outcome_of_scores(ours[p.id], theirs[p.id]),
                     category=categories[p.id],
@@ -188,11 +180,11 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     write_records(ctx.dir / OUTPUT, comparisons)
     judge = "oracle" if oracle else _judge_name(ctx)
     rows = []
-    for other, _, _ in opponents(ctx.iteration):
+    for other, _, _ in evaluated_models(ctx.iteration - 1):
         these = [c for c in comparisons if c.other == other]
         rows.append(
             {
-                "model": _name(ctx),
+                "model": model_name(ctx.iteration),
                 "other": other,
                 "judge": judge,
                 **headtohead.summary(these),
@@ -207,7 +199,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
 def _judge_name(ctx: Context) -> str:
     if by_endpoint(ctx.cfg):
         return ctx.cfg.api.model
-    return ctx.cfg.eval.h2h_judge_path or f"{_name(ctx)} itself"
+    return ctx.cfg.eval.h2h_judge_path or f"{model_name(ctx.iteration)} itself"
 
 
 def _words_of(row: dict[str, Any]) -> str:

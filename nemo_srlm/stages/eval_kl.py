@@ -1,4 +1,4 @@
-"""eval_kl (eval.kl): how far a policy has moved from the one before it, in nats a token of its own responses.
+"""eval_kl (eval.kl): how far a policy has moved from the one before it, in nats per token of its own responses.
 
 Both exports score the responses of eval_responses (prompt log-probabilities of vLLM), end token included. Writes
 scored.jsonl (TokenScore). The mean log-ratio estimates KL(policy || previous) at temperature 1 on what the policy says
@@ -13,6 +13,7 @@ from typing import Any
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.core.records import Candidate, Prompt, Record, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data.chat import Chat
@@ -97,7 +98,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "failed": len(pairs) - len(good),
         "errors": error_kinds(s.error for pair in pairs for s in pair),
         "engine": usage_metrics(ctx),
-        "summary": "nothing scored" if kl is None else f"{kl:.4f} nats a token from M{ctx.iteration}",
+        "summary": "nothing scored" if kl is None else f"{kl:.4f} nats per token from {model_name(ctx.iteration - 1)}",
     }
 
 

@@ -112,8 +112,8 @@ def test_the_fields_benchmarks_stand_beside_the_papers_numbers(reports: dict[str
         text = await page.evaluate("document.querySelector('#benchmarks').innerText")
         for wanted in (
             "AlpacaEval 2", "9.94", "paper 9.94", "length-controlled", "MT-Bench", "paper 7.25", "NLP benchmarks", "M0",
-            "paper 68.9%", "ultrafeedback_test_prefs.parquet", "KL to the policy before", "0.0310",
-            "Choice of checkpoints", "the one before is kept",
+            "paper 68.9%", "ultrafeedback_test_prefs.parquet", "KL to the previous policy", "0.0310",
+            "Choice of checkpoints", "the previous one is kept",
         ):  # fmt: skip
             assert wanted in text, wanted
 
@@ -139,16 +139,17 @@ def test_the_answer_is_on_the_first_screen(reports: dict[str, Path], view: str):
     visit([reports["one"]], VIEWS[view], look)
 
 
-def test_the_sample_browser_pages_through_rounds_and_kinds(reports: dict[str, Path]):
+def test_the_sample_browser_pages_through_iterations_and_kinds(reports: dict[str, Path]):
     async def look(page: browser.Page) -> None:
-        shown = "[...document.querySelectorAll('.sample')].filter((s) => !s.hidden).map((s) => s.dataset.round + s.dataset.kind)"
+        visible = "[...document.querySelectorAll('.sample')].filter((s) => !s.hidden)"
+        shown = f"{visible}.map((s) => s.dataset.iteration + s.dataset.kind)"
         place = "document.getElementById('place').textContent"
         assert len(await page.evaluate(shown)) == 1
         assert (await page.evaluate(place)).startswith("1 of ")
         await page.evaluate("document.getElementById('previous').click()")
         total = (await page.evaluate(place)).split()[-1]
         assert await page.evaluate(place) == f"{total} of {total}"
-        for selector, value, expected in (("kind", "none", "1none"), ("round", "2", "2none")):
+        for selector, value, expected in (("kind", "none", "1none"), ("iteration", "2", "2none")):
             await page.evaluate(
                 f"(() => {{ const s = document.getElementById('{selector}'); s.value = '{value}';"
                 " s.dispatchEvent(new Event('change')); })()"

@@ -12,18 +12,9 @@ from scipy.optimize import minimize
 from nemo_srlm.cli import main
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluate import annotations
-from nemo_srlm.evaluate.alpaca import (
-    Annotation,
-    Calibration,
-    fit,
-    length_controlled,
-    preference,
-    read_annotations,
-    summary,
-    win_rate,
-    write_outputs,
-)
+from nemo_srlm.evaluate import alpaca_rows
+from nemo_srlm.evaluate.alpaca import Annotation, Calibration, fit, leaderboard_row, length_controlled, win_rate
+from nemo_srlm.evaluate.alpaca_files import preference, read_annotations, read_calibration, write_outputs
 from tests.synthetic_run import build
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -35,7 +26,7 @@ needs_shared = pytest.mark.skipif(not HUMPBACK.exists(), reason="the public anno
 
 
 def annotated(value: float | None, ours: str = "model", theirs: str = "base") -> Annotation:
-    return Annotation("question", value, theirs, ours, "m")
+    return Annotation(value, theirs, ours, "m")
 
 
 def leaderboard(name: str) -> dict[str, str]:
@@ -58,7 +49,7 @@ def test_the_leaderboards_row_of_humpback_comes_out_to_a_hundredth():
     not CALIBRATION.exists(), reason="no calibration: make it with tools/alpaca_calibration.py (CC BY-NC data)"
 )
 def test_humpbacks_length_controlled_win_rate_comes_out_to_a_hundredth():
-    ours = summary(read_annotations(HUMPBACK), Calibration.read(CALIBRATION))
+    ours = leaderboard_row(read_annotations(HUMPBACK), read_calibration(CALIBRATION))
     row = leaderboard("humpback-llama2-70b")
     assert ours["length_controlled_winrate"] == pytest.approx(float(row["length_controlled_winrate"]), abs=0.01)
     assert ours["generator"] == "humpback-llama2-70b"
@@ -134,7 +125,7 @@ def test_df_gamed_as_published_and_its_summary_give_the_same_calibration(tmp_pat
     lines = ["model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
     lines += [f"{m},{i},{0.2 + 0.1 * i},{0.5 - i},{i * 0.3},False" for m in ("verbose", "concise") for i in range(4)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    calibration = Calibration.read(path)
+    calibration = read_calibration(path)
     assert list(calibration.difficulty) == pytest.approx([0.0, 0.3, 0.6, 0.9])
     assert calibration.gamed.shape == (8, 2)
     assert calibration.gamed[1, 0] == pytest.approx(np.tanh(-0.5))
@@ -148,7 +139,7 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "calibration.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="calibration"):
-        Calibration.read(path)
+        read_calibration(path)
 
 
 def test_more_annotations_than_the_calibration_knows_are_refused():
@@ -194,7 +185,7 @@ def test_the_verb_prints_the_row_and_notes_it_for_the_report(tmp_path: Path, cap
     assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "M2", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert (round(row["win_rate"], 2), row["n_total"]) == (10.12, 805)
-    assert annotations.of_run(run)["M2"] == row
+    assert alpaca_rows.saved_rows(run)["M2"] == row
     assert main(["alpaca", str(HUMPBACK)]) == 0
     assert re.search(r"win rate +10\.12 ± 0\.94", capsys.readouterr().out)
     assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "gpt"]) == 2

@@ -7,8 +7,7 @@ import pytest
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Candidate, Judgement
-from nemo_srlm.evaluate import alarms as drift_alarms
-from nemo_srlm.evaluate.alarms import alarms
+from nemo_srlm.evaluate.alarms import alarms_of_model, alarms_of_models, judging_figures
 from nemo_srlm.evaluate.drift import (
     bleu,
     count_grams,
@@ -41,15 +40,17 @@ def test_distinct_counts_different_ngrams_over_all_of_them():
 
 
 def test_bleu_of_the_same_text_is_one_and_of_strangers_zero():
-    same = count_grams(list("abcde"))
+    same = count_grams(list("abcde"), 4)
     assert bleu(same, [same]) == pytest.approx(1.0)
-    assert bleu(count_grams(list("abc")), [count_grams(list("xyz"))]) == 0.0
-    assert bleu(count_grams([]), [same]) == 0.0
+    assert bleu(count_grams(list("abc"), 4), [count_grams(list("xyz"), 4)]) == 0.0
+    assert bleu(count_grams([], 4), [same]) == 0.0
 
 
 def test_bleu_by_hand_with_smoothing_and_brevity():
     # unigrams 2/2, bigrams (1+1)/(1+1); two orders; the reference has 4 words: brevity 1 - 4/2
-    assert bleu(count_grams(["a", "b"]), [count_grams(["a", "b", "c", "d"])]) == pytest.approx(math.exp(1 - 4 / 2))
+    assert bleu(count_grams(["a", "b"], 4), [count_grams(["a", "b", "c", "d"], 4)]) == pytest.approx(
+        math.exp(1 - 4 / 2)
+    )
 
 
 def test_clipping_counts_a_repeated_word_only_as_often_as_the_reference_has_it():
@@ -96,18 +97,19 @@ def test_every_alarm_is_raised_beyond_its_threshold_and_not_at_it():
     before = {"words": 10.0, "truncated": 0.0, "distinct_2": 0.4, "self_bleu": 0.2}
     bad = {"words": 15.1, "truncated": 0.11, "distinct_2": 0.29, "self_bleu": 0.36}
     judge = {"high_scores": 0.91, "tie_rate": 0.51, "parse_failures": 0.21}
-    found = alarms("M2", limits, bad, before, judge)
+    found = alarms_of_model("M2", limits, bad, before, judge, None)
     assert {a.name for a in found} == {
         "length_growth", "truncated", "distinct_drop", "self_bleu", "high_scores", "tie_rate", "parse_failures"
     }  # fmt: skip
     fine = {"words": 15.0, "truncated": 0.1, "distinct_2": 0.31, "self_bleu": 0.34}
-    assert alarms("M2", limits, fine, before, {"high_scores": 0.9, "tie_rate": 0.5, "parse_failures": 0.2}) == []
+    within = {"high_scores": 0.9, "tie_rate": 0.5, "parse_failures": 0.2}
+    assert alarms_of_model("M2", limits, fine, before, within, None) == []
 
 
 def test_a_model_without_a_predecessor_or_measurements_raises_nothing():
-    assert alarms("M1", DriftSection(), None, None, None) == []
+    assert alarms_of_model("M1", DriftSection(), None, None, None, None) == []
     empty = {"words": None, "truncated": None, "distinct_2": None, "self_bleu": None}
-    assert alarms("M2", DriftSection(), empty, empty, None) == []
+    assert alarms_of_model("M2", DriftSection(), empty, empty, None, None) == []
 
 
 def test_kl_is_the_sum_of_log_ratios_over_the_sum_of_tokens():
@@ -121,12 +123,12 @@ def test_kl_is_the_sum_of_log_ratios_over_the_sum_of_tokens():
 
 def test_a_policy_far_from_the_one_before_raises_an_alarm_with_its_model():
     quiet = dict.fromkeys(("words", "truncated", "distinct_2", "self_bleu"))
-    named = drift_alarms.of_models(
+    named = alarms_of_models(
         ["baseline", "M1", "M2"], DriftSection(), {"M2": {**quiet, "words": 30.0}, "M1": {**quiet, "words": 10.0}}, {},
         {"M2": {"kl": 0.7}},
     )  # fmt: skip
     assert [(a.model, a.name) for a in named] == [("M2", "length_growth"), ("M2", "kl")]
-    first = drift_alarms.of_models(
+    first = alarms_of_models(
         ["baseline", "M1"], DriftSection(), {"baseline": {**quiet, "words": 1.0}, "M1": {**quiet, "words": 9.0}}, {}, {}
     )
     assert first == []  # M1 is compared with no model: it learns another task than the baseline
@@ -140,6 +142,6 @@ def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():
         judgement("p2", 1, 2, 2, 2),
     ]
     ours, health = judging_metrics(rows, 2), judge_health.health(rows, JudgeSection())
-    assert drift_alarms.of_health(health) == pytest.approx(
+    assert judging_figures(health) == pytest.approx(
         {name: ours[name] for name in ("high_scores", "tie_rate", "parse_failures")}
     )

@@ -66,7 +66,7 @@ def test_tasks_of_one_number_of_shots_share_a_process_and_a_finished_group_is_no
 
 
 def test_without_its_data_the_stage_says_what_to_do(tmp_path: Path):
-    with pytest.raises(EngineError, match=r"data set is not on this machine.*where there is a network"):
+    with pytest.raises(EngineError, match=r"data set is not on this machine.*with network access"):
         eval_harness.STAGE.run(context(tmp_path, "absent:0"))
 
 

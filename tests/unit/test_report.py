@@ -96,7 +96,7 @@ def test_links_of_the_contents_lead_somewhere(run: Path, tmp_path: Path):
     targets = {a["id"] for _, a in page.tags if "id" in a}
     links = {str(a["href"])[1:] for tag, a in page.tags if tag == "a"}
     assert links <= targets
-    assert {"models", "versus", "judging", "data", "responses", "answers", "samples", "training", "time"} <= links
+    assert {"models", "versus", "judging", "data", "responses", "same-prompt", "samples", "training", "time"} <= links
 
 
 @pytest.mark.parametrize("until", [-1, 0, 1])
@@ -162,7 +162,7 @@ def test_the_terminal_table_has_a_row_per_model_and_the_headline(run: Path):
 
 
 def test_the_funnel_adds_up(run: Path):
-    for r in collect(run)["rounds"]:
+    for r in collect(run)["preference_data"]:
         f = r["funnel"]
         assert f["attempts"] == f["accepted"] + sum(f["rejected"].values())
         assert f["accepted"] == f["pairs"] + sum(f["dropped"].values())

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_srlm.core import manifest
+from nemo_srlm.core.pipeline import model_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "measurements.md"
@@ -130,11 +131,11 @@ def main() -> None:
         common = [f"run.seed={seed}", f"world.split={args.split}", *args.overrides]
         other = f"bench-{'test' if args.split == 'dev' else 'dev'}-{seed}"
         base = run(f"bench-{args.split}-{seed}", [*common, *shared(other, *(["tiny"] if seed == 0 else []))])
-        models = {"SFT baseline": model(base, 0, "_baseline")} | {f"M{t + 1}": model(base, t) for t in range(3)}
+        models = {"SFT baseline": model(base, 0, "_baseline")} | {model_name(t): model(base, t) for t in range(3)}
         for arm in args.arms if seed in (args.control_seeds or seeds) else []:
             reuse = shared(f"{other}-{arm}", base.name)
             control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", *reuse])
-            models |= {f"{arm} M{t + 1}": model(control, t) for t in (1, 2)}
+            models |= {f"{arm} {model_name(t)}": model(control, t) for t in (1, 2)}
         found[seed] = models
         rows += [row(seed, label, m) for label, m in models.items()]
     head = (

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError
 
@@ -15,17 +16,10 @@ def of_model(export: str) -> Inputs:
     return lambda cfg, iteration: {"model": Ref(export, iteration)}
 
 
-def model_name(ctx: Context) -> str:
-    """M0, baseline, M1, M2, ... as the report names them."""
-    for suffix, name in (("_baseline", "baseline"), ("_base", "M0")):
-        if ctx.dir.name.endswith(suffix):
-            return name
-    return f"M{ctx.iteration + 1}"
-
-
 def full_name(ctx: Context) -> str:
-    """The model's name in files that leave the run."""
-    return f"{ctx.cfg.run.name}-{model_name(ctx)}"
+    """The model's name in files for other programs: the run's name and the model's."""
+    model = "baseline" if ctx.dir.name.endswith("_baseline") else model_name(ctx.iteration)
+    return f"{ctx.cfg.run.name}-{model}"
 
 
 def require(where: str, path: str, what: str) -> Path:

@@ -1,0 +1,99 @@
+"""The files of the alpaca_eval package: writes model_outputs.json; reads annotations and the length-control calibration."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.errors import DataError
+from nemo_srlm.evaluate.alpaca import Annotation, Calibration, sigmoid
+
+
+def write_outputs(path: Path, prompts: Sequence[Prompt], responses: Iterable[Candidate], generator: str) -> int:
+    """model_outputs.json as `alpaca_eval --model_outputs` wants it: the first sample of each prompt, in prompt order.
+
+    Raises DataError when a prompt has no response. Returns the number of outputs.
+    """
+    first = {r.prompt_id: r for r in responses if r.index == 0}
+    if missing := [p.id for p in prompts if p.id not in first]:
+        raise DataError(
+            path, f"{len(missing)} prompts have no response, the first: {missing[0]}", "one for each prompt"
+        )
+    rows = [{"instruction": p.text, "output": first[p.id].text, "generator": generator} for p in prompts]
+    write_json(path, rows)
+    return len(rows)
+
+
+def preference(value: object, where: str) -> float | None:
+    """The package's coding as the model's share 0..1: 1 the baseline won, 2 the model won, between them a judge's
+    probability, 0 or 1.5 a draw, null or NaN no preference (None). Raises DataError for anything else."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(where, f"preference {value!r}", "a number or null")
+    if value == 0:
+        return 0.5
+    if not 1 <= value <= 2:
+        raise DataError(where, f"preference {value!r}", "0, or 1 (the baseline) to 2 (the model)")
+    return float(value) - 1.0
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """annotations.json (or .json.gz) of the alpaca_eval package, in the file's order. Raises DataError."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(path, "no list of annotations", "annotations.json of alpaca_eval")
+    fields = ("instruction", "preference", "output_1", "output_2", "generator_2")
+    found = []
+    for number, row in enumerate(rows):
+        where = f"{path}[{number}]"
+        if not isinstance(row, dict) or (missing := [f for f in fields if f not in row]):
+            raise DataError(where, f"not an annotation (missing: {missing})", f"an object with {', '.join(fields)}")
+        share = preference(row["preference"], where)
+        found.append(Annotation(share, row["output_1"], row["output_2"], row["generator_2"]))
+    if len(names := {a.generator for a in found}) > 1:
+        raise DataError(path, f"annotations of several models: {sorted(names)[:3]}", "one model per file")
+    return found
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The authors' df_gamed.csv (data set tatsu-lab/alpaca_eval), or the JSON summary that tools/alpaca_calibration.py
+    derives from their public annotations. Raises DataError."""
+    return _from_csv(path) if path.suffix == ".csv" else _from_json(path)
+
+
+def _from_csv(path: Path) -> Calibration:
+    fields = ("index", "preference", "std_delta_len", "instruction_difficulty")
+    try:
+        with path.open(encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", "df_gamed.csv of the data set tatsu-lab/alpaca_eval") from error
+    if not rows or (missing := [name for name in fields if name not in rows[0]]):
+        raise DataError(path, f"columns missing: {missing if rows else list(fields)}", "df_gamed.csv as published")
+    difficulty: dict[int, float] = {}
+    for row in rows:
+        difficulty.setdefault(int(float(row["index"])), float(row["instruction_difficulty"]))
+    kept = [row for row in rows if row["preference"] not in ("", "nan")]
+    gamed = np.array([[math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"])] for r in kept])
+    labels = np.array([float(row["preference"]) for row in kept])
+    ordered = np.array([difficulty[i] for i in sorted(difficulty)])
+    return Calibration(ordered, gamed, gamed.T @ labels, labels)
+
+
+def _from_json(path: Path) -> Calibration:
+    data = read_json(path)
+    try:
+        difficulty = np.asarray(data["difficulty"], dtype=np.float64)
+        deltas = [np.asarray(d, dtype=np.float64) for d in data["gamed_length_deltas"]]
+        weights = [np.asarray(w, dtype=np.float64) for w in data["gamed_weights"]]
+        sums = np.asarray(data["sums"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(path, f"no calibration ({error!r})", "what tools/alpaca_calibration.py writes") from error
+    columns = [np.stack([np.tanh(d / d.std(ddof=1)), difficulty], axis=1) for d in deltas]
+    labels = [sigmoid(x @ w[:2] + w[2]) for x, w in zip(columns, weights, strict=True)]
+    return Calibration(difficulty, np.concatenate(columns), sums, np.concatenate(labels))

@@ -1,0 +1,66 @@
+"""`nemo-srlm alpaca`: a model's leaderboard row from the annotations of alpaca_eval, and its copy in a run directory.
+
+The rows lie in annotations/ of the run directory, beside the iterations: they come from outside and are no stage's output.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.core.files import content_digest, read_json, write_json
+from nemo_srlm.errors import ConfigError, DataError
+
+FOLDER = "annotations"
+_MODEL = re.compile(r"M\d+|baseline")
+
+
+def row_of(path: Path, calibration: Path | None) -> dict[str, Any]:
+    """win_rate, standard_error, discrete_win_rate, ... in percent; with a calibration also the length-controlled ones."""
+    from nemo_srlm.evaluate.alpaca import leaderboard_row
+    from nemo_srlm.evaluate.alpaca_files import read_annotations, read_calibration
+
+    row = leaderboard_row(read_annotations(path), read_calibration(calibration) if calibration else None)
+    return {**row, "file": str(path), "digest": content_digest(path)[:16]}
+
+
+def save_row(run_dir: Path, model: str, row: dict[str, Any]) -> Path:
+    """Stores a row for the report of `run_dir`. Raises ConfigError for what is not a run or not a model of one."""
+    if not (run_dir / "config.yaml").is_file():
+        raise ConfigError("--run", f"{run_dir} has no config.yaml", "the directory of a run")
+    if not _MODEL.fullmatch(model):
+        raise ConfigError("--model", repr(model), "baseline, M1, M2, ...: the model whose responses were judged")
+    path = run_dir / FOLDER / f"alpaca_{model}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, row)
+    return path
+
+
+def saved_rows(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Model -> its row, of all that `save_row` has stored. Raises DataError for a file that is not such a row."""
+    rows = {}
+    for path in sorted((run_dir / FOLDER).glob("alpaca_*.json")):
+        row = read_json(path)
+        if not isinstance(row, dict) or "win_rate" not in row:
+            raise DataError(path, "not a row of AlpacaEval", "what `nemo-srlm alpaca --run` writes")
+        rows[path.stem.removeprefix("alpaca_")] = row
+    return rows
+
+
+def as_text(row: dict[str, Any]) -> str:
+    """The row as lines for the terminal."""
+    lines = [
+        f"{row['generator']}: {row['n_total']} instructions, {row['avg_length']} characters on average"
+        + (f", {row['n_missing']} without a preference" if row["n_missing"] else ""),
+        f"  win rate                    {row['win_rate']:6.2f} ± {row['standard_error']:.2f}",
+        f"  discrete win rate           {row['discrete_win_rate']:6.2f}"
+        f"   ({row['n_wins']} wins, {row['n_draws']} draws, {row['n_wins_base']} losses)",
+    ]
+    if "length_controlled_winrate" in row:
+        lines.append(
+            f"  length-controlled win rate  {row['length_controlled_winrate']:6.2f} ± {row['lc_standard_error']:.2f}"
+        )
+    else:
+        lines.append(
+            "  length-controlled win rate     (needs --calibration: df_gamed.csv, or the output of tools/alpaca_calibration.py)"
+        )
+    return "\n".join(lines)
