@@ -1,88 +1,117 @@
-"""Rules between the fields of a config. What a single field may hold stands beside the field."""
+"""The checks of a config: one walk over the rules of all fields, then the rules between fields, one function per group."""
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
+from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.training import DpoSection, SftSection
 from nemo_srlm.errors import ConfigError
 
 
-def _one_of(where: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise ConfigError(where, repr(value), f"one of {', '.join(map(str, allowed))}")
-
-
 def check(cfg: Config) -> None:
-    """Values that the types cannot refuse. Raises ConfigError naming the first one."""
-    _one_of("run.arm", cfg.run.arm, ("self", "random", "sft_only", "oracle", "given"))
-    _one_of("world.split", cfg.world.split, ("dev", "test"))
-    _one_of("eft.source", cfg.eft.source, ("baseline", "given"))
-    _one_of("precision.dtype", cfg.precision.dtype, ("fp32", "bf16"))
-    _one_of("precision.fp8", cfg.precision.fp8, ("none", "hybrid", "e4m3"))
-    _one_of("precision.recompute", cfg.precision.recompute, ("none", "selective", "full"))
-    _one_of("dpo.loss", cfg.dpo.loss, ("sigmoid", "ipo"))
-    _one_of("select.by", cfg.select.by, ("compare", "score"))
-    for name in cfg.select.stages:
-        _one_of("select.stages", name, ("sft", "dpo", "sft_chosen"))
-    _one_of("prompts.writer", cfg.prompts.writer, ("fixed", "policy"))
-    _one_of("judge.method", cfg.judge.method, ("sampled", "expected"))
-    _one_of("generate.engine", cfg.generate.engine, ("vllm",))  # an endpoint is named in api.stages
-    _one_of("generate.dtype", cfg.generate.dtype, ("auto", "bfloat16", "float16", "float32"))
-    _one_of("generate.quantization", cfg.generate.quantization, ("", "fp8"))
-    _one_of("eval.harness.backend", cfg.eval.harness.backend, ("vllm", "hf"))
-    _one_of("pairs.rule", cfg.pairs.rule, ("max_min", "length_controlled"))
-    for name in ("pretrain", "sft", "dpo"):
-        _one_of(f"{name}.schedule", getattr(cfg, name).schedule, ("cosine", "linear", "constant"))
-    for name in ("sft", "dpo"):
-        section = getattr(cfg, name)
-        if section.keep_best and not (section.num_validation and section.validate_every):
+    """Raises ConfigError naming the first setting that is not allowed, alone or beside another."""
+    check_fields(cfg)
+    _validation("sft", cfg.sft)
+    _validation("dpo", cfg.dpo)
+    _pretraining(cfg)
+    _learning_rates(cfg)
+    _selection(cfg)
+    _judging(cfg)
+    _endpoint(cfg)
+    _tiny_world(cfg)
+
+
+def check_fields(section: Any, where: str = "") -> None:
+    """Every field of a section and of the sections in it, against its own rule. `where` is the key of the section."""
+    for name, rule in rules(type(section)).items():
+        value = getattr(section, name)
+        key = f"{where}.{name}" if where else name
+        if dataclasses.is_dataclass(value):
+            check_fields(value, key)
+        elif not rule.permits(value):
             raise ConfigError(
-                f"{name}.keep_best", f"true with {name}.num_validation={section.num_validation} and "
-                f"{name}.validate_every={section.validate_every}", "validation losses to choose by", "set both",
-            )  # fmt: skip
-        if section.num_validation < 0 or (section.validate_every and not section.num_validation):
-            raise ConfigError(
-                f"{name}.num_validation", f"{section.num_validation} with {name}.validate_every={section.validate_every}",
-                "a number of examples to validate on", f"set {name}.num_validation, or {name}.validate_every=0",
-            )  # fmt: skip
-    if cfg.pretrain.validate_every or cfg.pretrain.keep_best:
+                key,
+                repr(value),
+                rule.allowed() or "a finite number",
+                f"`nemo-srlm config --describe {key}` explains it",
+            )
+
+
+def _validation(name: str, section: SftSection | DpoSection) -> None:
+    found = f"{name}.num_validation={section.num_validation} and {name}.validate_every={section.validate_every}"
+    if section.keep_best and not (section.num_validation and section.validate_every):
         raise ConfigError(
-            "pretrain.validate_every, pretrain.keep_best", "set", "0 and false: pretraining holds out nothing"
+            f"{name}.keep_best",
+            f"true with {found}",
+            "validation losses to choose by",
+            f"set both, or {name}.keep_best=false",
         )
-    if twice := [s for s in cfg.select.stages if cfg.select.every and (cfg.dpo if s == "dpo" else cfg.sft).keep_best]:
+    if section.validate_every and not section.num_validation:
+        raise ConfigError(
+            f"{name}.num_validation", found, "a number of examples to validate on",
+            f"set {name}.num_validation, or {name}.validate_every=0",
+        )  # fmt: skip
+
+
+def _pretraining(cfg: Config) -> None:
+    for name in ("validate_every", "keep_best"):
+        if value := getattr(cfg.pretrain, name):
+            raise ConfigError(
+                f"pretrain.{name}", str(value), "no validation: pretraining holds out nothing",
+                f"set pretrain.{name}={type(value)()}".lower(),
+            )  # fmt: skip
+
+
+def _learning_rates(cfg: Config) -> None:
+    for name, section in (("pretrain", cfg.pretrain), ("sft", cfg.sft), ("dpo", cfg.dpo)):
+        if section.min_lr > section.lr:
+            raise ConfigError(
+                f"{name}.min_lr", str(section.min_lr), f"at most {name}.lr, {section.lr}", f"lower {name}.min_lr"
+            )
+
+
+def _selection(cfg: Config) -> None:
+    trainings = {"sft": cfg.sft, "dpo": cfg.dpo, "sft_chosen": cfg.sft}
+    twice = [name for name in cfg.select.stages if cfg.select.every and trainings[name].keep_best]
+    if twice:
         raise ConfigError(
             "select.stages", f"{twice} with keep_best", "one way to choose a checkpoint",
             "leave the stage out of select.stages, or set its keep_best=false",
         )  # fmt: skip
-    positive = {
-        "iterations": cfg.iterations + 1, "candidates.num": cfg.candidates.num - 1, "judge.draws": cfg.judge.draws,
-        "parallel.processes": cfg.parallel.processes, "dpo.global_batch": cfg.dpo.global_batch,
-        "sft.global_batch": cfg.sft.global_batch, "dpo.beta": cfg.dpo.beta,
-        "prompts.num_prompts": cfg.prompts.num_prompts, "generate.tensor_parallel": cfg.generate.tensor_parallel,
-        "generate.replicas": cfg.generate.replicas, "generate.max_model_len": cfg.generate.max_model_len + 1,
-    }  # fmt: skip
-    for where, value in positive.items():
-        if value <= 0:
-            low = {"iterations": "0 or more", "candidates.num": "2 or more", "generate.max_model_len": "0 or more"}
-            low_words = low.get(where, "more than 0")
-            raise ConfigError(where, "too small", low_words)
-    if not 1 <= cfg.judge.min_valid <= cfg.judge.draws:
-        raise ConfigError("judge.min_valid", str(cfg.judge.min_valid), f"1 to judge.draws ({cfg.judge.draws})")
-    for where, sampling in (
-        ("prompts", cfg.prompts), ("candidates", cfg.candidates), ("judge", cfg.judge), ("select", cfg.select)
-    ):  # fmt: skip
-        if not 0 < sampling.top_p <= 1:
-            raise ConfigError(f"{where}.top_p", str(sampling.top_p), "more than 0, at most 1")
-    for name in cfg.api.stages:
-        _one_of("api.stages", name, ("prompts", "judge", "select", "eval_h2h", "eval_mt_bench"))
-        for where, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
-            if not text:
-                raise ConfigError(where, "empty", f"what api.stages={cfg.api.stages} asks")
-    if cfg.world.enabled and cfg.select.every and cfg.world.split == "dev":
+
+
+def _judging(cfg: Config) -> None:
+    if cfg.judge.min_valid > cfg.judge.draws:
         raise ConfigError(
-            "world.split", "dev: with select.every these prompts choose the checkpoints", "test", "world.split=test"
+            "judge.min_valid",
+            str(cfg.judge.min_valid),
+            f"1 to judge.draws ({cfg.judge.draws})",
+            "lower judge.min_valid",
         )
-    for where, file in (("eval.prompts", cfg.eval.prompts), ("select.prompts", cfg.select.prompts)):
-        if cfg.world.enabled and file:
-            raise ConfigError(where, "set in the tiny world, whose oracle knows its own prompts only", '""')
-    if cfg.run.arm == "oracle" and not cfg.world.enabled:
-        raise ConfigError("run.arm", "oracle without the tiny world", "world.enabled=true")
+
+
+def _endpoint(cfg: Config) -> None:
+    for key, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
+        if cfg.api.stages and not text:
+            raise ConfigError(
+                key, "empty", f"the endpoint that api.stages={cfg.api.stages} use", f"set {key}, or api.stages=[]"
+            )
+
+
+def _tiny_world(cfg: Config) -> None:
+    if not cfg.world.enabled:
+        if cfg.run.arm == "oracle":
+            raise ConfigError(
+                "run.arm", "oracle without the tiny world", "world.enabled=true", "set it, or another run.arm"
+            )
+        return
+    if cfg.select.every and cfg.world.split == "dev":
+        raise ConfigError(
+            "world.split", "dev: with select.every these prompts choose the checkpoints", "test", "set world.split=test"
+        )
+    for key, file in (("eval.prompts", cfg.eval.prompts), ("select.prompts", cfg.select.prompts)):
+        if file:
+            raise ConfigError(
+                key, f"{file!r} in the tiny world, whose oracle scores its own prompts only", '""', f"leave {key} empty"
+            )

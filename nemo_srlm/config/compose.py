@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.checks import check
+from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
 
@@ -77,9 +78,9 @@ def typed(loose: Any, where: str) -> Config:
         raise ConfigError(
             f"{where}: {error.full_key or 'config'}", _first_line(error), remedy="`nemo-srlm config` prints every key"
         ) from error
-    assert isinstance(cfg, Config)
-    check(cfg)
-    return cfg
+    current: Config = current_words(cfg)
+    check(current)
+    return current
 
 
 def as_yaml(cfg: Config) -> str:

@@ -14,7 +14,6 @@ A subclass that only sets another default (`lr: float = 1e-6`) keeps the rule of
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,8 @@ class Rule:
     help: str = ""
     execution: bool = False
     added: bool = False
-    choices: tuple[str, ...] = ()  # of the value; of each item in a list
+    choices: tuple[str, ...] = ()
+    listed: bool = False  # the value is a list of `choices`, not one of them
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # old word -> word in `choices`
     at_least: float | None = None
     above: float | None = None
@@ -39,7 +39,9 @@ class Rule:
     def allowed(self) -> str:
         """In words, for error messages and --describe. Empty when the type is the only rule."""
         if self.choices:
-            return "one of " + ", ".join(word or '""' for word in self.choices)
+            return ("a list of " if self.listed else "one of ") + ", ".join(word or '""' for word in self.choices)
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
         bounds = (
             (self.at_least, "{} or more"), (self.above, "more than {}"),
             (self.at_most, "at most {}"), (self.below, "less than {}"),
@@ -99,7 +101,7 @@ def setting(
     execution: bool = False, added: bool = False,
 ) -> Any:  # fmt: skip
     """A text, switch, list or dict. `each`: the words that a list may hold; `filled`: it must not be empty."""
-    return _field(default, Rule(help, execution, added, choices=each, filled=filled))
+    return _field(default, Rule(help, execution, added, choices=each, listed=bool(each), filled=filled))
 
 
 def section(make: Callable[[], Any], *, execution: bool = False) -> Any:
@@ -107,7 +109,6 @@ def section(make: Callable[[], Any], *, execution: bool = False) -> Any:
     return field(default_factory=make, metadata={"rule": Rule(execution=execution)})
 
 
-@functools.cache
 def rules(kind: type) -> Mapping[str, Rule]:
     """Field name -> rule of a section class, in the order of the fields. A subclass inherits the rules of its bases."""
     found = {f.name: Rule() for f in dataclasses.fields(kind)}
@@ -143,13 +144,21 @@ def identity(value: Any) -> Any:
     return value
 
 
+def current_words(value: Any) -> Any:
+    """The section with every renamed word in its current spelling, as a copy. For configs written before the renaming."""
+    own = rules(type(value))
+    changed: dict[str, Any] = {}
+    for f in dataclasses.fields(value):
+        held = getattr(value, f.name)
+        if dataclasses.is_dataclass(held):
+            changed[f.name] = current_words(held)
+        elif isinstance(held, str):
+            changed[f.name] = own[f.name].renamed.get(held, held)
+    return dataclasses.replace(value, **changed)
+
+
 @dataclass
 class SamplingSection:
     temperature: float = number(0.7, "0 = greedy", at_least=0)
     top_p: float = number(0.9, "nucleus sampling: smallest set of tokens with this probability", above=0, at_most=1)
     max_tokens: int = number(1024, "tokens per completion", at_least=1)
-
-
-def execution(default: Any) -> Any:
-    """Being removed: use the keyword `execution=True` of the makers above."""
-    return setting(default, execution=True)

@@ -1,8 +1,10 @@
 """The config sections of generation and judging: prompts, candidates, judge, pairs, engine, endpoint, chat format."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from nemo_srlm.config.fields import SamplingSection, execution
+from nemo_srlm.config.fields import SamplingSection, choice, number, setting
+
+MAX_DRAWS = 64  # per request: draw k of an item uses its seed + k, and the seeds of items are this far apart
 
 # Self-Instruct's words for what a text model cannot see or make.
 KEYWORDS = (
@@ -15,94 +17,147 @@ SEPARATORS = ("###", "\n---", "\nTask ", "\nInput:", "\nOutput:", "\nAnswer:", "
 
 @dataclass
 class PromptsSection(SamplingSection):
+    """Writing new prompts, and the filters that accept them (Self-Instruct)."""
+
     temperature: float = 0.6
     max_tokens: int = 256
-    writer: str = "fixed"  # fixed: `writer_path` (or M0 where empty), as the paper | policy: the current model
-    writer_path: str = ""  # HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)
-    template: str = "prompts/write_prompt.txt"
-    num_prompts: int = 5000  # accepted prompts wanted an iteration (the paper does not state it)
-    max_attempts: int = execution(0)  # raw generations at most; 0 = 20 x num_prompts; reaching it is an error
-    round_size: int = 512  # raw generations between two looks at the pool
-    seed_shots: int = 6
-    generated_shots: int = 2
-    rouge_max: float = 0.7  # reject when ROUGE-L F1 against any seed or accepted prompt is above
-    min_words: int = 4
-    max_words: int = 150
-    keywords: list[str] = field(default_factory=lambda: list(KEYWORDS))
-    starts: list[str] = field(default_factory=lambda: ["Write a program"])
-    ascii_start: bool = True  # reject a first character that is punctuation or not ASCII
-    tokenization: str = "rouge"  # of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score) | unicode (other languages)
-    # the written prompt ends before the first of these, and of the template's own mark
-    separators: list[str] = field(default_factory=lambda: list(SEPARATORS))
+    writer: str = choice(
+        "fixed", "policy", help="fixed: writer_path (or M0 where empty), as in the paper; policy: the current model"
+    )
+    writer_path: str = setting("", "HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)")
+    template: str = setting("prompts/write_prompt.txt")
+    num_prompts: int = number(5000, "accepted prompts per iteration (the paper does not state it)", at_least=1)
+    max_attempts: int = number(
+        0, "most raw generations; 0 = 20 x num_prompts. Reaching it is an error", at_least=0, execution=True
+    )
+    round_size: int = number(512, "raw generations between two updates of the pool", at_least=1)
+    seed_shots: int = number(6, "demonstrations from the seed data", at_least=0)
+    generated_shots: int = number(2, "demonstrations from the prompts accepted so far", at_least=0)
+    rouge_max: float = number(
+        0.7, "reject above this ROUGE-L F1 with any seed or accepted prompt; 1 = no filter", above=0, at_most=1
+    )
+    min_words: int = number(4, at_least=0)
+    max_words: int = number(150, at_least=1)
+    keywords: list[str] = setting(list(KEYWORDS), "reject a prompt that holds one of these words")
+    starts: list[str] = setting(["Write a program"], "reject a prompt that starts with one of these")
+    ascii_start: bool = setting(True, "reject a first character that is punctuation or not ASCII")
+    tokenization: str = choice(
+        "rouge", "unicode", help="of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score); unicode (other languages)"
+    )
+    separators: list[str] = setting(
+        list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark"
+    )
 
 
 @dataclass
 class CandidatesSection(SamplingSection):
-    num: int = 4
-    shards: int = execution(1)
+    """Responses to each prompt, from the policy."""
+
+    num: int = number(4, "per prompt", at_least=2, at_most=MAX_DRAWS)
+    shards: int = number(1, at_least=1, execution=True)
 
 
 @dataclass
 class JudgeSection(SamplingSection):
-    method: str = "sampled"  # sampled | expected
-    template: str = "prompts/judge.txt"
-    draws: int = 3
-    min_valid: int = 2
-    max_score: int = 5
+    """LLM-as-a-judge: scores of the candidates, from the policy."""
+
+    method: str = choice(
+        "sampled", "expected",
+        help="sampled: the mean score of `draws` written judgements; expected: the expectation over the score's tokens",
+    )  # fmt: skip
+    template: str = setting("prompts/judge.txt")
+    draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
+    min_valid: int = number(2, "draws that must parse, or the candidate is not eligible", at_least=1)
+    max_score: int = number(5, "scores are 0 to this", at_least=1)
     max_tokens: int = 512
-    shards: int = execution(1)
-    alarm_dominant: float = execution(0.8)  # warn when one score takes more than this share
-    alarm_failures: float = execution(0.2)  # warn when more than this share of draws does not parse
-    alarm_stops: bool = execution(False)
+    shards: int = number(1, at_least=1, execution=True)
+    alarm_dominant: float = number(
+        0.8, "warn when one score takes more than this share", at_least=0, at_most=1, execution=True
+    )
+    alarm_failures: float = number(
+        0.2, "warn when more than this share of draws does not parse", at_least=0, at_most=1, execution=True
+    )
+    alarm_stops: bool = setting(False, "these warnings stop the stage", execution=True)
 
 
 @dataclass
 class PairsSection:
-    rule: str = "max_min"  # max_min | length_controlled
-    min_margin: float = 0.0  # the score difference must be above this
-    rho: float = 0.0  # length_controlled: scores within rho x max_score of the best (worst) count as near
-    max_per_prompt: int = 1
-    pool_equal_texts: bool = False  # average the scores of candidates with one and the same text before choosing
-    files: list[str] = field(default_factory=list)  # run.arm=given: preference files (JSONL, parquet), no judge
+    """Preference pairs from the scores."""
+
+    rule: str = choice("max_min", "length_controlled")
+    min_margin: float = number(0.0, "the score difference must be above this", at_least=0)
+    rho: float = number(
+        0.0, "length_controlled: scores within rho x max_score of the best (worst) count as near", at_least=0, at_most=1
+    )
+    max_per_prompt: int = number(1, at_least=1)
+    pool_equal_texts: bool = setting(False, "average the scores of candidates with equal text before choosing")
+    files: list[str] = setting([], "run.arm=external: preference files (JSONL, parquet), no judge")
 
 
 @dataclass
 class GenerateSection:
     """The generation engine."""
 
-    engine: str = execution("vllm")  # an endpoint in its place, stage by stage: api.stages
-    dtype: str = "bfloat16"  # auto (as the weights are) | bfloat16 | float16 | float32
-    max_model_len: int = execution(0)  # tokens of prompt + completion; 0 = what the longest item of the stage needs
-    tensor_parallel: int = execution(1)
-    replicas: int = execution(1)  # engines side by side in a shard's job, each on tensor_parallel GPUs of its own
-    gpu_memory: float = execution(0.9)
-    kv_cache_gib: int = execution(1)  # CPU only: at most this much, less where the model needs less
-    threads: int = execution(1)  # CPU only; two threads on two cores that are not idle are slower than one
-    max_num_seqs: int = execution(256)
-    max_restarts: int = execution(5)  # of a dead engine, a process; finding one request that kills it takes 3
-    enforce_eager: bool = execution(False)
-    quantization: str = ""  # "" (as the weights are) | fp8 (vLLM makes them from 16-bit weights; needs such a GPU)
+    engine: str = choice("vllm", help="an endpoint in its place, for some stages: api.stages", execution=True)
+    dtype: str = choice("auto", "bfloat16", "float16", "float32", default="bfloat16", help="auto: as the weights are")
+    max_model_len: int = number(
+        0, "tokens of prompt + completion; 0 = what the longest item of the stage needs", at_least=0, execution=True
+    )
+    tensor_parallel: int = number(1, "GPUs per engine", at_least=1, execution=True)
+    replicas: int = number(
+        1,
+        "engines side by side in the job of one shard, each on tensor_parallel GPUs of its own",
+        at_least=1,
+        execution=True,
+    )
+    gpu_memory: float = number(0.9, "share of a GPU's memory that vLLM may use", above=0, at_most=1, execution=True)
+    kv_cache_gib: int = number(
+        1, "CPU only: most GiB of the KV cache; less where the model needs less", at_least=1, execution=True
+    )
+    threads: int = number(
+        1, "CPU only; two threads on two cores that are not idle are slower than one", at_least=1, execution=True
+    )
+    max_num_seqs: int = number(256, "sequences in one batch of the engine", at_least=1, execution=True)
+    max_restarts: int = number(
+        5,
+        "restarts of a dead engine, per process; finding one request that kills it takes 3",
+        at_least=0,
+        execution=True,
+    )
+    enforce_eager: bool = setting(False, "no CUDA graphs and no compilation", execution=True)
+    quantization: str = choice(
+        "", "fp8", help='"": as the weights are; fp8: vLLM quantizes 16-bit weights (needs a GPU with FP8)'
+    )
 
 
 @dataclass
 class ApiSection:
-    """An OpenAI-compatible endpoint in vLLM's place for some stages. Its answers cannot be reproduced by a seed alone."""
+    """An OpenAI-compatible endpoint instead of vLLM, for some stages. A seed alone does not reproduce its responses."""
 
-    # of: prompts (an external writer), judge, select, eval_h2h, eval_mt_bench (external judges)
-    stages: list[str] = field(default_factory=list)
-    url: str = execution("")  # up to and with /v1
-    model: str = ""
-    key_variable: str = execution("OPENAI_API_KEY")  # the environment variable that holds the key; never the key
-    workers: int = execution(16)  # requests at a time
-    retries: int = execution(6)
-    timeout: float = execution(120.0)  # seconds a request
-    prompt_price: float = execution(0.0)  # a million tokens, in any currency: cost is counted with it
-    completion_price: float = execution(0.0)
+    stages: list[str] = setting(
+        [], "prompts: an external writer; the others: an external judge",
+        each=("prompts", "judge", "select", "eval_h2h", "eval_mt_bench"),
+    )  # fmt: skip
+    url: str = setting("", "up to and with /v1", execution=True)
+    model: str = setting("")
+    key_variable: str = setting(
+        "OPENAI_API_KEY",
+        "the environment variable that holds the key; never the key itself",
+        filled=True,
+        execution=True,
+    )
+    workers: int = number(16, "requests at the same time", at_least=1, execution=True)
+    retries: int = number(6, at_least=0, execution=True)
+    timeout: float = number(120.0, "seconds per request", above=0, execution=True)
+    prompt_price: float = number(
+        0.0, "per million tokens, in any currency; the cost is computed with it", at_least=0, execution=True
+    )
+    completion_price: float = number(0.0, "per million tokens", at_least=0, execution=True)
 
 
 @dataclass
 class ChatSection:
-    """Text around one user turn. The same strings make the exported Jinja chat template."""
+    """Text around one user turn. The exported Jinja chat template is made of the same strings."""
 
-    user_prefix: str = "[INST] "
-    user_suffix: str = " [/INST]"
+    user_prefix: str = setting("[INST] ")
+    user_suffix: str = setting(" [/INST]")

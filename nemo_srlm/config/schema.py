@@ -1,15 +1,16 @@
 """The typed schema that every YAML file and every override is checked against.
 
-A default lives here and nowhere else; YAML files hold deltas. The defaults are the paper's numbers (arXiv 2401.10020)
-where it states them; a comment says where it is silent. A field made with `execution(...)` says HOW a run is executed
-(parallelism, shards, paths): it never changes a fingerprint. Every other field is identity: it says WHAT is computed.
+A default, the allowed values and the help text of a setting stand here and nowhere else; YAML files hold deltas.
+The defaults are the paper's numbers (arXiv 2401.10020) where it states them; the help text says where it does not.
+A field with `execution=True` says HOW a run is executed (parallelism, shards, paths): it never changes a fingerprint.
+Every other field is identity: it says WHAT is computed. `nemo-srlm config --describe` prints all of it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nemo_srlm.config.cluster import ClusterSection
 from nemo_srlm.config.evaluation import DriftSection, EvalSection, SelectSection
-from nemo_srlm.config.fields import execution, section
+from nemo_srlm.config.fields import choice, number, section, setting
 from nemo_srlm.config.generation import (
     ApiSection,
     CandidatesSection,
@@ -31,99 +32,124 @@ from nemo_srlm.config.training import (
 
 @dataclass
 class RunSection:
-    name: str = execution("tiny")  # the run directory is <root>/<name>
-    root: str = execution("runs")
-    reuse: str = execution(
-        ""
-    )  # another run directory: its finished stages with equal fingerprints are linked, not redone
-    # minutes from the job's start (Slurm's, or of `nemo-srlm run`) after which training saves and leaves; 0 = no such limit
-    time_budget: float = execution(0.0)
-    seed: int = 0
-    # self | random (judge scores permuted within a prompt) | sft_only (positives only: SFT on chosen responses, no DPO)
-    # | given (preference files) | oracle (tiny world's upper bound)
-    arm: str = "self"
-    wandb: str = execution(
-        ""
-    )  # Weights & Biases project of the training curves; "" = off. TensorBoard is always written
+    name: str = setting("tiny", "the run directory is <root>/<name>", filled=True, execution=True)
+    root: str = setting("runs", filled=True, execution=True)
+    reuse: str = setting(
+        "", "another run directory: its finished stages with equal fingerprints are linked, not redone", execution=True
+    )
+    time_budget: float = number(
+        0.0, "minutes from the start of the job (Slurm's, or of `nemo-srlm run`) after which training saves and ends; "
+        "0 = no such limit",
+        at_least=0, execution=True,
+    )  # fmt: skip
+    seed: int = number(0, "of sampling and training", at_least=0)
+    arm: str = choice(
+        "self", "random", "sft_only", "external", "oracle",
+        renamed={"given": "external"},
+        help="self: the policy judges; random: its scores are permuted within a prompt; sft_only: SFT on the chosen "
+        "responses, no DPO; external: preference files (pairs.files); oracle: the tiny world's upper bound",
+    )  # fmt: skip
+    wandb: str = setting(
+        "",
+        'Weights & Biases project of the training curves; "" = off. TensorBoard files are always written',
+        execution=True,
+    )
 
 
 @dataclass
 class WorldSection:
     """The tiny world (a synthetic web, seeds and oracle). Used when `enabled`; a real run brings data and a model."""
 
-    enabled: bool = False
-    seed: int = 0  # of the world's text; the run's seed is for sampling and training
-    num_documents: int = 60_000  # of web text, for pretraining
-    num_ift: int = 800
-    num_eft: int = 1_500  # score-balanced judged replies
-    num_eval_prompts: int = 350  # held-out prompts for the final evaluation
-    num_eval_judge: int = 150  # held-out instructions x 4 replies for the judge's evaluation
-    # dev | test: the held-out split that evaluation reads. It enters the fingerprints of evaluation alone (stages/held_out.py):
-    # the same models can be measured on both. Settings are chosen on dev, figures for README come from test.
-    split: str = execution("dev")
+    enabled: bool = setting(False)
+    seed: int = number(0, "of the world's text; run.seed is for sampling and training", at_least=0)
+    num_documents: int = number(60_000, "of web text, for pretraining", at_least=1_000)
+    num_ift: int = number(800, "instruction fine-tuning examples", at_least=1)
+    num_eft: int = number(1_500, "score-balanced judged replies", at_least=0)
+    num_eval_prompts: int = number(350, "held-out prompts of the final evaluation", at_least=0)
+    num_eval_judge: int = number(150, "held-out instructions x 4 replies for the evaluation of the judge", at_least=0)
+    # Execution, because only evaluation stages depend on it: they add it to their own identity (stages/held_out.py).
+    split: str = choice(
+        "dev", "test", execution=True,
+        help="the held-out split that evaluation reads; one set of models can be measured on both. Settings are chosen on "
+        "dev, the figures of README come from test",
+    )  # fmt: skip
 
 
 @dataclass
 class SeedSection:
-    files: list[str] = field(
-        default_factory=list
-    )  # Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz
-    language: str = "en"
-    num_ift: int = 3200  # 0 = all
-    num_eval_prompts: int = 256  # held-out first turns for the head-to-head
+    """Seed data of a real run: IFT examples, judged replies and held-out prompts from Open Assistant."""
+
+    files: list[str] = setting([], "Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz")
+    language: str = setting("en", filled=True)
+    num_ift: int = number(3200, "0 = all", at_least=0)
+    num_eval_prompts: int = number(256, "held-out first turns for the head-to-head", at_least=0)
 
 
 @dataclass
 class EftSection:
-    source: str = "baseline"  # baseline (the paper: the SFT baseline writes judgements) | given (the data brings them)
-    num_train: int = 1630  # 0 = all
-    num_valid: int = 541  # replies of the fixed held-out split
-    dominant_keep: float = 1.0  # at most this many times the second most common score's count is kept of the commonest
+    """Evaluation fine-tuning: examples that teach the model to judge."""
+
+    source: str = choice(
+        "baseline", "external", renamed={"given": "external"},
+        help="baseline: the SFT baseline writes judgements, as in the paper; external: the data brings them",
+    )  # fmt: skip
+    num_train: int = number(1630, "0 = all", at_least=0)
+    num_valid: int = number(541, "replies of the fixed held-out split", at_least=0)
+    dominant_keep: float = number(
+        1.0, "of the most common score, keep at most this many times the count of the second most common", above=0
+    )
 
 
 @dataclass
 class ImportSection:
-    path: str = ""  # HF directory of M0 (config.json, *.safetensors, tokenizer files)
-    allow_bin: bool = False
-    dtype: str = ""  # "" = as the weights are | fp32 | bf16 | fp16
-    processes: int = execution(1)  # each reads its share of the tensors
+    """HF directory -> Megatron checkpoint of M0."""
+
+    path: str = setting("", "HF directory of M0 (config.json, *.safetensors, tokenizer files)")
+    allow_bin: bool = setting(False, "read pytorch_model.bin files, too")
+    dtype: str = choice("", "fp32", "bf16", "fp16", help='"": as the weights are')
+    processes: int = number(1, "each reads its share of the tensors", at_least=1, execution=True)
 
 
 @dataclass
 class ExportSection:
     """Megatron checkpoint -> HF directory."""
 
-    dtype: str = ""  # "" = as the checkpoint is | fp32 | bf16 | fp16
-    max_shard_gb: float = execution(5.0)  # 10^9 bytes a safetensors file at most
-    processes: int = execution(1)  # each writes its share of the files
-    verify: str = execution("logits")  # round_trip | logits (+ transformers against Megatron) | vllm (+ greedy tokens)
-    verify_layers: int = execution(0)  # layers in the comparison of logits; 0 = all where they fit verify_memory_gb
-    verify_memory_gb: float = execution(8.0)  # of fp32 weights of both models together
+    dtype: str = choice("", "fp32", "bf16", "fp16", help='"": as the checkpoint is')
+    max_shard_gb: float = number(5.0, "10^9 bytes per safetensors file", above=0, execution=True)
+    processes: int = number(1, "each writes its share of the files", at_least=1, execution=True)
+    verify: str = choice(
+        "round_trip", "logits", "vllm", default="logits", execution=True,
+        help="round_trip: equal tensors; logits: and transformers against Megatron; vllm: and greedy tokens",
+    )  # fmt: skip
+    verify_layers: int = number(
+        0, "layers in the comparison of logits; 0 = all where they fit verify_memory_gb", at_least=0, execution=True
+    )
+    verify_memory_gb: float = number(8.0, "of fp32 weights of both models together", above=0, execution=True)
 
 
 @dataclass
 class Config:
-    iterations: int = 2  # DPO rounds after M1: 2 gives M3
-    run: RunSection = field(default_factory=RunSection)
-    world: WorldSection = field(default_factory=WorldSection)
-    seed: SeedSection = field(default_factory=SeedSection)
-    eft: EftSection = field(default_factory=EftSection)
-    import_hf: ImportSection = field(default_factory=ImportSection)
-    export: ExportSection = field(default_factory=ExportSection)
-    chat: ChatSection = field(default_factory=ChatSection)
-    model: ModelSection = field(default_factory=ModelSection)
-    parallel: ParallelSection = field(default_factory=ParallelSection)
-    precision: PrecisionSection = field(default_factory=PrecisionSection)
-    pretrain: PretrainSection = field(default_factory=PretrainSection)
-    sft: SftSection = field(default_factory=SftSection)
-    dpo: DpoSection = field(default_factory=DpoSection)
-    select: SelectSection = field(default_factory=SelectSection)
-    generate: GenerateSection = field(default_factory=GenerateSection)
-    api: ApiSection = field(default_factory=ApiSection)
-    prompts: PromptsSection = field(default_factory=PromptsSection)
-    candidates: CandidatesSection = field(default_factory=CandidatesSection)
-    judge: JudgeSection = field(default_factory=JudgeSection)
-    pairs: PairsSection = field(default_factory=PairsSection)
-    eval: EvalSection = field(default_factory=EvalSection)
-    drift: DriftSection = field(default_factory=DriftSection)
+    iterations: int = number(2, "DPO iterations after M1: 2 gives M3", at_least=0)
+    run: RunSection = section(RunSection)
+    world: WorldSection = section(WorldSection)
+    seed: SeedSection = section(SeedSection)
+    eft: EftSection = section(EftSection)
+    import_hf: ImportSection = section(ImportSection)
+    export: ExportSection = section(ExportSection)
+    chat: ChatSection = section(ChatSection)
+    model: ModelSection = section(ModelSection)
+    parallel: ParallelSection = section(ParallelSection)
+    precision: PrecisionSection = section(PrecisionSection)
+    pretrain: PretrainSection = section(PretrainSection)
+    sft: SftSection = section(SftSection)
+    dpo: DpoSection = section(DpoSection)
+    select: SelectSection = section(SelectSection)
+    generate: GenerateSection = section(GenerateSection)
+    api: ApiSection = section(ApiSection)
+    prompts: PromptsSection = section(PromptsSection)
+    candidates: CandidatesSection = section(CandidatesSection)
+    judge: JudgeSection = section(JudgeSection)
+    pairs: PairsSection = section(PairsSection)
+    eval: EvalSection = section(EvalSection)
+    drift: DriftSection = section(DriftSection)
     cluster: ClusterSection = section(ClusterSection, execution=True)

@@ -1,9 +1,9 @@
-"""The config sections of the model and its training: architecture, layout of the processes, precision, SFT and DPO."""
+"""The config sections of the model and its training: architecture, process layout, precision, pretraining, SFT and DPO."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.config.fields import choice, execution, number
+from nemo_srlm.config.fields import choice, number, setting
 
 
 def head_size(hidden_size: int, num_attention_heads: int, head_dim: int) -> int:
@@ -16,24 +16,27 @@ class ModelSection:
     """The architecture: a decoder with RMSNorm, SwiGLU, RoPE and grouped-query attention."""
 
     family: str = choice("llama", help="which file of convert/families/ converts it", added=True)
-    num_layers: int = 80
-    hidden_size: int = 8192
-    ffn_hidden_size: int = 28672
-    num_attention_heads: int = 64
-    num_query_groups: int = 8
+    num_layers: int = number(80, at_least=1)
+    hidden_size: int = number(8192, at_least=1)
+    ffn_hidden_size: int = number(28672, at_least=1)
+    num_attention_heads: int = number(64, at_least=1)
+    num_query_groups: int = number(8, "key/value heads", at_least=1)
     head_dim: int = number(
         0, "size of an attention head; 0 = hidden_size / num_attention_heads", at_least=0, added=True
     )
-    vocab_size: int = 32000  # of the tokenizer; padded up by `vocab_multiple` x tensor-parallel size inside Megatron
-    # the table is padded to a multiple of this x parallel.tensor. Padding rows are zero, and a zero logit still enters
-    # Megatron's softmax: above 1 a padded model is not quite the model that vLLM serves
-    vocab_multiple: int = execution(1)
-    max_length: int = 4096  # tokens a position may reach
-    norm_epsilon: float = 1e-5
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] = field(default_factory=dict)  # HF's rope_scaling as it stands; {} = none
-    tie_embeddings: bool = False
-    init_std: float = 0.02
+    vocab_size: int = number(32000, "of the tokenizer; Megatron pads the table as vocab_multiple says", at_least=1)
+    vocab_multiple: int = number(
+        1,
+        "the vocabulary is padded to a multiple of this x parallel.tensor. Padding rows are zero, and a zero logit still "
+        "enters Megatron's softmax: above 1 a padded model differs slightly from the model that vLLM serves",
+        at_least=1, execution=True,
+    )  # fmt: skip
+    max_length: int = number(4096, "longest sequence, in tokens", at_least=1)
+    norm_epsilon: float = number(1e-5, above=0)
+    rope_theta: float = number(10000.0, above=0)
+    rope_scaling: dict[str, Any] = setting({}, "as rope_scaling in HF's config.json; {} = none")
+    tie_embeddings: bool = setting(False, "one table for input and output embeddings")
+    init_std: float = number(0.02, "of random weights", above=0)
 
     @property
     def head_size(self) -> int:
@@ -54,83 +57,94 @@ class ModelSection:
 class ParallelSection:
     """Layout of the training processes. All execution: a checkpoint loads under any other layout."""
 
-    nodes: int = execution(1)
-    processes: int = execution(8)  # per node (GPUs; on a CPU, gloo processes)
-    threads: int = execution(1)  # CPU threads a process, on machines without a GPU
-    tensor: int = execution(1)
-    pipeline: int = execution(1)
-    virtual_pipeline: int = execution(1)  # model chunks a pipeline stage
-    context: int = execution(1)
-    sequence: bool = execution(False)
-    distributed_optimizer: bool = execution(True)
-    # dense peak of one GPU in the precision used, for the MFU of metrics.jsonl; 0 = by the GPU's name, none on a CPU
-    peak_tflops: float = execution(0.0)
+    nodes: int = number(1, at_least=1, execution=True)
+    processes: int = number(8, "per node (GPUs; on a CPU, gloo processes)", at_least=1, execution=True)
+    threads: int = number(1, "CPU threads per process, on machines without a GPU", at_least=1, execution=True)
+    tensor: int = number(1, "tensor-parallel size (TP)", at_least=1, execution=True)
+    pipeline: int = number(1, "pipeline-parallel size (PP)", at_least=1, execution=True)
+    virtual_pipeline: int = number(1, "model chunks per pipeline stage", at_least=1, execution=True)
+    context: int = number(1, "context-parallel size (CP)", at_least=1, execution=True)
+    sequence: bool = setting(False, "sequence parallelism, in the tensor-parallel group", execution=True)
+    distributed_optimizer: bool = setting(True, "optimizer state sharded over the replicas", execution=True)
+    peak_tflops: float = number(
+        0.0, "dense peak of one GPU in the precision used, for the MFU of metrics.jsonl; 0 = by the GPU's name",
+        at_least=0, execution=True,
+    )  # fmt: skip
 
 
 @dataclass
 class PrecisionSection:
-    dtype: str = "bf16"  # fp32 | bf16
-    fp8: str = "none"  # none | hybrid | e4m3 (Transformer Engine)
-    fp8_recipe: str = "delayed"  # delayed | tensorwise | blockwise | mxfp8, as Megatron names them
-    fp8_bf16_layers: int = 1  # first and last layers kept in bf16
-    recompute: str = execution("none")  # none | selective | full
+    dtype: str = choice("bf16", "fp32")
+    fp8: str = choice("none", "hybrid", "e4m3", help="FP8 format of Transformer Engine's matrix products")
+    fp8_recipe: str = choice(
+        "delayed", "tensorwise", "blockwise", "mxfp8", help="how FP8 is scaled, in Megatron's names"
+    )
+    fp8_bf16_layers: int = number(1, "first and last layers kept in bf16", at_least=0)
+    recompute: str = choice(
+        "none", "selective", "full", help="activations computed again in the backward pass", execution=True
+    )
 
 
 @dataclass
 class TrainSection:
-    """What pretrain, sft and dpo share. Optimiser, betas, weight decay, warm-up, epochs: the paper is silent."""
+    """What pretrain, sft and dpo share. Optimizer, betas, weight decay, warm-up and epochs: the paper does not state them."""
 
-    lr: float = 5.5e-6
-    min_lr: float = 1.1e-6
-    schedule: str = "cosine"  # cosine | linear | constant
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_grad: float = 1.0
-    dropout: float = 0.1
-    global_batch: int = 16  # examples (DPO: pairs) a step; with packing, packs hold whole examples but the count stays
-    micro_batch: int = execution(1)
-    epochs: float = 1.0
-    max_steps: int = 0  # > 0 wins over epochs
-    max_length: int = 4096  # tokens of prompt + response; longer examples are dropped and counted
-    packing: bool = execution(True)
-    save_every: int = execution(200)  # steps between checkpoints
-    save_async: bool = execution(False)  # a forked process writes them while training goes on
-    keep_last: int = execution(2)
-    validate_every: int = execution(0)  # steps between two looks at the validation loss; 0 = at the end only
-    keep_best: bool = False  # the weights of the lowest validation loss are the result, not the last ones
-    log_every: int = execution(1)
+    lr: float = number(5.5e-6, "peak learning rate", at_least=0)
+    min_lr: float = number(1.1e-6, "at the last step", at_least=0)
+    schedule: str = choice("cosine", "linear", "constant", help="from lr to min_lr, after the warm-up")
+    warmup_steps: int = number(10, "linear, from 0", at_least=0)
+    weight_decay: float = number(0.0, at_least=0)
+    beta1: float = number(0.9, "of Adam", at_least=0, below=1)
+    beta2: float = number(0.95, "of Adam", at_least=0, below=1)
+    eps: float = number(1e-8, "of Adam", above=0)
+    clip_grad: float = number(1.0, "largest gradient norm; 0 = no clipping", at_least=0)
+    dropout: float = number(0.1, at_least=0, below=1)
+    global_batch: int = number(16, "examples per step (DPO: pairs), with and without packing", at_least=1)
+    micro_batch: int = number(1, "examples per forward pass of one replica", at_least=1, execution=True)
+    epochs: float = number(1.0, above=0)
+    max_steps: int = number(0, "more than 0: this many steps, whatever epochs says", at_least=0)
+    max_length: int = number(4096, "tokens of prompt + response; longer examples are dropped and counted", at_least=1)
+    packing: bool = setting(True, "several examples per sequence", execution=True)
+    save_every: int = number(200, "steps between checkpoints; 0 = at the end only", at_least=0, execution=True)
+    save_async: bool = setting(False, "a forked process writes checkpoints while training goes on", execution=True)
+    keep_last: int = number(2, "checkpoints kept", at_least=1, execution=True)
+    validate_every: int = number(
+        0, "steps between two measurements of the validation loss; 0 = at the end only", at_least=0, execution=True
+    )
+    keep_best: bool = setting(False, "the weights of the lowest validation loss are the result, not the last ones")
+    log_every: int = number(1, "steps between two lines of metrics.jsonl", at_least=1, execution=True)
 
 
 @dataclass
 class PretrainSection(TrainSection):
     """Tiny world only: M0 from random weights. A real run imports M0 from HF."""
 
-    question_weight: float = 0.25  # loss weight of question text
+    question_weight: float = number(0.25, "loss weight of question text", at_least=0)
 
 
 @dataclass
 class SftSection(TrainSection):
-    lr: float = 5.5e-6
-    min_lr: float = 1.1e-6
-    schedule: str = "cosine"
     epochs: float = 3.0
-    num_validation: int = 0  # examples left out of the training; their loss is logged as validate_every says
+    num_validation: int = number(
+        0, "examples held out of the training; their loss is logged every validate_every", at_least=0
+    )
 
 
 @dataclass
 class DpoSection(TrainSection):
+    """The learning rate decays as in the paper, which does not state the shape of the decay."""
+
     lr: float = 1e-6
     min_lr: float = 1e-7
-    schedule: str = "cosine"  # the paper says "decay", not its shape
-    epochs: float = 1.0
-    num_validation: int = 0  # pairs left out of the training; their loss is logged as validate_every says
-    beta: float = 0.1
-    loss: str = "sigmoid"  # sigmoid | ipo
-    label_smoothing: float = 0.0
-    length_normalised: bool = False
-    nll_weight: float = 0.0  # + weight x mean token NLL of the chosen response (RPO)
-    replay_weight: float = 0.0  # + weight x mean token NLL of as many EFT examples as pairs in the batch
-    ln2_tolerance: float = 1e-3  # |first DPO loss - ln 2| above this stops the stage
+    num_validation: int = number(
+        0, "pairs held out of the training; their loss is logged every validate_every", at_least=0
+    )
+    beta: float = number(0.1, "strength of the KL constraint to the reference policy", above=0)
+    loss: str = choice("sigmoid", "ipo")
+    label_smoothing: float = number(0.0, "probability that a preference label is wrong", at_least=0, below=0.5)
+    length_normalised: bool = setting(False, "log-probabilities per token instead of per response")
+    nll_weight: float = number(0.0, "adds weight x mean token NLL of the chosen response (RPO)", at_least=0)
+    replay_weight: float = number(
+        0.0, "adds weight x mean token NLL of as many EFT examples as there are pairs in the batch", at_least=0
+    )
+    ln2_tolerance: float = number(1e-3, "|first DPO loss - ln 2| above this stops the stage", at_least=0)

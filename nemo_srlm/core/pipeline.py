@@ -95,10 +95,10 @@ def pipeline(cfg: Config) -> list[Ref]:
         "held_out",
     ]
     refs = [Ref(name, 0) for name in names] + baseline_evaluations(cfg) + _policy(cfg, 0)
-    given = cfg.run.arm == "given"  # preferences that somebody else wrote: nothing is generated
-    generation = [] if given else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
+    external = cfg.run.arm == "external"  # preference files: nothing is generated
+    generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):
-        refs += [] if given else [Ref("prompts", t)]
+        refs += [] if external else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
         refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
     refs += evaluations(cfg, cfg.iterations)

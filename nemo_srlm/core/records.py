@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import msgspec
 
+from nemo_srlm.config.generation import MAX_DRAWS
 from nemo_srlm.errors import DataError
 
 
@@ -27,9 +28,11 @@ def content_id(*parts: object) -> str:
 def item_seed(run_seed: int, *parts: object) -> int:
     """A 31-bit seed from the run's seed and an item's identity: independent of sharding and resume order.
 
-    Spaced by 64, so that `n` draws of one request may use seed, seed + 1, ... without meeting another item's.
+    Seeds are MAX_DRAWS apart, so that the draws of one request may use seed, seed + 1, ... without meeting another item's.
     """
-    return int(hashlib.sha256(json.dumps([run_seed, *parts]).encode()).hexdigest()[:8], 16) // 128 * 64
+    return (
+        int(hashlib.sha256(json.dumps([run_seed, *parts]).encode()).hexdigest()[:8], 16) // (2 * MAX_DRAWS) * MAX_DRAWS
+    )
 
 
 @dataclass(frozen=True)

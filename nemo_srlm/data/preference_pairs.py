@@ -20,7 +20,9 @@ from nemo_srlm.errors import ConfigError, DataError
 def files(cfg: Config) -> list[Path]:
     """pairs.files, which must be there. Raises ConfigError or DataError."""
     if not cfg.pairs.files:
-        raise ConfigError("pairs.files", "empty, with run.arm=given", "preference files", "set pairs.files=[path, ...]")
+        raise ConfigError(
+            "pairs.files", "empty, with run.arm=external", "preference files", "set pairs.files=[path, ...]"
+        )
     paths = [Path(name) for name in cfg.pairs.files]
     for path in paths:
         if not path.is_file():

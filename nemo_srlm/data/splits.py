@@ -38,7 +38,7 @@ def split(
     """Sorts first turns into the sets; `counts` gets what was asked, given and left out, by reason.
 
     IFT takes the reply that humans ranked 0 and nothing else. EFT material is every ranked reply of an instruction with
-    at least two of them (eft.source "baseline"), or every ranked reply that brings a judgement ("given"; instructions
+    at least two of them (eft.source "baseline"), or every ranked reply that brings a judgement ("external"; instructions
     with judged replies then never go to IFT). Where there is less than asked, IFT and EFT share what both could use in
     proportion to what they ask for; where there is more, the rest becomes EFT material. `held_out=False`: the held-out
     sets come from elsewhere (tiny world) and take nothing.
@@ -47,7 +47,7 @@ def split(
     usable: dict[str, tuple[FirstTurn, list[RankedReply], bool]] = {}
     for key, turn in unique.items():
         replies = _eft_replies(key, turn, eft.source, counts)
-        can_ift = _best(turn) is not None and not (eft.source == "given" and replies)
+        can_ift = _best(turn) is not None and not (eft.source == "external" and replies)
         if can_ift or replies:
             usable[key] = (turn, replies, can_ift)
         else:
@@ -119,7 +119,7 @@ def _eval_prompt(text: str) -> Prompt:
 def _eft_replies(key: str, turn: FirstTurn, source: str, counts: Counter[str]) -> list[RankedReply]:
     """The instruction's replies as EFT material; empty when it has none."""
     ranked = [(reply, reply.rank) for reply in turn.replies if reply.rank is not None]
-    if source == "given":
+    if source == "external":
         judged = [(reply, rank) for reply, rank in ranked if reply.judgement]
         counts["reply_without_judgement"] += len(ranked) - len(judged) if judged else 0
         ranked = judged

@@ -32,8 +32,6 @@ def by_shots(tasks: Sequence[str]) -> dict[int | None, list[str]]:
         if not name or (shots and not shots.isdigit()):
             raise ConfigError("eval.harness.tasks", repr(task), "task or task:shots, for example gsm8k:8")
         groups.setdefault(int(shots) if shots else None, []).append(name)
-    if not groups:
-        raise ConfigError("eval.harness.tasks", "empty", "at least one task", "or set eval.harness.enabled=false")
     return groups
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nemo_srlm.config.generation import MAX_DRAWS
 from nemo_srlm.data.tokenizer import Tokenizer
-
-SEED_SPACING = 64  # of records.item_seed: more draws than this in one request would meet another item's seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Request:
     system: str = ""
 
     def __post_init__(self) -> None:
-        assert 1 <= self.n <= SEED_SPACING, f"request {self.id}: n = {self.n}, seeds are {SEED_SPACING} apart"
+        assert 1 <= self.n <= MAX_DRAWS, f"request {self.id}: n = {self.n}, seeds are {MAX_DRAWS} apart"
         assert not self.stop or self.n == 1, f"request {self.id}: stop strings need n = 1"
 
 

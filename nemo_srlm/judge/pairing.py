@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.core.records import PreferencePair, content_id, item_seed
-from nemo_srlm.errors import ConfigError
-
-RULES = ("max_min", "length_controlled")
 
 
 class Scored(NamedTuple):
@@ -29,18 +26,6 @@ class Scored(NamedTuple):
 
 
 Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
-
-
-def check(section: PairsSection) -> None:
-    """Raises ConfigError for a rule that does not exist or a number that makes no sense."""
-    if section.rule not in RULES:
-        raise ConfigError("pairs.rule", repr(section.rule), f"one of {list(RULES)}")
-    if section.min_margin < 0:
-        raise ConfigError("pairs.min_margin", f"{section.min_margin}", "0 or more")
-    if not 0 <= section.rho <= 1:
-        raise ConfigError("pairs.rho", f"{section.rho}", "a share of the scale, 0..1")
-    if section.max_per_prompt < 1:
-        raise ConfigError("pairs.max_per_prompt", f"{section.max_per_prompt}", "1 or more")
 
 
 def pool_equal_texts(candidates: Sequence[Scored]) -> list[Scored]:

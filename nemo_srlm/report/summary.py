@@ -171,5 +171,5 @@ ARMS = {
     "random": "random scores (control)",
     "oracle": "oracle rewards (upper bound)",
     "sft_only": "SFT only (control)",
-    "given": "given preferences",
+    "external": "external preferences",
 }

@@ -12,7 +12,6 @@ from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Candidate, Prompt, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.errors import ConfigError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import (
     chat_ids,
@@ -25,7 +24,6 @@ from nemo_srlm.stages.common.generating import (
 )
 
 OUTPUT = "candidates.jsonl"
-MOST = 64  # draws of one prompt: records.item_seed's spacing
 
 
 def candidate_id(prompt_id: str, index: int) -> str:
@@ -46,10 +44,8 @@ def to_candidates(prompt: Prompt, num: int, outcome: Outcome) -> list[Candidate]
 def respond(ctx: Context, prompts: Iterable[Prompt], sampling: SamplingSection, num: int, *seed_parts: object) -> None:
     """Generates `num` responses to each prompt with the model of the input "model", in chat format.
 
-    `seed_parts` and the prompt's id make a prompt's seed. Raises ConfigError for a number of draws that is not possible.
+    `seed_parts` and the prompt's id make a prompt's seed.
     """
-    if not 1 <= num <= MOST:
-        raise ConfigError("responses a prompt", str(num), f"1 to {MOST}", "correct candidates.num or eval.samples")
     cfg = ctx.cfg
 
     def request(engine: Engine, item_id: str, prompt: Prompt) -> Request:

@@ -1,7 +1,7 @@
 """eft: ranked replies -> examples of judging (eft_train.jsonl, SftExample of kind "eft").
 
 source "baseline" (the paper): the SFT baseline writes one justification with score for every ranked reply; kept where
-the ranking by score agrees with the human one, then balanced (see nemo_srlm/eft.py). source "given": the data brings
+the ranking by score agrees with the human one, then balanced (see nemo_srlm/eft.py). source "external": the data brings
 the judgements; kept where the score parses, as they are. The held-out replies are the seed stage's ranked_valid.jsonl.
 """
 
@@ -16,18 +16,14 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Judgement, RankedReply, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
-from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.judge.eft import Judged, balance, example, keep_agreeing, keep_parsed, limit
 from nemo_srlm.judge.scores import judge_input, parse_draws, parse_score
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 
-SOURCES = ("baseline", "given")
-
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    if cfg.eft.source not in SOURCES:
-        raise ConfigError("eft.source", repr(cfg.eft.source), f"one of {list(SOURCES)}")
     seed = {"seed": Ref("seed", 0)}
     return seed | {"model": Ref("export_baseline", 0)} if cfg.eft.source == "baseline" else seed
 
@@ -54,7 +50,7 @@ def _replies(ctx: Context) -> Iterator[RankedReply]:
 
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
-    if cfg.eft.source == "given":
+    if cfg.eft.source == "external":
         return  # nothing to generate: finalize reads what the data brings
     template = templates.load(cfg.judge.template, templates.JUDGE)
 
@@ -81,7 +77,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     cfg, counts = ctx.cfg, Counter[str]()
     replies = list(_replies(ctx))
     counts["replies"] = len(replies)
-    if cfg.eft.source == "given":
+    if cfg.eft.source == "external":
         judged = [
             Judged(reply, reply.given_judgement, parse_score(reply.given_judgement, cfg.judge.max_score))
             for reply in replies
@@ -97,7 +93,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     if not kept:
         raise DataError(
             ctx.dir, f"no EFT example is left ({dict(counts)})", "judgements whose score parses and agrees with humans",
-            "see the judgements; a larger or better trained baseline, more seed data, or eft.source=given",
+            "see the judgements; a larger or better trained baseline, more seed data, or eft.source=external",
         )  # fmt: skip
     template = templates.load(cfg.judge.template, templates.JUDGE)
     examples = {made.id: made for made in (example(item, template) for item in kept)}

@@ -24,7 +24,7 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.generate.requests import SEED_SPACING, Completion, Engine, Failure, Outcome, Request
+from nemo_srlm.generate.requests import Completion, Engine, Failure, Outcome, Request
 from nemo_srlm.judge import health as judge_health
 from nemo_srlm.judge import scores as judge_scores
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
@@ -106,8 +106,6 @@ def judge_all(ctx: Context, items: Iterable[Judged], *seed_parts: object, model:
     `seed_parts` (the stage's name first) and the item's id make an item's seed. Raises ConfigError for settings that cannot work.
     """
     cfg, judge = ctx.cfg, ctx.cfg.judge
-    if judge.draws > SEED_SPACING:
-        raise ConfigError("judge.draws", str(judge.draws), f"1 to {SEED_SPACING}")
     template = templates.load(judge.template, templates.JUDGE)
     stage, expected = str(seed_parts[0]), judge.method == "expected"
 

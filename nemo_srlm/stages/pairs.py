@@ -3,7 +3,7 @@
 Prompts, candidates and judgements are files in one and the same prompt order (their stages merge them so), and are read
 side by side, one prompt at a time. Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}): a
 prompt is in exactly one of them. Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle"
-(judgements come from the stage `oracle_scores`, which this file knows by name only); "given" (preference files, no judge).
+(judgements come from the stage `oracle_scores`, which this file knows by name only); "external" (preference files, no judge).
 """
 
 import json
@@ -21,14 +21,11 @@ from nemo_srlm.core import files as core_files
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import preference_pairs
-from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.errors import DataError
 from nemo_srlm.judge import pairing
 from nemo_srlm.judge.join import prompts_with_scores
 from nemo_srlm.judge.pairing import Scored
 from nemo_srlm.judge.scores import required_valid
-
-ARMS = ("self", "random", "sft_only", "oracle", "given")
-
 
 COUNTS, PAIRS, DROPPED = "counts.json", "pairs.jsonl", "dropped.jsonl"
 
@@ -37,23 +34,22 @@ REPORT_EVERY = 2000  # prompts between two looks at the clock
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    if cfg.run.arm == "given":
+    if cfg.run.arm == "external":
         return {}
     judge = "oracle_scores" if cfg.run.arm == "oracle" else "judge"
     return {name: Ref(judge if name == "judge" else name, iteration) for name in ("prompts", "candidates", "judge")}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    if cfg.run.arm not in ARMS:
-        raise ConfigError("run.arm", repr(cfg.run.arm), f"one of {list(ARMS)}")
-    pairing.check(cfg.pairs)
     own = identity(cfg.pairs)
     own["files"] = (
-        [core_files.file_digest(path) for path in preference_pairs.files(cfg)] if cfg.run.arm == "given" else []
+        [core_files.file_digest(path) for path in preference_pairs.files(cfg)] if cfg.run.arm == "external" else []
     )
     return {
         "pairs": own,
-        "arm": "self" if cfg.run.arm == "sft_only" else cfg.run.arm,  # they differ in what is done with the pairs
+        "arm": "self"
+        if cfg.run.arm == "sft_only"
+        else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
         "min_valid": required_valid(cfg.judge),
         "max_score": cfg.judge.max_score,
         "seed": cfg.run.seed if cfg.run.arm == "random" else None,
@@ -61,7 +57,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    if ctx.cfg.run.arm == "given":
+    if ctx.cfg.run.arm == "external":
         counts: Counter[str] = Counter()
         files.write_records(ctx.dir / PAIRS, preference_pairs.read_pairs(preference_pairs.files(ctx.cfg), counts))
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")

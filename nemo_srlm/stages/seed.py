@@ -34,7 +34,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own["files"] = []
     else:
         own["files"] = [core_files.content_digest(path) for path in _files(cfg)]
-    asked = {"source": cfg.eft.source, "num_train": cfg.eft.num_train, "num_valid": cfg.eft.num_valid}
+    asked = {name: identity(cfg.eft)[name] for name in ("source", "num_train", "num_valid")}
     return {"seed": own, "eft": asked, "world": cfg.world.enabled}
 
 

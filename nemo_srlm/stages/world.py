@@ -11,7 +11,6 @@ from nemo_srlm.core.records import Prompt, RankedReply, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text
-from nemo_srlm.errors import ConfigError
 
 CORPUS, TREES, TOKENIZER = "corpus.jsonl", "seed.trees.jsonl.gz", "tokenizer"
 PROMPTS, JUDGE_EVAL = "eval_prompts.{split}.jsonl", "judge_eval.{split}.jsonl"
@@ -44,8 +43,6 @@ def _run(ctx: Context) -> None:
     from nemo_srlm.tiny_world import seeds, tokenizer, web
 
     cfg = ctx.cfg
-    if cfg.world.num_documents < _TOKENIZER_DOCUMENTS // 10:
-        raise ConfigError("world.num_documents", str(cfg.world.num_documents), f">= {_TOKENIZER_DOCUMENTS // 10}")
     shots = templates.load_shots(cfg.prompts.template)
     style = web.Style(
         user_prefix=cfg.chat.user_prefix,

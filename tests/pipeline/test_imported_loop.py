@@ -31,7 +31,7 @@ SETTINGS = [
     *(f"model.{name}={getattr(MODEL, name)}" for name in (
         "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size", "max_length")),
     "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
-    "eft.source=given", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
+    "eft.source=external", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
     *(f"sft.{setting}" for setting in (
         "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0",
         "num_validation=2", "validate_every=50")),

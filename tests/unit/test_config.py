@@ -1,14 +1,20 @@
 """The schema: defaults, overrides, refusals, identity against execution, freezing."""
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import pytest
 
+from nemo_srlm.config.checks import check, check_fields
 from nemo_srlm.config.compose import compose, load_resolved_config, save_resolved_config
-from nemo_srlm.config.fields import choice, identity, number, setting
+from nemo_srlm.config.fields import Rule, choice, identity, number, rules, setting
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.stages import eft, pairs, seed
 
 
 @pytest.fixture
@@ -98,3 +104,125 @@ def test_an_added_field_enters_an_identity_only_when_it_is_set():
     assert identity(Grown(words=["a"])) == {"loss": "sigmoid", "words": ["a"]}
     assert identity(Smaller()) == {"loss": "sigmoid"}, "a subclass keeps the rule of its base"
     assert identity(Smaller(margin=0.5)) == {"loss": "sigmoid", "margin": 0.5}
+
+
+# --- one walk checks every field ----------------------------------------------------------------------------------
+
+
+def _leaves(section: object, where: str = "") -> Iterator[tuple[str, object, Rule]]:
+    """(key, value, rule) of every setting of a config."""
+    for name, rule in rules(type(section)).items():
+        key, value = f"{where}.{name}" if where else name, getattr(section, name)
+        if is_dataclass(value):
+            yield from _leaves(value, key)
+        else:
+            yield key, value, rule
+
+
+def _with(key: str, value: object) -> Config:
+    cfg = Config()
+    *path, name = key.split(".")
+    section: object = cfg
+    for part in path:
+        section = getattr(section, part)
+    setattr(section, name, value)
+    return cfg
+
+
+SETTINGS = list(_leaves(Config()))
+NUMBERS = [(key, rule) for key, value, rule in SETTINGS if type(value) in (int, float)]
+FLOATS = [key for key, value, _ in SETTINGS if type(value) is float]
+WORDS = [(key, value, rule) for key, value, rule in SETTINGS if rule.choices]
+
+
+def test_the_defaults_are_allowed():
+    check(Config())
+
+
+def test_every_number_has_a_range_and_every_closed_list_of_words_is_a_choice():
+    assert [key for key, rule in NUMBERS if rule.at_least is None and rule.above is None] == []
+    assert len(NUMBERS) > 100
+    assert len(WORDS) > 20
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("key", FLOATS)
+def test_no_float_may_be_nan_or_infinite(key: str, value: float):
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)}: {value}; expected "):
+        check_fields(_with(key, value))
+
+
+@pytest.mark.parametrize(("key", "rule"), NUMBERS, ids=[key for key, _ in NUMBERS])
+def test_every_bound_is_kept(key: str, rule: Rule):
+    whole = key not in FLOATS
+    step = 1 if whole else 1e-6
+    wrong = [
+        None if rule.at_least is None else rule.at_least - step,
+        rule.above,
+        None if rule.at_most is None else rule.at_most + step,
+        rule.below,
+    ]
+    for value in wrong:
+        if value is not None:
+            with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .*expected {re.escape(rule.allowed())};"):
+                check_fields(_with(key, int(value) if whole else value))
+    for value in (rule.at_least, rule.at_most):
+        if value is not None:
+            check_fields(_with(key, int(value) if whole else value))
+
+
+@pytest.mark.parametrize(("key", "value", "rule"), WORDS, ids=[key for key, _, _ in WORDS])
+def test_every_choice_refuses_another_word(key: str, value: object, rule: Rule):
+    words = re.escape(", ".join(word or '""' for word in rule.choices))
+    listed = isinstance(value, list)
+    for wrong in ("nonsense", rule.choices[-1].upper()):
+        with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .*{wrong}.*expected .*{words};"):
+            check_fields(_with(key, [wrong] if listed else wrong))
+    for word in rule.choices:
+        check_fields(_with(key, [word] if listed else word))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dpo.beta=nan", r"dpo\.beta: nan; expected more than 0"),
+        ("dpo.nll_weight=inf", r"dpo\.nll_weight: inf; expected 0 or more"),
+        ("model.num_layers=0", r"model\.num_layers: 0; expected 1 or more"),
+        ("sft.dropout=1.0", r"sft\.dropout: 1\.0; expected 0 or more, less than 1"),
+        ("eval.alpaca.top_p=0", r"eval\.alpaca\.top_p: 0\.0; expected more than 0, at most 1"),
+        ("cluster.hang.work=-1", r"cluster\.hang\.work: -1; expected 0 or more"),
+        ("precision.fp8_recipe=slow", "precision.fp8_recipe: 'slow'; expected one of delayed, tensorwise"),
+        ("select.stages=[sft,ppo]", r"select\.stages: \['sft', 'ppo'\]; expected a list of sft, dpo, sft_chosen"),
+        ("eval.harness.tasks=[]", r"eval\.harness\.tasks: \[\]; expected not empty"),
+        ('run.name=""', "run.name: ''; expected not empty"),
+        ("model.rope_scaling={factor:nan}", r"model\.rope_scaling: \{'factor': nan\}; expected a finite number"),
+        ("dpo.beta=-1", "nemo-srlm config --describe dpo.beta"),
+        ("dpo.min_lr=1.0", r"dpo\.min_lr: 1\.0; expected at most dpo\.lr"),
+    ],
+)
+def test_a_refusal_names_field_value_and_what_is_allowed(configs: Path, override: str, words: str):
+    with pytest.raises(ConfigError, match=words):
+        compose("small", [override], configs)
+
+
+# --- renamed words ------------------------------------------------------------------------------------------------
+
+
+def test_a_renamed_word_is_read_in_both_spellings_and_recorded_in_the_old_one(configs: Path, tmp_path: Path):
+    old, new = (compose("small", [f"run.arm={w}", f"eft.source={w}"], configs) for w in ("given", "external"))
+    assert (old.run.arm, old.eft.source) == ("external", "external")
+    assert old == new
+    assert identity(new.run)["arm"] == identity(new.eft)["source"] == "given"
+    (tmp_path / "config.yaml").write_text("run: {arm: given}\neft: {source: given}\n")
+    assert load_resolved_config(tmp_path).run.arm == "external"
+    with pytest.raises(ConfigError, match="one of self, random, sft_only, external, oracle"):
+        compose("small", ["run.arm=best"], configs)
+
+
+def test_the_fingerprints_of_runs_with_external_data_are_those_they_had_under_the_old_word(tmp_path: Path):
+    (tmp_path / "x.jsonl").write_text("{}\n")
+    cfg = compose("tiny", ["run.arm=external", "eft.source=external", f"pairs.files=[{tmp_path}/x.jsonl]"])
+    # as the code before the renaming made them from run.arm=given eft.source=given
+    assert fingerprint(pairs.STAGE.identity(cfg, 1)) == "9d6922e87244dff0"
+    assert fingerprint(seed.STAGE.identity(cfg, 1)) == "43876d5bf42b9377"
+    assert fingerprint(eft.STAGE.identity(cfg, 1)) == "8ffe3b8248f9ce32"

@@ -1,4 +1,4 @@
-"""EFT examples: when a ranking agrees, how scores are balanced, and the stage's given source."""
+"""EFT examples: when a ranking agrees, how scores are balanced, and the stage's external source."""
 
 from collections import Counter
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.generation import PromptsSection
 from nemo_srlm.data.prompt_filters import PromptFilter, RougeIndex, rouge_f1, tokenize
 from nemo_srlm.errors import ConfigError
@@ -157,7 +158,7 @@ def test_real_german_and_spanish_first_turns_pass_the_unicode_filters():
 
 def test_unknown_tokenizations_and_thresholds_are_refused():
     with pytest.raises(ConfigError, match="tokenization"):
-        PromptFilter(PromptsSection(tokenization="words"), [])
+        check_fields(PromptsSection(tokenization="words"), "prompts")
     with pytest.raises(ConfigError, match="rouge_max"):
-        PromptFilter(PromptsSection(rouge_max=1.5), [])
+        check_fields(PromptsSection(rouge_max=1.5), "prompts")
     assert PromptFilter(PromptsSection(rouge_max=1.0), ["a b c d"]).accept("a b c d e") == ""

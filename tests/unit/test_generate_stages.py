@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_srlm.config.compose import compose
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
@@ -270,12 +271,11 @@ def test_a_prompt_that_the_engine_cannot_answer_is_recorded_and_stops_nothing(
     assert metrics["responses"] == 20
 
 
-def test_more_draws_than_seeds_lie_apart_are_refused(tmp_path: Path) -> None:
-    cfg = config()
-    cfg.candidates.num = 65
-    write_prompts(tmp_path)
-    with pytest.raises(ConfigError, match="1 to 64"):
-        candidates.STAGE.run(context(cfg, tmp_path, "out"))
+@pytest.mark.parametrize("key", ["candidates.num", "judge.draws", "eval.samples"])
+def test_more_draws_than_seeds_lie_apart_are_refused(key: str) -> None:
+    compose("tiny", [f"{key}=64"])
+    with pytest.raises(ConfigError, match=f"{key}: 65; expected [12] to 64"):
+        compose("tiny", [f"{key}=65"])
 
 
 def test_every_model_answers_the_held_out_prompts_with_the_same_seeds(
@@ -426,7 +426,7 @@ def test_a_baseline_that_cannot_judge_leaves_no_example_and_that_is_said(
 ) -> None:
     use(monkeypatch, lambda text, seed: "An answer.")
     eft.STAGE.run(ctx := eft_context(config(), tmp_path))
-    with pytest.raises(DataError, match=r"no EFT example is left.*'unparsed': 13.*eft\.source=given"):
+    with pytest.raises(DataError, match=r"no EFT example is left.*'unparsed': 13.*eft\.source=external"):
         eft.STAGE.finalize(ctx)
 
 

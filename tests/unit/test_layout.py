@@ -2,6 +2,7 @@
 
 import pytest
 
+from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import check_batches, check_layout, check_precision, data_parallel_size, padded_vocab_size
@@ -24,12 +25,18 @@ def test_a_70b_layout_passes():
         ({"processes": 2, "pipeline": 2, "virtual_pipeline": 3}, "num_layers 8"),
         ({"processes": 2, "virtual_pipeline": 2}, "pipeline of at least 2"),
         ({"processes": 2, "sequence": True}, "tensor parallelism of at least 2"),
-        ({"processes": 2, "context": 0}, "at least 1"),
+        ({"processes": 2, "context": 0}, r"parallel\.context: 0; expected 1 or more"),
     ],
 )
 def test_an_impossible_layout_names_its_rule(settings: dict[str, int], words: str):
     with pytest.raises(ConfigError, match=words):
-        check_layout(MODEL, ParallelSection(**settings))
+        _check(ParallelSection(**settings))
+
+
+def _check(parallel: ParallelSection) -> None:
+    """In the order of a run: the fields first, then the rules between them."""
+    check_fields(parallel, "parallel")
+    check_layout(MODEL, parallel)
 
 
 def test_heads_must_divide():
@@ -55,14 +62,24 @@ def test_the_interleaved_schedule_wants_whole_rounds():
         ({"fp8": "hybrid", "fp8_bf16_layers": 0}, "no GPU"),
         ({"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_bf16_layers": 1}, "fp8_bf16_layers"),
         ({"fp8": "e4m3", "fp8_recipe": "tensorwise", "dtype": "fp32"}, "bf16"),
-        ({"fp8": "int8"}, "hybrid or e4m3"),
-        ({"dtype": "fp16"}, "fp32 or bf16"),
-        ({"recompute": "some"}, "selective"),
     ],
 )
 def test_a_precision_that_cannot_be_is_refused(settings: dict[str, object], words: str):
     with pytest.raises(ConfigError, match=words):
         check_precision(PrecisionSection(**settings), gpu=False, transformer_engine=False, fp8_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fp8": "int8"}, "none, hybrid, e4m3"),
+        ({"dtype": "fp16"}, "bf16, fp32"),
+        ({"recompute": "some"}, "selective"),
+    ],
+)
+def test_an_unknown_precision_is_refused(settings: dict[str, object], words: str):
+    with pytest.raises(ConfigError, match=words):
+        check_fields(PrecisionSection(**settings), "precision")
 
 
 def test_the_vocabulary_is_padded_for_every_rank():

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.judge import pairing
@@ -16,7 +17,7 @@ scored = st.builds(
 )
 section = st.builds(
     PairsSection,
-    rule=st.sampled_from(pairing.RULES),
+    rule=st.sampled_from(["max_min", "length_controlled"]),
     min_margin=st.sampled_from([0.0, 0.5, 2.0]),
     rho=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
     max_per_prompt=st.integers(1, 4),
@@ -163,4 +164,4 @@ def test_a_pairs_id_is_its_content():
 @pytest.mark.parametrize("wrong", [{"rule": "best"}, {"min_margin": -1.0}, {"rho": 2.0}, {"max_per_prompt": 0}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"pairs\."):
-        pairing.check(PairsSection(**wrong))
+        check_fields(PairsSection(**wrong), "pairs")

@@ -1,4 +1,4 @@
-"""The pairs stage: three files read side by side, every prompt accounted for, the arms, given preferences."""
+"""The pairs stage: three files read side by side, every prompt accounted for, the arms, external preferences."""
 
 import json
 import random
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_srlm.config.checks import check
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.config.schema import Config, RunSection
 from nemo_srlm.core.files import dump, read_json_lines, read_records, write_records
@@ -150,13 +151,13 @@ def test_not_one_pair_is_an_error_with_the_reasons(tmp_path: Path):
 
 def test_unknown_arms_and_rules_are_refused():
     with pytest.raises(ConfigError, match=r"run\.arm"):
-        STAGE.identity(Config(run=RunSection(arm="best")), 1)
+        check(Config(run=RunSection(arm="best")))
     with pytest.raises(ConfigError, match=r"pairs\.rule"):
-        STAGE.identity(Config(pairs=PairsSection(rule="best")), 1)
+        check(Config(pairs=PairsSection(rule="best")))
     assert STAGE.identity(Config(run=RunSection(seed=1)), 1) == STAGE.identity(Config(run=RunSection(seed=2)), 1)
 
 
-# --- given preferences --------------------------------------------------------------------------------------------
+# --- external preferences --------------------------------------------------------------------------------------------
 
 
 def turn(prompt: str, response: str) -> list[dict[str, str]]:
@@ -193,8 +194,8 @@ def as_file(path: Path) -> Path:
     return path
 
 
-def test_given_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
-    cfg = Config(run=RunSection(arm="given"), pairs=PairsSection(files=[str(as_file(tmp_path / "x.jsonl"))]))
+def test_external_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
+    cfg = Config(run=RunSection(arm="external"), pairs=PairsSection(files=[str(as_file(tmp_path / "x.jsonl"))]))
     assert STAGE.inputs(cfg, 1) == {}
     ctx = Context(cfg, 1, tmp_path, {}, Progress(tmp_path))
     pairs, dropped = run(ctx)
@@ -209,8 +210,8 @@ def test_given_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
     assert metrics["pairs"] == 3
 
 
-def test_pairs_given_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_would_have_made(tmp_path: Path):
-    """So DPO on a given file is the same recipe: it reads the same pairs.jsonl."""
+def test_external_pairs_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_would_have_made(tmp_path: Path):
+    """So DPO on an external file is the same recipe: it reads the same pairs.jsonl."""
     rng = random.Random(1)
     rows = [row(i, *[(float(rng.randrange(6)),) * 3 for _ in range(4)]) for i in range(50)]
     judged = stage(tmp_path, rows)
@@ -227,7 +228,7 @@ def test_pairs_given_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_w
         ),
         encoding="utf-8",
     )  # fmt: skip
-    cfg = Config(run=RunSection(arm="given"), pairs=PairsSection(files=[str(given)]))
+    cfg = Config(run=RunSection(arm="external"), pairs=PairsSection(files=[str(given)]))
     (tmp_path / "of_file").mkdir()
     run(Context(cfg, 1, tmp_path / "of_file", {}, Progress(tmp_path / "of_file")))
     by_judge = [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs]

@@ -74,7 +74,7 @@ turns = st.lists(
     st.integers(0, 20),
     st.integers(0, 40),
     st.integers(0, 20),
-    st.sampled_from(["baseline", "given"]),
+    st.sampled_from(["baseline", "external"]),
     st.booleans(),
     st.randoms(),
 )
@@ -91,7 +91,7 @@ def test_no_instruction_is_in_two_sets_in_any_order_of_the_files(
     assert not ift or len(made.ift) <= ift
     for records in (made.ift, made.ranked_train, made.ranked_valid, made.eval_prompts):
         assert len({record.id for record in records}) == len(records)
-    if source == "given":
+    if source == "external":
         assert all(reply.given_judgement for reply in [*made.ranked_train, *made.ranked_valid])
     unique = {t.id: t for t in reversed(found)}  # ids are unique in what the reader yields
     shuffled = list(unique.values())
@@ -109,10 +109,10 @@ def test_one_instruction_asked_twice_is_one_instruction():
     assert len(made.ift) + len(instructions(made)[1]) == 1
 
 
-def test_given_judgements_go_to_eft_and_the_rest_to_ift():
+def test_external_judgements_go_to_eft_and_the_rest_to_ift():
     made = split(
         [turn(i, (0, 1), "Good. Score: 4" if i % 2 else "") for i in range(100)],
-        SeedSection(num_ift=0), EftSection(source="given", num_train=0), Counter(), held_out=False,
+        SeedSection(num_ift=0), EftSection(source="external", num_train=0), Counter(), held_out=False,
     )  # fmt: skip
     assert len(made.ift) == 50
     assert len(made.ranked_train) == 100
@@ -147,7 +147,7 @@ def test_the_tiny_worlds_trees_and_held_out_sets_are_used_as_they_are(tmp_path: 
     prompts, ranked = [Prompt("p", "Held out?", "eval")], [RankedReply("r", "i", "Other?", "Yes.", 0)]
     write_records(world / "eval_prompts.dev.jsonl", prompts)
     write_records(world / "judge_eval.dev.jsonl", ranked)
-    cfg = Config(eft=EftSection(source="given"))
+    cfg = Config(eft=EftSection(source="external"))
     cfg.world.enabled = True
     ctx = context(cfg, tmp_path / "seed", world=world)
     STAGE.run(ctx)

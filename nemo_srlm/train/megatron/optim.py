@@ -13,7 +13,6 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.errors import ConfigError
 
 
 def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: PrecisionSection) -> list[torch.nn.Module]:
@@ -72,8 +71,6 @@ def build_optimizer(
 
 def build_scheduler(optimizer: Any, section: TrainSection, total_steps: int) -> OptimizerParamScheduler:
     """Linear warm-up from 0, then cosine, linear or constant down to min_lr at `total_steps`."""
-    if section.min_lr > section.lr:
-        raise ConfigError("min_lr", f"{section.min_lr}", f"at most lr {section.lr}")
     warmup = min(section.warmup_steps, total_steps - 1)
     return OptimizerParamScheduler(
         optimizer,
