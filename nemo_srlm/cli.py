@@ -1,10 +1,11 @@
-"""The command line. Imports nothing heavy: `status` and `--help` answer at once.
+"""The command line. Heavy modules are imported by the verb that needs them: `--help` and `status` answer at once.
 
 Exit codes: 0 done, 1 a stage failed, 2 the user's mistake (one message, no traceback), 130 interrupted.
 """
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -12,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_srlm import __version__
-from nemo_srlm.core.pipeline import NAMES
+from nemo_srlm.core.pipeline import NAMES, pipeline
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_system
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
@@ -20,11 +22,15 @@ OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's wa
 `nemo-srlm config` prints all keys with their values."""
 
 
+WATCH_SECONDS = 2  # `status --watch`
+FOLLOW_SECONDS = 0.5  # `logs --follow`
+
+
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-name", default="tiny", metavar="NAME", help="a file of configs/, without .yaml (default: tiny)"
     )
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="where it lies, if not in configs/")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="its directory, if not configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. dpo.beta=0.2")
 
 
@@ -35,7 +41,7 @@ def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Confi
 
 
 def latest_run(root: Path = Path("runs")) -> Path:
-    """The run directory that was worked on last. Raises UserError when there is none."""
+    """The run directory whose config was written last. Raises UserError when there is none."""
     found = sorted(root.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise UserError(root, "no run here", remedy="start one with `nemo-srlm run`, or name a run directory")
@@ -43,77 +49,45 @@ def latest_run(root: Path = Path("runs")) -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nemo_srlm.launch.local import StageFailed, run
+    from nemo_srlm.launch import local
 
-    cfg = _compose(args)
-    started = time.time()
-    try:
-        run_dir = run(cfg, args.until)
-    except StageFailed as error:
-        print(f"\n{error}\n  The same command goes on from here.", file=sys.stderr)
-        return error.code
-    if args.until:
-        return 0
-    from nemo_srlm.report import terminal_table
-    from nemo_srlm.report.display import console
-
-    console().print(terminal_table(run_dir))
-    print(f"report: {run_dir}/report.html   ({time.time() - started:.0f} s)")
-    return 0
+    return local.start(_compose(args), args.until)
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from nemo_srlm.config.compose import save_resolved_config
-    from nemo_srlm.core.pipeline import pipeline
-    from nemo_srlm.core.stage import Ref, run_directory, state
-    from nemo_srlm.launch.local import StageFailed, locked, run_step
-    from nemo_srlm.launch.plan import Step
-    from nemo_srlm.report.display import Display
-    from nemo_srlm.stages import load
+    from nemo_srlm.launch import local
 
-    cfg = _compose(args)
-    run_dir, ref = run_directory(cfg), Ref(args.verb, args.iteration)
+    cfg, ref = _compose(args), Ref(args.verb, args.iteration)
     if ref not in pipeline(cfg):
         valid = sorted({r.iteration for r in pipeline(cfg) if r.stage == args.verb})
-        raise UserError(
-            "--iteration",
-            str(args.iteration),
-            f"{args.verb} belongs to iteration(s) {valid}" if valid else "another config",
-        )
-    stage = load(ref.stage)
-    with locked(run_dir):
-        if state(stage, cfg, ref.iteration, run_dir) == "done":
-            print(f"{run_dir}/{ref} is up to date")
-            return 0
-        save_resolved_config(cfg, run_dir)
-        try:
-            with Display(1) as display:
-                run_step(cfg, run_dir, Step((ref,), stage.kind, stage.shards(cfg)), display, 0)
-        except StageFailed as error:
-            print(error, file=sys.stderr)
-            return error.code
+        expected = f"{args.verb} belongs to iteration(s) {valid}" if valid else "another config"
+        raise UserError("--iteration", str(args.iteration), expected)
+    try:
+        local.run_stage(cfg, ref)
+    except local.StageFailed as error:
+        print(error, file=sys.stderr)
+        return error.code
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    from nemo_srlm.launch.slurm import status as slurm_status
+    from nemo_srlm.launch.launcher import launcher_of
     from nemo_srlm.report import status
-
-    run_dir = args.run_dir or latest_run()
-    if args.json:
-        print(json.dumps(status.as_json(run_dir, *slurm_status.rows(run_dir)), indent=1))
-        return 0
     from nemo_srlm.report.display import console
 
-    screen = console()
+    run_dir, screen = args.run_dir or latest_run(), console()
+    launcher = launcher_of(run_dir)
+    if args.json:
+        print(json.dumps(status.as_json(run_dir, *launcher.rows(run_dir)), indent=1))
+        return 0
     while True:
-        table = status.table(run_dir, *slurm_status.rows(run_dir))
+        table = status.table(run_dir, *launcher.rows(run_dir))
         if args.watch:
             screen.clear()
         screen.print(table)
         if not args.watch:
             return 0
-        time.sleep(2)
+        time.sleep(WATCH_SECONDS)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -123,9 +97,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _submit(args: argparse.Namespace) -> int:
+    from nemo_srlm.launch.launcher import SLURM
     from nemo_srlm.launch.slurm import verbs
 
-    return verbs.supervise(args.supervise) if args.supervise else verbs.submit(_compose(args))
+    return verbs.supervise(args.supervise) if args.supervise else SLURM.start(_compose(args))
 
 
 def _cancel(args: argparse.Namespace) -> int:
@@ -135,10 +110,22 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    from nemo_srlm.launch.slurm import verbs
-    from nemo_srlm.launch.worker import parse_ref
+    """Prints the newest log of a stage after the names of all; --follow continues as it grows."""
+    from nemo_srlm.launch.launcher import launcher_of
 
-    return verbs.logs(args.run_dir or latest_run(), parse_ref(args.stage), args.follow)
+    run_dir = args.run_dir or latest_run()
+    found = launcher_of(run_dir).logs(run_dir, args.stage)
+    if not found:
+        raise UserError(f"{run_dir}/{args.stage}", "no logs yet", remedy="see `nemo-srlm status`")
+    print("\n".join(map(str, found)), file=sys.stderr)
+    with found[-1].open("rb") as f:
+        while True:
+            sys.stdout.buffer.write(f.read())
+            sys.stdout.flush()
+            if not args.follow:
+                return 0
+            time.sleep(FOLLOW_SECONDS)
+            os.stat(found[-1])  # raises when the log is removed, in place of waiting for ever
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -209,22 +196,22 @@ def parser() -> argparse.ArgumentParser:
         return p
 
     p = verb(
-        "run", _run, "Run all that remains of a run on this machine. Interrupt it anywhere; the same command goes on."
+        "run", _run, "Run the unfinished stages of a run on this machine. Safe to interrupt: the same command resumes."
     )
     p.add_argument("--until", default="", choices=["", *NAMES], metavar="STAGE", help="stop after the first such stage")
     _config_arguments(p)
-    p = verb("status", _status, "What is done, running, failed and waiting.")
-    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
-    p.add_argument("--json", action="store_true", help="for programs")
-    p.add_argument("--watch", action="store_true", help="again every 2 s")
+    p = verb("status", _status, "The state of every stage: done, running, failed, waiting.")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_argument("--watch", action="store_true", help=f"refresh every {WATCH_SECONDS} s")
     p = verb(
         "show", _show, "One item through every stage: prompt, candidates, judgements, pair or the reason for none."
     )
     p.add_argument("id", help="the beginning of a prompt's, candidate's or pair's id")
-    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
-    p.add_argument("--json", action="store_true", help="for programs")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p = verb("report", _report, "Write the HTML report of one run, or of several beside each other.")
-    p.add_argument("run_dirs", nargs="*", type=Path, help="default: the run worked on last")
+    p.add_argument("run_dirs", nargs="*", type=Path, help="default: the latest run")
     p.add_argument("--out", type=Path, help="default: report.html in the first run's directory")
     p = verb(
         "alpaca", _alpaca, "AlpacaEval 2: win rate, error, discrete and length-controlled win rate of annotations."
@@ -233,29 +220,33 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--calibration", type=Path, metavar="FILE", help="df_gamed.csv, or tools/alpaca_calibration.py's JSON"
     )
-    p.add_argument("--run", type=Path, metavar="RUN_DIR", help="note the row for the report of this run")
-    p.add_argument("--model", metavar="M1", help="the model of that run whose answers were judged")
-    p.add_argument("--json", action="store_true", help="for programs")
+    p.add_argument("--run", type=Path, metavar="RUN_DIR", help="keep the row for the report of this run")
+    p.add_argument("--model", metavar="M1", help="the model of that run whose responses were judged")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p = verb("plan", _plan, "The Slurm jobs that `submit` would submit, as a table.")
     _config_arguments(p)
-    p = verb("submit", _submit, "Submit all that remains of a run to Slurm. Safe to repeat: only what is missing.")
+    p = verb(
+        "submit",
+        _submit,
+        "Submit the unfinished stages of a run to Slurm. Safe to repeat: submits only what is missing.",
+    )
     p.add_argument("--supervise", type=Path, metavar="RUN_DIR", help=argparse.SUPPRESS)
     _config_arguments(p)
     p = verb("cancel", _cancel, "Cancel the queued and running Slurm jobs of a run.")
-    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p = verb("logs", _logs, "The newest log of a stage.")
-    p.add_argument("stage", metavar="iterT/STAGE", help="for example iter1/judge")
-    p.add_argument("run_dir", nargs="?", type=Path, help="default: the run worked on last")
-    p.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
+    p.add_argument("stage", type=Ref.parse, metavar="iterT/STAGE", help="for example iter1/judge")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
+    p.add_argument("--follow", "-f", action="store_true", help="continue as the log grows")
     p = verb(
-        "estimate", _estimate, "Memory a GPU, step time, tokens/s, and the smallest layouts that fit, for training."
+        "estimate", _estimate, "Memory per GPU, step time, tokens/s, and the smallest layouts that fit, for training."
     )
     p.add_argument("--gpu", default="h100", choices=["a100", "h100", "h200", "b200", "l40s"], help="default: h100")
-    p.add_argument("--memory", type=float, metavar="GIB", help="of one GPU, in place of that GPU's")
+    p.add_argument("--memory", type=float, metavar="GIB", help="memory of one GPU, in place of that of --gpu")
     p.add_argument(
-        "--peak", type=float, metavar="TFLOPS", help="of one GPU in the precision used, in place of that GPU's"
+        "--peak", type=float, metavar="TFLOPS", help="peak of one GPU in the precision used, in place of that of --gpu"
     )
-    p.add_argument("--mfu", type=float, default=0.4, help="model FLOPs utilisation to reckon with (default: 0.4)")
+    p.add_argument("--mfu", type=float, default=0.4, help="assumed model FLOPs utilisation (default: 0.4)")
     _config_arguments(p)
     p = verb("config", _config, "Print the resolved configuration.")
     _config_arguments(p)
@@ -273,7 +264,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Settings may stand before and after options: argparse alone takes only the first row of them."""
+    """Settings may be given before and after options: argparse alone takes only the first group of them."""
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest:
@@ -299,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 

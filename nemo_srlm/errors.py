@@ -61,10 +61,10 @@ def of_system(error: BaseException | None, where: Path) -> UserError | None:
         what = "the disk is full"
     else:
         return None
-    remedy = "free some space" if full else "free space, or mend the rights"
+    remedy = "free some space" if full else "free space, or fix the permissions"
     return UserError(
         where,
         f"{what} ({free / 2**20:,.1f} MiB free)",
         "room to write",
-        f"{remedy}, then run again: it goes on from here",
+        f"{remedy}, then run again: it resumes",
     )

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the whole loop on a Slurm cluster: plans what remains of the run and submits it. Safe to run again at any time.
+# Runs the whole loop on a Slurm cluster: submits the unfinished stages of the run. Safe to run again at any time.
 #
 #   sbatch slurm/iteration.sh [--config-name NAME] [key=value ...]     or the same without sbatch, on a login node
 #   sbatch slurm/iteration.sh --config-name llama2_70b cluster=dgx_h100 run.name=first

@@ -1,4 +1,4 @@
-"""progress.json: how far a worker is. For people and for `status`; never read by a stage."""
+"""progress.json: how far a worker is. For people, `status` and the detection of hangs; never read by a stage."""
 
 import json
 import os
@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Any
 
 
+def progress_file(directory: Path, shard: int = 0) -> Path:
+    return directory / ("progress.json" if shard == 0 else f"progress-{shard:05d}.json")
+
+
+def read_one(path: Path) -> dict[str, Any] | None:
+    """One worker's progress; None when there is none yet, or while the file is being replaced."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return found
+
+
 def read_progress(directory: Path) -> dict[str, Any] | None:
     """Progress of a stage, summed over its shards; None when there is none yet."""
-    found = []
-    for path in sorted(directory.glob("progress*.json")):
-        try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError):
-            continue  # it is being replaced this very moment; the next look will see it
+    found = [one for path in sorted(directory.glob("progress*.json")) if (one := read_one(path)) is not None]
     if not found:
         return None
     total = {**found[-1]}
@@ -26,12 +34,12 @@ def read_progress(directory: Path) -> dict[str, Any] | None:
 
 
 class Progress:
-    """Writes <dir>/progress.json: how far a worker is. For people and for `status`; never read by a stage."""
+    """Writes a worker's progress file, at most twice a second."""
 
     INTERVAL = 0.5  # seconds between two writes
 
     def __init__(self, directory: Path, shard: int = 0) -> None:
-        self.path = directory / ("progress.json" if shard == 0 else f"progress-{shard:05d}.json")
+        self.path = progress_file(directory, shard)
         self.started = time.time()
         self._first: float | None = None  # what an earlier attempt had done already: not part of the rate
         self._written = 0.0

@@ -19,9 +19,6 @@ Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint i
 State = Literal["done", "partial", "missing"]
 
 
-EXIT_AGAIN = 75  # a worker saved its state and left before the end (time limit, preemption): run it again
-
-
 @dataclass(frozen=True)
 class Ref:
     """A stage instance: its name and the iteration that it belongs to."""
@@ -31,6 +28,12 @@ class Ref:
 
     def __str__(self) -> str:
         return f"iter{self.iteration}/{self.stage}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Ref":
+        """`iter1/judge` -> Ref("judge", 1). Raises ValueError."""
+        iteration, _, stage = text.partition("/")
+        return cls(stage, int(iteration.removeprefix("iter")))
 
 
 @dataclass(frozen=True)

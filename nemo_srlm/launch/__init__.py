@@ -1,1 +1,1 @@
-"""How stages run: what remains of a run, the worker, this machine, Slurm."""
+"""How stages run: the unfinished stages as steps, the worker contract, the launchers (this machine, Slurm)."""

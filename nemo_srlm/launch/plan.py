@@ -1,4 +1,4 @@
-"""What remains of a run, as data. local.py executes it on this machine, slurm.py turns it into jobs."""
+"""The unfinished stages of a run, as steps: launch/local.py executes them on this machine, launch/slurm makes jobs of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Kind, Ref, stage_directory, state
 from nemo_srlm.stages import load
 
-FUSABLE = ("cpu", "generate")  # neighbours of these kinds may share a process (and an engine)
+FUSABLE = ("cpu", "generate")  # neighbouring stages of these kinds may share a process (and an engine)
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Step:
 
 
 def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
-    """Stage instances that are not done, in order. Raises StaleError for the first that was made otherwise,
-    and UserError for a file or program that a remaining stage will need and that is not there.
+    """The unfinished stage instances, in order.
 
-    What stands behind an unfinished stage cannot be judged yet: it is in the list, and judged when its turn comes.
+    A stage behind an unfinished one cannot be checked for staleness yet: it is in the list, and checked when it is run.
+    Raises StaleError for the first stage that was made under other settings, and UserError for a file or program that
+    an unfinished stage will need and that is not there.
     """
     todo: list[Ref] = []
     for ref in pipeline(cfg):
@@ -40,18 +41,22 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
     return todo
 
 
+def step_of(cfg: Config, ref: Ref) -> Step:
+    stage = load(ref.stage)
+    return Step((ref,), stage.kind, stage.shards(cfg))
+
+
 def fuse(cfg: Config, refs: list[Ref]) -> list[Step]:
     """Neighbouring stages that can share a process, as one step. Training and sharded stages stand alone."""
     steps: list[Step] = []
     for ref in refs:
-        stage = load(ref.stage)
-        shards = stage.shards(cfg)
+        step = step_of(cfg, ref)
         last = steps[-1] if steps else None
-        if last and stage.kind in FUSABLE and last.kind in FUSABLE and shards == 1 == last.num_shards:
-            kind: Kind = "generate" if "generate" in (last.kind, stage.kind) else "cpu"
+        if last and step.kind in FUSABLE and last.kind in FUSABLE and step.num_shards == 1 == last.num_shards:
+            kind: Kind = "generate" if "generate" in (last.kind, step.kind) else "cpu"
             steps[-1] = Step((*last.refs, ref), kind, 1)
         else:
-            steps.append(Step((ref,), stage.kind, shards))
+            steps.append(step)
     return steps
 
 

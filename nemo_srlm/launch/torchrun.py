@@ -1,53 +1,47 @@
-"""torchrun that keeps the workers' exit code: `python -m nemo_srlm.launch.torchrun --standalone --nproc-per-node 2 -m ...`.
+"""torchrun that keeps the workers' exit code: `python -m nemo_srlm.launch.torchrun RUN_DIR iter1/dpo --standalone ...`.
 
-torchrun itself ends with 1 whatever its workers ended with. Here 75 (saved, not finished: run it again) and 2 (the
-user's mistake) come through. SIGTERM and SIGUSR1 become the stage's stop file, so that all ranks save at one step.
+torchrun itself exits with 1 whatever its workers exited with. Here EXIT_AGAIN and EXIT_USER of launch/contract.py come
+through. SIGTERM and SIGUSR1 create the stage's stop file, so that all ranks save at the same step.
 """
 
 import os
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-EXIT_USER, EXIT_AGAIN = 2, 75
+from nemo_srlm.core.control import stop_file
+from nemo_srlm.core.stage import stage_directory
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse
 
-
-def _stop_file() -> Path | None:
-    names = ("NEMO_SRLM_RUN_DIR", "NEMO_SRLM_STAGE", "NEMO_SRLM_ITERATION")
-    if not all(name in os.environ for name in names):
-        return None
-    run_dir, stage, iteration = (os.environ[name] for name in names)
-    return Path(run_dir) / f"iter{iteration}" / stage / "stop"
+OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"  # that torchrun handles: SIGTERM is handled here
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, 2, 75, or 1 for any other failure."""
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGINT,SIGHUP,SIGQUIT")  # SIGTERM is ours
+def main(arguments: Sequence[str]) -> int:
+    """`arguments`: run directory, stage, torchrun's flags. Returns the exit code."""
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", OTHER_SIGNALS)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    stop = _stop_file()
-    if stop is not None:
-        stop.unlink(missing_ok=True)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, lambda *_: stop.touch())
-    args = parse_args(arguments)
-    if getattr(args, "signals_to_handle", None):
-        args.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    work, flags = parse(arguments[:2]), arguments[2:]
+    stop = stop_file(stage_directory(work.run_dir, work.refs[0]))
+    stop.unlink(missing_ok=True)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: stop.touch())
+    args = parse_args([*flags, "-m", TRAIN_WORKER, *work.arguments])  # type: ignore[no-untyped-call]  # torch's
+    args.signals_to_handle = OTHER_SIGNALS
     try:
-        run(args)
+        run(args)  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
         for code in (EXIT_USER, EXIT_AGAIN):
             if code in codes:
                 return code
         print(failed, file=sys.stderr)
-        return 1
+        return EXIT_FAILED
     finally:
-        if stop is not None:
-            stop.unlink(missing_ok=True)
-    return 0
+        stop.unlink(missing_ok=True)
+    return EXIT_DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

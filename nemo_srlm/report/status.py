@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import manifest
+from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref, stage_directory
@@ -48,11 +49,8 @@ def row(run_dir: Path, ref: Ref) -> Row:
     if done:
         seconds = done.provenance["finished"] - done.provenance["started"]
         return Row(str(ref), "done", seconds, str(done.metrics.get("summary", "")))
-    error = directory / "logs" / "error"
-    if error.exists():
-        return Row(
-            str(ref), "failed", None, error.read_text(encoding="utf-8").splitlines()[0] + f"  (logs: {error.parent})"
-        )
+    if error := read_error(directory):
+        return Row(str(ref), "failed", None, f"{error.splitlines()[0]}  (logs: {directory / 'logs'})")
     progress = read_progress(directory)
     if progress is None:
         return Row(str(ref), "running" if (directory / "plan.json").exists() else "waiting", None, "")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-STOP_FILE = "stop"  # in the run's directory (made by people) or in a stage's (made by the launcher)
 STARTED = "NEMO_SRLM_STARTED"  # environment: when `nemo-srlm run` began, seconds since the epoch
 
 

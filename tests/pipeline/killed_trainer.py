@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.launch.train_end import end_of
+from nemo_srlm.launch.train_worker import exit_code
 from nemo_srlm.train import metrics
 from nemo_srlm.train.checkpoint_dir import incomplete_reason
 from nemo_srlm.train.megatron import tasks
@@ -57,7 +57,7 @@ def attempt(directory: Path, limits: Limits) -> int:
 
     code = 1
     try:
-        code = end_of(work, directory, print)
+        code = exit_code(work, directory)
     except Exception:
         traceback.print_exc()
     finally:

@@ -16,8 +16,9 @@ import torch.distributed as dist
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.core.control import stop_file
 from nemo_srlm.data.chat import Document
-from nemo_srlm.train import estimate, metrics, stop_conditions
+from nemo_srlm.train import estimate, metrics
 from nemo_srlm.train.batches import collate
 from nemo_srlm.train.losses import DpoSettings
 from nemo_srlm.train.megatron import step, tasks
@@ -278,7 +279,7 @@ def best(directory: Path, stopped: bool) -> dict[str, Any]:
 
 def stop_at(directory: Path, trainer: megatron_trainer.Trainer, kind: str) -> None:
     """Runs a first attempt with a stop file, so that it saves and stops after its first step."""
-    (directory / stop_conditions.STOP_FILE).touch()
+    stop_file(directory).touch()
     try:
         if kind == "sft":
             megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
@@ -287,7 +288,7 @@ def stop_at(directory: Path, trainer: megatron_trainer.Trainer, kind: str) -> No
     except megatron_trainer.Stopped:
         pass
     dist.barrier()
-    (directory / stop_conditions.STOP_FILE).unlink(missing_ok=True)
+    stop_file(directory).unlink(missing_ok=True)
     dist.barrier()
 
 

@@ -8,9 +8,11 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch.local import command_for, locked
+from nemo_srlm.launch.contract import Work, parse
+from nemo_srlm.launch.local import Session, command_for
+from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import Step, fuse
-from nemo_srlm.report.display import duration
+from nemo_srlm.report.display import Display, duration
 
 
 def tiny() -> Config:
@@ -40,14 +42,30 @@ def test_a_sharded_stage_stands_alone():
 def test_a_training_step_is_a_torchrun_of_the_frozen_config(tmp_path: Path):
     cfg = tiny()
     cfg.parallel.processes = 2
-    command, env = command_for(cfg, tmp_path, Step((Ref("dpo", 1),), "train", 1), 0)
-    assert command[command.index("--nproc-per-node") + 1] == "2"
-    assert command[-4:] == ["--config-path", str(tmp_path.resolve()), "--config-name", "config"]
-    assert (env["NEMO_SRLM_STAGE"], env["NEMO_SRLM_ITERATION"]) == ("dpo", "1")
+    step = Step((Ref("dpo", 1),), "train", 1)
+    command, env = command_for(Session(cfg, tmp_path, Display(1), 12.5), step, 0)
+    assert command[1:] == [
+        "-m", "nemo_srlm.launch.torchrun", str(tmp_path.resolve()), "iter1/dpo",
+        "--standalone", "--nproc-per-node", "2",
+    ]  # fmt: skip
+    assert (env["OMP_NUM_THREADS"], env["NEMO_SRLM_STARTED"]) == (str(cfg.parallel.threads), "12.5")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        Work(Path("/runs/r"), (Ref("candidates", 1), Ref("judge", 1))),
+        Work(Path("/runs/r"), (Ref("judge", 2),), 3, 8),
+        Work(Path("/runs/r"), (Ref("judge", 2),), 11, 16, replica=True),
+        Work(Path("/runs/r"), (Ref("dpo", 1),)),
+    ],
+)
+def test_a_worker_reads_from_its_command_line_what_its_launcher_wrote(work: Work):
+    assert parse(work.arguments) == work
 
 
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
-    with locked(tmp_path), pytest.raises(UserError, match="another"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="already running"), locked(tmp_path):
         pass
 
 

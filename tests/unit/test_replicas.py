@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, visible_gpus
 from nemo_srlm.launch import replicas
-from nemo_srlm.launch.local import command_for
+from nemo_srlm.launch.contract import Work
+from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.plan import Step
 from nemo_srlm.launch.slurm.jobs import Job, num_gpus
+from nemo_srlm.report.display import Display
 from nemo_srlm.stages import load
 
 GENERATE = "candidates"
@@ -31,7 +34,7 @@ def config(**generate: int) -> Config:
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100))
 def test_the_replicas_of_a_shard_do_exactly_its_items(num_shards: int, num: int, items: int) -> None:
     for shard in range(num_shards):
-        parts = replicas.shards_of(shard, num_shards, num)
+        parts = shards_of(shard, num_shards, num)
         done = sorted(i for part, of in parts for i in range(items) if i % of == part)
         assert done == [i for i in range(items) if i % num_shards == shard]
         assert parts[0][0] == shard  # its progress file is the shard's
@@ -39,22 +42,20 @@ def test_the_replicas_of_a_shard_do_exactly_its_items(num_shards: int, num: int,
 
 def test_only_stages_whose_items_can_be_dealt_out_have_replicas() -> None:
     cfg = config(replicas=4)
-    found = {
-        name: replicas.num_replicas(load(name), cfg) for name in ("candidates", "judge", "prompts", "pairs", "sft")
-    }
+    found = {name: num_replicas(load(name), cfg) for name in ("candidates", "judge", "prompts", "pairs", "sft")}
     assert found == {"candidates": 4, "judge": 4, "prompts": 1, "pairs": 1, "sft": 1}
     cfg.api.stages = ["judge"]
-    assert replicas.num_replicas(load("judge"), cfg) == 1
+    assert num_replicas(load("judge"), cfg) == 1
 
 
 def test_each_engine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    gpus = replicas.visible_gpus()
-    found = [replicas.gpus_of(i, 2, 2, gpus)["CUDA_VISIBLE_DEVICES"] for i in range(2)]
+    gpus = visible_gpus()
+    found = [gpus_of(i, 2, 2, gpus)["CUDA_VISIBLE_DEVICES"] for i in range(2)]
     assert found == ["4,5", "6,7"]
     with pytest.raises(ConfigError, match=r"3 engines .* on 2 GPUs each, 4 GPUs here"):
-        replicas.gpus_of(0, 3, 2, gpus)
-    assert replicas.gpus_of(0, 3, 2, []) == {}  # a machine without GPUs
+        gpus_of(0, 3, 2, gpus)
+    assert gpus_of(0, 3, 2, []) == {}  # a machine without GPUs
 
 
 def test_shards_that_the_local_runner_starts_side_by_side_have_gpus_of_their_own(
@@ -62,10 +63,13 @@ def test_shards_that_the_local_runner_starts_side_by_side_have_gpus_of_their_own
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     step = Step((Ref(GENERATE, 1),), "generate", 2)
-    _, env = command_for(config(tensor_parallel=2, replicas=2), tmp_path, step, 1)
+    _, env = command_for(Session(config(tensor_parallel=2, replicas=2), tmp_path, Display(1), 0.0), step, 1)
     assert env["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
     one = Step((Ref(GENERATE, 1),), "generate", 1)
-    assert "CUDA_VISIBLE_DEVICES" not in command_for(config(tensor_parallel=8), tmp_path, one, 0)[1]
+    assert (
+        "CUDA_VISIBLE_DEVICES"
+        not in command_for(Session(config(tensor_parallel=8), tmp_path, Display(1), 0.0), one, 0)[1]
+    )
 
 
 def test_a_slurm_job_asks_for_the_gpus_of_all_its_engines() -> None:
@@ -90,7 +94,7 @@ def test_one_replica_that_fails_ends_the_shard_with_its_code(monkeypatch: pytest
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     begun = time.monotonic()
     with pytest.raises(replicas.ReplicaFailed) as failed:
-        replicas.run(tmp_path, Ref(GENERATE, 1), 0, 1, config(replicas=2))
+        replicas.run(Work(tmp_path, (Ref(GENERATE, 1),)), config(replicas=2))
     assert failed.value.code == 2
     assert time.monotonic() - begun < 30
     assert all(worker.poll() is not None for worker in started)

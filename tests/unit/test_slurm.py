@@ -12,10 +12,11 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
-from nemo_srlm.launch.slurm import client, jobs, status, submit
+from nemo_srlm.launch.slurm import client, jobs, status, supervise
 from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.jobs import Active, Job
-from nemo_srlm.launch.slurm.step import HangDetector, dump
+from nemo_srlm.launch.slurm.process_tree import dump
 from nemo_srlm.launch.slurm.submit import Submitted
 from nemo_srlm.report.status import Row
 from tests.slurm.toy import toy_pipeline
@@ -244,37 +245,35 @@ def test_an_earlier_submissions_failure_is_not_this_ones(tmp_path: Path):
     folder.mkdir(parents=True)
     (folder / "attempts-0.tsv").write_text("1.0\t12.0\tn1\tfailed\told\n2.0\t21.0\tn1\tstart\twork\n")
     job = submitted("12", build([TUNE])[0])
-    assert submit.last_word(tmp_path, job) == ("failed", "old")
-    assert submit.last_word(tmp_path, submitted("1", build([TUNE])[0])) == ("", "")
+    assert supervise.last_outcome(tmp_path, job) == ("failed", "old")
+    assert supervise.last_outcome(tmp_path, submitted("1", build([TUNE])[0])) == ("", "")
 
 
 # --- hangs --------------------------------------------------------------------------------------------------------
 
 
 def test_no_progress_is_a_hang_after_the_limit_of_its_phase(tmp_path: Path):
-    job = {"run_dir": str(tmp_path), "refs": [str(TUNE)], "hang": {"setup": 100, "work": 10, "save": 50}}
     folder = stage_directory(tmp_path, TUNE)
     folder.mkdir(parents=True)
-    watch = HangDetector(job, 0)
-    assert watch.stuck() == ""
+    detector = HangDetector(tmp_path, [TUNE], {"setup": 100, "work": 10, "save": 50}, 0)
+    assert detector.reason() == ""
     Progress(folder).update(0, 10)
-    assert watch.stuck() == ""
-    assert watch.phase == "setup"  # nothing is done yet: the model is being loaded
+    assert detector.reason() == ""
+    assert detector.phase == "setup"  # nothing is done yet: the model is being loaded
     Progress(folder).update(1, 10)
-    assert watch.stuck() == ""
-    assert watch.phase == "work"
-    watch.since -= 11
-    assert "phase work, limit 10 s" in watch.stuck()
+    assert detector.reason() == ""
+    assert detector.phase == "work"
+    detector.changed -= 11
+    assert "phase work, limit 10 s" in detector.reason()
     Progress(folder).update(10, 10)
-    assert watch.stuck() == ""
-    assert watch.phase == "save"
+    assert detector.reason() == ""
+    assert detector.phase == "save"
 
 
 def test_a_limit_of_zero_never_ends_an_attempt(tmp_path: Path):
-    job = {"run_dir": str(tmp_path), "refs": [str(TUNE)], "hang": {"setup": 0, "work": 0, "save": 0}}
-    watch = HangDetector(job, 0)
-    watch.since -= 1e6
-    assert watch.stuck() == ""
+    detector = HangDetector(tmp_path, [TUNE], {"setup": 0, "work": 0, "save": 0}, 0)
+    detector.changed -= 1e6
+    assert detector.reason() == ""
 
 
 WORKER = """

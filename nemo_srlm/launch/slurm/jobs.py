@@ -1,28 +1,26 @@
-"""What remains of a run as Slurm jobs: pure data, from steps to sbatch arguments and dependencies."""
+"""The unfinished stages of a run as Slurm jobs: pure data, from steps to sbatch arguments and dependencies."""
 
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nemo_srlm.config.cluster import JobSection
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json
 from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
-from nemo_srlm.launch.plan import Step, fuse
-from nemo_srlm.launch.replicas import num_replicas
+from nemo_srlm.generate.replicas import num_replicas
+from nemo_srlm.launch.plan import Step, fuse, step_of
 from nemo_srlm.launch.slurm.client import Element
-from nemo_srlm.launch.worker import parse_ref
 from nemo_srlm.stages import load
 
 ROOT = Path(__file__).resolve().parents[3]  # the checkout: slurm/stage.sh lies in it
-WORKER = ["-m", "nemo_srlm.launch.worker"]
-LAUNCHER = ["-m", "nemo_srlm.launch.torchrun"]  # torchrun that keeps the workers' exit code
-TRAINER = ["-m", "nemo_srlm.launch.train_worker"]
 FOLDER = "slurm"  # in the run directory: all that concerns the jobs
+SETTINGS = "job.json"  # in a job's folder
 SUPERVISOR = "supervisor"
 MARK = "nemo_srlm"
 
@@ -53,6 +51,33 @@ class Job:
         return " ".join(map(str, self.refs)) or self.key
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the step inside the job reads (job.json), as it was at submission."""
+
+    run_dir: str
+    refs: list[str]
+    kind: Kind
+    num_shards: int
+    config: str  # config_digest
+    nodes: int
+    processes: int  # training ranks per node
+    threads: int
+    hang: dict[str, int]  # phase -> seconds without progress that end an attempt, 0 = none
+
+    @property
+    def path(self) -> Path:
+        return Path(self.run_dir)
+
+    @property
+    def stages(self) -> tuple[Ref, ...]:
+        return tuple(map(Ref.parse, self.refs))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        return cls(**read_json(folder / SETTINGS))
+
+
 def key_of(step: Step) -> str:
     first = step.refs[0]
     return f"iter{first.iteration}-{first.stage}"
@@ -78,10 +103,7 @@ class Active:
 
 
 def steps_of(cfg: Config, refs: list[Ref]) -> list[Step]:
-    if cfg.cluster.fuse:
-        return fuse(cfg, refs)
-    stages = [(ref, load(ref.stage)) for ref in refs]
-    return [Step((ref,), stage.kind, stage.shards(cfg)) for ref, stage in stages]
+    return fuse(cfg, refs) if cfg.cluster.fuse else [step_of(cfg, ref) for ref in refs]
 
 
 def build(
@@ -169,11 +191,11 @@ def active_of(run_dir: Path, found: list[Element]) -> list[Active]:
         words = one.comment.split(" ", 3)
         if one.active and words[0] == MARK and len(words) == 4 and words[3] == str(run_dir.resolve()):
             job, _, element = one.id.partition("_")
-            # two arrays of one stage may be at work: shards 0-7, and 3 again
+            # two arrays of one stage may be active: shards 0-7, and 3 again
             elements.setdefault((words[1], words[2], job if not element else ""), {})[int(element or 0)] = one.id
     roles: dict[str, Role] = {"work": "work", "finish": "finish", "supervise": "supervise"}
     return [
-        Active(roles[role], () if role == "supervise" else tuple(map(parse_ref, refs.split(","))), ids)
+        Active(roles[role], () if role == "supervise" else tuple(map(Ref.parse, refs.split(","))), ids)
         for (role, refs, _), ids in elements.items()
     ]
 
@@ -216,14 +238,12 @@ def python(cfg: Config) -> str:
     return cfg.cluster.python or sys.executable
 
 
-def settings(cfg: Config, run_dir: Path, job: Job) -> dict[str, Any]:
-    """What the step inside the job reads (job.json)."""
-    return {
-        "run_dir": str(run_dir.resolve()), "refs": [str(r) for r in job.refs], "kind": job.kind,
-        "num_shards": job.num_shards, "config": config_digest(cfg), "worker": WORKER, "launcher": LAUNCHER, "trainer": TRAINER,
-        "nodes": num_nodes(cfg, job), "processes": cfg.parallel.processes, "threads": cfg.parallel.threads,
-        "hang": {"setup": cfg.cluster.hang.setup, "work": cfg.cluster.hang.work, "save": cfg.cluster.hang.save},
-    }  # fmt: skip
+def settings(cfg: Config, run_dir: Path, job: Job) -> Settings:
+    hang = {"setup": cfg.cluster.hang.setup, "work": cfg.cluster.hang.work, "save": cfg.cluster.hang.save}
+    return Settings(
+        str(run_dir.resolve()), [str(ref) for ref in job.refs], job.kind, job.num_shards, config_digest(cfg),
+        num_nodes(cfg, job), cfg.parallel.processes, cfg.parallel.threads, hang,
+    )  # fmt: skip
 
 
 def shell(cfg: Config, run_dir: Path, job: Job) -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.launch import local
 from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm.client import Element
 from nemo_srlm.launch.slurm.jobs import FOLDER
-from nemo_srlm.launch.slurm.step import shard_mark
-from nemo_srlm.launch.slurm.submit import CANCELLED, RECORD, SUPERVISION, Submitted, last_word, record_of
-from nemo_srlm.launch.worker import parse_ref
+from nemo_srlm.launch.slurm.shards import shard_mark
+from nemo_srlm.launch.slurm.submit import CANCELLED, SUPERVISION, Submitted, record_of
+from nemo_srlm.launch.slurm.supervise import last_outcome
 from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
 from nemo_srlm.report.status import Row
@@ -57,7 +58,7 @@ def parts_of(run_dir: Path, records: list[Submitted], known: dict[str, Element],
     out = []
     for (_, shard), job in newest.items():
         name = job.id if shard < 0 else f"{job.id}_{shard}"
-        word, detail = last_word(run_dir, job, max(shard, 0))
+        word, detail = last_outcome(run_dir, job, max(shard, 0))
         # an array whose elements were cancelled one by one before they began is listed without them
         e = known.get(name) or known.get(job.id) or Element(name, old.get(name, GONE), "", "", "", None)
         out.append(Part(job, max(shard, 0), name, e.state, e.reason, e.nodes, e.seconds, word, detail))
@@ -85,7 +86,7 @@ def names(ids: list[str], parts: list[Part]) -> str:
 
 def overlay(row: Row, parts: list[Part], run_dir: Path) -> Row:
     """The row of a stage that is not done, with what Slurm knows about it."""
-    ref = parse_ref(row.stage)
+    ref = Ref.parse(row.stage)
     own = [p for p in parts if row.stage in p.job.refs]
     work = [p for p in own if p.job.role == "work" and not _complete(p, ref, run_dir)] or own
     if not work:
@@ -144,7 +145,7 @@ def _complete(part: Part, ref: Ref, run_dir: Path) -> bool:
 
 def _first_open(job: Submitted, run_dir: Path) -> str:
     """The stage at which a job of several stages stands."""
-    left = (r for r in job.refs if not (stage_directory(run_dir, parse_ref(r)) / "manifest.json").exists())
+    left = (r for r in job.refs if not (stage_directory(run_dir, Ref.parse(r)) / "manifest.json").exists())
     return next(left, job.refs[-1])
 
 
@@ -174,18 +175,12 @@ def look(run_dir: Path) -> tuple[list[Part], list[str]]:
 def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
     """The rows of a run with Slurm's knowledge laid over those that are not done, and notes for people."""
     found = status.rows(run_dir)
-    if not (run_dir / FOLDER / RECORD).exists():
-        return found, []
     parts, notes = look(run_dir)
     return [r if r.state == "done" else overlay(r, parts, run_dir) for r in found], notes
 
 
 def logs(run_dir: Path, ref: Ref) -> list[Path]:
-    """Log files of a stage, the oldest first: of its jobs, and of local workers."""
+    """Log files of a stage, the oldest first: of its jobs, and of local workers that ran it before."""
     folders = [jobs.directory(run_dir, r.key) for r in record_of(run_dir) if str(ref) in r.refs]
-    found = [p for folder in dict.fromkeys(folders) for p in folder.glob("log-*.txt")]
-    for path in (run_dir / "logs").glob("*.log"):  # a local worker's log may hold several stages
-        own = path.name.startswith(f"iter{ref.iteration}-{ref.stage}.")
-        if own or f"--- {ref}\n" in path.read_text(encoding="utf-8", errors="replace"):
-            found.append(path)
-    return sorted(found, key=lambda p: p.stat().st_mtime)
+    found = [path for folder in dict.fromkeys(folders) for path in folder.glob("log-*.txt")]
+    return sorted([*local.logs(run_dir, ref), *found], key=lambda path: path.stat().st_mtime)

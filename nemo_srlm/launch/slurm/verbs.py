@@ -1,29 +1,24 @@
-"""The command line's Slurm verbs: plan, submit, cancel, logs."""
+"""The command line's Slurm verbs: plan, submit, cancel and the supervisor's."""
 
-import os
-import sys
-import time
 from pathlib import Path
 
 from rich.table import Table
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.stage import Ref, run_directory
-from nemo_srlm.errors import UserError
-from nemo_srlm.launch.slurm import client, jobs, status
+from nemo_srlm.core.stage import run_directory
+from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm import submit as submission
+from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
 from nemo_srlm.report.display import console
 
-FOLLOW_SECONDS = 0.5
 
-
-def table_of(cfg: Config, missing: list[Job], at_work: list[Active]) -> Table:
+def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
     """One row per job: what is queued or running already, then what would be submitted."""
     out = Table(box=None, pad_edge=False)
     for name in ("job", "stages", "kind", "tasks", "nodes x GPUs", "limit", "after"):
         out.add_column(name, overflow="fold")
-    for old in at_work:
+    for old in active:
         ids = " ".join(old.elements.values())
         out.add_row(f"(job {ids})", " ".join(map(str, old.refs)) or jobs.SUPERVISOR, old.role, "", "", "", "")
     for job in missing:
@@ -37,18 +32,18 @@ def table_of(cfg: Config, missing: list[Job], at_work: list[Active]) -> Table:
 
 
 def plan(cfg: Config) -> int:
-    """What `submit` would do. Without an answer from Slurm: as if nothing were queued, and it says so."""
+    """Prints what `submit` would do. When Slurm does not answer: as if nothing were queued, and says so."""
     run_dir, screen = run_directory(cfg), console()
-    at_work: list[Active] = []
+    active: list[Active] = []
     try:
-        at_work = submission.active(run_dir)
+        active = submission.active(run_dir)
     except client.SlurmError as error:
         screen.print(f"{error}: planned as if nothing were queued", style="yellow", markup=False)
-    missing = submission.plan(cfg, run_dir, at_work)
-    title = f"{run_dir}: {len(missing)} jobs to submit, {len(at_work)} queued or running"
-    screen.print(title if missing or at_work else f"{run_dir} is up to date", markup=False)
-    if missing or at_work:
-        screen.print(table_of(cfg, missing, at_work))
+    missing = submission.plan(cfg, run_dir, active)
+    title = f"{run_dir}: {len(missing)} jobs to submit, {len(active)} queued or running"
+    screen.print(title if missing or active else f"{run_dir} is up to date", markup=False)
+    if missing or active:
+        screen.print(table_of(cfg, missing, active))
     return 0
 
 
@@ -66,7 +61,7 @@ def submit(cfg: Config) -> int:
 
 
 def supervise(run_dir: Path) -> int:
-    print(submission.supervise(run_dir))
+    print(supervisor.supervise(run_dir))
     return 0
 
 
@@ -74,19 +69,3 @@ def cancel(run_dir: Path) -> int:
     ids = submission.cancel(run_dir)
     print(f"{run_dir}: cancelled {' '.join(ids)}" if ids else f"{run_dir}: nothing is queued or running")
     return 0
-
-
-def logs(run_dir: Path, ref: Ref, follow: bool) -> int:
-    """Prints the newest log of a stage, after the names of all; `follow` goes on as it grows."""
-    found = status.logs(run_dir, ref)
-    if not found:
-        raise UserError(f"{run_dir}/{ref}", "no logs yet", remedy="see `nemo-srlm status`")
-    print("\n".join(map(str, found)), file=sys.stderr)
-    with found[-1].open("rb") as f:
-        while True:
-            sys.stdout.buffer.write(f.read())
-            sys.stdout.flush()
-            if not follow:
-                return 0
-            time.sleep(FOLLOW_SECONDS)
-            os.stat(found[-1])  # it ends with an error, not in silence, when the log is removed

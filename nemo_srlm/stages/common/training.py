@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import TrainSection
+from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_json, read_records, write_json
 from nemo_srlm.core.records import SftExample
 from nemo_srlm.core.stage import Context
@@ -58,12 +59,12 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
     from nemo_srlm.core.records import item_seed
     from nemo_srlm.train.megatron.trainer import Job
-    from nemo_srlm.train.stop_conditions import STOP_FILE, limits
+    from nemo_srlm.train.stop_conditions import limits
 
     seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
     start = ctx.inputs[initial] / "checkpoint" if initial else None
     name, cfg = ctx.dir.name, ctx.cfg
-    stop = ctx.dir.parents[1] / STOP_FILE  # of the whole run
+    stop = stop_file(ctx.dir.parents[1])  # of the whole run
     leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
     return Job(
         name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb,

@@ -15,6 +15,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.core.control import stop_file
 from nemo_srlm.errors import UserError
 from nemo_srlm.train import estimate
 from nemo_srlm.train.batches import BatchLayout, Unit, eval_batches, padding_batch, step_batches
@@ -27,7 +28,7 @@ from nemo_srlm.train.megatron.model import build_model, initialize_weights
 from nemo_srlm.train.megatron.saving import Saver
 from nemo_srlm.train.megatron.step import LocalBatch
 from nemo_srlm.train.metrics import METRICS, MetricsLog, rounded
-from nemo_srlm.train.stop_conditions import NO_LIMITS, STOP_FILE, Limits, StopConditions
+from nemo_srlm.train.stop_conditions import NO_LIMITS, Limits, StopConditions
 from nemo_srlm.train.trackers import Tracker
 
 
@@ -186,7 +187,7 @@ def fit(trainer: Trainer, task: Task, validation: Task | None = None, fresh: Cal
     num_micro = section.global_batch // (replicas * section.micro_batch)
     tracker = Tracker(job.directory, first, job.project) if is_main() else None
     log = MetricsLog(job.directory / METRICS, first, tracker) if tracker else None
-    leaving = StopConditions(dataclasses.replace(job.limits, files=(job.directory / STOP_FILE, *job.limits.files)))
+    leaving = StopConditions(dataclasses.replace(job.limits, files=(stop_file(job.directory), *job.limits.files)))
     saver = Saver(directory, section.keep_last, section.save_async)
     best = BestWeights(directory, saver) if section.keep_best and validation is not None else None
 

@@ -10,8 +10,8 @@ import nemo_srlm.stages
 nemo_srlm.stages.load = toy_pipeline.load  # before other imports, which then use these functions
 nemo_srlm.core.pipeline.pipeline = toy_pipeline.pipeline
 
-import nemo_srlm.launch.slurm.jobs  # noqa: E402
+import nemo_srlm.launch.contract  # noqa: E402
 
-nemo_srlm.launch.slurm.jobs.TRAINER = ["-m", "toy_trainer"]
+nemo_srlm.launch.contract.TRAIN_WORKER = "toy_trainer"
 if not os.environ.get("TOY_TORCH"):
-    nemo_srlm.launch.slurm.jobs.LAUNCHER = ["-m", "toy_launch"]
+    nemo_srlm.launch.contract.TORCHRUN = "toy_torchrun"

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_records, write_atomic, write_records
 from nemo_srlm.core.parts import merge_parts, run_items
 from nemo_srlm.core.records import Prompt
-from nemo_srlm.core.stage import EXIT_AGAIN, Ref, Stage
+from nemo_srlm.core.stage import Ref, Stage
+from nemo_srlm.launch.contract import EXIT_AGAIN
 
 ITEMS, STEPS = 24, 10
 
@@ -94,7 +96,7 @@ def train_run(ctx):
         done = json.loads(state.read_text())["done"] if state.exists() else 0
         if done >= STEPS:
             return
-        if (ctx.dir / "stop").exists():
+        if stop_file(ctx.dir).exists():
             print(f"rank {rank} leaves at {done}", flush=True)
             sys.stdout.flush()
             os._exit(EXIT_AGAIN)

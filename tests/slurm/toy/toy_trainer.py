@@ -1,26 +1,29 @@
 """A training rank of the toy pipeline, in place of nemo_srlm.launch.train_worker."""
 
-import os
 import signal
 import sys
-from pathlib import Path
 
+from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.core import stage as stages
+from nemo_srlm.core.control import write_error
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch.worker import worker_context, write_error
+from nemo_srlm.launch.contract import EXIT_USER, parse
+from nemo_srlm.stages import load
 
 
 def main():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer saves when the stop file appears
-    stage, ctx = worker_context(
-        Path(os.environ["NEMO_SRLM_RUN_DIR"]), os.environ["NEMO_SRLM_STAGE"], int(os.environ["NEMO_SRLM_ITERATION"])
-    )
-    stage.run(ctx)
+    work = parse()
+    (ref,) = work.refs
+    stage = load(ref.stage)
+    ctx = stages.context(work.run_dir, stage, load_resolved_config(work.run_dir), ref.iteration)
+    try:
+        stage.run(ctx)
+    except UserError as error:
+        write_error(ctx.dir, str(error))
+        return EXIT_USER
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        write_error(Path(os.environ["NEMO_SRLM_RUN_DIR"]), None, str(error))
-        sys.exit(2)
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A launcher with torchrun's flags, without torch: starts the ranks of this node, kills the others when one fails."""
+"""In the place of nemo_srlm.launch.torchrun, without torch: starts this node's ranks, kills the rest when one fails."""
 
 import argparse
 import os
@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_USER, TRAIN_WORKER
+
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir")
+    parser.add_argument("ref")
     for name in ("--nnodes", "--node-rank", "--nproc-per-node", "--master-port"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--master-addr", required=True)
-    args, rest = parser.parse_known_args()
+    args = parser.parse_args()
+    command = [sys.executable, "-m", TRAIN_WORKER, args.run_dir, args.ref]
     signal.signal(signal.SIGTERM, lambda *_: None)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, *rest], env=os.environ | {"RANK": str(args.node_rank * args.nproc_per_node + i)}
-        )
+        subprocess.Popen(command, env=os.environ | {"RANK": str(args.node_rank * args.nproc_per_node + i)})
         for i in range(args.nproc_per_node)
     ]
     while any(r.poll() is None for r in ranks):
@@ -28,7 +31,7 @@ def main():
                 r.kill()
         time.sleep(0.1)
     codes = {r.wait() for r in ranks}
-    return 75 if 75 in codes else 2 if 2 in codes else int(codes != {0})
+    return next((code for code in (EXIT_AGAIN, EXIT_USER) if code in codes), int(codes != {0}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""The two files by which a running stage is controlled: `stop` asks it to save and exit, `logs/error` says why it failed."""
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def stop_file(directory: Path) -> Path:
+    """Present: save and exit. In a run's directory it is made by people, in a stage's directory by the launcher."""
+    return directory / "stop"
+
+
+def error_file(stage_dir: Path) -> Path:
+    return stage_dir / "logs" / "error"
+
+
+def write_error(stage_dir: Path, message: str) -> None:
+    """Why the stage failed. The next attempt overwrites or removes it."""
+    path = error_file(stage_dir)
+    with suppress(OSError):  # on a full disk; whoever reads the file looks for that
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(message, encoding="utf-8")
+
+
+def read_error(stage_dir: Path) -> str:
+    """Why the last attempt failed; "" where none has written it."""
+    path = error_file(stage_dir)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def clear_error(stage_dir: Path) -> None:
+    error_file(stage_dir).unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""The worker contract: how every launcher starts a worker, and what the worker's exit code means.
+
+    python -m nemo_srlm.launch.worker RUN_DIR iter1/candidates iter1/judge    whole stages, each finished with its manifest
+    python -m nemo_srlm.launch.worker RUN_DIR iter1/judge --shard 3/8         one shard; the launcher finishes the stage
+    python -m nemo_srlm.launch.torchrun RUN_DIR iter1/dpo FLAGS               the training ranks of this node, with torchrun's
+                                                                              FLAGS; the launcher finishes the stage
+
+A worker reads RUN_DIR/config.yaml, the config that was frozen when the run was started or submitted. The files by which
+it is stopped and by which it says why it failed are in core/control.py.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.core.stage import Ref
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USER = 2  # the user's mistake: running it again changes nothing
+EXIT_AGAIN = 75  # saved its state and exited before the end (time limit, preemption): run it again
+
+WORKER = "nemo_srlm.launch.worker"
+TORCHRUN = "nemo_srlm.launch.torchrun"
+TRAIN_WORKER = "nemo_srlm.launch.train_worker"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is told to do."""
+
+    run_dir: Path
+    refs: tuple[Ref, ...]
+    shard: int = 0
+    num_shards: int = 1
+    replica: bool = False  # one of the engines of a shard: it starts no replicas of its own
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line that `parse` reads."""
+        words = [str(self.run_dir.resolve()), *map(str, self.refs)]
+        words += ["--shard", f"{self.shard}/{self.num_shards}"] if self.num_shards > 1 else []
+        return words + (["--replica"] if self.replica else [])
+
+
+def parse(arguments: Sequence[str] | None = None) -> Work:
+    """The command line of a worker. Ends the process with exit code 2 when it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("refs", nargs="+", type=Ref.parse, metavar="iterT/STAGE")
+    parser.add_argument("--shard", default="0/1", metavar="K/N")
+    parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    shard, num_shards = (int(x) for x in args.shard.split("/"))
+    return Work(args.run_dir, tuple(args.refs), shard, num_shards, args.replica)
+
+
+def command(work: Work) -> list[str]:
+    """Starts a worker of a stage that is no training."""
+    return [sys.executable, "-m", WORKER, *work.arguments]
+
+
+def training_command(work: Work, flags: Sequence[str]) -> list[str]:
+    """Starts the ranks of a training stage on this node. `flags`: torchrun's."""
+    return [sys.executable, "-m", TORCHRUN, *work.arguments, *flags]
+
+
+def environment(threads: int = 0) -> dict[str, str]:
+    """What a worker gets beside the environment of its launcher. `threads`: of a training rank."""
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return offline | ({"OMP_NUM_THREADS": str(threads)} if threads else {})

@@ -1,0 +1,46 @@
+"""What a launcher is: the way in which a run's stages are executed. Two are listed here, this machine and Slurm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.launch import local
+from nemo_srlm.launch.slurm import status as slurm_status
+from nemo_srlm.launch.slurm import submit as slurm_submit
+from nemo_srlm.launch.slurm import verbs as slurm_verbs
+from nemo_srlm.report import status
+from nemo_srlm.report.status import Row
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """`start` runs or submits the unfinished stages of a run and returns the command line's exit code. It starts workers by
+    launch/contract.py, under the run's lock (launch/lock.py).
+
+    `used` says whether a run was started in this way; then `rows` are its status (a row per stage, and notes), and `logs`
+    the log files of a stage, the oldest first.
+    """
+
+    start: Callable[[Config], int]
+    used: Callable[[Path], bool]
+    rows: Callable[[Path], tuple[list[Row], list[str]]]
+    logs: Callable[[Path, Ref], list[Path]]
+
+
+def _any_run(run_dir: Path) -> bool:
+    return True
+
+
+def _rows_of_files(run_dir: Path) -> tuple[list[Row], list[str]]:
+    return status.rows(run_dir), []
+
+
+SLURM = Launcher(slurm_verbs.submit, slurm_submit.submitted, slurm_status.rows, slurm_status.logs)
+LOCAL = Launcher(local.start, _any_run, _rows_of_files, local.logs)
+LAUNCHERS = (SLURM, LOCAL)  # a run that was submitted and then continued on this machine counts as Slurm's
+
+
+def launcher_of(run_dir: Path) -> Launcher:
+    return next(launcher for launcher in LAUNCHERS if launcher.used(run_dir))

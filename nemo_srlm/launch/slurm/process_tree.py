@@ -1,0 +1,55 @@
+"""A process and all that it started: found in /proc, killed, or made to write their stacks first."""
+
+import os
+import signal
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+from subprocess import Popen
+
+DUMP_SECONDS = 5.0  # that a hung process gets to write its stacks
+
+
+def generations(pid: int) -> list[list[int]]:
+    """`pid` and the living processes below it, one list per generation, the youngest first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+            except OSError:
+                continue  # it ended in the meantime
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [[pid]]
+    while below := [c for p in found[-1] for c in children.get(p, [])]:
+        found.append(below)
+    return found[::-1]
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def kill(child: "Popen[bytes]") -> None:
+    for pids in generations(child.pid):
+        send(pids, signal.SIGKILL)
+    child.wait()
+
+
+def dump(child: "Popen[bytes]") -> None:
+    """Has every process below write its stacks and ends them, the youngest first: a worker dies with its launcher."""
+    print(f"--- hung: the stacks of {child.pid} and the processes below it", file=sys.stderr, flush=True)
+    for pids in generations(child.pid):
+        send(pids, signal.SIGABRT)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while child.poll() is None and time.monotonic() < deadline:
+            if set(pids).isdisjoint(chain.from_iterable(generations(child.pid))):
+                break
+            time.sleep(0.1)
+    kill(child)
