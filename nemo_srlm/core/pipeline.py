@@ -27,7 +27,7 @@ NAMES = (
 def _of_every_model(cfg: Config) -> list[str]:
     """Evaluations that the SFT baseline has too; neighbours use the same model, so they share an engine."""
     chosen = {
-        "eval_responses": True, "eval_reward": True, "eval_oracle": cfg.world.enabled,
+        "eval_responses": True, "eval_reward": True, "eval_oracle": has_oracle(cfg),
         "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
         "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
         "eval_harness": cfg.eval.harness.enabled,
@@ -83,18 +83,9 @@ def pipeline(cfg: Config) -> list[Ref]:
     A model's evaluation stands beside the next iteration's work with the same model, so that a launcher which runs
     neighbours in one process starts one engine for them.
     """
-    world = cfg.world.enabled
-    names = ["world"] if world else []
-    names += [
-        "seed",
-        "pretrain" if world else "import_hf",
-        "export_base",
-        "baseline",
-        "export_baseline",
-        "eft",
-        "held_out",
-    ]
-    refs = [Ref(name, 0) for name in names] + baseline_evaluations(cfg) + _policy(cfg, 0)
+    first = [Ref("seed", 0), base_ref(cfg)]
+    first += [Ref(name, 0) for name in ("export_base", "baseline", "export_baseline", "eft", "held_out")]
+    refs = [*world_inputs(cfg).values(), *first, *baseline_evaluations(cfg), *_policy(cfg, 0)]
     external = cfg.run.arm == "external"  # preference files: nothing is generated
     generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):
@@ -103,6 +94,21 @@ def pipeline(cfg: Config) -> list[Ref]:
         refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
     refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]
+
+
+def world_inputs(cfg: Config) -> dict[str, Ref]:
+    """The input "world" of a stage that takes its data from the tiny world; none in a run with real data."""
+    return {"world": Ref("world", 0)} if cfg.world.enabled else {}
+
+
+def world_split(cfg: Config) -> str | None:
+    """The tiny world's split that evaluation reads (dev or test); None in a run with real data."""
+    return cfg.world.split if cfg.world.enabled else None
+
+
+def has_oracle(cfg: Config) -> bool:
+    """Whether responses have an oracle score (eval_oracle): in the tiny world only."""
+    return cfg.world.enabled
 
 
 def tokenizer_ref(cfg: Config) -> Ref:

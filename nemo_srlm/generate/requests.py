@@ -1,5 +1,6 @@
 """What is asked of a generation engine and what comes back: Request, Completion, Failure, and the Engine protocol."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +60,11 @@ class Failure:
 
 
 Outcome = list[Completion] | Failure
+
+
+def error_kinds(errors: Iterable[str]) -> dict[str, int]:
+    """How many items failed, by kind of reason: too_long, refused, engine, ..."""
+    return dict(sorted(Counter(error.partition(":")[0] for error in errors if error).items()))
 
 
 def too_long(num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> str:

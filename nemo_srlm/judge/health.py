@@ -1,7 +1,7 @@
 """The health of a judge: parse failures, truncation, score shares, ties, agreement of draws, and the alarms on them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -13,6 +13,8 @@ from nemo_srlm.judge.scores import aggregate, required_valid
 
 @dataclass
 class _Tally:
+    """Counts and sums over the judgements seen so far."""
+
     judgements: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     draws: int = 0
@@ -49,9 +51,9 @@ class _Tally:
 
 
 def health(judgements: Iterable[Judgement], judge: JudgeSection) -> dict[str, Any]:
-    """What the judge did in a run: failures, truncation, shares of the scores, ties, spread, agreement of the draws.
+    """Failures, truncation, shares of the scores, ties, spread and agreement of the draws, as metrics.
 
-    Streams; the judgements of one prompt must follow each other. Shares are None where there is nothing to divide by.
+    One pass; the judgements of one prompt must be consecutive. A share is None where its denominator is 0.
     `agreement` is the share of pairs of parsed draws (of one candidate) with equal scores; `tie_rate` is the share of
     prompts with at least two eligible candidates whose means are all equal.
     """
@@ -84,25 +86,21 @@ def health(judgements: Iterable[Judgement], judge: JudgeSection) -> dict[str, An
 
 
 def alarms(summary: Mapping[str, Any], judge: JudgeSection) -> list[str]:
-    """Sentences for what is wrong with the judge: one score dominating, too many failures, nothing judged at all."""
-    return list(_alarms(summary, judge))
-
-
-def _alarms(summary: Mapping[str, Any], judge: JudgeSection) -> Iterator[str]:
+    """A message for each problem: one score dominates, too many draws fail, nothing was judged at all."""
     if not summary["draws"]:
-        yield f"the judge gave no draw at all: {summary['judgements']} judgements, errors {summary['errors']}"
-        return
+        return [f"the judge gave no draw at all: {summary['judgements']} judgements, errors {summary['errors']}"]
+    found = []
     if summary["parse_failure"] > judge.alarm_failures:
-        yield (
+        found.append(
             f"{summary['parse_failure']:.1%} of {summary['draws']} judge draws state no score"
             f" (judge.alarm_failures {judge.alarm_failures:.0%}); judge.max_tokens cut {summary['truncated']:.1%}"
         )
-    for score, share in summary["score_shares"].items():
-        if share > judge.alarm_dominant:
-            yield (
-                f"the judge collapsed: {share:.1%} of its scores are {score}"
-                f" (judge.alarm_dominant {judge.alarm_dominant:.0%})"
-            )
+    found += [
+        f"the judge collapsed: {share:.1%} of its scores are {score} (judge.alarm_dominant {judge.alarm_dominant:.0%})"
+        for score, share in summary["score_shares"].items()
+        if share > judge.alarm_dominant
+    ]
+    return found
 
 
 def _share(part: int, whole: int) -> float | None:

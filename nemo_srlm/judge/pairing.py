@@ -1,7 +1,7 @@
 """From scored candidates of one prompt to preference pairs, or the reason why there is none. Pure functions.
 
-Rule (design.md): a pair needs two eligible candidates that differ as text and in score. Nothing is drawn at random,
-no unparsed score is ever a number, and a prompt without a pair takes nothing else with it.
+A pair needs two eligible candidates that differ as text and in score. Nothing is drawn at random, no unparsed score is
+ever a number, and a prompt without a pair drops nothing else.
 
 Reasons for a prompt without pairs: "no_candidates" (none was made), "too_few_eligible" (fewer than two with a score),
 "same_text" (all eligible ones are one text), "tie" (all scores equal), "margin" (no difference above
@@ -28,10 +28,21 @@ class Scored(NamedTuple):
 Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
 
 
-def pool_equal_texts(candidates: Sequence[Scored]) -> list[Scored]:
-    """One candidate a text: the same text judged twice has one quality, the mean of its scores.
+def choose_pairs(
+    candidates: Sequence[Scored], prompt_id: str, section: PairsSection, max_score: int, shuffle_seed: int | None
+) -> Pairs | str:
+    """The pairs of one prompt, or the reason for none. `shuffle_seed`: of the random-score control; None = no shuffle."""
+    if section.pool_equal_texts:
+        candidates = pool_equal_texts(candidates)
+    if shuffle_seed is not None:  # after pooling, so that control and treatment choose among the same candidates
+        candidates = permute_scores(candidates, shuffle_seed, prompt_id)
+    return select(candidates, section, max_score)
 
-    Without this, one text's lucky and unlucky scores are compared with the other texts apart.
+
+def pool_equal_texts(candidates: Sequence[Scored]) -> list[Scored]:
+    """One candidate per text, scored by the mean over its copies: the same text judged twice has one quality.
+
+    Without this, a high and a low score of one text are compared with the other texts separately.
     """
     scores: dict[str, list[float]] = {}
     for candidate in candidates:

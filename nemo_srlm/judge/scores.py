@@ -1,14 +1,14 @@
-"""Judging as pure functions: the judge's input, the score parser, the mean of the draws, and the judge's health.
+"""Scores of LLM-as-a-Judge: the judge's input, the parser of its text, the mean over the draws.
 
-The parser's rule (design.md): the LAST `Score: k` of a judgement counts, tolerant of case, markdown, brackets, spacing,
-"/5", "out of 5", "points" and decimals. When that last statement is not one number in 0..max_score on that scale (a
-range, a choice, "8/10", negative, spelled out, cut off), the judgement is unparsable: None, never a number, and never
-an earlier statement instead.
+The parser's rule: the LAST `Score: k` of a judgement counts, tolerant of case, markdown, brackets, spacing, "/5",
+"out of 5", "points" and decimals. When that last statement is not one number in 0..max_score on that scale (a range, a
+choice, "8/10", negative, spelled out, truncated), the judgement is unparsable: None, never a number, and never an
+earlier statement instead.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
@@ -16,37 +16,19 @@ from nemo_srlm.data import templates
 
 # What may stand around a number without changing it: markdown, quotes, brackets, table bars.
 _OPEN = r"[\s*_`\"'\[({<$|]"
-
-
 _CLOSE = r"[ \t*_`\"'\])}>$|]"
-
-
 _HEAD = re.compile(rf"(?<![^\W_])score{_CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){_CLOSE}*)?[:：]", re.IGNORECASE)
-
-
 _VALUE = re.compile(rf"(?P<gap>{_OPEN}*)(?P<number>[0-9]+(?:\.[0-9]+)?)")
-
-
 _UNIT = re.compile(r"[ \t*_]*(?:points?|pts?|stars?|punkte?n?|puntos?)\b", re.IGNORECASE)
-
-
 _SCALE = re.compile(
     rf"{_CLOSE}*[(\[]?[ \t]*"
     r"(?:/|\bout[ \t]+of\b(?:[ \t]+an?)?(?:[ \t]+(?:possible|maximum|total))?(?:[ \t]+of)?|\b(?:of|von|de|sobre)\b)"
     rf"{_CLOSE}*(?P<max>[0-9]+(?:\.[0-9]+)?|five\b)(?![0-9])",
     re.IGNORECASE,
 )
-
-
 LOOK_AHEAD = 80  # characters after the number
-
-
 _SPACES = re.compile(r"[ \t]+")
-
-
 _JOIN = r"(?:to|through|until|bis|hasta|and|und|or|oder|[aouy])"
-
-
 _CONTINUES = re.compile(
     r"[^\W_]|[.,:'’][0-9]|[-‐‑–]\w"  # glued: 4th, 4½, 4,5, 4-5, 4-ish
     rf"|{_CLOSE}*(?:"
@@ -59,15 +41,11 @@ _CONTINUES = re.compile(
     r")",
     re.IGNORECASE,
 )
-
-
 _OUR_SCALE = re.compile(
     r"[ \t]*(?:/|(?:out[ \t]+of|max(?:imum)?\.?|von|0[ \t]*(?:-|–|to|bis)|1[ \t]*(?:-|–|to|bis))[ \t]*)?(?P<max>[0-9]+)"
     r"(?:[ \t]*(?:points?|punkte))?[ \t]*",
     re.IGNORECASE,
 )
-
-
 _SAYS_OWN_SCORE = re.compile(r"(?:^|[.!?:;)\]\"”’])$|(?:^|\W)(?:total|final|overall|my|the)$", re.IGNORECASE)
 
 
@@ -155,13 +133,3 @@ def spread(judgement: Judgement) -> float | None:
 def required_valid(judge: JudgeSection) -> int:
     """How many parsed draws a candidate needs: `min_valid`, or 1 where the method makes a single score."""
     return 1 if judge.method == "expected" else judge.min_valid
-
-
-def expectation(logprobs: Mapping[int, float]) -> tuple[float, float]:
-    """Mean and standard deviation of the score under the log-probabilities of the digits 0..max_score, normalised."""
-    top = max(logprobs.values())
-    weights = {score: math.exp(value - top) for score, value in logprobs.items()}
-    total = math.fsum(weights.values())
-    mean = math.fsum(score * weight for score, weight in weights.items()) / total
-    variance = math.fsum((score - mean) ** 2 * weight for score, weight in weights.items()) / total
-    return mean, math.sqrt(max(variance, 0.0))

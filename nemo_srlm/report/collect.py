@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_srlm.config.compose import as_yaml
 from nemo_srlm.core.files import read_records
-from nemo_srlm.core.pipeline import evaluated_models, pipeline, policy_ref
+from nemo_srlm.core.pipeline import evaluated_models, pipeline, policy_ref, world_split
 from nemo_srlm.core.records import RankedReply
 from nemo_srlm.evaluate.alarms import alarms_of_models
 from nemo_srlm.report import costs, curves, preference_data, samples
@@ -29,8 +29,8 @@ def collect(run_dir: Path) -> Data:
         "path": str(run_dir),
         "arm": cfg.run.arm,
         "seed": cfg.run.seed,
-        "world": cfg.world.enabled,
-        "split": cfg.world.split if cfg.world.enabled else None,
+        "world": world_split(cfg) is not None,
+        "split": world_split(cfg),
         "iterations": cfg.iterations,
         "state": _state(files),
         "models": models,

@@ -1,12 +1,12 @@
 """eft: ranked replies -> examples of judging (eft_train.jsonl, SftExample of kind "eft").
 
 source "baseline" (the paper): the SFT baseline writes one justification with score for every ranked reply; kept where
-the ranking by score agrees with the human one, then balanced (see nemo_srlm/eft.py). source "external": the data brings
-the judgements; kept where the score parses, as they are. The held-out replies are the seed stage's ranked_valid.jsonl.
+the ranking by score agrees with the human one, then balanced (see judge/eft.py). source "external": the judgements come
+with the data and are kept unchanged where the score parses.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from nemo_srlm.config.fields import identity
@@ -17,10 +17,13 @@ from nemo_srlm.core.records import Judgement, RankedReply, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.errors import DataError
-from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
-from nemo_srlm.judge.eft import Judged, balance, example, keep_agreeing, keep_parsed, limit
-from nemo_srlm.judge.scores import judge_input, parse_draws, parse_score
+from nemo_srlm.generate.requests import Engine, Outcome, Request
+from nemo_srlm.judge import eft
+from nemo_srlm.judge.eft import JudgedReply
+from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
+from nemo_srlm.judge.scores import judge_input, parse_score
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
+from nemo_srlm.stages.common.judging import JUDGEMENTS
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -62,59 +65,54 @@ def _run(ctx: Context) -> None:
         )  # fmt: skip
 
     def records(reply: RankedReply, outcome: Outcome) -> list[Judgement]:
-        if isinstance(outcome, Failure):
-            return [Judgement(reply.id, reply.instruction_id, (), (), (), outcome.reason)]
-        texts, reasons = tuple(c.text for c in outcome), tuple(c.finish_reason for c in outcome)
-        scores = parse_draws(texts, reasons, cfg.judge.max_score)
-        return [Judgement(reply.id, reply.instruction_id, scores, texts, reasons)]
+        return [sampled_judgement(JudgeItem.of_ranked(reply), outcome, cfg.judge.max_score)]
 
     items = ((reply.id, reply) for reply in _replies(ctx))
     run_requests(ctx, items, lambda: open_engine(ctx, "model"), request, records, "replies")
 
 
+def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
+    """The replies with the judgements that come with the data."""
+    return [JudgedReply(r, r.given_judgement, parse_score(r.given_judgement, max_score)) for r in replies]
+
+
+def _generated(ctx: Context, replies: list[RankedReply], counts: Counter[str]) -> list[JudgedReply]:
+    """The replies with the baseline's judgements. Writes judgements.jsonl; `counts` gets "errors"."""
+    merge_parts(ctx, Judgement, [reply.id for reply in replies], JUDGEMENTS)
+    found = {row.id: row for row in read_records(ctx.dir / JUDGEMENTS, Judgement)}
+    counts["errors"] = sum(1 for row in found.values() if row.error)
+    return [JudgedReply(reply, row.texts[0], row.scores[0]) for reply in replies if not (row := found[reply.id]).error]
+
+
 def _finalize(ctx: Context) -> dict[str, Any]:
-    """Keeps, balances and writes the examples. Raises DataError when none is left."""
+    """Keeps, balances and writes the examples. Raises DataError when none remains."""
     cfg, counts = ctx.cfg, Counter[str]()
     replies = list(_replies(ctx))
     counts["replies"] = len(replies)
     if cfg.eft.source == "external":
-        judged = [
-            Judged(reply, reply.given_judgement, parse_score(reply.given_judgement, cfg.judge.max_score))
-            for reply in replies
-        ]
-        kept = keep_parsed(judged, counts)
+        judged = _external(replies, cfg.judge.max_score)
+        kept = eft.keep_parsed(judged, counts)
     else:
-        merge_parts(ctx, Judgement, [reply.id for reply in replies], "judgements.jsonl")
-        found = {row.id: row for row in read_records(ctx.dir / "judgements.jsonl", Judgement)}
-        counts["errors"] = sum(1 for row in found.values() if row.error)
-        judged = [Judged(reply, row.texts[0], row.scores[0]) for reply in replies if not (row := found[reply.id]).error]
-        kept = balance(keep_agreeing(judged, counts), cfg.eft.dominant_keep, counts)
-    kept = limit(kept, cfg.eft.num_train, counts)
+        judged = _generated(ctx, replies, counts)
+        kept = eft.balance(eft.keep_agreeing(judged, counts), cfg.eft.dominant_keep, counts)
+    kept = eft.limit(kept, cfg.eft.num_train, counts)
     if not kept:
         raise DataError(
             ctx.dir, f"no EFT example is left ({dict(counts)})", "judgements whose score parses and agrees with humans",
             "see the judgements; a larger or better trained baseline, more seed data, or eft.source=external",
         )  # fmt: skip
     template = templates.load(cfg.judge.template, templates.JUDGE)
-    examples = {made.id: made for made in (example(item, template) for item in kept)}
-    counts["duplicate"] = len(kept) - len(examples)  # one text twice among the replies, judged in the same words
-    number = write_records(ctx.dir / "eft_train.jsonl", examples.values())
+    number = write_records(ctx.dir / "eft_train.jsonl", eft.examples(kept, template, counts))
     return {
         "source": cfg.eft.source,
         "examples": number,
         "asked": cfg.eft.num_train,
         "left_out": {name: count for name, count in sorted(counts.items()) if name != "replies"},
         "replies": counts["replies"],
-        "scores_before": _shares(judged),
-        "scores_after": _shares(kept),
+        "scores_before": eft.score_counts(judged),
+        "scores_after": eft.score_counts(kept),
         "summary": f"{number} examples of {counts['replies']} judged replies ({cfg.eft.source})",
     }
-
-
-def _shares(items: Iterable[Judged]) -> dict[str, int]:
-    """Number of items of each score."""
-    counts = Counter("none" if item.score is None else f"{item.score:g}" for item in items)
-    return dict(sorted(counts.items()))
 
 
 STAGE = Stage("eft", "generate", _inputs, _identity, _run, _finalize, _shards)

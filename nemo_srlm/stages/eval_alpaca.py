@@ -15,9 +15,9 @@ from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.data.prompt_sets import read_prompt_set
 from nemo_srlm.evaluate.alpaca_files import write_outputs
-from nemo_srlm.stages.candidates import merge_candidates, respond
 from nemo_srlm.stages.common.evaluating import full_name, of_model, require
 from nemo_srlm.stages.common.generating import engine_identity
+from nemo_srlm.stages.common.responding import merge_candidates, respond
 
 OUTPUTS = "model_outputs.json"
 

@@ -1,40 +1,36 @@
 """eval_h2h: the model of an iteration against the SFT baseline and every model before it, on the held-out prompts.
 
 Writes comparisons.jsonl (Comparison). The judge:
-- tiny world without `eval.h2h_judge_path`: the oracle's scores, read from the files of eval_oracle (no import of it);
+- tiny world with neither of the judges below named: the oracle's scores, read from the files of eval_oracle;
 - otherwise a model, at temperature 0, each pair of responses in both orders (verdicts.jsonl): an OpenAI-compatible
   endpoint where `api.stages` names this stage; the HF directory `eval.h2h_judge_path` through vLLM; or, with neither,
-  this iteration's own export (it judges itself: good for a first look, no evidence).
+  this iteration's own export (it judges itself: a first look, no evidence).
 """
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import file_digest, read_json_lines, read_records, write_records
-from nemo_srlm.core.pipeline import evaluated_models, model_name
-from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.files import read_json_lines, read_records, write_records
+from nemo_srlm.core.pipeline import evaluated_models, has_oracle, model_name
+from nemo_srlm.core.records import Candidate
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
-from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import headtohead
 from nemo_srlm.evaluate.headtohead import Comparison, comparison_id
-from nemo_srlm.stages import held_out
-from nemo_srlm.stages.common import comparing
+from nemo_srlm.stages.common import comparing, held_out
 from nemo_srlm.stages.common.comparing import Pairing
 from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
+from nemo_srlm.stages.common.judge_model import judge_directory, judge_model_identity, needs_own_judge
 
 NAME = "eval_h2h"
 OUTPUT = "comparisons.jsonl"
 
 
 def by_oracle(cfg: Config) -> bool:
-    return cfg.world.enabled and not cfg.eval.h2h_judge_path and not by_endpoint(cfg)
-
-
-def by_endpoint(cfg: Config) -> bool:
-    return NAME in cfg.api.stages
+    """Whether the oracle's scores decide: where there is an oracle and no judge is named."""
+    return has_oracle(cfg) and needs_own_judge(cfg, NAME, cfg.eval.h2h_judge_path)
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -43,25 +39,16 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
         found[f"responses_{name}"] = Ref(f"eval_responses{suffix}", t)
         if by_oracle(cfg):
             found[f"scores_{name}"] = Ref(f"eval_oracle{suffix}", t)
-    if not by_oracle(cfg) and not by_endpoint(cfg) and not cfg.eval.h2h_judge_path:
+    if not by_oracle(cfg) and needs_own_judge(cfg, NAME, cfg.eval.h2h_judge_path):
         found["judge"] = Ref("export", iteration)
     return found
-
-
-def judge_files(path: Path, where: str = "eval.h2h_judge_path") -> dict[str, Any]:
-    """What tells one judge from another: digests of its small files, sizes of its weights. Raises ConfigError."""
-    if not (path / "config.json").is_file():
-        raise ConfigError(where, f"{path} has no config.json", "an HF model directory")
-    small = {file.name: file_digest(file) for file in sorted(path.glob("*.json"))}
-    return {**small, **{file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if by_oracle(cfg):
         return {"judge": "oracle"}
-    path = cfg.eval.h2h_judge_path
     return {
-        "judge": "endpoint" if by_endpoint(cfg) else judge_files(Path(path)) if path else "own",
+        "judge": judge_model_identity(cfg, NAME, cfg.eval.h2h_judge_path, "eval.h2h_judge_path"),
         "template": templates.load(cfg.eval.h2h_template, templates.COMPARE),
         "max_tokens": cfg.judge.max_tokens,
         **stage_identity(cfg, NAME),
@@ -74,7 +61,7 @@ def _responses(ctx: Context, name: str) -> dict[str, Candidate]:
 
 def _pairings(ctx: Context) -> Iterator[Pairing]:
     """Sample k of a prompt against the other's sample k (equal ids). Raises DataError when the two do not match."""
-    prompts = {p.id: p for p in read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)}
+    prompts = {p.id: p for p in held_out.read_prompts(ctx)}
     ours = _responses(ctx, "own")
     for other, _, _ in evaluated_models(ctx.iteration - 1):
         theirs = _responses(ctx, other)
@@ -90,42 +77,33 @@ def _pairings(ctx: Context) -> Iterator[Pairing]:
 
 def _run(ctx: Context) -> None:
     if not by_oracle(ctx.cfg):
-        path = ctx.cfg.eval.h2h_judge_path
-        judge = Path(path) if path or "judge" not in ctx.inputs else ctx.inputs["judge"] / "hf"
-        comparing.compare(
-            ctx, NAME, _pairings(ctx), judge, templates.load(ctx.cfg.eval.h2h_template, templates.COMPARE)
-        )
+        judge = judge_directory(ctx, ctx.cfg.eval.h2h_judge_path)
+        template = templates.load(ctx.cfg.eval.h2h_template, templates.COMPARE)
+        comparing.compare(ctx, NAME, _pairings(ctx), judge, template)
 
 
 def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
     pairings = list(_pairings(ctx))
-    categories = _categories(ctx, {p.prompt.id: p.prompt for p in pairings}.values())
+    categories = held_out.categories(ctx, list({p.prompt.id: p.prompt for p in pairings}.values()))
     found = []
     for p, both in zip(pairings, comparing.merge_verdicts(ctx, pairings), strict=True):
         first, second = ("" if v is None else v.verdict for v in both)
+        texts = tuple("" if v is None else v.error or v.text for v in both)
+        words, other_words = len(p.ours.text.split()), len(p.theirs.text.split())
         found.append(
             Comparison(
-                p.id,
-                p.prompt.id,
-                model_name(ctx.iteration),
-                p.other,
-                headtohead.outcome(first, second),
-                first,
-                second,
-                tuple("" if v is None else v.error or v.text for v in both),
-                categories[p.prompt.id],
-                len(p.ours.text.split()),
-                len(p.theirs.text.split()),
+                p.id, p.prompt.id, model_name(ctx.iteration), p.other, headtohead.outcome(first, second), first, second, texts,
+                categories[p.prompt.id], words, other_words,
             )
-        )
+        )  # fmt: skip
     return found
 
 
 def _compare_by_oracle(ctx: Context) -> list[Comparison]:
-    """A prompt's mean level over its samples against the other model's: one comparison a prompt."""
-    prompts = list(read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt))
+    """A prompt's mean level over its samples against the other model's: one comparison per prompt."""
+    prompts = list(held_out.read_prompts(ctx))
     ours, our_words = _levels(ctx, "own"), _words(ctx, "own")
-    categories, found = _categories(ctx, prompts), []
+    categories, found = held_out.categories(ctx, prompts), []
     for other, _, _ in evaluated_models(ctx.iteration - 1):
         theirs, their_words = _levels(ctx, other), _words(ctx, other)
         for p in prompts:
@@ -135,20 +113,16 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
                 )
             found.append(
                 Comparison(
-                    comparison_id(p.id, 0, model_name(ctx.iteration), other),
-                    p.id,
-                    model_name(ctx.iteration),
-                    other,
-                    headtohead.outcome_of_scores(ours[p.id], theirs[p.id]),
-                    category=categories[p.id],
-                    words=our_words[p.id],
-                    other_words=their_words[p.id],
+                    comparison_id(p.id, 0, model_name(ctx.iteration), other), p.id, model_name(ctx.iteration), other,
+                    headtohead.outcome_of_scores(ours[p.id], theirs[p.id]), category=categories[p.id],
+                    words=our_words[p.id], other_words=their_words[p.id],
                 )
-            )
+            )  # fmt: skip
     return found
 
 
 def _levels(ctx: Context, name: str) -> dict[str, float]:
+    """Prompt id -> mean oracle level of a model's samples, as eval_oracle wrote them."""
     groups: dict[str, list[int]] = {}
     for _, data in read_json_lines(ctx.inputs[f"scores_{name}"] / "scores.jsonl"):
         groups.setdefault(str(data["prompt_id"]), []).append(int(data["level"]))
@@ -163,17 +137,6 @@ def _words(ctx: Context, name: str) -> dict[str, int]:
     return {prompt_id: round(sum(words) / len(words)) for prompt_id, words in groups.items()}
 
 
-def _categories(ctx: Context, prompts: Iterable[Prompt]) -> dict[str, str]:
-    """Prompt id -> category: the tiny world's family of questions, else what eval.prompts says; "" for none."""
-    if not ctx.cfg.world.enabled:
-        found = held_out.categories(ctx.inputs["held_out"])
-        return {p.id: found.get(p.id, "") for p in prompts}
-    from nemo_srlm.tiny_world.questions import parse
-
-    questions = {p.id: parse(p.text) for p in prompts}
-    return {prompt_id: "" if q is None else q.family for prompt_id, q in questions.items()}
-
-
 def _finalize(ctx: Context) -> dict[str, Any]:
     oracle = by_oracle(ctx.cfg)
     comparisons = _compare_by_oracle(ctx) if oracle else _compare_by_verdicts(ctx)
@@ -182,27 +145,21 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     rows = []
     for other, _, _ in evaluated_models(ctx.iteration - 1):
         these = [c for c in comparisons if c.other == other]
-        rows.append(
-            {
-                "model": model_name(ctx.iteration),
-                "other": other,
-                "judge": judge,
-                **headtohead.summary(these),
-                "categories": headtohead.by_category(these),
-                "order_bias": headtohead.order_bias(these),
-            }
-        )
+        rows.append({
+            "model": model_name(ctx.iteration), "other": other, "judge": judge, **headtohead.summary(these),
+            "categories": headtohead.by_category(these), "order_bias": headtohead.order_bias(these),
+        })  # fmt: skip
     usage = {} if oracle else {"usage": usage_metrics(ctx)}
-    return {"comparisons": rows, **usage, "summary": ", ".join(_words_of(row) for row in rows)}
+    return {"comparisons": rows, **usage, "summary": ", ".join(_summary_of(row) for row in rows)}
 
 
 def _judge_name(ctx: Context) -> str:
-    if by_endpoint(ctx.cfg):
+    if NAME in ctx.cfg.api.stages:
         return ctx.cfg.api.model
     return ctx.cfg.eval.h2h_judge_path or f"{model_name(ctx.iteration)} itself"
 
 
-def _words_of(row: dict[str, Any]) -> str:
+def _summary_of(row: dict[str, Any]) -> str:
     if row["win"] is None:
         return f"{row['model']} vs {row['other']}: nothing judged"
     shares = "/".join(f"{100 * row[k]:.0f}" for k in ("win", "tie", "loss"))

@@ -14,13 +14,14 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import model_name
-from nemo_srlm.core.records import Candidate, Prompt, Record, content_id
+from nemo_srlm.core.records import Candidate, Record, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data.chat import Chat
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import drift
-from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
-from nemo_srlm.stages.common.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
+from nemo_srlm.stages.common.generating import engine_identity, open_engine, run_requests, usage_metrics
+from nemo_srlm.stages.common.held_out import read_prompts
 
 OUTPUT = "scored.jsonl"
 MODELS = ("own", "previous")
@@ -57,7 +58,7 @@ def _items(ctx: Context, model: str) -> Iterator[tuple[str, Candidate]]:
 
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
-    texts = {p.id: p.text for p in read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)}
+    texts = {p.id: p.text for p in read_prompts(ctx)}
 
     def request(engine: Engine, item_id: str, response: Candidate) -> Request:
         assert engine.tokenizer is not None

@@ -1,7 +1,7 @@
-"""eval_mt_answers (eval.mt_bench.questions): a model's two-turn answers to MT-Bench's questions.
+"""eval_mt_answers (eval.mt_bench.questions): a model's two-turn responses to MT-Bench's questions.
 
-Writes turns.jsonl (Turn) and model_answer/<run>-<model>.jsonl as FastChat has it. All first turns are one wave, all
-second turns another; an interrupted stage asks only for the turns that are missing.
+Writes turns.jsonl (Turn) and model_answer/<run>-<model>.jsonl in FastChat's format. All first turns are generated, then
+all second turns; an interrupted stage generates only the turns that are missing.
 """
 
 import time
@@ -11,35 +11,23 @@ from typing import Any
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files, parts
-from nemo_srlm.core.files import content_digest
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.data.chat import Chat
 from nemo_srlm.evaluate import mtbench
 from nemo_srlm.evaluate.mtbench import Question, Turn, turn_id
-from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
-from nemo_srlm.stages.common.evaluating import full_name, of_model, require
-from nemo_srlm.stages.common.generating import engine_identity, error_kinds, open_engine, run_requests, usage_metrics
-
-OUTPUT = "turns.jsonl"
-
-
-def questions(cfg: Config) -> list[Question]:
-    """With the reference answers of eval.mt_bench.references, where that is set."""
-    section = cfg.eval.mt_bench
-    found = mtbench.read_questions(require("eval.mt_bench.questions", section.questions, "FastChat's question.jsonl"))
-    if not section.references:
-        return found
-    path = require("eval.mt_bench.references", section.references, "FastChat's reference_answer/gpt-4.jsonl")
-    return mtbench.with_references(found, path)
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
+from nemo_srlm.stages.common.evaluating import full_name, of_model
+from nemo_srlm.stages.common.generating import engine_identity, open_engine, run_requests, usage_metrics
+from nemo_srlm.stages.common.mt_bench import TURNS, read_questions, read_turns
 
 
 def _check(cfg: Config) -> None:
-    questions(cfg)
+    read_questions(cfg)
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     section = cfg.eval.mt_bench
-    own = {"questions": content_digest(Path(section.questions)), "max_tokens": identity(section)["max_tokens"]}
+    own = {"questions": files.content_digest(Path(section.questions)), "max_tokens": identity(section)["max_tokens"]}
     return {"eval": {"mt_bench": own}, **engine_identity(cfg)}
 
 
@@ -50,9 +38,9 @@ def _done(ctx: Context, turn: int) -> dict[int, Turn]:
 
 
 def _run(ctx: Context) -> None:
-    cfg, asked = ctx.cfg, questions(ctx.cfg)
+    cfg, asked = ctx.cfg, read_questions(ctx.cfg)
 
-    def wave(turn: int, items: list[tuple[Question, tuple[str, ...]]]) -> None:
+    def generate(turn: int, items: list[tuple[Question, tuple[str, ...]]]) -> None:
         def request(engine: Engine, item_id: str, item: tuple[Question, tuple[str, ...]]) -> Request:
             assert engine.tokenizer is not None
             chat = Chat.of(engine.tokenizer, cfg.chat)
@@ -67,26 +55,17 @@ def _run(ctx: Context) -> None:
         named = ((turn_id(q.id, turn), (q, before)) for q, before in items)
         run_requests(ctx, named, lambda: open_engine(ctx, "model"), request, records, "answers")
 
-    wave(1, [(q, ()) for q in asked])
+    generate(1, [(q, ()) for q in asked])
     first = _done(ctx, 1)
-    wave(2, [(q, (first[q.id].text,)) for q in asked if not first[q.id].error])
-
-
-def read_turns(directory: Path) -> dict[int, tuple[str, str]]:
-    """question id -> both answers; $ERROR$ for a turn that failed or was not asked."""
-    found: dict[tuple[int, int], str] = {
-        (t.question_id, t.turn): mtbench.ERROR if t.error else t.text
-        for t in files.read_records(directory / OUTPUT, Turn)
-    }
-    return {q: (found[q, 1], found.get((q, 2), mtbench.ERROR)) for q, turn in found if turn == 1}
+    generate(2, [(q, (first[q.id].text,)) for q in asked if not first[q.id].error])
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    asked, first = questions(ctx.cfg), _done(ctx, 1)
+    asked, first = read_questions(ctx.cfg), _done(ctx, 1)
     going_on = [q for q in asked if q.id in first and not first[q.id].error]
     expected = [turn_id(q.id, 1) for q in asked] + [turn_id(q.id, 2) for q in going_on]
-    parts.merge_parts(ctx, Turn, expected, OUTPUT)
-    turns = list(files.read_records(ctx.dir / OUTPUT, Turn))
+    parts.merge_parts(ctx, Turn, expected, TURNS)
+    turns = list(files.read_records(ctx.dir / TURNS, Turn))
     answers, name = read_turns(ctx.dir), full_name(ctx)
     rows = [mtbench.answer_row(q, name, answers[q.id], time.time()) for q in asked]
     files.write_json_lines(ctx.dir / "model_answer" / f"{name}.jsonl", rows)

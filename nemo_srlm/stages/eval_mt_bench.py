@@ -19,10 +19,10 @@ from nemo_srlm.evaluate.mtbench import Grade, Graded, Question, turn_id
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.evaluating import Inputs, full_name, require
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity, usage_metrics
-from nemo_srlm.stages.eval_h2h import judge_files
-from nemo_srlm.stages.eval_mt_answers import questions, read_turns
+from nemo_srlm.stages.common.judge_model import check_judge, judge_directory, judge_files, needs_own_judge
+from nemo_srlm.stages.common.mt_bench import read_questions, read_turns
 
-NAME, OUTPUT = "eval_mt_bench", "grades.jsonl"
+NAME, OUTPUT, SETTING = "eval_mt_bench", "grades.jsonl", "eval.mt_bench.judge_path"
 
 
 def _prompts(cfg: Config) -> dict[str, dict[str, str]]:
@@ -32,16 +32,15 @@ def _prompts(cfg: Config) -> dict[str, dict[str, str]]:
 
 def _check(cfg: Config) -> None:
     prompts = _prompts(cfg)
-    for question in questions(cfg):
+    for question in read_questions(cfg):
         for turn in (1, 2):
             mtbench.judge_messages(question, ("", ""), turn, prompts)  # every needed reference is there
-    if cfg.eval.mt_bench.judge_path and NAME not in cfg.api.stages:
-        judge_files(Path(cfg.eval.mt_bench.judge_path), "eval.mt_bench.judge_path")
+    check_judge(cfg, NAME, cfg.eval.mt_bench.judge_path, SETTING)
 
 
 def _inputs(suffix: str) -> Inputs:
     def inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-        own = not cfg.eval.mt_bench.judge_path and NAME not in cfg.api.stages
+        own = needs_own_judge(cfg, NAME, cfg.eval.mt_bench.judge_path)
         judge = {"judge": Ref(f"export{suffix}", iteration)} if own else {}
         return {"answers": Ref(f"eval_mt_answers{suffix}", iteration), **judge}
 
@@ -60,7 +59,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     files = {"judge_prompts": section.judge_prompts, "references": section.references}
     own: dict[str, Any] = {name: content_digest(Path(path)) if path else "" for name, path in files.items()}
     path = "" if NAME in cfg.api.stages else section.judge_path
-    own["judge"] = judge_files(Path(path), "eval.mt_bench.judge_path") if path else _judge(cfg)
+    own["judge"] = judge_files(path, SETTING) if path else _judge(cfg)
     own["judge_max_tokens"] = section.judge_max_tokens
     return {"eval": {"mt_bench": own}, **stage_identity(cfg, NAME)}
 
@@ -71,7 +70,7 @@ Item = tuple[Question, tuple[str, str], int]
 def _items(ctx: Context) -> Iterator[tuple[str, Item]]:
     """Every answered turn. A turn that failed has nothing to grade."""
     answers = read_turns(ctx.inputs["answers"])
-    for question in questions(ctx.cfg):
+    for question in read_questions(ctx.cfg):
         for turn in (1, 2):
             if answers[question.id][turn - 1] != mtbench.ERROR:
                 yield turn_id(question.id, turn), (question, answers[question.id], turn)
@@ -79,7 +78,7 @@ def _items(ctx: Context) -> Iterator[tuple[str, Item]]:
 
 def _run(ctx: Context) -> None:
     cfg, prompts = ctx.cfg, _prompts(ctx.cfg)
-    own = ctx.inputs["judge"] / "hf" if "judge" in ctx.inputs else Path(cfg.eval.mt_bench.judge_path)
+    judge = judge_directory(ctx, cfg.eval.mt_bench.judge_path)
 
     def request(engine: Engine, item_id: str, item: Item) -> Request:
         system, user = (m["content"] for m in mtbench.judge_messages(*item, prompts))
@@ -95,7 +94,7 @@ def _run(ctx: Context) -> None:
         text = outcome[0].text
         return [Graded(turn_id(question.id, turn), question.id, turn, mtbench.parse_rating(text), text)]
 
-    run_requests(ctx, _items(ctx), lambda: engine_for(ctx, NAME, own), request, records, "grades")
+    run_requests(ctx, _items(ctx), lambda: engine_for(ctx, NAME, judge), request, records, "grades")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
@@ -109,8 +108,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         messages = mtbench.judge_messages(*item, prompts)
         rows.append(mtbench.judgment_row(grades[-1], judge, used, messages, graded.text, time.time()))
     write_json_lines(ctx.dir / "model_judgment" / f"{judge.replace('/', '_')}_single.jsonl", rows)
-    found = mtbench.summary(grades, questions(cfg))
-    unanswered = 2 * len(questions(cfg)) - len(items)
+    found = mtbench.summary(grades, read_questions(cfg))
+    unanswered = 2 * len(read_questions(cfg)) - len(items)
     overall = found["overall"]
     words = "nothing graded" if overall is None else f"{overall:.2f} of 10"
     return {

@@ -14,12 +14,13 @@ from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.data.ranked_replies import read_ranked
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.evaluating import of_model, require
 from nemo_srlm.stages.common.generating import usage_metrics
-from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
+from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
-OUTPUT, RANKED = "judgements.jsonl", "ranked.jsonl"
+RANKED = "ranked.jsonl"
 
 
 def _files(cfg: Config) -> list[Path]:
@@ -60,8 +61,8 @@ def _distinct(ctx: Context) -> dict[str, RankedReply]:
 
 
 def _run(ctx: Context) -> None:
-    items = (Judged(r.id, r.instruction_id, r.instruction, r.response) for r in _distinct(ctx).values())
-    judge_all(ctx, items, "eval_preferences")  # no iteration: every model judges with the same seeds
+    # No iteration in the seed: every model judges with the same seeds.
+    judge_all(ctx, map(JudgeItem.of_ranked, _distinct(ctx).values()), "eval_preferences")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
@@ -69,8 +70,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
 
     cfg, replies = ctx.cfg, _distinct(ctx)
     write_records(ctx.dir / RANKED, replies.values())
-    merge_parts(ctx, Judgement, list(replies), OUTPUT)
-    judgements = {j.id: j for j in read_records(ctx.dir / OUTPUT, Judgement)}
+    merge_parts(ctx, Judgement, list(replies), JUDGEMENTS)
+    judgements = {j.id: j for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     files: dict[str, Any] = {}
     for name, (own, counts) in _read(ctx).items():
         metrics = reward_metrics(

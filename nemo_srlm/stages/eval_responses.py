@@ -1,15 +1,16 @@
-"""eval_responses: a model's answers to the held-out prompts of the seed stage (responses.jsonl, Candidate)."""
+"""eval_responses: a model's responses to the held-out prompts (responses.jsonl, Candidate)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
-from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.records import Candidate
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.stages.candidates import merge_candidates, respond
 from nemo_srlm.stages.common.generating import engine_identity
+from nemo_srlm.stages.common.held_out import read_prompts
+from nemo_srlm.stages.common.responding import merge_candidates, respond
 
 OUTPUT = "responses.jsonl"
 
@@ -23,20 +24,16 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {"eval": own, **engine_identity(cfg)}
 
 
-def _prompts(ctx: Context) -> Iterator[Prompt]:
-    return read_records(ctx.inputs["held_out"] / "eval_prompts.jsonl", Prompt)
-
-
 def _run(ctx: Context) -> None:
-    # No iteration in the seed: every model draws with the same seeds, what differs between two models is the model.
-    respond(ctx, _prompts(ctx), ctx.cfg.eval, ctx.cfg.eval.samples, "eval_responses")
+    # No iteration in the seed: every model draws with the same seeds, so only the model differs between two models.
+    respond(ctx, read_prompts(ctx), ctx.cfg.eval, ctx.cfg.eval.samples, "eval_responses")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    """Counts and means, and what the drift alarms of `status` and of the report go by."""
+    """Counts and means, and the metrics behind the drift alarms of `status` and of the report."""
     from nemo_srlm.evaluate import drift
 
-    metrics = merge_candidates(ctx, _prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
+    metrics = merge_candidates(ctx, read_prompts(ctx), ctx.cfg.eval.samples, OUTPUT)
     return {**metrics, "drift": drift.response_metrics(list(read_records(ctx.dir / OUTPUT, Candidate)))}
 
 

@@ -1,18 +1,18 @@
 """eval_reward: how well a model judges held-out human-ranked replies (judgements.jsonl; the paper's five metrics)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.core.records import Judgement
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.generating import usage_metrics
-from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
-
-OUTPUT = "judgements.jsonl"
+from nemo_srlm.stages.common.held_out import read_ranked
+from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
 
 def _inputs(model: str) -> Callable[[Config, int], dict[str, Ref]]:
@@ -23,21 +23,17 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {**judge_identity(cfg, "eval_reward"), "bootstrap": cfg.eval.bootstrap}
 
 
-def _replies(ctx: Context) -> Iterator[RankedReply]:
-    return read_records(ctx.inputs["held_out"] / "ranked_valid.jsonl", RankedReply)
-
-
 def _run(ctx: Context) -> None:
-    items = (Judged(reply.id, reply.instruction_id, reply.instruction, reply.response) for reply in _replies(ctx))
-    judge_all(ctx, items, "eval_reward")  # no iteration: every model judges with the same seeds
+    # No iteration in the seed: every model judges with the same seeds.
+    judge_all(ctx, map(JudgeItem.of_ranked, read_ranked(ctx)), "eval_reward")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     from nemo_srlm.evaluate.reward_metrics import reward_metrics
 
-    cfg, replies = ctx.cfg, list(_replies(ctx))
-    merge_parts(ctx, Judgement, [reply.id for reply in replies], OUTPUT)
-    judgements = {judgement.id: judgement for judgement in read_records(ctx.dir / OUTPUT, Judgement)}
+    cfg, replies = ctx.cfg, list(read_ranked(ctx))
+    merge_parts(ctx, Judgement, [reply.id for reply in replies], JUDGEMENTS)
+    judgements = {judgement.id: judgement for judgement in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     metrics = reward_metrics(
         replies, judgements, required_valid(cfg.judge), cfg.eval.bootstrap, cfg.run.seed, cfg.judge.max_score
     )

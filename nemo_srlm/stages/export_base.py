@@ -1,12 +1,6 @@
-"""export_base: M0 as an HF directory, verified. See stages/export.py."""
+"""export_base: M0 as an HF directory, verified. See stages/common/exporting.py."""
 
-from nemo_srlm.config.schema import Config
-from nemo_srlm.core.stage import Ref, Stage
-from nemo_srlm.stages.export import exporting
+from nemo_srlm.core.pipeline import base_ref
+from nemo_srlm.stages.common.exporting import export_stage
 
-
-def _policy(cfg: Config, iteration: int) -> Ref:
-    return Ref("pretrain" if cfg.world.enabled else "import_hf", 0)
-
-
-STAGE: Stage = exporting("export_base", _policy)
+STAGE = export_stage("export_base", lambda cfg, iteration: base_ref(cfg))

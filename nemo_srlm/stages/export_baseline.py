@@ -1,12 +1,6 @@
-"""export_baseline: the SFT baseline (M0 tuned on IFT only) as an HF directory, verified. See stages/export.py."""
+"""export_baseline: the SFT baseline (M0 tuned on IFT alone) as an HF directory, verified. See stages/common/exporting.py."""
 
-from nemo_srlm.config.schema import Config
-from nemo_srlm.core.stage import Ref, Stage
-from nemo_srlm.stages.export import exporting
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.stages.common.exporting import export_stage
 
-
-def _policy(cfg: Config, iteration: int) -> Ref:
-    return Ref("baseline", 0)
-
-
-STAGE: Stage = exporting("export_baseline", _policy)
+STAGE = export_stage("export_baseline", lambda cfg, iteration: Ref("baseline", 0))

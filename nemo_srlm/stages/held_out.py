@@ -1,9 +1,9 @@
-"""held_out: what evaluation reads, and nothing else does: eval_prompts.jsonl (Prompt), ranked_valid.jsonl (RankedReply).
+"""held_out: the data that only evaluation reads: eval_prompts.jsonl (Prompt) and ranked_valid.jsonl (RankedReply).
 
 A real run has one held-out set: the prompts of `eval.prompts` where that is set (with categories.json, id -> category,
 where they have any), else the seed stage's; the ranked replies are the seed stage's always. The tiny world has two
-splits: settings are chosen on `dev`, figures are reported from `test`. Which prompts are read enters this stage's
-fingerprint, and so those of the evaluations, of no other stage.
+splits: settings are chosen on `dev`, results are reported on `test`. Which prompts are read changes the fingerprints of
+this stage and of the evaluations, of no other stage.
 """
 
 import shutil
@@ -14,28 +14,29 @@ from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import content_digest, read_json, read_records, write_json, write_records
+from nemo_srlm.core.pipeline import world_inputs, world_split
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data.prompt_sets import read_prompt_set
 from nemo_srlm.data.splits import instruction_id
+from nemo_srlm.stages.common.held_out import CATEGORIES, PROMPTS, RANKED
+from nemo_srlm.tiny_world.files import eval_prompts_file, judge_eval_file
 
 COUNTS = "counts.json"
 
-PROMPTS, RANKED, CATEGORIES = "eval_prompts.jsonl", "ranked_valid.jsonl", "categories.json"
-
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {"seed": Ref("seed", 0)} | ({"world": Ref("world", 0)} if cfg.world.enabled else {})
+    return {"seed": Ref("seed", 0), **world_inputs(cfg)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    own = {"split": cfg.world.split if cfg.world.enabled else "seed"}
+    own = {"split": world_split(cfg) or "seed"}
     own |= {"prompts": content_digest(Path(cfg.eval.prompts))} if cfg.eval.prompts else {}
-    return own | ({"select": content_digest(Path(cfg.select.prompts))} if _has_choosers(cfg) else {})
+    return own | ({"select": content_digest(Path(cfg.select.prompts))} if _selects_by_file(cfg) else {})
 
 
-def _has_choosers(cfg: Config) -> bool:
-    """Whether a file of prompts chooses among checkpoints: they should be others than these."""
+def _selects_by_file(cfg: Config) -> bool:
+    """Whether checkpoints are chosen on a file of prompts: it should have no prompt in common with these."""
     return cfg.select.every > 0 and bool(cfg.select.prompts)
 
 
@@ -45,10 +46,10 @@ def _check(cfg: Config) -> None:
 
 
 def _run(ctx: Context) -> None:
-    if ctx.cfg.world.enabled:
-        split, world = ctx.cfg.world.split, ctx.inputs["world"]
-        shutil.copyfile(world / f"eval_prompts.{split}.jsonl", ctx.dir / PROMPTS)
-        shutil.copyfile(world / f"judge_eval.{split}.jsonl", ctx.dir / RANKED)
+    world, split = ctx.inputs.get("world"), ctx.cfg.world.split
+    if world is not None:
+        shutil.copyfile(eval_prompts_file(world, split), ctx.dir / PROMPTS)
+        shutil.copyfile(judge_eval_file(world, split), ctx.dir / RANKED)
     else:
         shutil.copyfile(ctx.inputs["seed"] / RANKED, ctx.dir / RANKED)
         if ctx.cfg.eval.prompts:
@@ -61,7 +62,7 @@ def _run(ctx: Context) -> None:
 
 
 def _own_prompts(ctx: Context, path: Path) -> None:
-    """A prompt that is also in the seed data stays, and is counted: the reader of the figures must know."""
+    """The prompts of eval.prompts. One that is also in the seed data stays and is counted."""
     counts: Counter[str] = Counter()
     asked = read_prompt_set(path, counts)
     trained = {instruction_id(e.prompt) for e in read_records(ctx.inputs["seed"] / "ift.jsonl", SftExample)}
@@ -73,21 +74,14 @@ def _own_prompts(ctx: Context, path: Path) -> None:
 
 
 def _overlap(ctx: Context) -> dict[str, int]:
-    """How many of the prompts have a say in which checkpoint is evaluated."""
-    if not _has_choosers(ctx.cfg):
+    """How many of the prompts also choose the checkpoint that is evaluated."""
+    if not _selects_by_file(ctx.cfg):
         return {}
-    choosers = {instruction_id(a.prompt.text) for a in read_prompt_set(Path(ctx.cfg.select.prompts), Counter())}
-    found = sum(instruction_id(p.text) in choosers for p in read_records(ctx.dir / PROMPTS, Prompt))
+    selecting = {instruction_id(a.prompt.text) for a in read_prompt_set(Path(ctx.cfg.select.prompts), Counter())}
+    found = sum(instruction_id(p.text) in selecting for p in read_records(ctx.dir / PROMPTS, Prompt))
     if found:
         print(f"warning: {found} prompts of the evaluation are also in select.prompts", file=sys.stderr, flush=True)
     return {"also_in_select": found}
-
-
-def categories(directory: Path) -> dict[str, str]:
-    """Prompt id -> category; {} where the prompts have none."""
-    path = directory / CATEGORIES
-    found: dict[str, str] = read_json(path) if path.exists() else {}
-    return found
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

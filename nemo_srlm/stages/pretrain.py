@@ -8,8 +8,8 @@ from nemo_srlm.core import pipeline
 from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common import training
+from nemo_srlm.tiny_world.files import CORPUS
 
-_CORPUS = "corpus.jsonl"
 _VALIDATION = 0.005  # share of the documents, at the end of the corpus, that only the validation loss sees
 
 
@@ -30,7 +30,7 @@ def _run(ctx: Context) -> None:
     tokenizer = training.open_tokenizer(ctx)
     dropped: Counter[str] = Counter()
     corpus = (
-        weighted_document(tokenizer, data["segments"]) for _, data in read_json_lines(ctx.inputs["world"] / _CORPUS)
+        weighted_document(tokenizer, data["segments"]) for _, data in read_json_lines(ctx.inputs["world"] / CORPUS)
     )
     documents = training.keep(corpus, section.max_length, dropped)
     held_out = int(len(documents) * _VALIDATION)

@@ -26,13 +26,9 @@ from nemo_srlm.data.prompt_pool import Attempt, Pool, attempt_id
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import engine_for, note_usage, stage_identity, tokens_of, usage_metrics
-from nemo_srlm.tiny_world.questions import is_held_out
+from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
 OUTPUT = "prompts.jsonl"
-
-
-def _never(text: str) -> bool:
-    return False
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -94,7 +90,7 @@ def _pool(ctx: Context) -> Pool:
     own_mark = shot_separator(templates.load_shots(section.template))
     return Pool(
         section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
-        PromptFilter(section, [*seeds, *earlier], sorted(held_out)), is_held_out if ctx.cfg.world.enabled else _never,
+        PromptFilter(section, [*seeds, *earlier], sorted(held_out)), forbidden_prompt(ctx.cfg),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """seed: Open Assistant exports (or the tiny world's trees) -> IFT, ranked replies for EFT, held-out sets.
 
 Writes ift.jsonl (SftExample), ranked_train.jsonl and ranked_valid.jsonl (RankedReply), eval_prompts.jsonl (Prompt).
-No instruction is in two of them. In the tiny world the held-out sets are the world's own, of its development and test
-splits together: nothing that is written later may repeat either. The stage held_out picks what evaluation reads.
+No instruction is in two of them. In the tiny world the held-out sets are its dev and test splits together: no prompt
+that is written later may repeat either. The stage held_out chooses the one that evaluation reads.
 """
 
 from collections import Counter
@@ -11,31 +11,27 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import files as core_files
-from nemo_srlm.core.files import read_json, read_records, write_json, write_records
-from nemo_srlm.core.records import Prompt, RankedReply
+from nemo_srlm.core.files import content_digest, read_json, write_json, write_records
+from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data.oasst import read_first_turns
 from nemo_srlm.data.splits import Split, instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.tiny_world.files import HELD_OUT_SPLITS, TREES, read_eval_prompts, read_judge_eval
 
-WORLD_TREES = "seed.trees.jsonl.gz"
 COUNTS = "counts.json"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {"world": Ref("world", 0)} if cfg.world.enabled else {}
+    return world_inputs(cfg)
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """Files count by content, not by path."""
-    own = identity(cfg.seed)
-    if cfg.world.enabled:
-        own["files"] = []
-    else:
-        own["files"] = [core_files.content_digest(path) for path in _files(cfg)]
+    own, world = identity(cfg.seed), bool(world_inputs(cfg))
+    own["files"] = [] if world else [content_digest(path) for path in _files(cfg)]
     asked = {name: identity(cfg.eft)[name] for name in ("source", "num_train", "num_valid")}
-    return {"seed": own, "eft": asked, "world": cfg.world.enabled}
+    return {"seed": own, "eft": asked, "world": world}
 
 
 def _files(cfg: Config) -> list[Path]:
@@ -53,11 +49,12 @@ def _files(cfg: Config) -> list[Path]:
 
 def _run(ctx: Context) -> None:
     cfg, counts = ctx.cfg, Counter[str]()
-    files = [ctx.inputs["world"] / WORLD_TREES] if cfg.world.enabled else _files(cfg)
+    world = ctx.inputs.get("world")
+    files = _files(cfg) if world is None else [world / TREES]
     turns = read_first_turns(files, cfg.seed.language, counts)
-    result = split(turns, cfg.seed, cfg.eft, counts, held_out=not cfg.world.enabled)
-    if cfg.world.enabled:
-        result = _with_world(result, ctx.inputs["world"], counts)
+    result = split(turns, cfg.seed, cfg.eft, counts, held_out=world is None)
+    if world is not None:
+        result = _with_world(result, world, counts)
     if not result.ift:
         raise DataError(
             ", ".join(map(str, files)), f"no first turn for IFT ({dict(counts)})",
@@ -72,9 +69,9 @@ def _run(ctx: Context) -> None:
 
 
 def _with_world(result: Split, world: Path, counts: Counter[str]) -> Split:
-    """The world's held-out sets, checked against what it gave for training."""
-    prompts = [p for path in sorted(world.glob("eval_prompts.*.jsonl")) for p in read_records(path, Prompt)]
-    ranked = [r for path in sorted(world.glob("judge_eval.*.jsonl")) for r in read_records(path, RankedReply)]
+    """The training sets of `result` with the tiny world's held-out sets. Raises DataError where they overlap."""
+    prompts = [prompt for name in HELD_OUT_SPLITS for prompt in read_eval_prompts(world, name)]
+    ranked = [reply for name in HELD_OUT_SPLITS for reply in read_judge_eval(world, name)]
     trained = {instruction_id(example.prompt) for example in result.ift}
     trained |= {reply.instruction_id for reply in result.ranked_train}
     held_out = {instruction_id(text) for text in [*(p.text for p in prompts), *(r.instruction for r in ranked)]}

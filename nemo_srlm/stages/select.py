@@ -1,9 +1,9 @@
 """select (select.every): which checkpoint of a training is the policy, by head-to-head (the paper's early stopping).
 
-Every checkpoint's answers are judged against those of the checkpoint before it; the walk stops at the first that does
-not win (selection.py). Writes comparisons.json and checkpoint/final, the chosen weights (hard links: no second copy).
-The judge: the endpoint where api.stages names this stage, else `select.judge_path`, else the policy from before this
-training. It compares two answers in both orders, or (select.by=score) scores each as it scores candidates.
+Every checkpoint's responses are judged against those of the checkpoint before it; the search stops at the first that
+does not win (evaluate/selection.py). Writes comparisons.json and checkpoint/final, the chosen weights (hard links: no
+second copy). The judge: the endpoint where api.stages names this stage, else `select.judge_path`, else the policy from
+before this training. It compares two responses in both orders, or (select.by=score) scores each as it scores candidates.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_json
 from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.pipeline import policy_stage
+from nemo_srlm.core.pipeline import policy_stage, world_inputs
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
@@ -26,18 +26,14 @@ from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluate import headtohead, selection
 from nemo_srlm.evaluate.headtohead import Comparison, Outcome
 from nemo_srlm.judge import scores as judge_scores
-from nemo_srlm.stages import select_responses
-from nemo_srlm.stages.common import comparing
+from nemo_srlm.judge.judgements import JudgeItem
+from nemo_srlm.stages.common import comparing, selecting
 from nemo_srlm.stages.common.comparing import Pairing
 from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
-from nemo_srlm.stages.eval_h2h import judge_files
-from nemo_srlm.stages.judge import Judged, checked_health, judge_all, judge_identity
+from nemo_srlm.stages.common.judge_model import check_judge, judge_directory, judge_model_identity, needs_own_judge
+from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
-NAME, OUTPUT, JUDGEMENTS = "select", "comparisons.json", "judgements.jsonl"
-
-
-def _own_judge(cfg: Config) -> bool:
-    return NAME not in cfg.api.stages and not cfg.select.judge_path
+NAME, OUTPUT, SETTING = "select", "comparisons.json", "select.judge_path"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -45,58 +41,49 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
         "trained": Ref(policy_stage(cfg, iteration), iteration), "exports": Ref("select_export", iteration),
         "responses": Ref("select_responses", iteration),
     }  # fmt: skip
-    found |= {"world": Ref("world", 0)} if cfg.world.enabled else {}
-    return found | ({"judge": Ref("export", iteration - 1)} if _own_judge(cfg) and iteration else {})
+    own = needs_own_judge(cfg, NAME, cfg.select.judge_path) and iteration
+    return found | world_inputs(cfg) | ({"judge": Ref("export", iteration - 1)} if own else {})
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    path = cfg.select.judge_path
-    judge = "endpoint" if NAME in cfg.api.stages else judge_files(Path(path), "select.judge_path") if path else "own"
-    found = {"by": cfg.select.by, "who": judge}
+    found = {"by": cfg.select.by, "who": judge_model_identity(cfg, NAME, cfg.select.judge_path, SETTING)}
     if cfg.select.by == "score":
         return found | judge_identity(cfg, NAME)
     template = templates.load(cfg.select.template, templates.COMPARE)
-    return (
-        found
-        | {"template": template, "judge": {"max_tokens": identity(cfg.judge)["max_tokens"]}}
-        | stage_identity(cfg, NAME)
-    )
+    judge = {"max_tokens": identity(cfg.judge)["max_tokens"]}
+    return {**found, "template": template, "judge": judge, **stage_identity(cfg, NAME)}
 
 
 def _check(cfg: Config) -> None:
-    if "sft" in cfg.select.stages and _own_judge(cfg):
+    if "sft" in cfg.select.stages and needs_own_judge(cfg, NAME, cfg.select.judge_path):
         raise ConfigError(
-            "select.judge_path", "empty, and there is no policy before sft that could judge its checkpoints",
+            SETTING, "empty, and there is no policy before sft that could judge its checkpoints",
             "an HF directory", "set it, or api.stages=[select], or select.stages=[dpo]",
         )  # fmt: skip
-    if cfg.select.judge_path and NAME not in cfg.api.stages:
-        judge_files(Path(cfg.select.judge_path), "select.judge_path")
+    check_judge(cfg, NAME, cfg.select.judge_path, SETTING)
 
 
-def _answers(ctx: Context) -> list[tuple[str, list[tuple[Prompt, Candidate]]]]:
-    """(checkpoint, its answers in the prompts' order), oldest first."""
-    made = {c.id: c for c in read_records(ctx.inputs["responses"] / select_responses.OUTPUT, Candidate)}
-    prompts = select_responses.prompts(ctx.cfg, ctx.inputs.get("world"))
-    names = select_responses.checkpoints(ctx.inputs["exports"])
-    return [(name, [(p, made[select_responses.response_id(p.id, name)]) for p in prompts]) for name in names]
+def _responses(ctx: Context) -> list[tuple[str, list[tuple[Prompt, Candidate]]]]:
+    """(checkpoint, its responses in the prompts' order), oldest first."""
+    made = {c.id: c for c in read_records(ctx.inputs["responses"] / selecting.RESPONSES, Candidate)}
+    prompts, names = selecting.prompts(ctx), selecting.checkpoints(ctx)
+    return [(name, [(p, made[selecting.response_id(p.id, name)]) for p in prompts]) for name in names]
 
 
 def _pairings(ctx: Context) -> Iterator[Pairing]:
-    """Each checkpoint's answers against those of the one before it."""
-    answers = _answers(ctx)
-    for (older, before), (_, after) in itertools.pairwise(answers):
+    """Each checkpoint's responses against those of the one before it."""
+    for (older, before), (_, after) in itertools.pairwise(_responses(ctx)):
         for (prompt, theirs), (_, ours) in zip(before, after, strict=True):
             yield Pairing(content_id("select", ours.id, theirs.id), older, prompt, ours, theirs)
 
 
-def _scored(ctx: Context) -> Iterator[Judged]:
-    for _, rows in _answers(ctx):
-        yield from (Judged(c.id, p.id, p.text, c.text) for p, c in rows if not c.error)
+def _scored(ctx: Context) -> Iterator[JudgeItem]:
+    for _, rows in _responses(ctx):
+        yield from (JudgeItem(c.id, p.id, p.text, c.text) for p, c in rows if not c.error)
 
 
 def _run(ctx: Context) -> None:
-    path = ctx.cfg.select.judge_path
-    model = Path(path) if path or "judge" not in ctx.inputs else ctx.inputs["judge"] / "hf"
+    model = judge_directory(ctx, ctx.cfg.select.judge_path)
     if ctx.cfg.select.by == "score":
         judge_all(ctx, _scored(ctx), NAME, ctx.iteration, model=model)
     else:
@@ -117,7 +104,7 @@ def _by_verdict(ctx: Context, pairings: list[Pairing]) -> list[Outcome]:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    names = select_responses.checkpoints(ctx.inputs["exports"])
+    names = selecting.checkpoints(ctx)
     pairings, scores = list(_pairings(ctx)), ctx.cfg.select.by == "score"
     outcomes = (_by_score if scores else _by_verdict)(ctx, pairings)
     steps = []
@@ -130,7 +117,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         steps.append({"checkpoint": newer, "other": older, **headtohead.summary(these)})
     if nothing := [step["checkpoint"] for step in steps if not step["judged"]]:
         raise DataError(
-            ctx.dir, f"not one answer of {nothing} could be judged", "answers and verdicts",
+            ctx.dir, f"not one response of {nothing} could be judged", "responses and verdicts",
             f"look at the errors in {ctx.inputs['responses']} and at the judge's words here",
         )  # fmt: skip
     chosen = names[selection.choose([step["net"] for step in steps])]

@@ -1,4 +1,4 @@
-"""select_export: the weights that a training kept on its way as HF directories, so that vLLM can answer with them.
+"""select_export: the intermediate weights that a training kept, as HF directories, so that vLLM can generate with them.
 
 Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compared with its checkpoint tensor by tensor.
 """
@@ -6,21 +6,16 @@ Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compare
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.pipeline import policy_stage, tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.stages.export import CARD, HF
+from nemo_srlm.stages.common.exporting import HF, export_identity, is_verified, write_hf
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     return {"trained": Ref(policy_stage(cfg, iteration), iteration), "tokenizer": tokenizer_ref(cfg)}
-
-
-def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return {name: identity(getattr(cfg, name)) for name in ("export", "model", "chat")}
 
 
 def _checkpoints(ctx: Context) -> list[Path]:
@@ -32,22 +27,15 @@ def _checkpoints(ctx: Context) -> list[Path]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.convert.export_hf import export_hf
     from nemo_srlm.convert.verify import verify
 
-    section = ctx.cfg.export
     checkpoints = _checkpoints(ctx)
     for done, checkpoint in enumerate(checkpoints):
         ctx.progress.update(done, len(checkpoints), "checkpoints")
         out = ctx.dir / checkpoint.name
-        if (out / CARD).exists() and read_json(out / CARD)["passed"]:
-            continue
-        export_hf(
-            checkpoint, out / HF, ctx.cfg.model, tokenizer=ctx.inputs["tokenizer"] / "tokenizer", chat=ctx.cfg.chat,
-            dtype=section.dtype, max_shard_bytes=int(section.max_shard_gb * 1e9), processes=section.processes,
-            overwrite=True,
-        )  # fmt: skip
-        verify(out / HF, checkpoint, level="round_trip")
+        if not is_verified(out):
+            write_hf(ctx, checkpoint, out)
+            verify(out / HF, checkpoint, level="round_trip")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
@@ -55,4 +43,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {"checkpoints": names, "summary": f"{len(names)} checkpoints"}
 
 
-STAGE = Stage("select_export", "convert", _inputs, _identity, _run, _finalize)
+STAGE = Stage("select_export", "convert", _inputs, export_identity, _run, _finalize)

@@ -4,16 +4,12 @@ from collections import Counter
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import pipeline
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {
-        "seed": Ref("seed", 0), "eft": Ref("eft", 0), "base": pipeline.base_ref(cfg),
-        "tokenizer": pipeline.tokenizer_ref(cfg),
-    }  # fmt: skip
+    return training.sft_inputs(cfg)
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """sft_chosen (run.arm=sft_only): M(t+1) without preferences, as the paper's "positive examples only" control.
 
-M0 is tuned as M1 was (IFT + EFT, the settings of `sft`), with the chosen responses of all rounds so far added to the
-seed data. Everything up to the pairs is as in the arm "self", so the two differ in one thing: whether the rejected
-responses are learnt from. From M0 and not from the policy: more epochs over the same seed data would be a second change.
+M0 is tuned as M1 was (IFT + EFT, the settings of `sft`), with the chosen responses of all iterations so far added to
+the seed data. Everything up to the pairs is as in the arm "self", so the two arms differ only in whether the rejected
+responses are used. From M0 and not from the policy: more epochs over the same seed data would be a second change.
 """
 
 from collections import Counter
@@ -12,13 +12,11 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.stages import sft
 from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    rounds = {f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration + 1)}
-    return {**sft.STAGE.inputs(cfg, 0), **rounds}
+    return {**training.sft_inputs(cfg), **{f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration + 1)}}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

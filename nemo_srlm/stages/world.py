@@ -1,4 +1,4 @@
-"""world (tiny only): web text, seed trees, held-out sets and the tokenizer of the tiny world. See nemo_srlm/world."""
+"""world (tiny only): web text, seed trees, held-out sets and the tokenizer of the tiny world. See nemo_srlm/tiny_world."""
 
 import random
 from collections import Counter
@@ -6,15 +6,22 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json_lines, read_records, write_records
-from nemo_srlm.core.records import Prompt, RankedReply, content_id
+from nemo_srlm.core.files import read_json_lines, write_records
+from nemo_srlm.core.records import content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text
+from nemo_srlm.tiny_world.files import (
+    CORPUS,
+    HELD_OUT_SPLITS,
+    TOKENIZER,
+    TREES,
+    eval_prompts_file,
+    judge_eval_file,
+    read_eval_prompts,
+    read_judge_eval,
+)
 
-CORPUS, TREES, TOKENIZER = "corpus.jsonl", "seed.trees.jsonl.gz", "tokenizer"
-PROMPTS, JUDGE_EVAL = "eval_prompts.{split}.jsonl", "judge_eval.{split}.jsonl"
-HELD_OUT = ("dev", "test")
 _TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more changes nothing in a world of 300 words
 
 
@@ -60,11 +67,11 @@ def _run(ctx: Context) -> None:
     judged = seeds.judged_replies(_rng(cfg, "eft"), cfg.world.num_eft, seen)
     seeds.write_trees(ctx.dir / TREES, ift, judged)
     ctx.progress.update(2, 4, "parts")
-    for split in HELD_OUT:
+    for split in HELD_OUT_SPLITS:
         prompts = seeds.eval_prompts(_rng(cfg, f"prompts {split}"), split, cfg.world.num_eval_prompts)
-        write_records(ctx.dir / PROMPTS.format(split=split), prompts)
+        write_records(eval_prompts_file(ctx.dir, split), prompts)
         ranked = seeds.judge_eval(_rng(cfg, f"judge {split}"), split, cfg.world.num_eval_judge)
-        write_records(ctx.dir / JUDGE_EVAL.format(split=split), ranked)
+        write_records(judge_eval_file(ctx.dir, split), ranked)
     ctx.progress.update(3, 4, "parts")
     texts = [text for document in documents[:_TOKENIZER_DOCUMENTS] for text, _ in document]
     texts += [judgement for _, replies in judged for _, judgement in replies]
@@ -89,12 +96,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "num_trees": len(trees),
         "trees_by_replies": {str(k): replies[k] for k in sorted(replies)},
         "judged_replies_by_oracle_level": {str(k): levels[k] for k in sorted(levels)},
-        "num_eval_prompts": {
-            s: sum(1 for _ in read_records(ctx.dir / PROMPTS.format(split=s), Prompt)) for s in HELD_OUT
-        },
-        "num_judge_eval_replies": {
-            s: sum(1 for _ in read_records(ctx.dir / JUDGE_EVAL.format(split=s), RankedReply)) for s in HELD_OUT
-        },
+        "num_eval_prompts": {split: len(read_eval_prompts(ctx.dir, split)) for split in HELD_OUT_SPLITS},
+        "num_judge_eval_replies": {split: len(read_judge_eval(ctx.dir, split)) for split in HELD_OUT_SPLITS},
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.core.pipeline import base_ref
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import check_batches, check_layout, data_parallel_size, padded_vocab_size, world_size
 
@@ -67,7 +68,7 @@ class Work:
 
 def works(cfg: Config) -> list[Work]:
     """The training stages of a run."""
-    found = [Work("pretrain", cfg.pretrain, 1)] if cfg.world.enabled else []
+    found = [Work("pretrain", cfg.pretrain, 1)] if base_ref(cfg).stage == "pretrain" else []
     return [*found, Work("sft", cfg.sft, 1), Work("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)]
 
 

@@ -70,6 +70,12 @@ def test_imports_go_down_only(module: str):
     assert {name for name in own_imports(module) if room(name) not in set(above) - beside} == set()
 
 
+def test_a_stage_imports_no_other_stage():
+    """What several stages share lies in stages/common."""
+    stages = {name for name in MODULES if name.startswith("nemo_srlm.stages.") and ".common" not in name}
+    assert {name: found for name in MODULES if (found := own_imports(name) & stages)} == {}
+
+
 def test_the_import_graph_has_no_circle():
     left = {module: own_imports(module) for module in MODULES}
     while free := {module for module, needs in left.items() if not needs & left.keys()}:

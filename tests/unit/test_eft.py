@@ -10,13 +10,13 @@ from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import RankedReply
 from nemo_srlm.data import templates
 from nemo_srlm.judge import eft
-from nemo_srlm.judge.eft import Judged
+from nemo_srlm.judge.eft import JudgedReply
 from nemo_srlm.judge.scores import parse_score
 
 
-def judged(instruction: str, rank: int, score: float | None) -> Judged:
+def judged(instruction: str, rank: int, score: float | None) -> JudgedReply:
     reply = RankedReply(f"{instruction}-{rank}", instruction, f"Question {instruction}?", f"Reply {rank}", rank)
-    return Judged(reply, f"Because. Score: {score}", score)
+    return JudgedReply(reply, f"Because. Score: {score}", score)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_given_judgements_are_kept_where_the_score_parses():
 
 def test_an_example_is_the_filled_judge_prompt_and_the_judgement_with_its_score():
     template = templates.load(JudgeSection().template, templates.JUDGE)
-    made = eft.example(judged("a", 0, 3.0), template)
+    (made,) = eft.examples([judged("a", 0, 3.0)], template, Counter())
     assert made.kind == "eft"
     assert "User: Question a?" in made.prompt
     assert "<response>Reply 0</response>" in made.prompt

@@ -98,6 +98,13 @@ def test_the_oracles_files_decide_in_the_tiny_world(tmp_path: Path):
     assert rows[0]["judge"] == "oracle"
 
 
+def test_a_prompt_that_one_side_alone_answers_is_refused(tmp_path: Path):
+    ctx = context(tmp_path, True, {"own": ["xxxxx", "xx", "x"], "baseline": ["x", "xx"]}, iteration=0)
+    eval_h2h.STAGE.run(ctx)
+    with pytest.raises(DataError, match="no score for prompt"):
+        eval_h2h.STAGE.finalize(ctx)
+
+
 def test_a_judge_decides_in_both_orders_and_a_position_bias_is_a_tie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = {"own": ["good", "same", "bad"], "baseline": ["bad", "same", "good"], "M1": ["bad", "bad", "cut"]}
     rows = judged(context(tmp_path, False, answers), monkeypatch)["comparisons"]

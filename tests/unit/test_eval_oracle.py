@@ -1,4 +1,4 @@
-"""eval_oracle: figures of a model's answers, clustered errors, head-to-head, and the upper-bound arm's scores."""
+"""eval_oracle: figures of a model's answers, clustered errors, and the upper-bound arm's scores."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from nemo_srlm.core.records import Candidate, Prompt, content_id
 from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import DataError
 from nemo_srlm.stages import eval_oracle, oracle_scores
+from nemo_srlm.tiny_world import oracle_metrics
 
 PROMPTS = ["Name two fruits and one tools.", "Is the fox or the bear bigger?"]
 GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The bigger animal is the bear."]
@@ -37,7 +38,7 @@ def prompts_file(directory: Path) -> Path:
 
 def test_figures_keep_correctness_apart_from_the_mean_score(tmp_path: Path) -> None:
     texts = [(PROMPTS[0], GOOD[0]), (PROMPTS[0], "apple, banana, saw."), (PROMPTS[1], "bear."), (PROMPTS[1], "bear.")]
-    found = eval_oracle.metrics(eval_oracle.score_responses(answered(tmp_path, texts), prompts_file(tmp_path)))
+    found = oracle_metrics.metrics(oracle_metrics.score_responses(answered(tmp_path, texts), prompts_file(tmp_path)))
     assert found["mean"] == pytest.approx((5 + 2 + 3 + 3) / 4)
     assert found["full"] == pytest.approx(0.25)
     assert found["all_correct"] == pytest.approx(0.75)
@@ -49,28 +50,16 @@ def test_figures_keep_correctness_apart_from_the_mean_score(tmp_path: Path) -> N
 
 def test_standard_errors_count_prompts_not_samples() -> None:
     few = [("a", 1.0), ("b", 3.0)]
-    assert eval_oracle.clustered(few) == pytest.approx((2.0, 1.0))
-    assert eval_oracle.clustered(few * 10) == pytest.approx((2.0, 1.0))
-
-
-def test_head_to_head_counts_prompts(tmp_path: Path) -> None:
-    prompts = prompts_file(tmp_path)
-    ours = eval_oracle.score_responses(answered(tmp_path, list(zip(PROMPTS, GOOD, strict=True)), "a.jsonl"), prompts)
-    theirs = [(PROMPTS[0], "saw."), (PROMPTS[1], GOOD[1])]
-    other = eval_oracle.score_responses(answered(tmp_path, theirs, "b.jsonl"), prompts)
-    found = eval_oracle.head_to_head(ours, other)
-    assert (found["win"], found["tie"], found["loss"]) == (1, 1, 0)
-    assert found["difference"] == 2.0
-    with pytest.raises(DataError, match="one side only"):
-        eval_oracle.head_to_head(ours, other[:1])
+    assert oracle_metrics.clustered(few) == pytest.approx((2.0, 1.0))
+    assert oracle_metrics.clustered(few * 10) == pytest.approx((2.0, 1.0))
 
 
 def test_responses_to_unknown_prompts_and_empty_files_are_refused(tmp_path: Path) -> None:
     prompts = prompts_file(tmp_path)
     with pytest.raises(DataError, match="eval_responses"):
-        eval_oracle.score_responses(answered(tmp_path, [("Who?", "x.")]), prompts)
+        oracle_metrics.score_responses(answered(tmp_path, [("Who?", "x.")]), prompts)
     with pytest.raises(DataError, match="no response"):
-        eval_oracle.score_responses(answered(tmp_path, []), prompts)
+        oracle_metrics.score_responses(answered(tmp_path, []), prompts)
 
 
 def test_the_stage_writes_a_score_for_each_response(tmp_path: Path) -> None:
@@ -79,7 +68,7 @@ def test_the_stage_writes_a_score_for_each_response(tmp_path: Path) -> None:
     inputs = {"responses": tmp_path / "responses", "held_out": tmp_path / "held_out"}
     ctx = Context(Config(), 1, tmp_path, inputs, Progress(tmp_path))
     eval_oracle.STAGE.run(ctx)
-    assert [s.level for s in read_records(tmp_path / eval_oracle.OUTPUT, eval_oracle.OracleScore)] == [5, 5]
+    assert [s.level for s in read_records(tmp_path / eval_oracle.OUTPUT, oracle_metrics.OracleScore)] == [5, 5]
     assert eval_oracle.STAGE.finalize(ctx)["full"] == 1.0
 
 

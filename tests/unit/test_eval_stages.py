@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json_lines, write_records
+from nemo_srlm.core.files import read_json_lines, read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Prompt, RankedReply, SftExample, content_id
 from nemo_srlm.core.stage import Context, Stage
@@ -15,6 +15,7 @@ from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 from nemo_srlm.stages import eval_alpaca, eval_kl, eval_mt_answers, eval_mt_bench, eval_preferences, held_out
+from nemo_srlm.stages.common import held_out as common_held_out
 from tests.unit.fake_engine import Characters, FakeEngine
 
 
@@ -243,7 +244,10 @@ def test_a_prompt_set_of_ones_own_takes_the_held_out_prompts_place_with_its_cate
     metrics = do(held_out.STAGE, ctx := context(cfg, tmp_path, "held_out", seed=seed))
     assert metrics["set"] == {"also_in_ift": 1, "duplicate": 1, "rows": 3}
     assert [row["text"] for _, row in read_json_lines(ctx.dir / "eval_prompts.jsonl")] == ["one", "two"]
-    assert held_out.categories(ctx.dir) == {content_id("prompt", "one"): "maths"}
+    prompts = list(read_records(ctx.dir / "eval_prompts.jsonl", Prompt))
+    categories = common_held_out.categories(context(cfg, tmp_path, "eval_h2h", held_out=ctx.dir), prompts)
+    named = {prompt_id: category for prompt_id, category in categories.items() if category}
+    assert named == {content_id("prompt", "one"): "maths"}
     assert held_out.STAGE.identity(cfg, 0) != held_out.STAGE.identity(Config(), 0)
     cfg.select.every, cfg.select.prompts = (
         10,

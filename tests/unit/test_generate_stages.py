@@ -20,6 +20,7 @@ from nemo_srlm.data import prompt_pool
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Completion, Failure
+from nemo_srlm.judge.expected import digit_tokens, expected_score
 from nemo_srlm.stages import candidates, eft, eval_responses, eval_reward, judge, prompts
 from tests.unit.fake_engine import Characters, FakeEngine
 
@@ -356,18 +357,18 @@ def test_the_judge_of_a_model_is_held_against_human_ranks(tmp_path: Path, monkey
 
 
 def test_the_expected_score_is_read_at_the_digit_that_states_the_score() -> None:
-    families = judge.digit_tokens(Characters(), 5)  # type: ignore[arg-type]
+    families = digit_tokens(Characters(), 5)  # type: ignore[arg-type]
     text = "4 of 5 are right. Score: 3"
     flat = {ord(str(k)): -9.0 for k in range(6)}
     at_digit = flat | {ord("3"): -0.1, ord("5"): -2.4}
     values = tuple(at_digit if i == len(text) - 1 else flat for i in range(len(text)))
     draw = Completion(text, len(text) + 1, "stop", tuple(map(ord, text)), values)
-    found = judge.expected_score(draw, Characters(), families, 5)  # type: ignore[arg-type]
+    found = expected_score(draw, Characters(), families, 5)  # type: ignore[arg-type]
     assert found is not None
     assert 3.1 < found[0] < 3.3
     assert 0.5 < found[1] < 0.8
     no_score = Completion("I cannot say", 12, "stop", tuple(map(ord, "I cannot say")), (flat,) * 12)
-    assert judge.expected_score(no_score, Characters(), families, 5) is None  # type: ignore[arg-type]
+    assert expected_score(no_score, Characters(), families, 5) is None  # type: ignore[arg-type]
 
 
 # --- EFT --------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from nemo_srlm.data import templates
 from nemo_srlm.generate import requests
 from nemo_srlm.judge import health as judge_health
 from nemo_srlm.judge import scores as judge_scores
+from nemo_srlm.judge.expected import expectation
 from nemo_srlm.judge.scores import aggregate, parse_draws, parse_score
 
 STATED = {  # judgement -> its score
@@ -294,12 +295,10 @@ def test_one_greedy_judgement_needs_one_valid_score():
 
 
 def test_the_expected_score_weighs_the_digits_by_their_probability():
-    mean, spread = judge_scores.expectation({3: math.log(0.2), 4: math.log(0.2)})
+    mean, spread = expectation({3: math.log(0.2), 4: math.log(0.2)})
     assert mean == pytest.approx(3.5)
     assert spread == pytest.approx(0.5)
-    assert judge_scores.expectation({score: -1000.0 - abs(score - 5) * 100 for score in range(6)})[0] == pytest.approx(
-        5
-    )
+    assert expectation({score: -1000.0 - abs(score - 5) * 100 for score in range(6)})[0] == pytest.approx(5)
 
 
 def test_a_judgements_spread_is_that_of_its_draws_or_of_the_distribution_that_was_read():

@@ -147,6 +147,8 @@ def test_the_tiny_worlds_trees_and_held_out_sets_are_used_as_they_are(tmp_path: 
     prompts, ranked = [Prompt("p", "Held out?", "eval")], [RankedReply("r", "i", "Other?", "Yes.", 0)]
     write_records(world / "eval_prompts.dev.jsonl", prompts)
     write_records(world / "judge_eval.dev.jsonl", ranked)
+    for name in ("eval_prompts.test.jsonl", "judge_eval.test.jsonl"):
+        write_records(world / name, [])
     cfg = Config(eft=EftSection(source="external"))
     cfg.world.enabled = True
     ctx = context(cfg, tmp_path / "seed", world=world)

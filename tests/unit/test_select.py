@@ -176,7 +176,7 @@ def test_a_comparison_of_which_nothing_could_be_judged_is_an_error_and_no_choice
     monkeypatch.setattr(
         engines, "shared", lambda slot, path, cfg: FakeEngine(lambda text, seed: Failure("engine: dead"))
     )
-    with pytest.raises(DataError, match=r"not one answer of .'weights_00000400', 'final'. could be judged"):
+    with pytest.raises(DataError, match=r"not one response of .'weights_00000400', 'final'. could be judged"):
         do(select.STAGE, cfg, trained)
     assert not (trained / "select" / "checkpoint").exists()
 

@@ -30,7 +30,7 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, Record, content_id
 from nemo_srlm.core.stage import Context
-from nemo_srlm.stages.pairs import build
+from nemo_srlm.stages.pairs import STAGE
 
 SENTENCE = "the response is relevant and gives useful detail about “this” topic but misses one point of the question"
 HEADER = (
@@ -101,11 +101,11 @@ def ids(path: Path) -> Iterator[str]:
 def measured(directory: Path, what: str) -> None:
     """Runs one measured step in its own process; prints seconds and peak memory as JSON."""
     (directory / what).mkdir(exist_ok=True)
-    ctx = Context(Config(), 1, directory / what, {}, Progress(directory / what))
+    inputs = {"prompts": directory, "candidates": directory, "judge": directory}
+    ctx = Context(Config(), 1, directory / what, inputs, Progress(directory / what))
     started, cpu = time.perf_counter(), time.process_time()
     if what == "pairs":
-        names = ("prompts", "candidates", "judgements")
-        build(ctx, *(directory / f"{name}.jsonl" for name in names))
+        STAGE.run(ctx)
     elif what == "merge":
         cls: type[Record] = Judgement
         merge_parts(ctx, cls, ids(directory / "candidates.jsonl"), "judgements.jsonl")

@@ -109,14 +109,5 @@ def usage_metrics(ctx: Context) -> dict[str, float]:
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             total.update(json.loads(line))
-    tokens = total["tokens"] or total["completion_tokens"]
-    return dict(total) | {"tokens_per_s": share(tokens, total["seconds"] - total["start_seconds"]) or 0.0}
-
-
-def error_kinds(errors: Iterable[str]) -> dict[str, int]:
-    """How many items failed, by kind of reason: too_long, refused, engine, ..."""
-    return dict(sorted(Counter(error.partition(":")[0] for error in errors if error).items()))
-
-
-def share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+    tokens, seconds = total["tokens"] or total["completion_tokens"], total["seconds"] - total["start_seconds"]
+    return dict(total) | {"tokens_per_s": tokens / seconds if seconds else 0.0}

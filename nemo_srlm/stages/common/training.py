@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import TrainSection
+from nemo_srlm.core import pipeline
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_json, read_records, write_json
 from nemo_srlm.core.records import SftExample
-from nemo_srlm.core.stage import Context
+from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.train import trackers
 
@@ -53,6 +54,14 @@ def policy_identity(cfg: Config, section: Literal["sft", "dpo"], stage: str) -> 
     """`common_identity` of a stage that trains a policy."""
     every = keep_every(cfg, stage)
     return common_identity(cfg, section) | ({"select": {"every": every}} if every else {})
+
+
+def sft_inputs(cfg: Config) -> dict[str, Ref]:
+    """Inputs of a stage that tunes M0 on IFT and EFT."""
+    return {
+        "seed": Ref("seed", 0), "eft": Ref("eft", 0), "base": pipeline.base_ref(cfg),
+        "tokenizer": pipeline.tokenizer_ref(cfg),
+    }  # fmt: skip
 
 
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":

@@ -1,0 +1,34 @@
+"""What a judge is asked to score (JudgeItem), and the Judgement record that its sampled draws give."""
+
+from dataclasses import dataclass
+
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.generate.requests import Failure, Outcome
+from nemo_srlm.judge.scores import parse_draws
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeItem:
+    """One response to judge. `prompt_id` names the prompt or instruction that it answers."""
+
+    id: str
+    prompt_id: str
+    instruction: str
+    response: str
+
+    @classmethod
+    def of_ranked(cls, reply: RankedReply) -> "JudgeItem":
+        return cls(reply.id, reply.instruction_id, reply.instruction, reply.response)
+
+
+def failed_judgement(item: JudgeItem, failure: Failure) -> Judgement:
+    """A judgement without draws that says why there are none."""
+    return Judgement(item.id, item.prompt_id, (), (), (), failure.reason)
+
+
+def sampled_judgement(item: JudgeItem, outcome: Outcome, max_score: int) -> Judgement:
+    """Sampled draws with their scores; None for a draw that states none."""
+    if isinstance(outcome, Failure):
+        return failed_judgement(item, outcome)
+    texts, reasons = tuple(d.text for d in outcome), tuple(d.finish_reason for d in outcome)
+    return Judgement(item.id, item.prompt_id, parse_draws(texts, reasons, max_score), texts, reasons)

@@ -1,0 +1,71 @@
+"""Writes the preference pairs of an iteration, and the prompts without one, in one streamed pass over three files."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from nemo_srlm.judge.join import prompts_with_scores
+from nemo_srlm.judge.pairing import Pairs, Scored, to_records
+
+PAIRS, DROPPED = "pairs.jsonl", "dropped.jsonl"
+REPORT_EVERY = 2000  # prompts between two progress reports
+
+
+@dataclass(frozen=True)
+class ScoredFiles:
+    """The files of records Prompt, Candidate and Judgement, all in prompt order."""
+
+    prompts: Path
+    candidates: Path
+    judgements: Path
+
+
+def write_pairs(
+    files: ScoredFiles,
+    min_valid: int,
+    choose: Callable[[list[Scored], str], Pairs | str],
+    directory: Path,
+    report: Callable[[int, int, int], None],
+) -> Counter[str]:
+    """Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}), whole or not at all.
+
+    A candidate needs `min_valid` parsed draws. `choose`: (a prompt's scored candidates, its id) -> its pairs, or the
+    reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). Returns the counts. Raises
+    DataError where the files do not match.
+    """
+    counts = Counter[str]()
+    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
+    size, encoder = files.prompts.stat().st_size, msgspec.json.Encoder()
+    with (
+        temporary[PAIRS].open("wb", buffering=1 << 20) as pairs,
+        temporary[DROPPED].open("w", encoding="utf-8") as dropped,
+    ):
+        joined = prompts_with_scores(files.prompts, files.candidates, files.judgements, min_valid)
+        for prompt, scored, position in joined:
+            counts["prompts"] += 1
+            counts["candidates"] += len(scored)
+            counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
+            found = choose(scored, prompt.id)
+            if isinstance(found, str):
+                counts[f"dropped_{found}"] += 1
+                dropped.write(json.dumps({"prompt_id": prompt.id, "reason": found}) + "\n")
+            else:
+                for record in to_records(prompt.id, prompt.text, found):
+                    pairs.write(encoder.encode(record) + b"\n")  # the bytes of core.files.dump, faster
+                    counts["pairs"] += 1
+                    counts["chosen_characters"] += len(record.chosen)
+                    counts["rejected_characters"] += len(record.rejected)
+            if counts["prompts"] % REPORT_EVERY == 0:
+                report(position, size, counts["pairs"])
+        for file in (pairs, dropped):
+            file.flush()
+            os.fsync(file.fileno())
+    for name, path in temporary.items():
+        os.replace(path, directory / name)
+    report(size, size, counts["pairs"])
+    return counts

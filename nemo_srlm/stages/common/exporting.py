@@ -1,0 +1,84 @@
+"""Exports of a checkpoint as a verified HF directory: the stages export*, and the part that select_export shares."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json
+from nemo_srlm.core.pipeline import tokenizer_ref
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.errors import CheckpointError
+
+HF, CARD = "hf", "hf.verification.json"
+
+Report = Callable[[int, int], None]  # (parameters done, of how many)
+
+
+def _no_report(done: int, total: int) -> None:
+    pass
+
+
+def export_stage(name: str, policy: Callable[[Config, int], Ref]) -> Stage:
+    """A stage that exports the model of the stage `policy`, with the tokenizer of the run."""
+
+    def inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+        return {"policy": policy(cfg, iteration), "tokenizer": tokenizer_ref(cfg)}
+
+    return Stage(name, "convert", inputs, export_identity, _run, _finalize)
+
+
+def export_identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    return {"export": identity(cfg.export), "model": identity(cfg.model), "chat": identity(cfg.chat)}
+
+
+def is_verified(directory: Path) -> bool:
+    """Whether `directory` has an export that passed its verification."""
+    return (directory / CARD).exists() and bool(read_json(directory / CARD)["passed"])
+
+
+def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _no_report) -> None:
+    """Writes `directory`/hf from a Megatron checkpoint, not yet verified. Resumes by file."""
+    from nemo_srlm.convert.export_hf import export_hf
+
+    section = ctx.cfg.export
+    export_hf(
+        checkpoint, directory / HF, ctx.cfg.model, tokenizer=ctx.inputs["tokenizer"] / "tokenizer", chat=ctx.cfg.chat,
+        dtype=section.dtype, max_shard_bytes=int(section.max_shard_gb * 1e9), processes=section.processes, overwrite=True,
+        report=report,
+    )  # fmt: skip
+
+
+def _run(ctx: Context) -> None:
+    from nemo_srlm.convert.verify import verify
+    from nemo_srlm.train.checkpoint_dir import latest
+
+    if is_verified(ctx.dir):
+        return
+    section = ctx.cfg.export
+    checkpoint = latest(ctx.inputs["policy"] / "checkpoint")
+    if checkpoint is None:
+        raise CheckpointError(ctx.inputs["policy"] / "checkpoint", "no complete checkpoint", "final/ or step_*/",
+                              "run the stage that trains it again")  # fmt: skip
+    write_hf(ctx, checkpoint, ctx.dir, lambda done, total: ctx.progress.update(done, 2 * total, "parameters"))
+    verify(
+        ctx.dir / HF, checkpoint, level=section.verify, layers=section.verify_layers, memory_gb=section.verify_memory_gb,
+        report=lambda done, total: ctx.progress.update(total + done, 2 * total, "parameters"),
+    )  # fmt: skip
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    card = read_json(ctx.dir / CARD)
+    if not card["passed"]:
+        raise CheckpointError(ctx.dir / HF, "; ".join(card["problems"]), "a verified export", f"see {ctx.dir / CARD}")
+    metrics = {
+        "num_parameters": card["num_parameters"],
+        "dtype": card["round_trip"]["dtype"],
+        "hf_tensors": card["round_trip"]["hf_tensors"],
+        "padding_rows_dropped": card["round_trip"]["padding_rows"],
+        "verified": card["level"],
+    }
+    if "logits" in card:
+        metrics["logits_max_abs"] = card["logits"]["max_abs"]
+    return metrics

@@ -1,0 +1,87 @@
+"""Judging in a stage: requests to the judge, its judgements appended to the shard's part, its identity and health.
+
+An item is one response. Its draws are one request: the filled template as a user turn in chat format. An item that is
+too long, or that the engine cannot answer, becomes a judgement with an error and without draws. `judge.method`:
+- sampled (the paper): `judge.draws` sampled judgements; the score of each is parsed from its text;
+- expected: one greedy judgement; see judge/expected.py.
+"""
+
+import functools
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.records import Judgement, item_seed
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data import templates
+from nemo_srlm.data.tokenizer import Tokenizer
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.generate.requests import Engine, Outcome, Request
+from nemo_srlm.judge import health as judge_health
+from nemo_srlm.judge.expected import Digits, digit_tokens, expected_judgement
+from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
+from nemo_srlm.judge.scores import judge_input
+from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity
+
+JUDGEMENTS = "judgements.jsonl"
+
+
+def judge_all(ctx: Context, items: Iterable[JudgeItem], *seed_parts: object, model: Path | None = None) -> None:
+    """Judges `items` with the HF directory `model`, else the model of the input "model", appending to this shard's part.
+
+    `seed_parts` (the stage's name first) and the item's id make an item's seed. Raises ConfigError for settings that
+    cannot work.
+    """
+    cfg, judge = ctx.cfg, ctx.cfg.judge
+    template = templates.load(judge.template, templates.JUDGE)
+    stage, expected = str(seed_parts[0]), judge.method == "expected"
+
+    @functools.cache
+    def engine_of() -> Engine:
+        own = ctx.inputs["model"] / "hf" if "model" in ctx.inputs else Path()  # none: an endpoint judges
+        return engine_for(ctx, stage, model or own)
+
+    def digits(engine: Engine) -> tuple[Tokenizer, Digits]:
+        if engine.tokenizer is None:
+            raise ConfigError("judge.method", "expected on an endpoint", "sampled", "set judge.method=sampled")
+        return engine.tokenizer, digit_tokens(engine.tokenizer, judge.max_score)
+
+    def request(engine: Engine, item_id: str, item: JudgeItem) -> Request:
+        text = judge_input(template, item.instruction, item.response)
+        ids = chat_ids(engine, cfg, text)
+        seed = item_seed(cfg.run.seed, *seed_parts, item_id)
+        if expected:
+            wanted = tuple(sorted({i for ids_of_digits in digits(engine)[1] for i in ids_of_digits}))
+            return Request(item_id, ids, 1, seed, 0.0, 1.0, judge.max_tokens, logprob_ids=wanted, text=text)
+        return Request(item_id, ids, judge.draws, seed, judge.temperature, judge.top_p, judge.max_tokens, text=text)
+
+    def records(item: JudgeItem, outcome: Outcome) -> list[Judgement]:
+        if expected:
+            return [expected_judgement(item, outcome, *digits(engine_of()), judge.max_score)]
+        return [sampled_judgement(item, outcome, judge.max_score)]
+
+    run_requests(ctx, ((item.id, item) for item in items), engine_of, request, records, "responses")
+
+
+def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
+    """What decides a judgement: the settings, the template's text (not its path), the engine's settings."""
+    own = identity(cfg.judge)
+    own["template"] = templates.load(cfg.judge.template, templates.JUDGE)
+    return {"judge": own, **stage_identity(cfg, stage)}
+
+
+def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -> dict[str, Any]:
+    """The judge's health, with its alarms printed and recorded. Raises DataError when an alarm is to stop the run."""
+    cfg = ctx.cfg
+    health = judge_health.health(judgements, cfg.judge)
+    alarms = judge_health.alarms(health, cfg.judge)
+    for alarm in alarms:
+        print(f"warning: {ctx.dir}: {alarm}", file=sys.stderr, flush=True)
+    if alarms and stops:
+        raise DataError(
+            ctx.dir, "; ".join(alarms), "a healthy judge", "look at its judgements; judge.alarm_stops=false goes on"
+        )
+    return {**health, "alarms": alarms}
