@@ -1,9 +1,9 @@
-"""A rank of the world in test_convert_layouts.py: loads an import under one layout, computes logits, saves under another.
+"""A rank of test_convert_layouts.py: loads an import under one layout, computes logits, saves under another layout.
 
     RANK=0 WORLD_SIZE=4 MASTER_ADDR=... MASTER_PORT=... python -m tests.unit.convert_world CASES.json
 
-All layouts run one after another in the same four processes: starting them is what costs time. While megatron-core loads,
-the chunks that it reads from the files are compared with the parts of them that it keeps.
+All layouts run one after another in the same four processes, because starting them takes most of the time. While
+megatron-core loads, the chunks that it reads from the files are compared with the parts of them that it keeps.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
     chunks = build_model(model, parallel(layout), precision)
     for chunk in chunks:
         for parameter in chunk.parameters():
-            parameter.data.fill_(float("nan"))  # whatever the load leaves out would show
+            parameter.data.fill_(float("nan"))  # a value that the load does not write stays NaN
     with counted() as (read, kept):
         checkpoint.load_model(Path(case["checkpoint"]), chunks)
     own = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
-    padding = own - sum(kept)  # rows of the vocabulary that no file holds
+    padding = own - sum(kept)  # padding rows of the vocabulary, which no file contains
     assert 0 <= padding <= 2 * 128 * model.hidden_size, (case["name"], layout, own, sum(kept))
     in_vain = sum(read) - sum(kept)
     assert 0 <= in_vain <= case["too_much"], f"{case['name']} under {layout}: {in_vain} of {sum(read)} values in vain"
@@ -54,7 +54,7 @@ def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
 
 @contextlib.contextmanager
 def counted() -> Iterator[tuple[list[int], list[int]]]:
-    """(values of every chunk that torch's loader reads, values of it that it keeps)."""
+    """Per chunk: (number of values that torch's loader reads, number of them that it keeps)."""
     read: list[int] = []
     kept: list[int] = []
     real = filesystem.narrow_tensor_by_index
@@ -73,7 +73,7 @@ def counted() -> Iterator[tuple[list[int], list[int]]]:
 
 @torch.no_grad()
 def logits(chunks: list[Any], layout: list[int]) -> torch.Tensor | None:
-    """[tokens, padded vocabulary] on the last pipeline stage, passing hidden states by hand."""
+    """Logits [tokens, padded vocabulary] on the last pipeline stage; hidden states are passed on explicitly."""
     from megatron.core import parallel_state
 
     _, pipeline, virtual = layout
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def save_training(case: dict[str, Any], chunks: list[Any]) -> None:
-    """A training checkpoint with the distributed optimizer's state beside the weights."""
+    """Saves a training checkpoint: weights and the state of the distributed optimizer."""
     from nemo_srlm.train.megatron import optim
 
     layout, precision = parallel(case["save"]), PrecisionSection(dtype="bf16")

@@ -1,4 +1,4 @@
-"""A deterministic stand-in for the generation engine, for tests of the stages' rules. Characters are tokens."""
+"""A deterministic fake of the generation engine, for tests of the stages. Characters are tokens."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
 
 class Characters:
-    """A tokenizer of code points; 1 and 2 begin and end."""
+    """A tokenizer whose tokens are code points; 1 and 2 are the begin and end tokens."""
 
     bos_id, eos_id, vocab_size = 1, 2, 0x110000
 
@@ -19,9 +19,9 @@ class Characters:
 
 
 class FakeEngine:
-    """Answers with `answer(text of the prompt, seed of the draw)`, in an order that depends on nothing but chance.
+    """Completes each draw with `answer(text of the prompt, seed of the draw)`, in random order.
 
-    `stop_after`: raises KeyboardInterrupt after so many outcomes, as if the process were killed there.
+    `stop_after`: raises KeyboardInterrupt after this number of outcomes, to simulate a kill.
     """
 
     def __init__(self, answer: Callable[[str, int], str | Failure], stop_after: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""AlpacaEval 2: formats, win rates by hand and against the public leaderboard, the length-controlled regression."""
+"""AlpacaEval 2: formats, win rates against hand calculation and the public leaderboard, the length-controlled regression."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from tests.synthetic_run import build
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 HUMPBACK = SHARED / "alpaca_eval2_annotations_humpback-llama2-70b.json.gz"
-# Made by tools/alpaca_calibration.py from the package's published annotations, without looking at Humpback Llama 2 70B.
+# Written by tools/alpaca_calibration.py from the package's published annotations, without those of Humpback Llama 2 70B.
 # Not in the repository: those annotations are CC BY-NC.
 CALIBRATION = Path(__file__).resolve().parents[1] / "data" / "alpaca_eval2_calibration.json"
 needs_shared = pytest.mark.skipif(not HUMPBACK.exists(), reason="the public annotations of ../shared/data are not here")
@@ -104,7 +104,7 @@ def test_a_strong_penalty_sets_every_coefficient_to_zero():
 
 
 def test_length_control_takes_the_advantage_of_length_away():
-    """A judge that goes by length alone: the longer model wins most, and about half when lengths are made equal."""
+    """A judge that prefers the longer response: the longer model wins most, and about half after length control."""
     generator = np.random.default_rng(2)
     difficulty, rows = generator.normal(size=400), []
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""The control arm sft_only: the same rounds, another way from the pairs to the next model."""
+"""The control arm sft_only: the same stages up to the pairs, another training of the next model."""
 
 from nemo_srlm.config.compose import compose
 from nemo_srlm.core.pipeline import pipeline

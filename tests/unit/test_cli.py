@@ -1,4 +1,4 @@
-"""The command line as a user meets it: where settings may stand, and what a mistake looks like."""
+"""The command line: positions of settings and options, and error messages for mistakes."""
 
 import subprocess
 import sys

@@ -86,7 +86,7 @@ def test_thawing_what_is_not_a_run_says_so(tmp_path: Path):
 
 @dataclass
 class Grown:
-    """A section after a release added two fields to it."""
+    """A section to which a later release added two fields."""
 
     loss: str = choice("sigmoid", "ipo")
     margin: float = number(0.5, added=True, at_least=0)

@@ -1,4 +1,4 @@
-"""The mapping covers every row once in both directions; import and export keep every bit."""
+"""The mapping covers every row once in both directions; import and export are exact."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from nemo_srlm.errors import CheckpointError
 from tests.unit import tiny_llama
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine must not fail the test
 @given(
     groups=st.integers(1, 4), heads_a_group=st.integers(1, 4), head_size=st.integers(1, 8), layers=st.integers(1, 3),
     ffn=st.integers(1, 20), vocab=st.integers(1, 30), tied=st.booleans(),
@@ -73,7 +73,7 @@ def test_there_and_back_keeps_every_bit(tmp_path: Path, shape: str, dtype: str):
     done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, piece_bytes=5000)
     chunks = sum(len(held) for held in torch_dist_files.Checkpoint(tmp_path / "mg")._chunks.values())
     size = (tmp_path / "mg" / "__0_0.distcp").stat().st_size
-    assert size < done.num_bytes + 2000 * chunks  # every chunk holds its own bytes alone
+    assert size < done.num_bytes + 2000 * chunks  # every chunk stores only its own bytes
     assert done.num_parameters == sum(t.numel() for t in made.values())
     export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=100_000, piece_bytes=3000)
     assert (tmp_path / "back" / "model.safetensors.index.json").exists()

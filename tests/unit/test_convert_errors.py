@@ -1,4 +1,4 @@
-"""Whatever is wrong with a model directory, a checkpoint or the disk: one clear error, nothing under the final name."""
+"""Every fault of a model directory, a checkpoint or the disk gives one clear error and nothing under the final name."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hf: one file; sharded: three with an index; mg: the import."""
+    """hf: one weight file; sharded: three with an index; mg: the import."""
     root = tmp_path_factory.mktemp("good")
     tiny_llama.make(root / "hf", MODEL)
     tiny_llama.make(root / "sharded", MODEL, shards=3)
@@ -87,7 +87,7 @@ def put(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
 Q = "model.layers.0.self_attn.q_proj.weight"
 HEAD = "lm_head.weight"
 SECOND = "model-00002-of-00003.safetensors"
-# what is done to a good directory -> what the error must say
+# change to a good directory -> text that the error must contain
 BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no config": ("hf", remove("config.json"), "no config.json"),
     "config no JSON": ("hf", overwrite("config.json", b"{{"), "not JSON"),
@@ -163,7 +163,7 @@ def test_a_model_other_than_the_configs_is_refused_with_the_fields(good: Path, t
 
 
 class Payload:
-    """What a hostile .bin file may hold."""
+    """Content of a malicious .bin file."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch executed",)
@@ -281,7 +281,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("direction", ["import", "export"])
 def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(good: Path, tmp_path: Path, direction: str):
-    # a real refusal by the kernel: files may not grow past 100 kB (EFBIG, handled as a full disk)
+    # a real error from the kernel: files may not exceed 100 kB (EFBIG, handled like a full disk)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))

@@ -1,5 +1,5 @@
-"""An import loads under every TP/PP/VPP layout with transformers' logits, each rank reading its own slices and no more
-(convert_world.py asserts both); a save under any other layout exports exactly."""
+"""An import loads under every TP/PP/VPP layout with transformers' logits, and each rank reads only its own slices
+(convert_world.py asserts both); a checkpoint saved under any other layout is exported exactly."""
 
 import json
 import os
@@ -31,13 +31,13 @@ MODELS = {
     "odd": replace(tiny_llama.SHAPES["odd"], rope_scaling=LLAMA3, vocab_multiple=128),
 }
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1)]  # tensor, pipeline, virtual pipeline
-# (model, layout to load under, another one to save under): every model under every layout, and two with virtual stages
+# (model, layout for loading, another layout for saving): every model under every layout, and two with virtual stages
 CASES = [
     (name, load, LAYOUTS[(i + 1 + number % 3) % 4])
     for number, name in enumerate(MODELS)
     for i, load in enumerate(LAYOUTS)
 ] + [("gqa", (1, 2, 2), (2, 2, 1)), ("tied", (2, 2, 2), (1, 2, 2))]
-WITH_OPTIMIZER = ("gqa",)  # saved as in training, with the optimizer's state beside the weights
+WITH_OPTIMIZER = ("gqa",)  # saved as in training, with the optimizer's state
 
 
 def saved(root: Path, name: str, load: tuple[int, ...]) -> Path:
@@ -49,13 +49,13 @@ def piece_bytes(model: ModelSection) -> int:
 
 
 def at_the_edges(model: ModelSection) -> int:
-    """Values that a rank may read in vain: shards of an odd vocabulary end within a piece, of embedding and head."""
+    """Values that a rank may read without keeping: for odd vocabularies, shards of embedding and head end within a piece."""
     return 2 * 2 * piece_bytes(model) // 4 if model.vocab_size % 8 else 0
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every model imported; by four processes loaded and saved in every case."""
+    """Imports every model; four processes load and save it in every case."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import LlamaForCausalLM
 

@@ -1,4 +1,4 @@
-"""What stands beside the weights: tokenizer, chat template and generation settings come through a conversion unharmed."""
+"""Files besides the weights: conversions preserve tokenizer, chat template and generation settings."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ CHATS = [ChatSection(), ChatSection('Q: "é"\n\t', "\nA: {{ 1 + 1 }} \\n 🙂"),
 
 
 def whole_and_parts(directory: Path, chat: ChatSection) -> tuple[str, list[int], list[int]]:
-    """A chat as its template's text, the tokens of that text, and the tokens that the trainer feeds."""
+    """A chat as text by the template, the tokens of that text, and the trainer's tokens for the same chat."""
     template = json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
     assert (directory / "chat_template.jinja").read_text() == template
     question, answer = "What's 2 + 2? <b>", "It is 4."

@@ -1,4 +1,4 @@
-"""tools/convert.py: both directions and the comparison, progress with the time left, one line for a mistake; kill -9."""
+"""tools/convert.py: both directions and verification, progress with the time left, one-line errors, SIGKILL."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def test_there_back_and_compared_without_a_run_directory(tmp_path: Path, monkeyp
     assert tool(monkeypatch, "verify", tmp_path / "hf", tmp_path / "mg", "--level", "round_trip") == 0
     assert f"{len(made)} tensors are equal bit for bit" in capsys.readouterr().out
     assert json.loads((tmp_path / "hf.verification.json").read_text())["passed"]
-    assert tool(monkeypatch, *back) == 2  # the name is taken
+    assert tool(monkeypatch, *back) == 2  # the output exists
     assert "exists already" in capsys.readouterr().err
 
 
@@ -54,7 +54,7 @@ def test_the_meter_tells_share_rate_and_time_left(monkeypatch: pytest.MonkeyPatc
         now[0] = 100.0 + seconds
         meter(done, 2_000_000_000)
     assert capsys.readouterr().err.splitlines() == [
-        "import:  25.0 %  500.0 of 2,000.0 M parameters  25 M/s  ETA 1:00",  # 21 s: too soon after the last line
+        "import:  25.0 %  500.0 of 2,000.0 M parameters  25 M/s  ETA 1:00",  # none at 21 s: too soon
         "import: 100.0 %  2,000.0 of 2,000.0 M parameters  25 M/s  80.0 s",
     ]
 
@@ -75,7 +75,7 @@ def test_it_helps_and_prints_one_line_for_a_mistake(tmp_path: Path):
 
 
 def killed(work: Callable[[Callable[[int, int], None]], object], at: float) -> None:
-    """Runs `work` in a process that gets kill -9 once that share of the parameters is written."""
+    """Runs `work` in a process that gets SIGKILL once that share of the parameters is written."""
 
     def die(done: int, total: int) -> None:
         if done > at * total:
@@ -85,7 +85,7 @@ def killed(work: Callable[[Callable[[int, int], None]], object], at: float) -> N
     if child == 0:
         with contextlib.suppress(BaseException):
             work(die)
-        os._exit(1)  # not reached when the signal came
+        os._exit(1)  # not reached if the signal came
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
@@ -97,7 +97,7 @@ def test_an_export_after_kill_9_goes_on_after_its_last_finished_file(tmp_path: P
     assert not out.exists()
     finished = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.safetensors")}
     assert finished
-    assert list(partial.glob("*.part"))  # the one that was being written
+    assert list(partial.glob("*.part"))  # the file that was being written
     export_hf(tmp_path / "mg", out, MODEL, max_shard_bytes=50_000)
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
     assert tiny_llama.equal_bits(tiny_llama.read(out), made)

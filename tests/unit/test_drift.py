@@ -1,4 +1,4 @@
-"""Drift: diversity against nltk-like hand work, judging health, alarms."""
+"""Drift: diversity against a hand calculation as by nltk, health of the judge, alarms."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_bleu_of_the_same_text_is_one_and_of_strangers_zero():
 
 
 def test_bleu_by_hand_with_smoothing_and_brevity():
-    # unigrams 2/2, bigrams (1+1)/(1+1); two orders; the reference has 4 words: brevity 1 - 4/2
+    # unigrams 2/2, bigrams (1+1)/(1+1): two orders; the reference has 4 words: brevity penalty exponent 1 - 4/2
     assert bleu(count_grams(["a", "b"], 4), [count_grams(["a", "b", "c", "d"], 4)]) == pytest.approx(
         math.exp(1 - 4 / 2)
     )
@@ -81,7 +81,7 @@ def test_judging_metrics_by_hand():
     )  # fmt: skip
     assert (out["draws"], out["failed_draws"], out["eligible"]) == (15, 3, 4)
     assert out["high_scores"] == pytest.approx(5 / 12)
-    assert out["tie_rate"] == 0.5  # q is tied, p is not, r has too few
+    assert out["tie_rate"] == 0.5  # q is tied, p is not, r has too few scores
     assert out["draw_histogram"] == {"1": 1, "3": 6, "4": 3, "5": 2}
     assert out["dominant"] == 0.5
 
@@ -131,7 +131,7 @@ def test_a_policy_far_from_the_one_before_raises_an_alarm_with_its_model():
     first = alarms_of_models(
         ["baseline", "M1"], DriftSection(), {"baseline": {**quiet, "words": 1.0}, "M1": {**quiet, "words": 9.0}}, {}, {}
     )
-    assert first == []  # M1 is compared with no model: it learns another task than the baseline
+    assert first == []  # M1 is compared with no model: it is trained on another task than the baseline
 
 
 def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():

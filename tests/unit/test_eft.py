@@ -1,4 +1,4 @@
-"""EFT examples: when a ranking agrees, how scores are balanced, and the stage's external source."""
+"""EFT examples: when a score ranking agrees with the human one, how scores are balanced, the source of external judgements."""
 
 from collections import Counter
 
@@ -23,11 +23,11 @@ def judged(instruction: str, rank: int, score: float | None) -> JudgedReply:
     ("ranks_and_scores", "agree"),
     [
         ([(0, 5), (1, 3), (2, 1)], True),
-        ([(0, 4), (1, 4), (2, 1)], True),  # equal neighbours: six scores cannot order every ranking
+        ([(0, 4), (1, 4), (2, 1)], True),  # ties of neighbours agree: six scores cannot order every ranking
         ([(0, 3), (1, 4), (2, 1)], False),
         ([(0, 4), (1, 4), (2, 4)], False),  # a constant is no ranking
         ([(2, 1), (0, 5), (1, 3)], True),  # in any order
-        ([(0, 4), (0, 2), (1, 1)], True),  # humans' equals may differ
+        ([(0, 4), (0, 2), (1, 1)], True),  # replies with equal human ranks may differ in score
         ([(0, 1), (1, 4)], False),
     ],
 )
@@ -77,8 +77,8 @@ def test_part_of_the_most_common_score_is_discarded():
     kept = eft.balance(items, 1.0, counts)
     assert Counter(item.score for item in kept) == {4.0: 6, 2.0: 6, 5.0: 1}
     assert counts == {"dominant_score": 14}
-    assert eft.balance(list(reversed(items)), 1.0, Counter())[::-1] == kept  # which ones does not depend on the order
-    assert len(eft.balance(items[:20], 0.5, counts)) == 20  # nothing to balance against
+    assert eft.balance(list(reversed(items)), 1.0, Counter())[::-1] == kept  # order does not matter
+    assert len(eft.balance(items[:20], 0.5, counts)) == 20  # only one score: nothing to balance
 
 
 def test_given_judgements_are_kept_where_the_score_parses():

@@ -1,4 +1,4 @@
-"""Feeding an engine: it stays full, one bad request stops nothing, a dead engine is restarted a bounded number of times."""
+"""The request scheduler: it keeps the engine full, isolates bad requests, and restarts a dead engine only a few times."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from nemo_srlm.generate.scheduler import RequestScheduler
 
 
 class Machine:
-    """A backend that finishes its oldest request at every step; some requests kill it or are refused."""
+    """A backend that finishes its oldest request at every step; some requests crash it or are refused."""
 
     deadly: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ def test_the_engine_is_kept_full_but_not_overfull() -> None:
 
     stream = fed.run(source())
     next(stream)
-    assert seen <= 5  # read lazily
+    assert seen <= 5  # requests are read lazily
     assert sum(1 for _ in stream) == 19
     assert isinstance(fed.backend, Machine)
     assert fed.backend.most == 4
@@ -187,7 +187,7 @@ def test_all_positions_of_the_model_are_the_limit_where_no_length_is_set(tmp_pat
 def test_the_engines_length_follows_from_the_data() -> None:
     assert engines.length_for([900, 1025, 17], 4096) == 2048
     assert engines.length_for([1024], 4096) == 1024
-    assert engines.length_for([5000, 900], 4096) == 1024  # what the model cannot hold is refused, not made room for
+    assert engines.length_for([5000, 900], 4096) == 1024  # a refused request does not count
     assert engines.length_for([3000], 3500) == 3500
     assert engines.length_for([], 4096) == engines.SHORTEST
 
@@ -216,7 +216,7 @@ def test_an_engine_starts_for_the_lengths_of_its_stage_and_anew_only_for_longer_
         return list(log)
 
     assert stages(GenerateSection(), 500, 300, 600) == ["start 512", "close", "start 1024"]
-    assert stages(GenerateSection(), 500, 0) == ["start 512", "close", "start 8192"]  # nothing said: all positions
+    assert stages(GenerateSection(), 500, 0) == ["start 512", "close", "start 8192"]  # no lengths given: all positions
     assert stages(GenerateSection(max_model_len=4000), 500, 6000) == ["start 4000"]
 
 
@@ -257,7 +257,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_cpu_cache_is_no_larger_than_full_sequences_need() -> None:
     section = GenerateSection(dtype="float32", max_num_seqs=3, kv_cache_gib=1)
-    # 2 (keys, values) x 3 layers x 2 heads x 16 wide x 4 bytes, in blocks of 128 tokens, 3 sequences and one block more
+    # 2 (keys, values) x 3 layers x 2 heads x head size 16 x 4 bytes, in blocks of 128 tokens, 3 sequences and one block more
     assert engines.kv_cache_bytes(CONFIG, 100, section) == 2 * 3 * 2 * 16 * 4 * 128 * 4
     assert engines.kv_cache_bytes(CONFIG | {"num_hidden_layers": 10**9}, 100, section) == 1 << 30
 

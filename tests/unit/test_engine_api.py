@@ -1,4 +1,4 @@
-"""The endpoint engine against a small HTTP server: retries, refusals, counting, and a key that stays where it is."""
+"""The engine for OpenAI-compatible endpoints against a small HTTP server: retries, refusals, counting, secrecy of the key."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ Answer = tuple[int, Any]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with `rule(body, number of the call)`."""
+    """An HTTP server that responds with `rule(body, number of the call)`."""
 
     def __init__(self, rule: Callable[[dict[str, Any], int], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

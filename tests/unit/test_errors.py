@@ -1,4 +1,4 @@
-"""Which system errors are the user's to mend, and that a full disk is found behind other libraries' errors."""
+"""Which system errors are reported as user errors, and that a full disk is recognised behind other libraries' errors."""
 
 import errno
 import shutil

@@ -1,4 +1,4 @@
-"""The estimate against models whose size is known, layouts that were published with their speed, and its own rules."""
+"""The estimate against models of known size, published layouts with their speed, and consistency rules."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_the_number_of_parameters_is_the_models(model: ModelSection, count: int)
 
 @pytest.mark.parametrize("parallel", [layout(8, 8, 1), layout(32, 4, 8), layout(64, 8, 4, 5), layout(16, 1, 16)])
 def test_the_ranks_hold_the_model_between_them(parallel: ParallelSection):
-    """Every matrix once; the norms, which tensor parallelism does not shard, once a rank."""
+    """Every matrix counts once; norms, which tensor parallelism does not shard, count once per rank."""
     norms = LLAMA2_70B.hidden_size * (2 * LLAMA2_70B.num_layers + 1)
     held = sum(estimate.stage_parameters(LLAMA2_70B, parallel, i) for i in range(parallel.pipeline)) * parallel.tensor
     assert held == estimate.total_parameters(LLAMA2_70B) + (parallel.tensor - 1) * norms
@@ -67,7 +67,7 @@ def test_tied_embeddings_are_held_once_or_by_both_ends():
     )
 
 
-# NeMo Framework 24.09, DGX H100 80 GB, pretraining: layout, tokens/s and model TFLOP/s a GPU; SFT: the layout of its recipe.
+# NeMo Framework 24.09, DGX H100 80 GB. Pretraining: layout, tokens/s and model TFLOP/s per GPU; SFT: layout of its recipe.
 PUBLISHED = {
     "llama2-7b": (LLAMA2_7B, layout(8, 1, 1), 4096, 128, 16934, 780),
     "llama2-13b": (LLAMA2_13B, layout(16, 1, 4, 10), 4096, 128, 8715, 760),
@@ -86,7 +86,7 @@ def test_layouts_that_were_published_for_80_gb_fit(name: str):
 
 @pytest.mark.parametrize("name", [n for n, row in PUBLISHED.items() if row[4]])
 def test_flops_are_those_of_published_speeds(name: str):
-    """They count attention without its causal mask, which is twice ours."""
+    """The published figures count attention without the causal mask, which is twice our count."""
     model, _, length, _, speed, tflops = PUBLISHED[name]
     assert estimate.training_flops(model, 1, 2 * length) * speed == pytest.approx(tflops * 1e12, rel=0.01)
 
@@ -96,7 +96,7 @@ def test_flops_are_those_of_published_speeds(name: str):
     [(LLAMA2_70B, layout(8, 8, 1)), (LLAMA3_70B, layout(16, 4, 4, 5)), (LLAMA2_7B, layout(1, 1, 1))],
 )
 def test_what_cannot_fit_does_not(model: ModelSection, parallel: ParallelSection):
-    """16 bytes a parameter and more: 70B with Adam needs over a terabyte."""
+    """At 16 bytes or more per parameter, 70B with Adam needs over a terabyte."""
     assert estimate.peak_memory(model, parallel, BF16, sft(4096, 32))[1].total > GPUS["h100"].memory * GIB
 
 

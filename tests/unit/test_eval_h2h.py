@@ -1,4 +1,4 @@
-"""The stage eval_h2h: by the oracle's files, and by a judge in both orders."""
+"""The stage eval_h2h: judged by the oracle's files, and by a model in both orders."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ PROMPTS = [Prompt(content_id("prompt", t), t, "eval") for t in ("one", "two", "t
 
 
 def context(tmp_path: Path, world: bool, answers: dict[str, list[str]], iteration: int = 1) -> Context:
-    """answers: model ("own", "baseline", "M1") -> its response to each prompt; in the world the levels are their lengths."""
+    """answers: model ("own", "baseline", "M1") -> its response to each prompt; the oracle's score of a response is its length."""
     cfg = Config()
     cfg.world.enabled = world
     directory = tmp_path / "eval_h2h"
@@ -48,7 +48,7 @@ def context(tmp_path: Path, world: bool, answers: dict[str, list[str]], iteratio
 
 
 class Tokens:
-    """A tokenizer of characters."""
+    """A tokenizer whose tokens are characters."""
 
     bos_id, eos_id, bos, eos = 1, 2, 1, 2
 
@@ -57,7 +57,7 @@ class Tokens:
 
 
 class LikesGood:
-    """Prefers the response with "good" in it; without a difference it says A; words with "cut" it leaves unfinished."""
+    """Prefers the response that contains "good", else A; its judgement of a text with "cut" is truncated."""
 
     tokenizer: Any = Tokens()
     max_model_len = 10_000

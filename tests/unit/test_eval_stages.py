@@ -1,4 +1,4 @@
-"""The evaluations that can be turned on, on a stand-in engine: AlpacaEval, MT-Bench, KL, preference files, prompt sets."""
+"""The optional evaluations on a fake engine: AlpacaEval, MT-Bench, KL, preference files, prompt sets."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -166,7 +166,7 @@ def test_mt_bench_is_refused_at_once_without_prompts_or_a_needed_reference(tmp_p
 
 
 class Scorer:
-    """Gives every scored character the same log-probability; what contains "long" it refuses."""
+    """Gives every scored character the same log-probability; refuses texts that contain "long"."""
 
     max_model_len = 4096
 
@@ -205,7 +205,7 @@ def test_kl_is_the_mean_log_ratio_a_token_of_the_policys_own_responses(tmp_path:
     metrics = do(eval_kl.STAGE, context(Config(), tmp_path, "eval_kl", **inputs))
     assert metrics["kl"] == pytest.approx(0.25)
     assert metrics["se_kl"] == pytest.approx(0.0, abs=1e-12)
-    assert metrics["tokens"] == 4 + 6  # the end of "abc" counts, that of the response which was cut does not
+    assert metrics["tokens"] == 4 + 6  # the end token of "abc" counts; the truncated response has none
     assert (metrics["responses"], metrics["failed"], metrics["errors"]) == (2, 1, {"too_long": 2})
 
 
@@ -225,7 +225,7 @@ def test_a_preference_file_is_judged_by_the_metrics_of_eval_reward(tmp_path: Pat
     assert files["pairs.jsonl"]["pairwise_accuracy"] == pytest.approx(3 / 4)
     assert files["pairs.jsonl"]["counts"]["pairs"] == 4
     assert (files["ranked.jsonl"]["kendall"], files["ranked.jsonl"]["exact_match"]) == (pytest.approx(1.0), 1.0)
-    assert len(engine.requests) == 8 + 2  # "good" to q1 stands in both files and is judged once
+    assert len(engine.requests) == 8 + 2  # "good" to q1 is in both files and is judged once
 
 
 # --- prompt sets ----------------------------------------------------------------------------------------------------

@@ -93,9 +93,9 @@ def test_the_size_of_a_round_does_not_change_what_is_accepted(texts, size):
         ("Describe what the Image shows here.", "keyword"),
         ("Tell me where to go to this evening.", "keyword"),
         ("Draw a conclusion from these facts.", "keyword"),
-        ("Explain photographs and mapping to a child.", ""),  # whole words only
+        ("Explain photographs and mapping to a child.", ""),  # keywords match whole words only
         ("Write a program that sorts a list.", "start"),
-        ("Write a programme for a school play.", "start"),  # Self-Instruct compares the beginning, not words
+        ("Write a programme for a school play.", "start"),  # Self-Instruct compares a prefix, not words
         ("¿Cuál es la capital de Francia hoy?", "first_character"),
         ("- name three rivers of Europe", "first_character"),
         ("Überlege dir drei Namen für Katzen.", "first_character"),

@@ -1,4 +1,4 @@
-"""The rules of the generation stages, on a stand-in engine: the same records for any sharding, kill and order."""
+"""The generation stages on a fake engine: the same records for any number of shards, kills and order of completions."""
 
 import contextlib
 import json
@@ -118,7 +118,7 @@ def test_prompts_are_the_same_after_any_kill(tmp_path: Path, monkeypatch: pytest
         except KeyboardInterrupt:
             part = next((ctx.dir / "parts").iterdir())
             with part.open("a") as f:
-                f.write('{"id": "000000')  # what a kill in the middle of a line leaves
+                f.write('{"id": "000000')  # a kill in the middle of a line leaves this
     prompts.STAGE.finalize(ctx)
     assert lines(ctx.dir / "prompts.jsonl") == lines(whole.dir / "prompts.jsonl")
 
@@ -205,11 +205,11 @@ def test_candidates_are_the_same_after_kills_and_another_sharding(
     with pytest.raises(KeyboardInterrupt):
         candidates.STAGE.run(context(config(), tmp_path, "out"))
     part = next((tmp_path / "out" / "parts").iterdir())
-    part.write_bytes(part.read_bytes()[:-30])  # the last of the four candidates of a prompt is torn
+    part.write_bytes(part.read_bytes()[:-30])  # the line of the last of a prompt's four candidates is truncated
     engine = use(monkeypatch, replies)
     for shard in range(3):
         candidates.STAGE.run(context(config(), tmp_path, "out", shard, 3))
-    assert len(engine.requests) == 8  # one prompt was whole
+    assert len(engine.requests) == 8  # one prompt was complete
     candidates.STAGE.finalize(ctx := context(config(), tmp_path, "out"))
     assert lines(ctx.dir / "candidates.jsonl") == lines(one.dir / "candidates.jsonl")
 
@@ -224,7 +224,7 @@ def test_candidates_are_the_same_after_kills_and_another_sharding(
 def test_any_sharding_kill_and_order_give_the_same_candidates_and_judgements(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int, int, int]], last: int
 ) -> None:
-    """Attempts of some shard of some number of shards, each killed after some outcomes with its last line torn."""
+    """Random attempts: a shard of a number of shards, killed after some outcomes, with its last line truncated."""
     root = tmp_path_factory.mktemp("run")
     write_prompts(root, 7)
     with pytest.MonkeyPatch.context() as patch:
@@ -373,7 +373,7 @@ def test_the_expected_score_is_read_at_the_digit_that_states_the_score() -> None
 
 # --- EFT --------------------------------------------------------------------------------------------------------------
 
-RANKED = {  # instruction: what the baseline writes about its replies, best first
+RANKED = {  # instruction: what the baseline writes as a judge of its replies, best reply first
     "agrees": ("Fine. Score: 4", "Poor. Score: 1"),
     "inverted": ("Score: 1", "Score: 4"),
     "flat": ("Score: 4", "Score: 4"),
@@ -414,7 +414,7 @@ def test_the_baselines_judgements_become_eft_examples_where_they_agree_with_huma
         ("agrees1", "Poor. Score: 1"), ("half0", "Score: 5"), ("more1", "Score: 2"),
     ]  # fmt: skip
     assert all(e.kind == "eft" and "User: Question" in e.prompt for e in made)
-    # three of the kept ones are 4s, the next common score comes once: one 4 stays
+    # of the kept ones three are scored 4, the next frequent score occurs once: one 4 remains
     assert metrics["left_out"] == {
         "all_equal": 2, "alone": 1, "disagrees": 2, "dominant_score": 2, "duplicate": 0, "errors": 1, "unparsed": 1,
     }  # fmt: skip

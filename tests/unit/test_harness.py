@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: its command, its results, and what is said when it is not there or has no data."""
+"""lm-evaluation-harness: its command, its results, and the errors when it is not installed or has no data."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from nemo_srlm.stages import eval_harness
 
 RESULTS = (
     Path(__file__).resolve().parents[1] / "data" / "lm_eval_results.json"
-)  # of lm_eval 0.4.13 on the tiny M1 by vLLM; paths and task texts are left out
+)  # output of lm_eval 0.4.13 on the tiny M1 with vLLM, without paths and task texts
 
-# A program in the harness's place: it takes the command line that lm_eval takes, and writes a file of its form.
+# A fake of the harness: it accepts the command line of lm_eval and writes a results file in its format.
 STAND_IN = """
 import json, pathlib, sys
 arguments = sys.argv[1:]
@@ -35,7 +35,7 @@ with open(pathlib.Path(__file__).parent / "calls", "a") as f:
 
 
 def context(tmp_path: Path, *tasks: str) -> Context:
-    """The interpreter of the config finds a module lm_eval: the stand-in."""
+    """The config's interpreter finds the fake as the module lm_eval."""
     cfg = Config()
     package = tmp_path / "packages" / "lm_eval"
     package.mkdir(parents=True)

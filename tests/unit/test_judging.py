@@ -1,4 +1,4 @@
-"""The judge's input, the score parser against its rule (a table and a fuzz), the mean of draws, the judge's health."""
+"""The judge's input, the score parser (a table of cases and a fuzz test), the mean of draws, the judge's health."""
 
 import math
 import re
@@ -68,7 +68,7 @@ STATED = {  # judgement -> its score
     "Score: 4 = 1 + 1 + 1 + 1": 4,
     "Score: 3\n- 4 points would need more": 3,
     "Score: 4/5\n5 would be too much": 4,
-    # the mistakes of public replicas: the first match, a partial score, the last statement
+    # mistakes of public replications: taking the first match, a partial score, the last statement
     "Relevance points: 1. Completeness: 1.\n\nScore: 4": 4,
     "I give 1 point for relevance and 2 points for the rest. Score: 3": 3,
     "Score: 1\nOn reflection: Score: 3": 3,
@@ -143,7 +143,7 @@ UNPARSABLE = [
     "Score:\n3 of the criteria are met",
     "underscore: 4",
     "Scores: 4",
-    "Score: 4\nScore: unclear",  # the last statement counts, and it is none
+    "Score: 4\nScore: unclear",  # the last statement counts, and it has no score
     "Score: 4\nScore: 3-4",
     "Score: 4\nScore:",
 ]
@@ -169,10 +169,10 @@ def test_the_scale_is_a_setting():
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("The response is good. Score: 4", None),  # may have become "4 or 5" or "4.5"
+        ("The response is good. Score: 4", None),  # truncated: may have become "4 or 5" or "4.5"
         ("The response is good. Score: 4.", None),
         ("The response is good", None),
-        ("Relevance score: 1\nThe respon", None),  # the conclusion is missing: a partial score is not it
+        ("Relevance score: 1\nThe respon", None),  # the final score is missing; a partial score does not count
         ("It is good.\n\nScore: 4\n\nI could add that", 4),
         ("It is good.\n**Score: 4**\nI could", 4),
         ("Total score: 4\nI could", 4),
@@ -189,7 +189,7 @@ def test_a_draw_is_cut_when_it_ended_by_its_length():
         parse_draws(["Score: 4"], [])
 
 
-# --- the fuzz: statements built from the rule's own words ------------------------------------------------------------
+# --- fuzz test: statements built from the words of the rule ----------------------------------------------------------
 
 no_statement = st.text(max_size=60).filter(lambda t: "score" not in t.casefold() and "ſ" not in t)
 wrap = st.sampled_from(
@@ -253,7 +253,7 @@ def test_fuzz_any_text_gives_none_or_a_number_on_the_scale_that_stands_in_it(tex
     if score is not None:
         assert 0 <= score <= 5
         assert score in {float(found) for found in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)}
-        assert parse_score(text) == score  # being cut can only take a score away
+        assert parse_score(text) == score  # truncation can only remove a score
 
 
 @settings(max_examples=200, deadline=None)
@@ -337,7 +337,7 @@ def test_the_health_of_a_judge_counts_what_it_did():
     assert health["score_mean"] == pytest.approx(38 / 11)
     assert health["ineligible"] == 2
     assert health["agreement"] == 5 / 8  # pairs of draws: 1 of 3, 0 of 1, 3 of 3, 1 of 1
-    assert health["tie_rate"] == 1 / 2  # prompt 3 has nothing to tie
+    assert health["tie_rate"] == 1 / 2  # prompt 3 has too few scores for a tie
 
 
 def test_a_collapsed_or_failing_judge_raises_an_alarm():

@@ -1,6 +1,6 @@
-"""German and Spanish end to end on the real trees: seed, EFT, written prompts, judging, pairs, under the shipped configs.
+"""German and Spanish end to end on real trees with the shipped configs: seed, EFT, generated prompts, judging, pairs.
 
-The engine is a stand-in that writes real sentences of the language; everything around it is what a run does.
+The engine is a fake that writes real sentences of the language; everything else is as in a run.
 """
 
 import gzip
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(not SAMPLE.exists(), reason="../shared/data is a
 
 
 def sentences(language: str) -> list[str]:
-    """Sentences of the language's messages, every depth, finished tree or not."""
+    """Sentences of all messages in the language, at every depth, from finished and unfinished trees."""
     with gzip.open(SAMPLE, "rt", encoding="utf-8") as f:
         stack = [json.loads(line)["prompt"] for line in f]
     found: dict[str, None] = {}
@@ -55,7 +55,7 @@ def sentences(language: str) -> list[str]:
 
 
 class Run:
-    """Stages of one run, one after another, on stand-in engines."""
+    """Runs the stages of one run one after another on fake engines."""
 
     def __init__(self, cfg: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cfg, self.root, self.patch = cfg, root, monkeypatch
@@ -67,7 +67,7 @@ class Run:
         directory.mkdir()
         inputs = {name: self.root / ref.stage for name, ref in stage.inputs(self.cfg, 1).items()}
         ctx = Context(self.cfg, 1, directory, inputs, Progress(directory))
-        stage.identity(self.cfg, 1)  # every template is found and right
+        stage.identity(self.cfg, 1)  # checks that every template exists and is valid
         stage.run(ctx)
         return directory, stage.finalize(ctx), engine
 
@@ -100,7 +100,7 @@ def test_a_language_goes_from_its_real_trees_to_preference_pairs(
     rank_of = {r.text: r.rank for turn in first_turns.values() for r in turn.replies}
 
     def baseline(text: str, number: int) -> str:
-        """The SFT baseline, when it agrees with the humans: its justification ends in the language's form."""
+        """Imitates an SFT baseline that agrees with the humans; its judgement ends with a score in the language's form."""
         response = text.partition("<response>")[2].partition("</response>")[0]
         return judgement.format(5 - min(rank_of[response] or 0, 5))
 
@@ -149,6 +149,6 @@ def test_every_template_of_a_language_is_its_own_and_complete(name: str) -> None
     ):
         text = templates.load(path, names)
         assert text != templates.load(other, names)
-    assert "Score: <" in templates.read_text(cfg.judge.template)  # the parser's word stays in every language
+    assert "Score: <" in templates.read_text(cfg.judge.template)  # the parser needs this word in every language
     assert 'Better: A"' in templates.read_text(cfg.eval.h2h_template)
     assert templates.load_shots(cfg.prompts.template).head != templates.load_shots(english.prompts.template).head

@@ -1,4 +1,4 @@
-"""Impossible layouts, batches and precisions are refused at start, with the rule that they break."""
+"""Impossible layouts, batches and precisions are refused at the start, with the violated rule."""
 
 import pytest
 

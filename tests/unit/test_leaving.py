@@ -1,4 +1,4 @@
-"""A training process knows when to save and leave: signals, stop files, Slurm's end time, a budget of time."""
+"""When a training process must save and stop: signals, stop files, Slurm's end time, a time budget."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What the local launcher decides without starting anything: steps, commands, the lock, durations."""
+"""Decisions of the local launcher that need no process: steps, commands, the lock, durations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The losses against formulas written out by hand, and the sums-and-counts rule."""
+"""The losses against formulas written out by hand; every loss returns a sum and a count."""
 
 import math
 

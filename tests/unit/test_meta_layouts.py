@@ -1,4 +1,4 @@
-"""The 70B layouts without their GPUs: every rank's model on meta tensors, its shards tiling the model exactly."""
+"""The 70B layouts without GPUs: every rank's model on meta tensors; the shards tile the model exactly."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_ranks_of_llama2_70b_hold_the_model_exactly():
-    """One replica: 4 pipeline stages x 8 tensor-parallel ranks. SFT and DPO of one config build the same model."""
+    """One data-parallel replica: 4 pipeline stages x 8 tensor-parallel ranks. SFT and DPO build the same model."""
     command = [
         sys.executable,
         "-W",

@@ -22,7 +22,7 @@ PROMPTS = {
 
 
 class WordChat:
-    """Chat whose tokens are characters: enough to see what the model is shown."""
+    """A chat format whose tokens are characters, so that a test can read the model's input."""
 
     def prompt_ids(self, text: str) -> list[int]:
         return [1, *map(ord, f"<{text}>")]

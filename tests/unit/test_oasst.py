@@ -1,4 +1,4 @@
-"""Open Assistant exports in both forms, with real trees where ../shared is present."""
+"""Open Assistant exports in both formats; also real trees if ../shared exists."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def tree(name: str, *replies: dict[str, Any], state: str = "ready_for_export", *
 
 
 def flat(trees: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same trees as the flat messages export has them."""
+    """The same trees in the flat format of the messages export."""
     rows = []
     for one in trees:
         stack = [one["prompt"]]
@@ -148,7 +148,7 @@ def test_a_file_that_is_missing_or_cut_short_is_an_error(tmp_path: Path):
 def test_the_real_sample_has_its_ranked_first_turns(language: str, ranked: int, tmp_path: Path):
     turns, counts = read(SAMPLE, language)
     with_ranks = [turn for turn in turns if sum(reply.rank is not None for reply in turn.replies) >= 2]
-    assert len(with_ranks) == ranked  # one English and one Spanish tree stand twice in the sample
+    assert len(with_ranks) == ranked  # one English and one Spanish tree occur twice in the sample
     assert counts["trees"] == 279
     assert len(turns) == 279 - sum(number for reason, number in counts.items() if reason.startswith("tree_"))
     with gzip.open(SAMPLE, "rt", encoding="utf-8") as f:

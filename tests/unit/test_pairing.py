@@ -1,4 +1,4 @@
-"""From scores to pairs: the rule, its variants, and a reason for every prompt without a pair."""
+"""Building pairs from scores: the rule, its variants, and a reason for every prompt without a pair."""
 
 from itertools import permutations
 
@@ -37,10 +37,10 @@ def texts(found: pairing.Pairs | str) -> list[tuple[str, str]]:
     ("scores", "pair"),
     [
         ((3.0, 5.0, 1.0, 2.0), (1, 2)),
-        ((4.0, 13 / 3, 4.0, 4.0), (1, 0)),  # the mean is not floored to 4: no tie
+        ((4.0, 13 / 3, 4.0, 4.0), (1, 0)),  # the mean is not rounded to 4: no tie
         ((5.0, None, None, 4.0), (0, 3)),  # an unparsed candidate is never the rejected one
         ((None, 2.0, 1.0, None), (1, 2)),
-        ((5.0, 5.0, 1.0, 1.0), (0, 2)),  # equals: the earlier candidate
+        ((5.0, 5.0, 1.0, 1.0), (0, 2)),  # equal scores: the earlier candidate
         ((0.0, 3.0), (1, 0)),  # 0 is a score
     ],
 )

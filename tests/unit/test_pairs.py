@@ -1,4 +1,4 @@
-"""The pairs stage: three files read side by side, every prompt accounted for, the arms, external preferences."""
+"""The pairs stage: three files read in parallel, a reason for every prompt without a pair, the arms, external preferences."""
 
 import json
 import random
@@ -27,7 +27,7 @@ Row = tuple[Prompt, list[Candidate], list[Judgement]]
 
 
 def row(i: int, *judged: Scores, texts: tuple[str, ...] = ()) -> Row:
-    """A prompt with one candidate and its draws each; `texts` replaces the candidates' texts."""
+    """A prompt with one candidate per tuple of draws; `texts` replaces the candidates' texts."""
     prompt = Prompt(content_id("prompt", i), f"Prompt {i}?")
     ids = [content_id("candidate", prompt.id, n) for n in range(len(judged))]
     made = [Candidate(c, prompt.id, n, texts[n] if texts else f"text {n}", "stop", 3) for n, c in enumerate(ids)]
@@ -58,7 +58,7 @@ def run(ctx: Context) -> tuple[list[PreferencePair], dict[str, str]]:
 def test_every_prompt_is_a_pair_or_dropped_with_its_reason(tmp_path: Path):
     rows = [
         row(0, (4.0, 4.0, 5.0), (4.0, 4.0, 4.0), (4.0, None, 4.0), (None, None, 1.0)),
-        row(1, (4.0, 4.0, 4.0), (4.0, 4.0, 4.0)),  # one tie does not cost the others anything
+        row(1, (4.0, 4.0, 4.0), (4.0, 4.0, 4.0)),  # a tie does not affect other prompts
         row(2, (None, None, 5.0), (1.0, 1.0, 1.0)),
         row(3),
         row(4, (5.0, 5.0, 5.0), (1.0, 1.0, 1.0), texts=("same", "same")),
@@ -67,7 +67,7 @@ def test_every_prompt_is_a_pair_or_dropped_with_its_reason(tmp_path: Path):
     ctx = stage(tmp_path, rows)
     pairs, dropped = run(ctx)
     assert [(p.prompt_id, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
-        (rows[0][0].id, "text 0", "text 1", 13 / 3, 4.0),  # not floored, and the unparsed one is not the worst
+        (rows[0][0].id, "text 0", "text 1", 13 / 3, 4.0),  # not rounded; an unparsed score is never rejected
         (rows[5][0].id, "text 1", "text 0", 14 / 3, 0.0),
     ]
     assert pairs[0].prompt == "Prompt 0?"
@@ -87,7 +87,7 @@ def test_failed_candidates_and_judgements_are_not_eligible(tmp_path: Path):
     prompt, made, draws = row(0, (5.0, 5.0, 5.0), (3.0, 3.0, 3.0), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
     made[0] = Candidate(made[0].id, prompt.id, 0, "", "", 0, error="too_long: 9 > 8")
     draws[2] = Judgement(draws[2].id, prompt.id, (), (), (), error="too_long: 9 > 8")
-    ctx = stage(tmp_path, [(prompt, made, draws[1:])])  # a failed candidate is not judged at all
+    ctx = stage(tmp_path, [(prompt, made, draws[1:])])  # a failed candidate has no judgement
     pairs, _ = run(ctx)
     assert [(p.chosen, p.rejected) for p in pairs] == [("text 1", "text 3")]
 
@@ -211,7 +211,7 @@ def test_external_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
 
 
 def test_external_pairs_as_ultrafeedback_writes_them_are_the_pairs_that_the_judge_would_have_made(tmp_path: Path):
-    """So DPO on an external file is the same recipe: it reads the same pairs.jsonl."""
+    """So DPO on an external file is the same training: it reads the same pairs.jsonl."""
     rng = random.Random(1)
     rows = [row(i, *[(float(rng.randrange(6)),) * 3 for _ in range(4)]) for i in range(50)]
     judged = stage(tmp_path, rows)

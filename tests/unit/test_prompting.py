@@ -1,4 +1,4 @@
-"""Demonstrations, the few-shot text, and what is taken from a writer's text."""
+"""Demonstrations, the few-shot text, and extraction of the new prompt from the generated text."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ def test_six_seeds_and_two_generated_prompts_are_shown_shuffled():
     shown = [sample_demonstrations(SEEDS, GENERATED, seed) for seed in range(200)]
     assert all(len(s) == 8 and sum(t.startswith("generated") for t in s) == 2 for s in shown)
     places = {i for s in shown for i, t in enumerate(s) if t.startswith("generated")}
-    assert places == set(range(8))  # not always in front or at the end
+    assert places == set(range(8))  # not always first or last
 
 
 def test_demonstrations_depend_on_the_seed_alone():

@@ -1,4 +1,4 @@
-"""Preference files of any shape as ranked replies."""
+"""Preference files of every supported format as ranked replies."""
 
 import json
 from collections import Counter

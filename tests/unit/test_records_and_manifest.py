@@ -1,4 +1,4 @@
-"""Ids, JSON in and out, fingerprints and field diffs."""
+"""Ids, JSON encoding and decoding, fingerprints and field diffs."""
 
 import json
 from pathlib import Path

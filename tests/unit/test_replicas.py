@@ -1,4 +1,4 @@
-"""Several engines on one machine: who does which items, on which GPUs, and what happens when one of them fails."""
+"""Several engines on one machine: which items and GPUs each one has, and what happens when one fails."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_the_replicas_of_a_shard_do_exactly_its_items(num_shards: int, num: int,
         parts = shards_of(shard, num_shards, num)
         done = sorted(i for part, of in parts for i in range(items) if i % of == part)
         assert done == [i for i in range(items) if i % num_shards == shard]
-        assert parts[0][0] == shard  # its progress file is the shard's
+        assert parts[0][0] == shard  # it writes the progress file of the shard
 
 
 def test_only_stages_whose_items_can_be_dealt_out_have_replicas() -> None:

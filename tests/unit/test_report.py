@@ -27,7 +27,7 @@ def run(root: Path) -> Path:
 
 
 class _Tags(HTMLParser):
-    """Open tags with their attributes, and whether every tag is closed."""
+    """Collects tags with their attributes, and checks that every tag is closed."""
 
     VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "polyline", "line"})
 
@@ -115,7 +115,7 @@ def test_a_run_may_stop_anywhere(root: Path, tmp_path: Path):
     for k, path in enumerate(manifests):
         path.unlink()
         if k % 4:
-            continue  # every fourth is looked at: this is a matter of seconds
+            continue  # only every fourth is checked, to save time
         parse(write_report([run], tmp_path / "r.html").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The five reward-model metrics, against scipy and by hand."""
+"""The five reward-model metrics against scipy and hand calculation."""
 
 import math
 
@@ -21,7 +21,7 @@ def judged(name: str, *scores: float | None) -> Judgement:
 
 
 def measure(ranks: dict[str, list[int]], scores: dict[str, list[float | None]], bootstrap: int = 0) -> dict:
-    """Replies named a0, a1, ... of instruction a; one score (three equal draws) each, None = unparsable."""
+    """Metrics of replies a0, a1, ... of instruction a with one score (three equal draws) each; None = unparsable."""
     replies = [reply(f"{i}{k}", i, rank) for i, rs in ranks.items() for k, rank in enumerate(rs)]
     judgements = {f"{i}{k}": judged(f"{i}{k}", s, s, s) for i, ss in scores.items() for k, s in enumerate(ss)}
     return reward_metrics(replies, judgements, min_valid=2, bootstrap=bootstrap, seed=0)

@@ -1,4 +1,4 @@
-"""Which checkpoint wins: final, else the newest complete one; a torn one is skipped with a warning."""
+"""Which checkpoint is used: final, else the newest complete one; an incomplete one is skipped with a warning."""
 
 from pathlib import Path
 

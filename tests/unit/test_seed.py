@@ -1,4 +1,4 @@
-"""The seed stage: who goes where, nothing in two sets, the real German and Spanish trees, the tiny world's held-out sets."""
+"""The seed stage: its sets are disjoint; real German and Spanish trees; the held-out sets of the tiny world."""
 
 from collections import Counter
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_each_set_gets_what_was_asked_where_there_is_enough():
         counts,
     )
     assert (len(made.ift), len(made.eval_prompts), len(made.ranked_valid)) == (100, 20, 30)
-    assert len(made.ranked_train) == 3 * (400 - 100 - 20 - 10)  # what is left is material for the agreement filter
+    assert len(made.ranked_train) == 3 * (400 - 100 - 20 - 10)  # all others are input of the agreement filter
     assert counts["asked_ift"] == counts["ift"] == 100
     assert all(example.response.startswith("Reply 0 ") for example in made.ift)
 
@@ -93,7 +93,7 @@ def test_no_instruction_is_in_two_sets_in_any_order_of_the_files(
         assert len({record.id for record in records}) == len(records)
     if source == "external":
         assert all(reply.given_judgement for reply in [*made.ranked_train, *made.ranked_valid])
-    unique = {t.id: t for t in reversed(found)}  # ids are unique in what the reader yields
+    unique = {t.id: t for t in reversed(found)}  # the reader yields unique ids
     shuffled = list(unique.values())
     again = split(shuffled, seed, eft, Counter(), held_out)
     rng.shuffle(shuffled)

@@ -1,4 +1,4 @@
-"""Early stopping by head-to-head: the rule, its stages on a stand-in engine, its place in the pipeline."""
+"""Early stopping by head-to-head: the rule, its stages on a fake engine, its position in the pipeline."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ NAMES = ["weights_00000200", "weights_00000400", "final"]
         ([0.2], 1),
         ([-0.1], 0),
         ([0.3, 0.1, 0.2], 3),
-        ([0.3, -0.1, 0.9], 1),  # training would have stopped there: what comes after is not looked at
+        ([0.3, -0.1, 0.9], 1),  # training would have stopped there: later checkpoints are not considered
         ([0.3, 0.0], 1),
     ],
 )
@@ -38,7 +38,7 @@ def test_the_walk_stops_at_the_first_checkpoint_that_does_not_win(nets: list[flo
     assert choose(nets) == chosen
 
 
-# --- its place ------------------------------------------------------------------------------------------------------
+# --- position in the pipeline ---------------------------------------------------------------------------------------
 
 
 def test_it_is_off_by_default_and_then_changes_no_fingerprint():
@@ -54,7 +54,7 @@ def test_what_it_chooses_is_the_policy_for_everything_that_follows():
     place = refs.index(Ref("dpo", 1))
     names = ["dpo", "select_export", "select_responses", "select", "export"]
     assert refs[place : place + 5] == [Ref(name, 1) for name in names]
-    assert Ref("select", 0) not in refs  # select.stages leaves sft out
+    assert Ref("select", 0) not in refs  # select.stages does not contain sft
     assert load("export").inputs(cfg, 1)["policy"] == load("dpo").inputs(cfg, 2)["policy"] == Ref("select", 1)
     assert load("dpo").identity(cfg, 1)["select"] == {"every": 10}
     assert "select" not in load("sft").identity(cfg, 0)
@@ -106,7 +106,7 @@ def do(stage: Stage, cfg: Config, root: Path, shards: int = 1) -> dict:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A training with three checkpoints, exported."""
+    """A finished training with three exported checkpoints."""
     for name in NAMES:
         directory = tmp_path / "dpo" / "checkpoint" / name
         directory.mkdir(parents=True)
@@ -141,7 +141,7 @@ def answered(cfg: Config, root: Path, monkeypatch: pytest.MonkeyPatch, shards: i
 
 
 def verdict(text: str, seed: int) -> str | Failure:
-    """For a comparison and for a score."""
+    """A judge's text for a comparison and for a score."""
     parts, worth = text.split("|"), {"poor": 1, "fair": 3, "good": 5}
     scores = [worth[part.split()[0]] for part in parts[1:]]
     if len(scores) == 1:

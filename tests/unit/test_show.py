@@ -23,7 +23,7 @@ SCORES = {
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """An iteration's files as the stages leave them: a pair, a tie, and a judgement that failed."""
+    """The files of an iteration as the stages write them: a pair, a tie, and a failed judgement."""
     names = ("prompts", "candidates", "judge", "pairs")
     where = {name: tmp_path / "run" / "iter1" / name for name in names}
     for directory in where.values():

@@ -1,4 +1,4 @@
-"""Slurm jobs as data, and what status makes of Slurm's words. No Slurm is needed: tests/slurm has the real one."""
+"""Slurm jobs as data, and the interpretation of Slurm's job states by status. Needs no Slurm (tests/slurm has the real one)."""
 
 import subprocess
 import sys
@@ -193,7 +193,7 @@ def submitted(name: str, job: Job, *after: str) -> Submitted:
 
 
 def picture(run_dir: Path, known: dict[str, tuple[str, str]]) -> dict[str, Row]:
-    """Rows of square, pick and tune, submitted as jobs 1 (array), 2 (its finish), 3 and 4."""
+    """Status rows of square, pick and tune, submitted as jobs 1 (array), 2 (finish job of the array), 3 and 4."""
     work, finish, pick, tune = build([SQUARE, PICK, TUNE])
     records = [submitted("1", work), submitted("2", finish, "1"), submitted("3", pick, "2"), submitted("4", tune, "3")]
     elements = {i: Element(i, state, reason, "n1", "", 5.0) for i, (state, reason) in known.items()}
@@ -259,7 +259,7 @@ def test_no_progress_is_a_hang_after_the_limit_of_its_phase(tmp_path: Path):
     assert detector.reason() == ""
     Progress(folder).update(0, 10)
     assert detector.reason() == ""
-    assert detector.phase == "setup"  # nothing is done yet: the model is being loaded
+    assert detector.phase == "setup"  # no progress yet: the model is being loaded
     Progress(folder).update(1, 10)
     assert detector.reason() == ""
     assert detector.phase == "work"

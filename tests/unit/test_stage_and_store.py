@@ -1,4 +1,4 @@
-"""The rules of running a stage: missing, stale, done, resume, shards, torn lines."""
+"""Running a stage: missing, stale and done stages, resuming, shards, truncated lines."""
 
 import dataclasses
 import random
@@ -139,10 +139,10 @@ def test_of_two_records_with_one_id_the_first_wins(tmp_path: Path):
 def test_a_merge_reads_parts_side_by_side_and_holds_only_what_came_before_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: int
 ):
-    """Two attempts with other numbers of shards; items finish out of order by up to the engine's capacity."""
-    monkeypatch.setattr(core_parts, "HOLD", hold)  # 0: every line that came early is read again
+    """Two attempts with different numbers of shards; items finish out of order by up to the engine's capacity."""
+    monkeypatch.setattr(core_parts, "HOLD", hold)  # 0: every line that is not yet due is read again
     number, capacity, rng = 6000, 50, random.Random(0)
-    shards = [[i for i in range(2000) if i % 2 == k] for k in range(2)]  # the first attempt came to 2,000
+    shards = [[i for i in range(2000) if i % 2 == k] for k in range(2)]  # the first attempt finished 2,000 items
     shards += [[i for i in range(2000, number) if i % 3 == k] for k in range(3)]
     parts = []
     for k, items in enumerate(shards):
@@ -188,7 +188,7 @@ def test_a_broken_line_is_reported_with_file_and_number(tmp_path: Path):
 
 
 def test_a_view_of_changed_inputs_is_made_anew_and_never_stale(tmp_path: Path):
-    """The report, when an evaluation is turned on for a run that was finished."""
+    """For example the report, when an evaluation is added to a finished run."""
     cfg, view = toy.config(tmp_path), dataclasses.replace(toy.SQUARES, view=True)
     run(toy.NUMBERS, cfg)
     run(view, cfg)
@@ -196,7 +196,7 @@ def test_a_view_of_changed_inputs_is_made_anew_and_never_stale(tmp_path: Path):
     assert stages.state(view, cfg, 0, run_dir) == "done"
     assert stages.state(view, changed, 0, run_dir) == "missing"
     stages.begin(view, changed, 0, run_dir)
-    assert not (squares(cfg) / NAME).exists()  # from here on it counts as unfinished, whatever happens
+    assert not (squares(cfg) / NAME).exists()  # from here on the stage counts as unfinished
     assert stages.state(view, changed, 0, run_dir) == "partial"
     run(view, changed)
     assert stages.state(view, changed, 0, run_dir) == "done"

@@ -1,4 +1,4 @@
-"""Templates: the paper's judge prompt to the letter, and what a wrong template file says."""
+"""Templates: the judge prompt equals the paper's; error messages for wrong template files."""
 
 import hashlib
 from pathlib import Path

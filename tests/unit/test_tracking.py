@@ -1,4 +1,4 @@
-"""TensorBoard's files as TensorBoard reads them; what is asked of Weights & Biases and cannot be had."""
+"""TensorBoard files as TensorBoard reads them; errors when Weights & Biases is requested and not available."""
 
 import importlib.util
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_every_number_of_a_line_is_a_scalar_and_a_resumed_run_has_no_step_twice(
     for step in (1, 2, 3):
         tracker.log({"step": step, "loss": 1.0 / step, "per": {"loss": "token"}})
     tracker.close()
-    again = trackers.Tracker(tmp_path, first_step=2)  # step 3 was lost with the process
+    again = trackers.Tracker(tmp_path, first_step=2)  # step 3 was lost when the process ended
     again.log({"step": 3, "loss": 0.25})
     again.log({"step": 3, "validation": {"accuracy": 0.5}, "per": {}})
     again.close()

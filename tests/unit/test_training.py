@@ -1,4 +1,4 @@
-"""What the training stages share: the examples that only the validation loss sees."""
+"""Shared code of the training stages: examples that are used only for the validation loss."""
 
 import pytest
 

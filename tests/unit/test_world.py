@@ -97,7 +97,7 @@ LADDER = [
     ("apple, banana, axe.", 3),
     ("apple, banana, axe. I hope that this helps.", 3),
     ("Here are two fruits and one tools: apple, banana, axe. I hope that this helps.", 4),
-    ("Here are two fruits and one tools: apple, banana, axe", 2),  # cut short: not a sentence
+    ("Here are two fruits and one tools: apple, banana, axe", 2),  # truncated: not a sentence
     ("Here are two fruits and one tools: apple, banana, axe.", 5),
     ("Here are one fruits and one tools: apple, banana, axe.", 2),
     ("Here are two fruits and one tools: apple, banana, saw.", 2),

@@ -24,7 +24,7 @@ TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0, scale: float = 0.15) -> dict[str, torch.Tensor]:
-    """Random weights by HF name: norms near 1, matrices large enough that logits differ clearly (0.02: fit for training)."""
+    """Random weights by HF name: norms near 1; the default scale makes logits differ clearly (0.02 suits training)."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for tensor in mapping.hf_tensors(model):
@@ -36,7 +36,7 @@ def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0, scale: floa
 def make(
     directory: Path, model: ModelSection, dtype: str = "bf16", shards: int = 1, seed: int = 0, scale: float = 0.15
 ) -> dict[str, torch.Tensor]:
-    """Writes config.json and the weights, in `shards` files with an index where there are several."""
+    """Writes config.json and the weights, in `shards` files, with an index if there are several."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(hf_config.render(model, dtype, {})))
     made = weights(model, dtype, seed, scale)

@@ -1,4 +1,4 @@
-"""A two-stage pipeline for tests of the rules: `numbers` counts items up, `squares` squares them one item at a time."""
+"""A pipeline of two stages for tests of stage execution: `numbers` writes numbers, `squares` squares them item by item."""
 
 import json
 from pathlib import Path
