@@ -27,7 +27,7 @@ def left_by(session: int, seconds: float = 20.0) -> list[str]:
     return found
 
 
-def endless(part: int, parts: int, advance: Callable[[int], None]) -> None:
+def endless(rank: int, world_size: int, advance: Callable[[int], None]) -> None:
     """Work that starts and never ends. In this module because a spawned process imports the module of its function."""
     advance(1)
     time.sleep(600)

@@ -1,12 +1,13 @@
-"""The weights of an HF model directory: which tensor lies where, checked against the config before anything is read."""
+"""The weights of an HF model directory: which tensor lies where, checked against config.json before any weight is read."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import mapping, safetensors_files, torch_save_files
-from nemo_srlm.convert.tensor_files import DTYPES, NAMES, StoredTensor
+from nemo_srlm.convert import safetensors_files, torch_save_files
+from nemo_srlm.convert.families import table
+from nemo_srlm.convert.tensor_files import DTYPE_NAMES, DTYPES, StoredTensor
 from nemo_srlm.errors import CheckpointError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -16,12 +17,12 @@ BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
     """Every weight in the directory. Raises CheckpointError for anything absent, cut short or contradictory."""
     if (directory / INDEX).exists():
-        return _indexed(directory / INDEX, _read_safetensors)
+        return _indexed(directory / INDEX, safetensors_files.read_header)
     if (directory / SINGLE).exists():
-        return _read_safetensors(directory / SINGLE)
-    pieces = sorted(path.name for path in directory.glob("*.safetensors"))
-    if pieces:
-        raise CheckpointError(directory, f"{len(pieces)} safetensors file(s) ({pieces[0]}, ...) without {INDEX}",
+        return safetensors_files.read_header(directory / SINGLE)
+    shards = sorted(path.name for path in directory.glob("*.safetensors"))
+    if shards:
+        raise CheckpointError(directory, f"{len(shards)} safetensors file(s) ({shards[0]}, ...) without {INDEX}",
                               f"{SINGLE}, or shards with their index", "fetch the index file too")  # fmt: skip
     has_bin = (directory / BIN_INDEX).exists() or (directory / BIN_SINGLE).exists()
     if has_bin and not allow_bin:
@@ -32,10 +33,6 @@ def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
     if has_bin:
         return _read_bin(directory / BIN_SINGLE)
     raise CheckpointError(directory, "no model weights", f"{SINGLE}, or shards with {INDEX}")
-
-
-def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    return safetensors_files.read_header(path)
 
 
 def _read_bin(path: Path) -> dict[str, StoredTensor]:
@@ -71,20 +68,24 @@ def _indexed(index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]) 
     return tensors
 
 
-def matched(
+def check_tensors(
     tensors: dict[str, StoredTensor], model: ModelSection, directory: Path, dtype: str | None
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """(the model's tensors by HF name, names of ignored buffers). Every file tensor is used exactly once, or named here.
+    """(the model's tensors by HF name, names of the ignored ones). Every tensor of the files is in one of the two.
 
-    `dtype` is what the config states; None accepts any single float type.
+    `dtype`: the one that config.json states; None accepts any single float type. Raises CheckpointError when names, shapes
+    or types contradict config.json.
     """
-    wanted = {tensor.name: tensor.shape for tensor in mapping.hf_tensors(model)}
-    ignored = sorted(name for name in tensors if mapping.IGNORED_HF.match(name))
+    wanted = {tensor.name: tensor.shape for tensor in table.hf_tensors(model)}
+    family = table.family_of(model)
+    ignored = sorted(name for name in tensors if family.ignored_hf_tensors.match(name))
     rest = tensors.keys() - set(ignored)
     missing, extra = sorted(wanted.keys() - rest), sorted(rest - wanted.keys())
     biases = [name for name in extra if name.endswith(".bias")]
     if biases:
-        raise CheckpointError(directory, f"{len(biases)} biases, such as {biases[0]}", "a Llama without biases")
+        raise CheckpointError(
+            directory, f"{len(biases)} biases, such as {biases[0]}", f"a {model.family} model without these"
+        )
     if extra == ["lm_head.weight"] and not missing and model.tie_embeddings:
         raise CheckpointError(directory, "config.json says tie_word_embeddings, yet there is an lm_head.weight",
                               "one or the other", "set tie_word_embeddings to false if the head is its own")  # fmt: skip
@@ -93,21 +94,21 @@ def matched(
             directory,
             f"{len(missing)} tensor(s) that config.json asks for are absent: {_some(missing)}; "
             f"{len(extra)} tensor(s) that it does not know: {_some(extra)}",
-            f"the {len(wanted)} tensors of a Llama with {model.num_layers} layers",
+            f"the {len(wanted)} tensors of a {model.family} model with {model.num_layers} layers",
             "config.json and the weights do not belong together",
         )  # fmt: skip
     wrong = [f"{n} {list(tensors[n].shape)} instead of {list(s)}" for n, s in wanted.items() if tensors[n].shape != s]
     if wrong:
         raise CheckpointError(directory, f"{len(wrong)} shape(s) contradict config.json: {_some(wrong)}",
                               remedy="config.json and the weights do not belong together")  # fmt: skip
-    foreign = sorted({str(tensors[n].dtype) for n in wanted if tensors[n].dtype not in NAMES})
+    foreign = sorted({str(tensors[n].dtype) for n in wanted if tensors[n].dtype not in DTYPE_NAMES})
     if foreign:
         raise CheckpointError(directory, f"weights of type {foreign}", f"one of {sorted(DTYPES)}")
-    found = sorted({NAMES[tensors[name].dtype] for name in wanted})
+    found = sorted({DTYPE_NAMES[tensors[name].dtype] for name in wanted})
     if len(found) > 1 or (dtype is not None and found != [dtype]):
-        odd = [name for name in wanted if NAMES[tensors[name].dtype] != (dtype or found[0])]
+        odd = [name for name in wanted if DTYPE_NAMES[tensors[name].dtype] != (dtype or found[0])]
         raise CheckpointError(directory, f"weights of type {found}, for example {odd[0]}", f"all {dtype or found[0]}",
-                              "pass a dtype to convert to, if that is meant")  # fmt: skip
+                              "pass a dtype to convert to, if they may differ")  # fmt: skip
     return {name: tensors[name] for name in wanted}, ignored
 
 

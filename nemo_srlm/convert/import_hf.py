@@ -1,5 +1,6 @@
-"""HF -> Megatron: streams an HF Llama directory into a torch_dist checkpoint, one bounded piece at a time."""
+"""HF -> Megatron: streams the weights of an HF directory into a torch_dist checkpoint, one slice of rows at a time."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,25 +8,26 @@ from pathlib import Path
 import torch
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import hf_config, hf_weights, mapping, torch_dist_files
-from nemo_srlm.convert.mapping import Entry
-from nemo_srlm.convert.processes import Report, nothing, prefetched, spread
+from nemo_srlm.convert import hf_config, hf_weights, torch_dist_files
+from nemo_srlm.convert.atomic_directory import atomic_directory
+from nemo_srlm.convert.families import table
+from nemo_srlm.convert.mapping import MegatronTensor
+from nemo_srlm.convert.processes import Report, no_report, prefetch, run_parallel
 from nemo_srlm.convert.tensor_files import (
+    DTYPE_NAMES,
     DTYPES,
-    NAMES,
-    PIECE_BYTES,
+    SLICE_BYTES,
+    BufferPool,
     Reader,
-    Ring,
     StoredTensor,
-    refuse_not_finite,
-    written_whole,
+    check_finite,
 )
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.train.checkpoint_dir import mark_complete
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What an import did."""
 
     model: ModelSection
@@ -37,95 +39,101 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    entry: Entry
+class _Slice:
+    """Rows of a Megatron tensor."""
+
+    tensor: MegatronTensor
     row: int
-    rows: int
+    num_rows: int
 
     @property
     def numel(self) -> int:
-        return self.rows * self.entry.row_numel
+        return self.num_rows * self.tensor.row_numel
 
 
-def _pieces(model: ModelSection, itemsize: int, limit: int) -> Iterator[_Piece]:
-    """Runs of rows of at most `limit` bytes, none of which reaches over the end of a tensor-parallel shard."""
-    for entry in mapping.table(model):
-        step = max(1, limit // (entry.row_numel * itemsize))
-        for start in range(0, entry.shape[0], entry.shard[0]):
-            for row in range(start, start + entry.shard[0], step):
-                yield _Piece(entry, row, min(step, start + entry.shard[0] - row))
+def _slices(model: ModelSection, limit: int) -> Iterator[_Slice]:
+    """Slices of at most `limit` bytes in fp32, none of which crosses the end of a tensor-parallel shard."""
+    for tensor in table.megatron_tensors(model):
+        step = max(1, limit // (4 * tensor.row_numel))
+        shard_rows = tensor.shard_shape[0]
+        for start in range(0, tensor.shape[0], shard_rows):
+            for row in range(start, start + shard_rows, step):
+                yield _Slice(tensor, row, min(step, start + shard_rows - row))
 
 
-def gather(
-    reader: Reader, tensors: dict[str, StoredTensor], entry: Entry, row: int, rows: int, ring: Ring
+def read_megatron_rows(
+    reader: Reader, hf: dict[str, StoredTensor], tensor: MegatronTensor, row: int, num_rows: int, buffers: BufferPool
 ) -> torch.Tensor:
-    """Rows of a Megatron tensor, [rows, ...], put together from the HF tensors, in their dtype."""
-    out = ring.take((rows, *entry.shape[1:]), tensors[entry.runs[0].hf].dtype)
-    for run in entry.runs:
-        first, last = max(row, run.row), min(row + rows, run.row + run.rows)
+    """Rows [row, row + num_rows) of a Megatron tensor, assembled from the HF tensors, in their dtype."""
+    out = buffers.take((num_rows, *tensor.shape[1:]), hf[tensor.blocks[0].hf_name].dtype)
+    for block in tensor.blocks:
+        first, last = max(row, block.row), min(row + num_rows, block.row + block.num_rows)
         if first < last:
-            reader.read_rows(tensors[run.hf], run.hf_row + first - run.row, out[first - row : last - row])
+            reader.read_rows(hf[block.hf_name], block.hf_row + first - block.row, out[first - row : last - row])
     return out
 
 
 @dataclass(frozen=True)
 class _Import:
-    """The share of one process: every `parts`-th piece. Each byte is read once, by one process."""
+    """The work of one process: every `world_size`-th slice. Each byte is read once, by one process."""
 
     model: ModelSection
     tensors: dict[str, StoredTensor]
     out: Path
     dtype: torch.dtype
     source: Path
-    piece_bytes: int
+    slice_bytes: int
 
-    def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> list[torch_dist_files.Written]:
-        mine = [p for i, p in enumerate(_pieces(self.model, 4, self.piece_bytes)) if i % parts == part]
-        ring = Ring(self.piece_bytes)
-        with Reader(mapping.num_parameters(self.model) * self.dtype.itemsize) as reader:
+    def __call__(
+        self, rank: int, world_size: int, advance: Callable[[int], None]
+    ) -> list[torch_dist_files.WrittenChunk]:
+        own = list(itertools.islice(_slices(self.model, self.slice_bytes), rank, None, world_size))
+        buffers = BufferPool(self.slice_bytes)
+        with Reader(table.num_parameters(self.model) * self.dtype.itemsize) as reader:
 
-            def load(piece: _Piece) -> torch.Tensor:
-                weights = gather(reader, self.tensors, piece.entry, piece.row, piece.rows, ring).to(self.dtype)
-                names = ", ".join(dict.fromkeys(run.hf for run in piece.entry.runs))
-                refuse_not_finite(weights, names, self.source)
+            def load(part: _Slice) -> torch.Tensor:
+                rows = read_megatron_rows(reader, self.tensors, part.tensor, part.row, part.num_rows, buffers)
+                weights = rows.to(self.dtype)
+                names = ", ".join(dict.fromkeys(block.hf_name for block in part.tensor.blocks))
+                check_finite(weights, names, self.source)
                 return weights
 
-            writer = torch_dist_files.PartWriter(self.out, part)
-            for piece, weights in prefetched(mine, load):
-                writer.append(piece.entry, piece.row, weights)
-                advance(piece.numel)
+            writer = torch_dist_files.Writer(self.out, rank)
+            for part, weights in prefetch(own, load):
+                writer.append(part.tensor, part.row, weights)
+                advance(part.numel)
             writer.close()
         return writer.written
 
 
 def import_hf(
     source: Path, checkpoint: Path, *, dtype: str = "", expected: ModelSection | None = None, allow_bin: bool = False,
-    processes: int = 1, overwrite: bool = False, report: Report = nothing, piece_bytes: int = PIECE_BYTES,
-) -> Imported:  # fmt: skip
+    processes: int = 1, overwrite: bool = False, report: Report = no_report, slice_bytes: int = SLICE_BYTES,
+) -> ImportResult:  # fmt: skip
     """Writes a weights-only torch_dist checkpoint, loadable under any TP/PP/VPP layout and vocabulary padding.
 
-    `dtype` fp32 | bf16 | fp16 converts, "" keeps the weights as they are. `expected` is the architecture that the config
-    asks for. Raises CheckpointError, leaving nothing under the name `checkpoint`, when anything does not fit.
-    `report` counts parameters.
+    `dtype` fp32 | bf16 | fp16 converts, "" keeps that of the weights. `expected`: the architecture that the project's config
+    states. `report` counts parameters. Raises CheckpointError when anything is wrong with the files or does not fit; then
+    nothing exists under the name `checkpoint`.
     """
     config = hf_config.read(source)
     if expected is not None and (found := hf_config.differences(config.model, expected)):
         raise CheckpointError(
             source, "an architecture other than the config's:\n    " + "\n    ".join(found),
-            remedy="set these fields (left: the config, right: this directory) or choose the directory that was meant",
+            remedy="set these fields (left: the config, right: this directory) or choose another directory",
         )  # fmt: skip
     located = hf_weights.find(source, allow_bin)
-    tensors, ignored = hf_weights.matched(located, config.model, source, None if dtype else config.dtype)
+    tensors, ignored = hf_weights.check_tensors(located, config.model, source, None if dtype else config.dtype)
     stored = DTYPES[dtype] if dtype else next(iter(tensors.values())).dtype
-    parameters = mapping.num_parameters(config.model)
+    parameters = table.num_parameters(config.model)
     num_bytes = parameters * stored.itemsize
-    with written_whole(checkpoint, num_bytes, overwrite) as temporary:
-        work = _Import(config.model, tensors, temporary, stored, source, piece_bytes)
-        parts = spread(work, processes, parameters, report)
+    with atomic_directory(checkpoint, num_bytes, overwrite) as temporary:
+        work = _Import(config.model, tensors, temporary, stored, source, slice_bytes)
+        written = run_parallel(work, processes, parameters, report)
         shapes = {}
-        for entry in mapping.table(config.model):
-            layers = () if entry.layer is None else (config.model.num_layers,)
-            shapes[entry.key] = (*layers, *entry.shape)
-        torch_dist_files.finish(temporary, shapes, stored, (w for part in parts for w in part), {})
+        for tensor in table.megatron_tensors(config.model):
+            layers = () if tensor.layer is None else (config.model.num_layers,)
+            shapes[tensor.key] = (*layers, *tensor.shape)
+        torch_dist_files.write_metadata(temporary, shapes, stored, itertools.chain.from_iterable(written))
         mark_complete(temporary)
-    return Imported(config.model, NAMES[stored], len(tensors), parameters, num_bytes, tuple(ignored))
+    return ImportResult(config.model, DTYPE_NAMES[stored], len(tensors), parameters, num_bytes, tuple(ignored))

@@ -1,45 +1,51 @@
-"""Runs a conversion's share of work in one process or several, with one sum of finished bytes."""
+"""Runs a conversion in one process or several, with one progress count of all of them."""
 
 import multiprocessing
 import os
 import queue
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from nemo_srlm.core.process import die_with_parent
 from nemo_srlm.errors import CheckpointError, UserError
 
-T, R = TypeVar("T"), TypeVar("R")
-Report = Callable[[int, int], None]  # (bytes done, bytes in all)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+Report = Callable[[int, int], None]  # (parameters done, parameters in all)
 
 
-class Work(Protocol[R]):
-    """Does share `part` of `parts`; calls `advance(bytes)` as it goes. Must be picklable."""
+class Work(Protocol[Result_co]):
+    """Does part `rank` of `world_size`; calls `advance(parameters)` as it goes. Must be picklable."""
 
-    def __call__(self, part: int, parts: int, advance: Callable[[int], None]) -> R: ...
+    def __call__(self, rank: int, world_size: int, advance: Callable[[int], None]) -> Result_co: ...
 
 
-def nothing(done: int, total: int) -> None:
+def no_report(done: int, total: int) -> None:
     """A Report for callers that show no progress."""
 
 
-def prefetched(items: Iterable[T], load: Callable[[T], R]) -> Iterator[tuple[T, R]]:
-    """(item, load(item)) in order, loading the next one in a thread while the caller writes the last."""
+def prefetch(items: Iterable[Item], load: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
+    """(item, load(item)) in order; a thread loads the next item while the caller uses the current one."""
     with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[T, Any] | None = None
+        current: tuple[Item, Future[Result]] | None = None
         for item in items:
-            coming = (item, pool.submit(load, item))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            following = (item, pool.submit(load, item))
+            if current is not None:
+                yield current[0], current[1].result()
+            current = following
+        if current is not None:
+            yield current[0], current[1].result()
 
 
-def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[R]:
-    """The results of `work(part, processes, ...)` for every part. A UserError of any part is raised here."""
+def run_parallel(work: Work[Result], processes: int, total: int, report: Report) -> list[Result]:
+    """The results of `work(rank, processes, ...)` for every rank, in this process when `processes` is 1.
+
+    `total`: parameters in all, for `report`. A UserError or OSError of any process is raised here. CheckpointError when a
+    process dies.
+    """
     report(0, total)
     done = 0
     if processes == 1:
@@ -56,13 +62,13 @@ def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[
         spawn.Process(target=_worker, args=(work, i, processes, messages, os.getpid()), daemon=True)
         for i in range(processes)
     ]
-    results: dict[int, R] = {}
+    results: dict[int, Result] = {}
     try:
         for worker in workers:
             worker.start()
         while len(results) < processes:
             try:
-                kind, part, value = messages.get(timeout=1.0)
+                kind, rank, value = messages.get(timeout=1.0)
             except queue.Empty:
                 dead = [i for i, w in enumerate(workers) if w.exitcode not in (None, 0) and i not in results]
                 if dead:
@@ -75,11 +81,12 @@ def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[
                 done += value
                 report(done, total)
             elif kind == "result":
-                results[part] = value
-            elif kind == "user":
-                raise _rebuilt(*value)
+                results[rank] = value
+            elif kind == "raise":
+                error, arguments = value
+                raise error(*arguments)
             else:
-                raise RuntimeError(f"conversion process {part} failed:\n{value}")
+                raise RuntimeError(f"conversion process {rank} failed:\n{value}")
     finally:
         for worker in workers:
             if worker.is_alive():
@@ -88,17 +95,14 @@ def spread(work: "Work[R]", processes: int, total: int, report: Report) -> list[
     return [results[i] for i in range(processes)]
 
 
-def _worker(work: "Work[R]", part: int, parts: int, messages: Any, parent: int) -> None:
-    die_with_parent(parent)  # a killed conversion leaves nobody behind who writes into the next one's directory
+def _worker(work: Work[Any], rank: int, world_size: int, messages: Any, parent: int) -> None:
+    die_with_parent(parent)  # else a process of a killed conversion could write into the next one's directory
     try:
-        messages.put(("result", part, work(part, parts, lambda count: messages.put(("done", part, count)))))
-    except UserError as error:
-        messages.put(("user", part, (type(error), error.where, error.found, error.expected, error.remedy)))
+        result = work(rank, world_size, lambda count: messages.put(("done", rank, count)))
+        messages.put(("result", rank, result))
+    except UserError as error:  # as its parts: an exception of several arguments does not survive pickling
+        messages.put(("raise", rank, (type(error), (error.where, error.found, error.expected, error.remedy))))
     except OSError as error:
-        messages.put(("user", part, (OSError, error.errno, error.strerror)))
+        messages.put(("raise", rank, (OSError, (error.errno, error.strerror))))
     except Exception:
-        messages.put(("error", part, traceback.format_exc()))
-
-
-def _rebuilt(kind: type[Exception], *args: Any) -> Exception:
-    return kind(*args)
+        messages.put(("crash", rank, traceback.format_exc()))

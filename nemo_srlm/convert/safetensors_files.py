@@ -1,7 +1,7 @@
-"""safetensors files: a header that is checked to the byte, and a writer that streams.
+"""safetensors files: a header reader that checks every offset, and a writer that streams.
 
-The format (8 bytes of header length, a JSON header, the data) is read and written here rather than through the library
-because that one needs whole tensors in memory to write, and maps files to read (see tensor_files.py).
+The format is 8 bytes of header length, a JSON header and the data. The safetensors library needs whole tensors in memory
+to write, and maps files into memory to read (see tensor_files.py), so it is not used here.
 """
 
 import json
@@ -24,7 +24,7 @@ DAMAGED = "the file is truncated or corrupt: fetch it again"
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a file. Raises CheckpointError unless the tensors tile the whole data section exactly."""
+    """Every tensor of a file. Raises CheckpointError unless the tensors fill the data section without gap or overlap."""
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
@@ -84,9 +84,9 @@ def _type(info: dict[str, Any], name: str, path: Path) -> torch.dtype:
 
 
 class Writer:
-    """Writes one file whose tensors, in order, are known beforehand; data comes in any number of pieces.
+    """Writes one file. The tensors and their order are known beforehand; their data comes in any number of slices.
 
-    The file carries the suffix .part until `close`, so a finished name is a finished file.
+    The file has the suffix .part until `close`, so a file under the final name is complete.
     """
 
     def __init__(self, path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
@@ -104,8 +104,8 @@ class Writer:
         self._offset = 8 + len(text)
         self._expected = self._offset + end
 
-    def append(self, piece: torch.Tensor) -> None:
-        self._offset = write_all(self._fd, piece, self._offset)
+    def append(self, values: torch.Tensor) -> None:
+        self._offset = write_all(self._fd, values, self._offset)
 
     def close(self) -> None:
         assert self._offset == self._expected, (self.path, self._offset, self._expected)

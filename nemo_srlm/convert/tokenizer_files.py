@@ -1,7 +1,7 @@
-"""What stands beside the weights of an HF directory: tokenizer, chat template, generation settings. Copied as they are,
-unless the project's chat format is asked for: then its template and the tokenizer's end token take their places.
+"""The files beside the weights of an HF directory: tokenizer, chat template, generation settings.
 
-Pure Python: no torch, no transformers.
+They are copied unchanged, unless the project's chat format is asked for: then its template replaces the copied one, and
+the tokenizer's end token replaces the end tokens of the generation settings. No torch, no transformers.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.generation import ChatSection
-from nemo_srlm.convert.hf_config import read_object
+from nemo_srlm.convert.config_json import read_object
 from nemo_srlm.errors import CheckpointError
 
 FILES = (
@@ -21,26 +21,26 @@ FILES = (
 
 
 def chat_template(chat: ChatSection, before_user: str = "", before_assistant: str = "") -> str:
-    """Jinja: bos, then per user turn prefix + text + suffix, per assistant turn text + eos. Same text as `tokens.Chat`."""
-    prefix, suffix, answer = (
+    """Jinja: bos, then per user turn prefix + text + suffix, per assistant turn text + eos. Same text as data.chat.Chat."""
+    prefix, suffix, response = (
         json.dumps(text, ensure_ascii=False)
         for text in (before_user + chat.user_prefix, chat.user_suffix, before_assistant)
     )
     return (
         "{{ bos_token }}{% for message in messages %}"
         "{% if message['role'] == 'user' %}{{ " + prefix + " + message['content'] + " + suffix + " }}"
-        "{% elif message['role'] == 'assistant' %}{{ " + answer + " + message['content'] + eos_token }}"
+        "{% elif message['role'] == 'assistant' %}{{ " + response + " + message['content'] + eos_token }}"
         "{% else %}{{ raise_exception('this chat format has the roles user and assistant only') }}{% endif %}"
         "{% endfor %}"
     )
 
 
 def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, str]) -> str:
-    """The chat template whose text this directory's tokenizer turns into the very tokens that the trainer feeds.
+    """The chat template whose text this directory's tokenizer encodes as the tokens that the trainer uses.
 
-    The trainer encodes prompt and response apart, and sentencepiece puts a blank before whatever it encodes. In one text
-    some tokenizers need that blank to be written out (Llama 2's after the begin token, all of that family before an
-    answer). CheckpointError when no such template is found.
+    The trainer encodes prompt and response separately, and sentencepiece puts a space before every text that it encodes.
+    In the text of a whole chat some tokenizers need these spaces written out (Llama 2's after the begin token, all
+    sentencepiece tokenizers before a response). Raises CheckpointError when no such template is found.
     """
     import jinja2
 
@@ -56,12 +56,12 @@ def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, 
         if tokenizer.encode(jinja2.Template(template).render(messages=messages, **special)) == wanted:
             return template
     raise CheckpointError(
-        directory, "a tokenizer that gives other tokens for a whole chat than for its parts",
-        "one of the byte-level or sentencepiece kind", "choose other chat.user_prefix, chat.user_suffix",
+        directory, "a tokenizer that encodes a whole chat differently from its parts",
+        "a byte-level or sentencepiece tokenizer", "choose other chat.user_prefix, chat.user_suffix",
     )  # fmt: skip
 
 
-def copy_as_is(source: Path, out: Path) -> list[str]:
+def copy_unchanged(source: Path, out: Path) -> list[str]:
     """Copies the tokenizer files of `source` to `out`; returns their names. CheckpointError when there is none."""
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in FILES if (source / name).exists()]
@@ -81,7 +81,7 @@ def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> 
 
     Raises CheckpointError when a token has an id beyond the model's vocabulary.
     """
-    copy_as_is(source, out)
+    copy_unchanged(source, out)
     ids = _token_ids(source / "tokenizer.json")
     beyond = {token: i for token, i in ids.items() if i >= vocab_size}
     if beyond:
@@ -107,10 +107,10 @@ def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> 
 
 
 def generation_config(directory: Path, special: dict[str, int], chat: ChatSection | None) -> dict[str, Any]:
-    """The settings that were copied to `directory`. Its end tokens give way to the tokenizer's in our chat format."""
+    """The settings that were copied to `directory`. With a `chat` format the tokenizer's special tokens replace theirs."""
     path = directory / "generation_config.json"
-    given = read_object(path) if path.exists() else {"_from_model_config": True}
-    return special | given if chat is None else given | special
+    copied = read_object(path) if path.exists() else {"_from_model_config": True}
+    return special | copied if chat is None else copied | special
 
 
 def _token_ids(path: Path) -> dict[str, int]:

@@ -1,10 +1,10 @@
-"""Megatron-core's torch_dist checkpoint format, read and written piece by piece without a model.
+"""Megatron-core's torch_dist checkpoint format, read and written by slices of rows, without a model.
 
 A torch_dist checkpoint is a PyTorch distributed checkpoint: `.metadata` (a pickle of `Metadata`: for every key its global
-shape and chunks, for every chunk its file, offset and length), `__R_K.distcp` files (one `torch.save` archive a chunk),
-and Megatron's `common.pt` and `metadata.json` beside them. `dist_checkpointing.load` reads any part of a key from any
-chunking, so a checkpoint that was written in row pieces loads under every TP/PP layout, each rank reading only the
-chunks that overlap its own shard.
+shape and chunks, for every chunk its file, offset and length), `__R_K.distcp` files (one `torch.save` archive per chunk),
+and Megatron's `common.pt` and `metadata.json`. `dist_checkpointing.load` reads any part of a key from any chunks, so a
+checkpoint that was written by slices of rows loads under every TP/PP layout, and each rank reads only the chunks that
+overlap its own shard.
 """
 
 import json
@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from nemo_srlm.convert import torch_save_files
-from nemo_srlm.convert.mapping import Entry
+from nemo_srlm.convert.mapping import MegatronTensor
 from nemo_srlm.convert.tensor_files import Reader, StoredTensor, start_writeback
 from nemo_srlm.errors import CheckpointError
 
@@ -54,7 +54,7 @@ class Checkpoint:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._chunks: dict[tuple[str, int | None], list[Chunk]] = {}
-        self._scanned: dict[Chunk, StoredTensor] = {}
+        self._stored: dict[Chunk, StoredTensor] = {}  # of the chunks that were looked up
         for key, stored in metadata.state_dict_metadata.items():
             if not isinstance(stored, TensorStorageMetadata) or key.startswith(NOT_WEIGHTS):
                 continue
@@ -80,49 +80,49 @@ class Checkpoint:
         chunk = Chunk(offsets, sizes, info.relative_path, info.offset, info.length)
         self._chunks.setdefault((key, layer), []).append(chunk)
 
-    def locate(self, entry: Entry) -> tuple[str, int | None]:
-        """(key, layer) under which the checkpoint holds the entry, in Megatron's stacked or per-layer form."""
-        for key, layer in ((entry.key, entry.layer), (entry.layered_key, None)):
+    def locate(self, tensor: MegatronTensor) -> tuple[str, int | None]:
+        """(key, layer) under which the checkpoint holds the tensor: stacked layers, or a key per layer."""
+        for key, layer in ((tensor.key, tensor.layer), (tensor.name, None)):
             if (key, layer) in self._chunks:
                 return key, layer
         raise CheckpointError(
-            self.directory, f"no weight {entry.name}", f"every parameter of the model ({len(self.shapes)} keys are there)",
+            self.directory, f"no weight {tensor.name}", f"every parameter of the model ({len(self.shapes)} keys are there)",
             "the model section of the config does not fit this checkpoint",
         )  # fmt: skip
 
-    def shape(self, entry: Entry) -> tuple[int, ...]:
+    def shape(self, tensor: MegatronTensor) -> tuple[int, ...]:
         """Global shape without the layer axis; a vocabulary may be padded."""
-        key, layer = self.locate(entry)
+        key, layer = self.locate(tensor)
         return self.shapes[key] if layer is None else self.shapes[key][1:]
 
-    def dtype(self, entry: Entry) -> torch.dtype:
-        return self.dtypes[self.locate(entry)[0]]
+    def dtype(self, tensor: MegatronTensor) -> torch.dtype:
+        return self.dtypes[self.locate(tensor)[0]]
 
-    def read_rows(self, reader: Reader, entry: Entry, row: int, out: torch.Tensor) -> None:
-        """Fills `out` (of the stored dtype) with rows of the global tensor, from whichever chunks hold them."""
-        key, layer = self.locate(entry)
+    def read_rows(self, reader: Reader, tensor: MegatronTensor, row: int, out: torch.Tensor) -> None:
+        """Fills `out` (of the stored dtype) with rows of the global tensor from `row` on, from the chunks that hold them."""
+        key, layer = self.locate(tensor)
         rows, filled = out.shape[0], 0
         for chunk in self._chunks[key, layer]:
             first, last = max(row, chunk.offsets[0]), min(row + rows, chunk.offsets[0] + chunk.sizes[0])
             if first >= last:
                 continue
-            stored = self._stored(chunk)
+            stored = self._stored_chunk(chunk)
             if stored.dtype != out.dtype:
-                raise CheckpointError(stored.path, f"{entry.name} as {stored.dtype}", f"{out.dtype} by its metadata")
+                raise CheckpointError(stored.path, f"{tensor.name} as {stored.dtype}", f"{out.dtype} by its metadata")
             target = out[first - row : last - row]
             if chunk.sizes[1:] == tuple(out.shape[1:]):
                 reader.read_rows(stored, first - chunk.offsets[0], target)
-            else:  # cut along columns, by row-parallel layers
+            else:  # sharded by columns, as row-parallel layers are
                 part = torch.empty((last - first, *chunk.sizes[1:]), dtype=out.dtype)
                 reader.read_rows(stored, first - chunk.offsets[0], part)
                 target[:, chunk.offsets[1] : chunk.offsets[1] + chunk.sizes[1]] = part
             filled += (last - first) * (torch.Size(chunk.sizes[1:]).numel())
         if filled != out.numel():
-            raise CheckpointError(self.directory, f"{filled} of {out.numel()} values of {entry.name}, rows {row} on",
+            raise CheckpointError(self.directory, f"{filled} of {out.numel()} values of {tensor.name}, rows {row} on",
                                   "every value exactly once")  # fmt: skip
 
-    def _stored(self, chunk: Chunk) -> StoredTensor:
-        if chunk not in self._scanned:
+    def _stored_chunk(self, chunk: Chunk) -> StoredTensor:
+        if chunk not in self._stored:
             found = torch_save_files.scan(self.directory / chunk.file, chunk.position, chunk.length)
             if (
                 not isinstance(found, StoredTensor)
@@ -130,8 +130,8 @@ class Checkpoint:
             ):
                 raise CheckpointError(self.directory / chunk.file, f"a chunk at byte {chunk.position} that is no tensor "
                                       f"of shape {chunk.sizes}")  # fmt: skip
-            self._scanned[chunk] = StoredTensor(found.path, found.offset, found.dtype, chunk.sizes)
-        return self._scanned[chunk]
+            self._stored[chunk] = StoredTensor(found.path, found.offset, found.dtype, chunk.sizes)
+        return self._stored[chunk]
 
 
 def _chunk_sizes(metadata: Metadata, index: MetadataIndex, offsets: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,8 +161,8 @@ def _read_metadata(directory: Path) -> Metadata:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A chunk that a PartWriter wrote."""
+class WrittenChunk:
+    """A chunk that a Writer wrote."""
 
     key: str
     offsets: tuple[int, ...]
@@ -172,29 +172,29 @@ class Written:
     length: int
 
 
-class PartWriter:
-    """Writes one `__<part>_0.distcp` file."""
+class Writer:
+    """Writes one `__<rank>_0.distcp` file."""
 
-    def __init__(self, directory: Path, part: int) -> None:
-        self.name = f"__{part}_0.distcp"
+    def __init__(self, directory: Path, rank: int) -> None:
+        self.name = f"__{rank}_0.distcp"
         self._file = (directory / self.name).open("wb")
-        self.written: list[Written] = []
+        self.written: list[WrittenChunk] = []
 
-    def append(self, entry: Entry, row: int, piece: torch.Tensor) -> None:
-        """Rows of the entry from `row` on, a chunk for every tensor-parallel shard of its columns."""
-        width = entry.shard[-1]
-        for i, part in enumerate(piece.split(width, dim=1) if piece.dim() > 1 else [piece]):
-            self._chunk(entry, (row, i * width)[: piece.dim()], part.contiguous())
+    def append(self, tensor: MegatronTensor, row: int, rows: torch.Tensor) -> None:
+        """Writes rows of the tensor, from `row` on, as a chunk for every tensor-parallel shard of its columns."""
+        width = tensor.shard_shape[-1]
+        for i, part in enumerate(torch.split(rows, width, dim=1) if rows.dim() > 1 else [rows]):
+            self._write_chunk(tensor, (row, i * width)[: rows.dim()], part.contiguous())
 
-    def _chunk(self, entry: Entry, offsets: tuple[int, ...], data: torch.Tensor) -> None:
+    def _write_chunk(self, tensor: MegatronTensor, offsets: tuple[int, ...], data: torch.Tensor) -> None:
         sizes = tuple(data.shape)
-        if entry.layer is not None:
-            offsets, sizes = (entry.layer, *offsets), (1, *sizes)
+        if tensor.layer is not None:
+            offsets, sizes = (tensor.layer, *offsets), (1, *sizes)
         position = self._file.tell()
         _save(data.view(sizes), self._file)
         length = self._file.tell() - position
         start_writeback(self._file.fileno(), position, length)
-        self.written.append(Written(entry.key, offsets, sizes, self.name, position, length))
+        self.written.append(WrittenChunk(tensor.key, offsets, sizes, self.name, position, length))
 
     def close(self) -> None:
         self._file.flush()
@@ -203,14 +203,14 @@ class PartWriter:
 
 
 def _save(tensor: torch.Tensor, file: IO[bytes]) -> None:
-    """torch.save of these values alone, without checksums: no loader looks at them, and they cost as much as writing."""
+    """torch.save of these values alone, without checksums: no loader checks them, and they cost as much as writing."""
     checksums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        # torch.save writes a whole storage, and a piece is a part of a larger buffer: the same memory as its own
+        # torch.save writes a whole storage, and this tensor is part of a larger buffer: give its memory a storage of its own
         own = torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy())
         torch.save(own.view(tensor.dtype).view(tensor.shape), file)
-    except RuntimeError as error:  # torch hides the disk's refusal behind its own unfinished archive
+    except RuntimeError as error:  # torch raises its own error over the OSError of the disk
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -218,20 +218,19 @@ def _save(tensor: torch.Tensor, file: IO[bytes]) -> None:
         torch.serialization.set_crc32_options(checksums)
 
 
-def finish(
-    directory: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, written: Iterable[Written],
-    common: dict[str, Any],
-) -> None:  # fmt: skip
-    """Writes `.metadata`, `common.pt` and, last, `metadata.json`, without which the directory is no checkpoint."""
+def write_metadata(
+    directory: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, written: Iterable[WrittenChunk]
+) -> None:
+    """Writes `.metadata`, an empty `common.pt` and, last, `metadata.json`, without which the directory is no checkpoint."""
     chunks: dict[str, list[ChunkStorageMetadata]] = {key: [] for key in shapes}
     storage: dict[MetadataIndex, _StorageInfo] = {}
-    for part in written:
-        index = MetadataIndex(part.key, torch.Size(part.offsets), len(chunks[part.key]))
-        chunks[part.key].append(ChunkStorageMetadata(torch.Size(part.offsets), torch.Size(part.sizes)))
-        storage[index] = _StorageInfo(part.file, part.position, part.length)
+    for chunk in written:
+        index = MetadataIndex(chunk.key, torch.Size(chunk.offsets), len(chunks[chunk.key]))
+        chunks[chunk.key].append(ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.sizes)))
+        storage[index] = _StorageInfo(chunk.file, chunk.position, chunk.length)
     for key, shape in shapes.items():
-        held = sum(torch.Size(chunk.sizes).numel() for chunk in chunks[key])
-        assert held == torch.Size(shape).numel(), (key, held, shape)
+        numel = sum(torch.Size(chunk.sizes).numel() for chunk in chunks[key])
+        assert numel == torch.Size(shape).numel(), (key, numel, shape)
     metadata = Metadata(
         {k: TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size(shapes[k]), chunks[k]) for k in shapes},
         storage_data=storage,
@@ -240,7 +239,7 @@ def finish(
         pickle.dump(metadata, f)
         f.flush()
         os.fsync(f.fileno())
-    torch.save(common, directory / "common.pt")
+    torch.save({}, directory / "common.pt")
     kind = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch",
             "common_backend_version": 1}  # fmt: skip
     with (directory / "metadata.json").open("w", encoding="utf-8") as f:

@@ -1,4 +1,4 @@
-"""Finds the tensors inside a `torch.save` archive without loading it and without running its pickle.
+"""Finds the tensors in a `torch.save` archive without loading them and without executing code from its pickle.
 
 The archive is a zip whose members are stored, not compressed; `data.pkl` says which member holds which tensor. Both
 pytorch_model*.bin files and every chunk of a torch_dist checkpoint are such archives.
@@ -25,11 +25,11 @@ _STORAGES = {
 }  # fmt: skip
 
 
-class _View(io.RawIOBase):
+class _FilePart(io.RawIOBase):
     """Bytes [start, start + length) of an open file, as a file."""
 
     def __init__(self, file: io.BufferedReader, start: int, length: int) -> None:
-        self._file, self._start, self._length, self._at = file, start, length, 0
+        self._file, self._start, self._length, self._position = file, start, length, 0
 
     def seekable(self) -> bool:
         return True
@@ -38,27 +38,27 @@ class _View(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._at = base + offset
-        return self._at
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(self._length - self._at, 0)
-        self._file.seek(self._start + self._at)
+        left = max(self._length - self._position, 0)
+        self._file.seek(self._start + self._position)
         data = self._file.read(left if size < 0 else min(size, left))
-        self._at += len(data)
+        self._position += len(data)
         return data
 
 
-class _Refused(Exception):
-    pass
+class _UnsupportedError(Exception):
+    """The archive holds something else than plain contiguous tensors."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows containers and tensors; every other global in the pickle is refused, so nothing foreign is executed."""
+    """Accepts containers and tensors; refuses every other global in the pickle, so that no code from it is executed."""
 
     def __init__(self, data: bytes, members: Callable[[str], tuple[int, int]], path: Path) -> None:
         super().__init__(io.BytesIO(data))
@@ -77,7 +77,7 @@ class _Unpickler(pickle.Unpickler):
             return self._tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, requires_grad, hooks: data
-        raise _Refused(f"{module}.{name}")
+        raise _UnsupportedError(f"{module}.{name}")
 
     def _tensor(self, storage: tuple[torch.dtype, str], first: int, shape: Any, stride: Any, *_: Any) -> StoredTensor:
         dtype, key = storage
@@ -85,40 +85,44 @@ class _Unpickler(pickle.Unpickler):
         tensor = StoredTensor(self._path, offset + first * dtype.itemsize, dtype, tuple(shape))
         dense = torch.empty(tensor.shape, device="meta").stride()
         if any(size > 1 and ours != theirs for size, ours, theirs in zip(shape, dense, stride, strict=True)):
-            raise _Refused(f"a tensor of shape {tuple(shape)} with strides {tuple(stride)}")
+            raise _UnsupportedError(f"a tensor of shape {tuple(shape)} with strides {tuple(stride)}")
         if first * dtype.itemsize + tensor.num_bytes > length:
-            raise _Refused(f"a tensor of {tensor.num_bytes} bytes in a member of {length}")
+            raise _UnsupportedError(f"a tensor of {tensor.num_bytes} bytes in a member of {length}")
         return tensor
 
 
 def scan(path: Path, start: int = 0, length: int | None = None) -> Any:
-    """What `torch.load` would return, with a StoredTensor for every tensor. Raises CheckpointError when it cannot."""
+    """What `torch.load` would return, with a StoredTensor in place of every tensor.
+
+    `start`, `length`: where the archive lies in the file, in bytes. Raises CheckpointError for a damaged archive and for
+    anything but plain contiguous tensors.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, io.SEEK_END) - start if length is None else length
-            view = _View(file, start, size)
-            archive = zipfile.ZipFile(view)  # type: ignore[arg-type]
+            part = _FilePart(file, start, size)
+            archive = zipfile.ZipFile(part)
             infos = {info.filename: info for info in archive.infolist()}
             pickled = next(name for name in infos if name.endswith("/data.pkl"))
             prefix = pickled.removesuffix("data.pkl")
 
             def member(key: str) -> tuple[int, int]:
-                return place(f"{prefix}data/{key}")
+                return position(f"{prefix}data/{key}")
 
-            def place(name: str) -> tuple[int, int]:
+            def position(name: str) -> tuple[int, int]:
                 info = infos[name]
                 if info.compress_type != zipfile.ZIP_STORED:
-                    raise _Refused("a compressed member")
-                view.seek(info.header_offset)
-                head = view.read(30)  # a local file header; its name and extra field come before the data
+                    raise _UnsupportedError("a compressed member")
+                part.seek(info.header_offset)
+                head = part.read(30)  # a local file header; its name and extra field come before the data
                 return start + info.header_offset + 30 + sum(struct.unpack("<HH", head[26:30])), info.file_size
 
-            at, count = place(pickled)  # not archive.read: it wants checksums, which torch may leave out
-            view.seek(at - start)
-            return _Unpickler(view.read(count), member, path).load()
+            begin, count = position(pickled)  # not archive.read: it wants checksums, which torch may leave out
+            part.seek(begin - start)
+            return _Unpickler(part.read(count), member, path).load()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from error
-    except _Refused as error:
+    except _UnsupportedError as error:
         raise CheckpointError(path, f"holds {error}", "plain contiguous tensors saved by torch.save") from error
     except (zipfile.BadZipFile, StopIteration, KeyError, EOFError, pickle.UnpicklingError, struct.error) as error:
         raise CheckpointError(

@@ -1,17 +1,15 @@
-"""Proof that an HF directory and a Megatron checkpoint are the same model, and the card that says so.
+"""Verifies that an HF directory and a Megatron checkpoint hold the same model, and writes the verification card.
 
-round_trip   every Megatron parameter, rebuilt from the HF files, equals the checkpoint bit for bit; every HF tensor is
-             used once; file digests
-logits       transformers against the Megatron forward, fp32, on real text (compare_logits.py)
-vllm         the greedy tokens of vLLM equal transformers'
+round_trip   every Megatron tensor, rebuilt from the HF files, equals the checkpoint's bit for bit; every HF tensor is
+             used once; digests of the files
+logits       those of transformers and of the Megatron forward pass are equal within TOLERANCE, in fp32, on real text
+vllm         the greedy tokens of vLLM equal those of transformers
 Each level includes the ones before it.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,10 +21,13 @@ from typing import Any
 import torch
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import compare_logits, export_hf, hf_config, hf_weights, mapping, torch_dist_files
-from nemo_srlm.convert.import_hf import gather
-from nemo_srlm.convert.processes import Report, nothing
-from nemo_srlm.convert.tensor_files import NAMES, PIECE_BYTES, Reader, Ring
+from nemo_srlm.convert import compare_logits, hf_config, hf_weights, torch_dist_files
+from nemo_srlm.convert.export_hf import check_checkpoint
+from nemo_srlm.convert.families import table
+from nemo_srlm.convert.import_hf import read_megatron_rows
+from nemo_srlm.convert.processes import Report, no_report
+from nemo_srlm.convert.tensor_files import DTYPE_NAMES, SLICE_BYTES, BufferPool, Reader
+from nemo_srlm.core.files import file_digest, write_atomic
 from nemo_srlm.errors import CheckpointError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
@@ -34,77 +35,76 @@ NEW_TOKENS = 32
 
 
 def card_path(directory: Path) -> Path:
-    """Where the card of an HF directory lies: beside it."""
+    """The path of an HF directory's card: beside it."""
     return directory.with_name(directory.name + ".verification.json")
 
 
 def verify(
     hf: Path, checkpoint: Path, *, level: str = "logits", layers: int = 0, memory_gb: float = 8.0,
-    allow_bin: bool = False, report: Report = nothing,
+    allow_bin: bool = False, report: Report = no_report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compares, writes the card and returns it. Raises CheckpointError, after writing the card, when they differ.
+    """Compares the two, writes the card and returns it. Raises CheckpointError, after writing the card, when they differ.
 
-    `layers` > 0 limits the comparison of logits; 0 takes as many as fit `memory_gb`. `report` counts parameters.
+    `layers` > 0 limits the comparison of logits; 0 takes as many as fit `memory_gb` (10^9 bytes of fp32 weights of both
+    models). `report` counts parameters.
     """
     if level == "vllm" and not (hf / "tokenizer.json").exists():
         raise CheckpointError(hf, "no tokenizer.json", "a directory that vLLM can serve", "export with a tokenizer")
     started = time.time()
     model = hf_config.read(hf).model
     card: dict[str, Any] = {
-        "hf": str(hf), "checkpoint": str(checkpoint), "level": level, "num_parameters": mapping.num_parameters(model),
+        "hf": str(hf), "checkpoint": str(checkpoint), "level": level, "num_parameters": table.num_parameters(model),
         "versions": _versions(), "passed": False,
     }  # fmt: skip
     card_path(hf).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        # the other models load while the files are compared
+        # the processes load their models while the files are compared here
         used_layers = min(layers, model.num_layers) or compare_logits.num_layers_that_fit(model, memory_gb)
-        sides = _start_sides(stack, hf, checkpoint, model, level, used_layers)
+        processes = _start_processes(stack, hf, checkpoint, model, level, used_layers)
         card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, report)
         problems = [f"{len(trip['different'])} tensor(s) differ: {trip['different'][:5]}"] if trip["different"] else []
-        if sides and not problems:
-            card |= _collect(sides, hf, model, used_layers)
+        if processes and not problems:
+            card |= _collect_results(processes, hf, model, used_layers)
             problems += _logit_problems(card)
     card["passed"], card["problems"], card["seconds"] = not problems, problems, round(time.time() - started, 2)
-    temporary = card_path(hf).with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, card_path(hf))
+    write_atomic(card_path(hf), json.dumps(card, indent=1) + "\n")
     if problems:
         raise CheckpointError(hf, "; ".join(problems), f"the same model as {checkpoint}", f"see {card_path(hf)}")
     return card
 
 
 def round_trip(
-    hf: Path, checkpoint: Path, model: ModelSection, allow_bin: bool = False, report: Report = nothing
+    hf: Path, checkpoint: Path, model: ModelSection, allow_bin: bool = False, report: Report = no_report
 ) -> dict[str, Any]:
     """Rebuilds every Megatron tensor from the HF files and compares its bits with the checkpoint's, in the HF dtype."""
-    tensors, _ = hf_weights.matched(hf_weights.find(hf, allow_bin), model, hf, None)
+    tensors, _ = hf_weights.check_tensors(hf_weights.find(hf, allow_bin), model, hf, None)
     stored = torch_dist_files.Checkpoint(checkpoint)
-    padding = export_hf.matched(stored, model)
+    padding = check_checkpoint(stored, model)
     dtype = next(iter(tensors.values())).dtype
-    total, done, different, num_entries = mapping.num_parameters(model), 0, [], 0
-    ring = Ring(PIECE_BYTES)
-    with Reader() as ours, Reader() as theirs:
-        for entry in mapping.table(model):
-            num_entries += 1
-            step = max(1, PIECE_BYTES // (4 * entry.row_numel))
-            for row in range(0, entry.shape[0], step):
-                rows = min(step, entry.shape[0] - row)
-                rebuilt = gather(theirs, tensors, entry, row, rows, ring)
-                held = ring.take(tuple(rebuilt.shape), stored.dtype(entry))
-                stored.read_rows(ours, entry, row, held)
-                if not torch.equal(_bits(rebuilt), _bits(held.to(dtype))) and entry.name not in different:
-                    different.append(entry.name)
+    total, done, different, num_tensors = table.num_parameters(model), 0, [], 0
+    buffers = BufferPool(SLICE_BYTES)
+    with Reader() as megatron_reader, Reader() as hf_reader:
+        for tensor in table.megatron_tensors(model):
+            num_tensors += 1
+            step = max(1, SLICE_BYTES // (4 * tensor.row_numel))
+            for row in range(0, tensor.shape[0], step):
+                num_rows = min(step, tensor.shape[0] - row)
+                rebuilt = read_megatron_rows(hf_reader, tensors, tensor, row, num_rows, buffers)
+                held = buffers.take(tuple(rebuilt.shape), stored.dtype(tensor))
+                stored.read_rows(megatron_reader, tensor, row, held)
+                if not torch.equal(_bits(rebuilt), _bits(held.to(dtype))) and tensor.name not in different:
+                    different.append(tensor.name)
                 done += rebuilt.numel()
                 report(done, total)
-    files = sorted({tensor.path for tensor in tensors.values()})
+    files = sorted({held.path for held in tensors.values()})
     return {
         "different": different,
         "hf_tensors": len(tensors),
-        "megatron_tensors": num_entries,
+        "megatron_tensors": num_tensors,
         "padding_rows": padding,
-        "dtype": NAMES[dtype],
-        "checkpoint_dtype": NAMES[stored.dtype(next(mapping.table(model)))],
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files},
+        "dtype": DTYPE_NAMES[dtype],
+        "checkpoint_dtype": DTYPE_NAMES[stored.dtype(next(table.megatron_tensors(model)))],
+        "files": {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in files},
     }
 
 
@@ -112,68 +112,65 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.int16 if tensor.dtype.itemsize == 2 else torch.int32)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-class _Side:
-    """A process that answers a request with a JSON file."""
+class _Process:
+    """`python -m ARGUMENTS REQUEST.json RESULT.json`: reads its request from one file and writes its result to the other."""
 
     def __init__(self, stack: contextlib.ExitStack, what: str, arguments: list[str], request: dict[str, Any]) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.what, self.answer, self._log = what, directory / "answer.json", directory / "log"
+        self.what, self.result_path, self._log = what, directory / "result.json", directory / "log"
         (directory / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", *arguments, str(directory / "request.json"), str(self.answer)]
+        command = [sys.executable, "-m", *arguments, str(directory / "request.json"), str(self.result_path)]
         log = stack.enter_context(self._log.open("w"))
         self._process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-        stack.callback(self._process.kill)  # before waiting for it, when we leave early
+        stack.callback(self._process.kill)  # on an error the context of Popen would wait for its end
 
-    def result(self, where: Path) -> dict[str, Any]:
+    def result(self, hf: Path) -> dict[str, Any]:
+        """Waits for the result. CheckpointError with the end of its log when the process fails."""
         code = self._process.wait()
-        if code or not self.answer.exists():
+        if code or not self.result_path.exists():
             tail = "\n    ".join(self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:])
-            raise CheckpointError(where, f"{self.what} failed (exit code {code}):\n    {tail}")
-        found: dict[str, Any] = json.loads(self.answer.read_text(encoding="utf-8"))
+            raise CheckpointError(hf, f"{self.what} failed (exit code {code}):\n    {tail}")
+        found: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
         return found
 
 
-def _start_sides(
+def _start_processes(
     stack: contextlib.ExitStack, hf: Path, checkpoint: Path, model: ModelSection, level: str, layers: int
-) -> dict[str, _Side]:
+) -> dict[str, _Process]:
     if level == "round_trip":
         return {}
     ids = compare_logits.prompt_ids(hf, model)
     new_tokens = min(NEW_TOKENS, model.max_length - len(ids) // 2 - 1) if layers == model.num_layers else 0
     request = {"hf": str(hf), "checkpoint": str(checkpoint), "model": dataclasses.asdict(model), "layers": layers,
                "prompt_ids": ids, "new_tokens": new_tokens if level == "vllm" else 0}  # fmt: skip
-    sides = {
-        name: _Side(stack, f"the forward pass of {name}", [compare_logits.__name__, name], request)
+    processes = {
+        name: _Process(stack, f"the forward pass of {name}", [compare_logits.__name__, name], request)
         for name in ("transformers", "megatron")
     }
     if level == "vllm" and new_tokens:
         start = {"hf": str(hf), "prompt_ids": ids[: max(1, len(ids) // 2)], "new_tokens": new_tokens}
-        sides["vllm"] = _Side(stack, "vLLM", [f"{__package__}.vllm_check"], start)
-    return sides
+        processes["vllm"] = _Process(stack, "vLLM", [f"{__package__}.vllm_check"], start)
+    return processes
 
 
-def _collect(sides: dict[str, _Side], hf: Path, model: ModelSection, layers: int) -> dict[str, Any]:
-    answers = {name: side.result(hf) for name, side in sides.items()}
-    found = compare_logits.compare(*(sides[name].answer.with_suffix(".npy") for name in ("megatron", "transformers")))
+def _collect_results(processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int) -> dict[str, Any]:
+    results = {name: process.result(hf) for name, process in processes.items()}
+    megatron, transformers = (processes[name].result_path.with_suffix(".npy") for name in ("megatron", "transformers"))
+    found = compare_logits.compare(megatron, transformers)
     card = {"logits": {**found, "layers": layers, "of_layers": model.num_layers}}
-    if "vllm" in answers:
-        greedy = answers["transformers"]["greedy_ids"]
-        card["vllm"] = {**answers["vllm"], "transformers_ids": greedy, "equal": answers["vllm"]["greedy_ids"] == greedy}
+    if "vllm" in results:
+        greedy = results["transformers"]["greedy_ids"]
+        card["vllm"] = {**results["vllm"], "transformers_ids": greedy, "equal": results["vllm"]["greedy_ids"] == greedy}
     return card
 
 
 def _logit_problems(card: dict[str, Any]) -> list[str]:
     problems = []
-    if not card["logits"]["max_abs"] <= TOLERANCE:  # NaN fails, too
+    if not card["logits"]["max_abs"] <= TOLERANCE:  # NaN fails too
         problems.append(f"logits differ by up to {card['logits']['max_abs']:.3g} (tolerance {TOLERANCE})")
     if card["level"] == "vllm" and "vllm" not in card:
         problems.append(
-            "greedy tokens were not compared: a part of the model gives no reference; raise verify_memory_gb"
+            "greedy tokens were not compared: only the first layers fit the memory limit; raise export.verify_memory_gb"
         )
     if "vllm" in card and not card["vllm"]["equal"]:
         problems.append(

@@ -1,4 +1,4 @@
-"""Loads an export in the project's vLLM engine and continues a prompt greedily. A process of its own, for verify.py.
+"""Loads an export in the project's vLLM engine and generates greedily. verify.py runs it as a process of its own.
 
 python -m nemo_srlm.convert.vllm_check REQUEST.json RESULT.json
 """
@@ -15,7 +15,7 @@ from nemo_srlm.generate.vllm_engine import VllmEngine
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """{"greedy_ids": [...]} in fp32, up to the end token, which is not in it."""
+    """{"greedy_ids": [...]}: the generated tokens, in fp32, without the end token."""
     ids, new_tokens = tuple(request["prompt_ids"]), int(request["new_tokens"])
     section = GenerateSection(dtype="float32", max_model_len=len(ids) + new_tokens, max_num_seqs=1, max_restarts=0)
     engine = VllmEngine(Path(request["hf"]), section)

@@ -47,11 +47,11 @@ def _source(cfg: Config) -> Path:
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.convert.import_hf import import_hf
-    from nemo_srlm.convert.tokenizer_files import copy_as_is
+    from nemo_srlm.convert.tokenizer_files import copy_unchanged
     from nemo_srlm.train.checkpoint_dir import FINAL
 
     section, source = ctx.cfg.import_hf, _source(ctx.cfg)
-    copy_as_is(source, ctx.dir / "tokenizer")
+    copy_unchanged(source, ctx.dir / "tokenizer")
     done = import_hf(
         source, ctx.dir / "checkpoint" / FINAL, dtype=section.dtype, expected=ctx.cfg.model, allow_bin=section.allow_bin,
         processes=section.processes, overwrite=True,

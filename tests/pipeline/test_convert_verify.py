@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.schema import Config, ExportSection, ImportSection
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert.families.llama import LLAMA
+from nemo_srlm.convert.families.table import FAMILIES
 from nemo_srlm.convert.import_hf import import_hf
+from nemo_srlm.convert.mapping import MegatronTensor
 from nemo_srlm.convert.verify import verify
 from nemo_srlm.data.chat import Chat
 from nemo_srlm.data.tokenizer import Tokenizer
@@ -80,19 +84,17 @@ def test_the_tool_compares_the_first_layers_of_a_model_too_large_for_memory(mode
 
 def test_swapped_projections_pass_no_comparison_of_logits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A mapping that is wrong in both directions: an exact round trip alone does not detect it."""
-    from nemo_srlm.convert import mapping
 
-    real = mapping.table
-
-    def swapped(asked: ModelSection):
-        for entry in real(asked):
-            if entry.key.endswith("linear_fc1.weight"):
-                gate, up = entry.runs
-                yield replace(entry, runs=(replace(gate, hf=up.hf), replace(up, hf=gate.hf)))
+    def swapped(asked: ModelSection) -> Iterator[MegatronTensor]:
+        for tensor in LLAMA.megatron_tensors(asked):
+            if tensor.key.endswith("linear_fc1.weight"):
+                gate, up = tensor.blocks
+                blocks = (replace(gate, hf_name=up.hf_name), replace(up, hf_name=gate.hf_name))
+                yield replace(tensor, blocks=blocks)
             else:
-                yield entry
+                yield tensor
 
-    monkeypatch.setattr(mapping, "table", swapped)
+    monkeypatch.setitem(FAMILIES, "llama", replace(LLAMA, megatron_tensors=swapped))
     import_hf(model / "hf", tmp_path / "mg")
     export_hf(tmp_path / "mg", tmp_path / "out", MODEL)
     with pytest.raises(CheckpointError, match="logits differ by up to"):

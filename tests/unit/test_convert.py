@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import export_hf as exporting
-from nemo_srlm.convert import hf_config, mapping, torch_dist_files
-from nemo_srlm.convert.export_hf import export_hf
+from nemo_srlm.convert import hf_config, torch_dist_files
+from nemo_srlm.convert.export_hf import PLAN, export_hf
+from nemo_srlm.convert.families import table
 from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.convert.tensor_files import Reader
 from nemo_srlm.convert.verify import card_path, verify
@@ -24,26 +24,31 @@ from tests.unit import tiny_llama
 @settings(deadline=None)  # a busy machine must not fail the test
 @given(
     groups=st.integers(1, 4), heads_a_group=st.integers(1, 4), head_size=st.integers(1, 8), layers=st.integers(1, 3),
-    ffn=st.integers(1, 20), vocab=st.integers(1, 30), tied=st.booleans(),
+    ffn=st.integers(1, 20), vocab=st.integers(1, 30), tied=st.booleans(), hidden=st.none() | st.integers(1, 40),
 )  # fmt: skip
-def test_every_row_of_every_tensor_stands_in_the_table_once(groups, heads_a_group, head_size, layers, ffn, vocab, tied):
+def test_every_row_of_every_tensor_is_in_the_mapping_once(
+    groups, heads_a_group, head_size, layers, ffn, vocab, tied, hidden
+):
+    """`hidden`: a hidden size other than heads x head size, with an explicit head_dim."""
     heads = groups * heads_a_group
     model = ModelSection(
-        num_layers=layers, hidden_size=heads * head_size, ffn_hidden_size=ffn, num_attention_heads=heads,
-        num_query_groups=groups, vocab_size=vocab, tie_embeddings=tied,
+        num_layers=layers, hidden_size=hidden or heads * head_size, ffn_hidden_size=ffn, num_attention_heads=heads,
+        num_query_groups=groups, head_dim=head_size if hidden else 0, vocab_size=vocab, tie_embeddings=tied,
     )  # fmt: skip
     hf_rows: Counter[tuple[str, int]] = Counter()
-    for entry in mapping.table(model):
-        rows = Counter(run.row + i for run in entry.runs for i in range(run.rows))
-        assert rows == Counter(range(entry.shape[0]))
-        hf_rows.update((run.hf, run.hf_row + i) for run in entry.runs for i in range(run.rows))
-    assert hf_rows == Counter((t.name, row) for t in mapping.hf_tensors(model) for row in range(t.shape[0]))
+    for tensor in table.megatron_tensors(model):
+        rows = Counter(block.row + i for block in tensor.blocks for i in range(block.num_rows))
+        assert rows == Counter(range(tensor.shape[0]))
+        hf_rows.update((block.hf_name, block.hf_row + i) for block in tensor.blocks for i in range(block.num_rows))
+    assert hf_rows == Counter((t.name, row) for t in table.hf_tensors(model) for row in range(t.shape[0]))
 
 
 def test_a_query_group_holds_its_query_heads_then_its_key_then_its_value():
     model = tiny_llama.SHAPES["gqa"]  # 4 heads of 16 rows in 2 groups
-    entry = next(e for e in mapping.table(model) if e.name == "decoder.layers.1.self_attention.linear_qkv.weight")
-    order = [(run.hf.split(".")[-2], run.hf_row, run.rows) for run in sorted(entry.runs, key=lambda run: run.row)]
+    name = "decoder.layers.1.self_attention.linear_qkv.weight"
+    tensor = next(t for t in table.megatron_tensors(model) if t.name == name)
+    blocks = sorted(tensor.blocks, key=lambda block: block.row)
+    order = [(block.hf_name.split(".")[-2], block.hf_row, block.num_rows) for block in blocks]
     assert order == [
         ("q_proj", 0, 32), ("k_proj", 0, 16), ("v_proj", 0, 16),
         ("q_proj", 32, 32), ("k_proj", 16, 16), ("v_proj", 16, 16),
@@ -62,7 +67,7 @@ def test_llama_2_has_the_published_number_of_parameters(name, layers, hidden, ff
     model = ModelSection(
         num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, num_query_groups=groups
     )
-    assert mapping.num_parameters(model) == parameters
+    assert table.num_parameters(model) == parameters
 
 
 @pytest.mark.parametrize("shape", tiny_llama.SHAPES)
@@ -70,12 +75,12 @@ def test_llama_2_has_the_published_number_of_parameters(name, layers, hidden, ff
 def test_there_and_back_keeps_every_bit(tmp_path: Path, shape: str, dtype: str):
     model = tiny_llama.SHAPES[shape]
     made = tiny_llama.make(tmp_path / "hf", model, dtype, shards=3)
-    done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, piece_bytes=5000)
+    done = import_hf(tmp_path / "hf", tmp_path / "mg", expected=model, slice_bytes=5000)
     chunks = sum(len(held) for held in torch_dist_files.Checkpoint(tmp_path / "mg")._chunks.values())
     size = (tmp_path / "mg" / "__0_0.distcp").stat().st_size
     assert size < done.num_bytes + 2000 * chunks  # every chunk stores only its own bytes
     assert done.num_parameters == sum(t.numel() for t in made.values())
-    export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=100_000, piece_bytes=3000)
+    export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=100_000, slice_bytes=3000)
     assert (tmp_path / "back" / "model.safetensors.index.json").exists()
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
     assert hf_config.read(tmp_path / "back") == hf_config.HfConfig(replace(model, rope_scaling={}), dtype)
@@ -89,10 +94,10 @@ def test_several_processes_write_what_one_writes(tmp_path: Path):
     made = tiny_llama.make(tmp_path / "hf", model)
     seen: list[tuple[int, int]] = []
     report = lambda done, total: seen.append((done, total))  # noqa: E731
-    import_hf(tmp_path / "hf", tmp_path / "mg", processes=2, piece_bytes=5000, report=report)
+    import_hf(tmp_path / "hf", tmp_path / "mg", processes=2, slice_bytes=5000, report=report)
     assert len(list((tmp_path / "mg").glob("*.distcp"))) == 2
-    assert seen[0] == (0, mapping.num_parameters(model))
-    assert seen[-1] == (mapping.num_parameters(model),) * 2
+    assert seen[0] == (0, table.num_parameters(model))
+    assert seen[-1] == (table.num_parameters(model),) * 2
     export_hf(tmp_path / "mg", tmp_path / "back", model, max_shard_bytes=50_000)
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
 
@@ -148,18 +153,19 @@ def test_a_flipped_bit_fails_the_round_trip_and_the_card_names_the_tensor(tmp_pa
     assert card["round_trip"]["different"] == ["output_layer.weight"]
 
 
-def test_checkpoints_with_a_key_a_layer_are_read_too(tmp_path: Path):
+def test_checkpoints_with_a_key_per_layer_are_read_too(tmp_path: Path):
     model = tiny_llama.SHAPES["gqa"]
     made = tiny_llama.weights(model)
     (tmp_path / "mg").mkdir()
-    writer = torch_dist_files.PartWriter(tmp_path / "mg", 0)
+    writer = torch_dist_files.Writer(tmp_path / "mg", 0)
     shapes = {}
-    for entry in mapping.table(model):
-        rows = torch.cat([made[r.hf][r.hf_row : r.hf_row + r.rows] for r in sorted(entry.runs, key=lambda r: r.row)])
-        writer.append(replace(entry, key=entry.layered_key, layer=None), 0, rows)
-        shapes[entry.layered_key] = entry.shape
+    for tensor in table.megatron_tensors(model):
+        blocks = sorted(tensor.blocks, key=lambda block: block.row)
+        rows = torch.cat([made[b.hf_name][b.hf_row : b.hf_row + b.num_rows] for b in blocks])
+        writer.append(replace(tensor, key=tensor.name, layer=None), 0, rows)
+        shapes[tensor.name] = tensor.shape
     writer.close()
-    torch_dist_files.finish(tmp_path / "mg", shapes, torch.bfloat16, writer.written, {})
+    torch_dist_files.write_metadata(tmp_path / "mg", shapes, torch.bfloat16, writer.written)
     export_hf(tmp_path / "mg", tmp_path / "hf", model)
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "hf"), made)
 
@@ -170,7 +176,7 @@ def test_a_killed_export_starts_afresh_when_another_is_asked_for(tmp_path: Path)
     import_hf(tmp_path / "hf", tmp_path / "mg")
     (tmp_path / ".back.partial").mkdir()
     (tmp_path / ".back.partial" / "model.safetensors").write_text("of another export")
-    (tmp_path / ".back.partial" / exporting.PLAN).write_text("another plan")
+    (tmp_path / ".back.partial" / PLAN).write_text("another plan")
     export_hf(tmp_path / "mg", tmp_path / "back", model)
     assert tiny_llama.equal_bits(tiny_llama.read(tmp_path / "back"), made)
 
@@ -203,9 +209,9 @@ def test_only_the_asked_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     checkpoint, sizes = torch_dist_files.Checkpoint(tmp_path / "mg"), []
     real = Reader.read
     monkeypatch.setattr(Reader, "read", lambda self, p, o, out: (sizes.append(out.numel()), real(self, p, o, out)))
-    entry = next(mapping.table(model))
+    tensor = next(table.megatron_tensors(model))
     with Reader() as reader:
-        checkpoint.read_rows(reader, entry, 10, torch.empty(3, 64, dtype=torch.bfloat16))
+        checkpoint.read_rows(reader, tensor, 10, torch.empty(3, 64, dtype=torch.bfloat16))
     assert sizes == [3 * 64]
 
 

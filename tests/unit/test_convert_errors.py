@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import tensor_files
+from nemo_srlm.convert import atomic_directory, tensor_files
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.errors import CheckpointError
@@ -124,9 +124,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "heads against weights": ("hf", edit_config(num_key_value_heads=4), r"shape\(s\) contradict config.json"),
     "tied with a head": ("hf", edit_config(tie_word_embeddings=True), "tie_word_embeddings"),
     "heads do not divide": ("hf", edit_config(num_attention_heads=7, head_dim=None), "head_dim"),
-    "other head_dim": ("hf", edit_config(head_dim=32), "head_dim 32"),
+    "other head_dim": ("hf", edit_config(head_dim=32), r"shape\(s\) contradict config.json: .*q_proj.weight \[64, 64\]"),
+    "head_dim no size": ("hf", edit_config(head_dim="16"), "head_dim = '16'; expected a positive integer"),
     "no size": ("hf", edit_config(hidden_size=None), "hidden_size = None"),
-    "unknown architecture": ("hf", edit_config(model_type="mamba", architectures=["MambaForCausalLM"]), "model_type 'mamba'"),
+    "unknown architecture": ("hf", edit_config(model_type="mamba", architectures=["MambaForCausalLM"]),
+                             "model_type 'mamba'.* model_type 'llama' with LlamaForCausalLM"),
     "a classifier": ("hf", edit_config(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
     "biases in config": ("hf", edit_config(attention_bias=True), "attention_bias is true; expected a Llama without biases"),
     "biases in weights": (
@@ -218,7 +220,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], ModelSection, str]] = {
     "tied": (
         lambda d: None,
         replace(MODEL, tie_embeddings=True),
-        r"weight.s. that a Llama has not: .'output_layer.weight'",
+        r"weight.s. that a llama has not: .'output_layer.weight'",
     ),
 }
 
@@ -235,7 +237,7 @@ def test_a_checkpoint_that_is_broken_or_another_models_is_refused(good: Path, tm
 
 
 def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nemo_srlm.convert.import_hf.refuse_not_finite", lambda *_: None)
+    monkeypatch.setattr("nemo_srlm.convert.import_hf.check_finite", lambda *_: None)
     shutil.copytree(good / "hf", tmp_path / "hf")
     edit_weights(put(Q, float("nan")))(tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "mg")
@@ -273,7 +275,7 @@ def test_a_name_that_is_taken_is_refused(good: Path, tmp_path: Path, direction: 
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     good: Path, tmp_path: Path, direction: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tensor_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    monkeypatch.setattr(atomic_directory.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     with pytest.raises(CheckpointError, match="GiB free on the disk"):
         convert(direction, good, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

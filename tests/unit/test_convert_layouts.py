@@ -16,7 +16,7 @@ import torch
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
-from nemo_srlm.convert.tensor_files import PIECE_BYTES
+from nemo_srlm.convert.tensor_files import SLICE_BYTES
 from nemo_srlm.train.checkpoint_dir import latest
 from tests.unit import tiny_llama
 from tests.unit.convert_world import TOKENS
@@ -28,15 +28,17 @@ MODELS = {
     "mha": tiny_llama.SHAPES["mha"],
     "gqa": tiny_llama.SHAPES["gqa"],
     "tied": replace(tiny_llama.SHAPES["tied"], vocab_size=251),
+    "head_dim": tiny_llama.SHAPES["head_dim"],
     "odd": replace(tiny_llama.SHAPES["odd"], rope_scaling=LLAMA3, vocab_multiple=128),
 }
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1)]  # tensor, pipeline, virtual pipeline
-# (model, layout for loading, another layout for saving): every model under every layout, and two with virtual stages
+# (model, layout for loading, another layout for saving): every model under every layout, two with virtual stages, one
+# with an explicit head size
 CASES = [
     (name, load, LAYOUTS[(i + 1 + number % 3) % 4])
-    for number, name in enumerate(MODELS)
+    for number, name in enumerate(("mha", "gqa", "tied", "odd"))
     for i, load in enumerate(LAYOUTS)
-] + [("gqa", (1, 2, 2), (2, 2, 1)), ("tied", (2, 2, 2), (1, 2, 2))]
+] + [("gqa", (1, 2, 2), (2, 2, 1)), ("tied", (2, 2, 2), (1, 2, 2)), ("head_dim", (2, 2, 1), (2, 1, 1))]
 WITH_OPTIMIZER = ("gqa",)  # saved as in training, with the optimizer's state
 
 
@@ -44,13 +46,13 @@ def saved(root: Path, name: str, load: tuple[int, ...]) -> Path:
     return root / name / f"saved-{load}"
 
 
-def piece_bytes(model: ModelSection) -> int:
-    return 4096 if model.vocab_size % 8 else PIECE_BYTES
+def slice_bytes(model: ModelSection) -> int:
+    return 4096 if model.vocab_size % 8 else SLICE_BYTES
 
 
 def at_the_edges(model: ModelSection) -> int:
-    """Values that a rank may read without keeping: for odd vocabularies, shards of embedding and head end within a piece."""
-    return 2 * 2 * piece_bytes(model) // 4 if model.vocab_size % 8 else 0
+    """Values that a rank may read without keeping: for odd vocabularies, shards of embedding and head end within a slice."""
+    return 2 * 2 * slice_bytes(model) // 4 if model.vocab_size % 8 else 0
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (name, model) in enumerate(MODELS.items()):
         here = root / name
         tiny_llama.make(here / "hf", model, "bf16", shards=2, seed=number)
-        import_hf(here / "hf", here / "imported", piece_bytes=piece_bytes(model))
+        import_hf(here / "hf", here / "imported", slice_bytes=slice_bytes(model))
         net = LlamaForCausalLM.from_pretrained(here / "hf", dtype=torch.float32).eval()
         with torch.no_grad():
             np.save(here / "logits.npy", net(torch.tensor([TOKENS])).logits[0].numpy())

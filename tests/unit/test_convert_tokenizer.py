@@ -106,7 +106,7 @@ def test_a_llama_2_directory_keeps_its_tokenizer_chat_template_and_generation_se
     import sentencepiece
     from transformers import AutoTokenizer
 
-    tokenizer_files.copy_as_is(llama_2 / "hf", tmp_path / "m0")  # as the import stage keeps them
+    tokenizer_files.copy_unchanged(llama_2 / "hf", tmp_path / "m0")  # as the import stage keeps them
     export_hf(llama_2 / "mg", tmp_path / "out", model_of(llama_2), tokenizer=tmp_path / "m0")
     for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (llama_2 / "hf" / name).read_bytes(), name
@@ -138,7 +138,7 @@ def test_a_model_trained_in_our_chat_format_ends_with_the_tokenizers_end_token(l
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
 def test_settings_that_are_no_json_leave_no_export(llama_2: Path, tmp_path: Path, name: str):
-    tokenizer_files.copy_as_is(llama_2 / "hf", tmp_path / "tok")
+    tokenizer_files.copy_unchanged(llama_2 / "hf", tmp_path / "tok")
     (tmp_path / "tok" / name).write_text("{")
     with pytest.raises(CheckpointError, match=f"{name}: not JSON"):
         export_hf(llama_2 / "mg", tmp_path / "out", model_of(llama_2), tokenizer=tmp_path / "tok")
@@ -153,7 +153,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path):
 
 def test_a_directory_without_a_fast_tokenizer_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"no tokenizer.json and no tokenizer_config.json"):
-        tokenizer_files.copy_as_is(tmp_path, tmp_path / "out")
+        tokenizer_files.copy_unchanged(tmp_path, tmp_path / "out")
 
 
 def test_a_tokenizer_that_is_not_one_is_refused(tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
-from nemo_srlm.convert.processes import spread
+from nemo_srlm.convert.processes import run_parallel
 from tests.processes import endless, left_by
 from tests.unit import tiny_llama
 from tools import convert
@@ -122,7 +122,7 @@ def test_a_killed_conversion_leaves_no_process_behind(tmp_path: Path):
     if child == 0:
         os.setsid()
         with contextlib.suppress(BaseException):
-            spread(endless, 2, 2, lambda done, total: both.touch() if done == 2 else None)
+            run_parallel(endless, 2, 2, lambda done, total: both.touch() if done == 2 else None)
         os._exit(1)
     while not both.exists():
         assert time.monotonic() - begun < 120

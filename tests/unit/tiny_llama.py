@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import hf_config, mapping
+from nemo_srlm.convert import hf_config
+from nemo_srlm.convert.families import table
 
 SIZES = ModelSection(
     num_layers=4, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4, num_query_groups=4, vocab_size=256,
@@ -18,6 +19,7 @@ SHAPES = {
     "mha": SIZES,
     "gqa": replace(SIZES, num_query_groups=2),
     "tied": replace(SIZES, num_query_groups=2, tie_embeddings=True),
+    "head_dim": replace(SIZES, num_query_groups=2, head_dim=24),  # four heads of 24 in a hidden size of 64
     "odd": replace(SIZES, vocab_size=251, ffn_hidden_size=88, rope_theta=5000.0, norm_epsilon=1e-6),
 }
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +29,7 @@ def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0, scale: floa
     """Random weights by HF name: norms near 1; the default scale makes logits differ clearly (0.02 suits training)."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for tensor in mapping.hf_tensors(model):
+    for tensor in table.hf_tensors(model):
         value = torch.randn(tensor.shape, generator=generator)
         made[tensor.name] = (1 + 0.1 * value if len(tensor.shape) == 1 else scale * value).to(TORCH[dtype])
     return made

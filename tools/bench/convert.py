@@ -23,7 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.convert import mapping
+from nemo_srlm.convert.families import table
+from nemo_srlm.convert.mapping import HfTensor
 
 SHAPES = {  # layers, hidden, ffn, heads, groups, vocabulary
     "0.1B": ModelSection(num_layers=12, hidden_size=768, ffn_hidden_size=2048, num_attention_heads=12, num_query_groups=4),
@@ -39,11 +40,11 @@ CP_SHARE = 0.7  # required throughput as a share of cp's
 
 
 def num_bytes(model: ModelSection) -> int:
-    return 2 * mapping.num_parameters(model)
+    return 2 * table.num_parameters(model)
 
 
 def largest_tensor(model: ModelSection) -> int:
-    return 2 * max(math.prod(entry.shape) for entry in mapping.table(model))
+    return 2 * max(math.prod(tensor.shape) for tensor in table.megatron_tensors(model))
 
 
 def make(directory: Path, model: ModelSection) -> None:
@@ -55,8 +56,8 @@ def make(directory: Path, model: ModelSection) -> None:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(hf_config.render(model, "bf16", {})))
     block = (torch.randn(2**24) * 0.02).bfloat16()
-    shards: list[list[mapping.HfTensor]] = [[]]
-    for tensor in mapping.hf_tensors(model):
+    shards: list[list[HfTensor]] = [[]]
+    for tensor in table.hf_tensors(model):
         if sum(2 * math.prod(t.shape) for t in shards[-1]) > 4e9:
             shards.append([])
         shards[-1].append(tensor)

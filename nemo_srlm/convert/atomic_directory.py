@@ -1,0 +1,63 @@
+"""A directory that appears under its name when it is complete, or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nemo_srlm.errors import CheckpointError
+
+
+def partial_path(final: Path) -> Path:
+    """Where `atomic_directory(final)` collects the files."""
+    return final.with_name(f".{final.name}.partial")
+
+
+@contextmanager
+def atomic_directory(final: Path, num_bytes: int, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """A temporary directory beside `final`, renamed to `final` when the block ends without an error.
+
+    Refuses when `final` exists (unless `overwrite`) or when the disk has no room for `num_bytes`. After an error the
+    temporary directory is removed; after a kill it stays, and the next attempt empties it, or with `resume` keeps it.
+    """
+    temporary = partial_path(final)
+    if final.exists() and not overwrite:
+        raise CheckpointError(final, "exists already", remedy="remove it or choose another directory")
+    try:
+        if temporary.exists() and not resume:
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True, exist_ok=True)
+        here = sum(path.stat().st_size for path in temporary.iterdir())
+        free = shutil.disk_usage(temporary).free
+        if free < num_bytes - here:
+            raise CheckpointError(
+                final, f"{free / 2**30:.1f} GiB free on the disk", f"{(num_bytes - here) / 2**30:.1f} GiB",
+                "free some space or choose another directory",
+            )  # fmt: skip
+        yield temporary
+        _sync_directory(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync_directory(final.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise CheckpointError(
+                final, f"cannot be written ({error.strerror})", f"{num_bytes / 2**30:.2f} GiB of room",
+                "free some space or choose another directory; nothing was written under this name",
+            ) from error  # fmt: skip
+        raise
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
