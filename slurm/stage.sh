@@ -30,7 +30,7 @@ attempt=$owner
 stopping=
 stop_file=$job_dir/stop-$shard.$owner
 rm -f "$stop_file"
-on_signal() { say "got $1: asking the workers to save and leave"; stopping=$1; touch "$stop_file"; }
+on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; touch "$stop_file"; }
 trap 'on_signal USR1' USR1   # the time limit is near
 trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
 
@@ -63,14 +63,14 @@ attempt_step() { # runs the step; its outcome in $word and $detail
         step "$@"
         IFS=$'\t' read -r word detail < <(outcome) || true
         if [ -n "$word" ] && { [ "$word" != done ] || [ "$rc" = 0 ]; }; then return; fi
-        word=crashed detail="srun ended with $rc and no word from every node"
+        word=crashed detail="srun ended with $rc and a node reported no outcome"
         if [ -n "$stopping" ]; then return; fi
         if job=$(scontrol -o show job "$self" 2>/dev/null); then
             if [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then return; fi
-            say 'Slurm has taken this node for dead and the job has moved on'
+            say 'Slurm has marked this node as dead and the job has moved on'
             exit 5
         fi
-        record again "the controller does not answer: the step waits for it"
+        record again "the controller does not respond: the step waits for it"
         until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
     done
 }
@@ -116,10 +116,10 @@ while :; do
     # FAILED instead of requeued.
     if [ "$stopping" = TERM ] || [ "$word" = signalled ]; then
         record signalled "preempted, cancelled or requeued"
-        say 'left to Slurm'
+        say 'waiting for Slurm to end or requeue the job'
         for _ in $(seq 60); do sleep 2; done
         while scontrol -o show job "$self" | grep -q 'PreemptTime=[0-9]'; do sleep 2; done
-        word=crashed detail="its step got SIGTERM from nobody that ended the job"
+        word=crashed detail="its step got SIGTERM, but the job was not ended"
     fi
     record "$word" "$detail"
     try=$((try + 1))
