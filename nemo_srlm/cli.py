@@ -19,7 +19,7 @@ from nemo_srlm.errors import UserError, of_system
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
-`nemo-srlm config` prints all keys with their values."""
+`nemo-srlm config` prints all keys with their values, `nemo-srlm config --describe` what each may hold."""
 
 
 WATCH_SECONDS = 2  # `status --watch`
@@ -163,6 +163,11 @@ def _alpaca(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> int:
     from nemo_srlm.config.compose import as_yaml
 
+    if args.describe is not None:
+        from nemo_srlm.config.describe import describe
+
+        print(describe(args.describe))
+        return 0
     print(as_yaml(_compose(args)), end="")
     return 0
 
@@ -248,7 +253,16 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--mfu", type=float, default=0.4, help="assumed model FLOPs utilisation (default: 0.4)")
     _config_arguments(p)
-    p = verb("config", _config, "Print the resolved configuration.")
+    p = verb(
+        "config",
+        _config,
+        "Print the resolved configuration; with --describe, what the settings mean. Those marked identity enter the "
+        "fingerprints of stages; those marked execution only say how a run is executed.",
+    )
+    p.add_argument(
+        "--describe", nargs="?", const="", metavar="KEY",
+        help="print type, default, allowed values and help of a section (dpo), a key (dpo.beta) or, without KEY, of all",
+    )  # fmt: skip
     _config_arguments(p)
     for name in NAMES:
         if name == "report":

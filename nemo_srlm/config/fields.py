@@ -159,6 +159,8 @@ def current_words(value: Any) -> Any:
 
 @dataclass
 class SamplingSection:
+    """How text is sampled."""
+
     temperature: float = number(0.7, "0 = greedy", at_least=0)
     top_p: float = number(0.9, "nucleus sampling: smallest set of tokens with this probability", above=0, at_most=1)
     max_tokens: int = number(1024, "tokens per completion", at_least=1)

@@ -32,6 +32,8 @@ from nemo_srlm.config.training import (
 
 @dataclass
 class RunSection:
+    """Name, place, seed and variant of a run."""
+
     name: str = setting("tiny", "the run directory is <root>/<name>", filled=True, execution=True)
     root: str = setting("runs", filled=True, execution=True)
     reuse: str = setting(

@@ -74,6 +74,8 @@ class ParallelSection:
 
 @dataclass
 class PrecisionSection:
+    """Number formats of the training, and activation recomputation."""
+
     dtype: str = choice("bf16", "fp32")
     fp8: str = choice("none", "hybrid", "e4m3", help="FP8 format of Transformer Engine's matrix products")
     fp8_recipe: str = choice(
@@ -124,6 +126,8 @@ class PretrainSection(TrainSection):
 
 @dataclass
 class SftSection(TrainSection):
+    """Supervised fine-tuning on the seed data: M1, and the models of run.arm=sft_only."""
+
     epochs: float = 3.0
     num_validation: int = number(
         0, "examples held out of the training; their loss is logged every validate_every", at_least=0
@@ -132,7 +136,7 @@ class SftSection(TrainSection):
 
 @dataclass
 class DpoSection(TrainSection):
-    """The learning rate decays as in the paper, which does not state the shape of the decay."""
+    """Preference training: M2, M3, ... The paper lets the learning rate decay and does not state the shape."""
 
     lr: float = 1e-6
     min_lr: float = 1e-7

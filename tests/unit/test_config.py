@@ -1,15 +1,19 @@
 """The schema: defaults, overrides, refusals, identity against execution, freezing."""
 
+import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
 from nemo_srlm.config.checks import check, check_fields
 from nemo_srlm.config.compose import compose, load_resolved_config, save_resolved_config
+from nemo_srlm.config.describe import describe, settings
 from nemo_srlm.config.fields import Rule, choice, identity, number, rules, setting
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.manifest import fingerprint
@@ -226,3 +230,47 @@ def test_the_fingerprints_of_runs_with_external_data_are_those_they_had_under_th
     assert fingerprint(pairs.STAGE.identity(cfg, 1)) == "9d6922e87244dff0"
     assert fingerprint(seed.STAGE.identity(cfg, 1)) == "43876d5bf42b9377"
     assert fingerprint(eft.STAGE.identity(cfg, 1)) == "8ffe3b8248f9ce32"
+
+
+# --- --describe ---------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_described_with_type_default_allowed_values_and_use():
+    text = describe()
+    for key, value, rule in SETTINGS:
+        assert re.search(rf"^{re.escape(key)}: \S+.* = {re.escape(json.dumps(value))}$", text, re.M), key
+        assert rule.allowed() in text
+    assert describe("dpo.beta") == (
+        "dpo.beta: float = 0.1\n    more than 0; identity\n    strength of the KL constraint to the reference policy"
+    )
+    assert describe("generate.quantization").splitlines()[:2] == [
+        'generate.quantization: str = ""', '    one of "", fp8; identity',
+    ]  # fmt: skip
+    assert describe("cluster.hang.work").splitlines()[1] == "    0 or more; execution", "inherited from its section"
+
+
+def test_a_section_is_described_with_its_own_keys_only():
+    text = describe("judge")
+    assert text.startswith("[judge] LLM-as-a-judge")
+    assert {line.split(":")[0] for line in text.splitlines()[1:] if not line.startswith(" ")} == {
+        f"judge.{f.name}" for f in fields(Config().judge)
+    }
+
+
+def test_every_section_says_what_it_is_for():
+    sections = [s for s in settings() if is_dataclass(s.kind)]
+    assert [s.key for s in sections if not s.kind.__doc__ or s.kind.__doc__.startswith(s.kind.__name__ + "(")] == []
+
+
+def test_describing_what_is_not_there_lists_the_sections():
+    with pytest.raises(ConfigError, match=r"'dpo\.bta'.*one of iterations, run, .*cluster"):
+        describe("dpo.bta")
+
+
+def test_the_command_describes_without_composing():
+    code = (
+        "import sys; from nemo_srlm.cli import main; main(['config', '--describe', 'dpo.loss'])\n"
+        "assert not {'hydra', 'omegaconf', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('dpo.loss: str = "sigmoid"\n    one of sigmoid, ipo')
