@@ -1,4 +1,7 @@
-"""The chat format: one user turn and its response as token ids with loss weights."""
+"""Text to token ids with loss weights: one user turn and its response in the chat format, or a weighted text.
+
+Shape: L ids of a document.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +13,12 @@ from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.data.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int32]
-
-
 Weights = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Document:
-    """ids_L and the loss weight of predicting each id (weights_L[0] is 0: nothing predicts the first)."""
+    """One token sequence [L], and for each id the loss weight of predicting it (0 for the first: nothing predicts it)."""
 
     ids: Ids
     weights: Weights
@@ -28,13 +29,13 @@ class Document:
 
     @property
     def num_inputs(self) -> int:
-        """Positions that the model reads: the last id is only predicted."""
+        """Number of ids that the model reads: all but the last, which is only predicted."""
         return len(self.ids) - 1
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One user turn and its response as ids; prompt and response are encoded apart, as vLLM sees them."""
+    """The chat format of a run. Prompt and response are encoded separately, as in generation: no token spans both."""
 
     tokenizer: Tokenizer
     user_prefix: str
@@ -51,7 +52,7 @@ class Chat:
         return [*self.tokenizer.encode(response), self.tokenizer.eos_id]
 
     def document(self, prompt: str, response: str) -> Document:
-        """The loss is on the response and its end token only."""
+        """Prompt and response as one document; the loss is on the response and its end token only."""
         before, after = self.prompt_ids(prompt), self.response_ids(response)
         weights = np.zeros(len(before) + len(after), np.float32)
         weights[len(before) :] = 1.0
@@ -59,7 +60,7 @@ class Chat:
 
 
 def weighted_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]]) -> Document:
-    """A pretraining document: begin token, segments encoded one by one with their loss weights, end token (weight 1)."""
+    """A pretraining document: begin token, each (text, loss weight) encoded separately, end token with weight 1."""
     ids, weights = [tokenizer.bos_id], [0.0]
     for text, weight in segments:
         part = tokenizer.encode(text)

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: text to token ids and back."""
+"""The tokenizer of a run, for training and generation: text to token ids and back. Knows the library `tokenizers` only."""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from nemo_srlm.errors import CheckpointError
 
 
 class Tokenizer:
-    """The one tokenizer of a run: `tokenizer.json` of an HF directory, with its begin and end tokens."""
+    """`tokenizer.json` of an HF model directory, with the begin and end tokens that `tokenizer_config.json` names."""
 
     def __init__(self, directory: Path | str) -> None:
-        """Raises CheckpointError when a file is missing or names no begin or end token."""
+        """Raises CheckpointError when a file is missing, or names no begin or end token."""
         from tokenizers import Tokenizer as Core
 
         self.directory = Path(directory)
@@ -41,8 +41,6 @@ class Tokenizer:
         """Ids of `text` alone: no begin or end token is added."""
         return list(self._core.encode(text, add_special_tokens=False).ids)
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(e.ids) for e in self._core.encode_batch_fast(list(texts), add_special_tokens=False)]
-
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without special tokens."""
         return str(self._core.decode(list(ids), skip_special_tokens=True))

@@ -1,6 +1,6 @@
 """dpo: M_{t+1} from M_t on the iteration's preference pairs. The reference is the policy that the stage starts from.
 
-Writes checkpoint/, metrics.jsonl and reference.npz (the reference's log-probabilities, computed once).
+Writes checkpoint/, metrics.jsonl and, if the loss needs a reference, reference.npz (its log-probabilities).
 """
 
 from collections import Counter
@@ -28,9 +28,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.data.chat import Chat
-    from nemo_srlm.train.batches import fits
-    from nemo_srlm.train.losses import DpoSettings
-    from nemo_srlm.train.megatron import tasks, trainer
+    from nemo_srlm.train.batches import drop_reason
+    from nemo_srlm.train.megatron.dpo import fit_dpo
+    from nemo_srlm.train.megatron.job import start
 
     section = ctx.cfg.dpo
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
@@ -38,7 +38,7 @@ def _run(ctx: Context) -> None:
     pairs = []
     for pair in read_records(ctx.inputs["pairs"] / "pairs.jsonl", PreferencePair):
         chosen, rejected = chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected)
-        reason = fits((chosen, rejected), section.max_length)
+        reason = drop_reason((chosen, rejected), section.max_length)
         if reason:
             dropped[reason] += 1
         else:
@@ -50,11 +50,7 @@ def _run(ctx: Context) -> None:
     fitted, held = training.hold_out(pairs, section.num_validation, "dpo.num_validation", job.seed)
     counts = {"pairs": len(pairs), "replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})
     training.write_data(ctx, counts if pairs else {}, dropped)
-    settings = DpoSettings(
-        beta=section.beta, loss=section.loss, label_smoothing=section.label_smoothing,
-        length_normalised=section.length_normalised, nll_weight=section.nll_weight, replay_weight=section.replay_weight,
-    )  # fmt: skip
-    tasks.fit_dpo(trainer.start(job), fitted, replay, settings, section.ln2_tolerance, held)
+    fit_dpo(start(job), fitted, replay, section, held)
 
 
 STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -23,8 +23,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.data.chat import weighted_document
-    from nemo_srlm.train.megatron import tasks
-    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.job import start
+    from nemo_srlm.train.megatron.tasks import sft_task
+    from nemo_srlm.train.megatron.trainer import fit
 
     section = ctx.cfg.pretrain
     tokenizer = training.open_tokenizer(ctx)
@@ -33,14 +34,13 @@ def _run(ctx: Context) -> None:
         weighted_document(tokenizer, data["segments"]) for _, data in read_json_lines(ctx.inputs["world"] / CORPUS)
     )
     documents = training.keep(corpus, section.max_length, dropped)
-    held_out = int(len(documents) * _VALIDATION)
-    fit, check = documents[: len(documents) - held_out], documents[len(documents) - held_out :]
-    training.write_data(ctx, {"documents": len(fit), "validation": len(check)}, dropped)
+    num_held = int(len(documents) * _VALIDATION)
+    fitted, held = documents[: len(documents) - num_held], documents[len(documents) - num_held :]
+    training.write_data(ctx, {"documents": len(fitted), "validation": len(held)}, dropped)
     job = training.job(ctx, section, initial=None)
-    trainer = megatron_trainer.start(job)
     weight = section.question_weight
-    validation = tasks.sft_task(check, job.seed, weight, shuffled=False) if check else None
-    megatron_trainer.fit(trainer, tasks.sft_task(fit, job.seed, weight), validation)
+    validation = sft_task(held, job.seed, weight, shuffled=False) if held else None
+    fit(start(job), sft_task(fitted, job.seed, weight), validation)
 
 
 STAGE = Stage("pretrain", "train", _inputs, _identity, _run, training.summary, check=training.check)

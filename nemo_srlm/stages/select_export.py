@@ -19,11 +19,11 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _checkpoints(ctx: Context) -> list[Path]:
-    from nemo_srlm.train.checkpoint_dir import to_compare
+    from nemo_srlm.train.checkpoint_dir import weights_to_compare
 
     trained = ctx.inputs["trained"]
     steps = int(read_json(trained / manifest.NAME)["metrics"]["steps"])
-    return to_compare(trained / "checkpoint", ctx.cfg.select.every, steps)
+    return weights_to_compare(trained / "checkpoint", ctx.cfg.select.every, steps)
 
 
 def _run(ctx: Context) -> None:

@@ -1,8 +1,11 @@
-"""What a finished checkpoint directory looks like from outside: its mark_complete, and the newest complete one. No torch.
+"""What a checkpoint directory looks like from outside: file names, the mark of a complete one, the newest. No torch.
 
-`checkpoint/` of a stage holds `step_00000200/` while training and `final/` (weights only) when it is done; beside them
-`weights_00000200/` (weights only) for every checkpoint that the stage select will compare, or `best/`. A directory is
-complete when it bears its name and every file has the size that `complete.json`, written last, says.
+A training stage writes into its `checkpoint/`:
+- `step_00000200/`: weights and optimizer, to resume from; removed when the training is done,
+- `final/`: weights only, the result,
+- `best/`: weights only, those of the lowest validation loss so far (keep_best); renamed to `final/` at the end,
+- `weights_00000200/`: weights only, for the stage select to compare.
+A directory is complete when it has its final name and every file has the size that `complete.json`, written last, lists.
 """
 
 import json
@@ -12,16 +15,24 @@ from pathlib import Path
 
 from nemo_srlm.errors import CheckpointError
 
-COMPLETE = "complete.json"
+COMPLETE_FILE = "complete.json"  # file name -> bytes
 FINAL = "final"
-BEST = "best"  # while training with keep_best: the weights of the lowest validation loss so far
-BEST_OF = "best.json"  # in those weights: their step and loss
+BEST = "best"
+BEST_FILE = "best.json"  # in `best/`, and in the `final/` made from it: its step and validation loss
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def weights_name(step: int) -> str:
+    return f"weights_{step:08d}"
 
 
 def mark_complete(directory: Path) -> None:
-    """Writes the list of files and sizes."""
+    """Writes the list of files and sizes. Nothing may be written into the directory afterwards."""
     sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    with (directory / COMPLETE).open("w", encoding="utf-8") as f:
+    with (directory / COMPLETE_FILE).open("w", encoding="utf-8") as f:
         json.dump(sizes, f, indent=1)
         f.flush()
         os.fsync(f.fileno())
@@ -30,9 +41,9 @@ def mark_complete(directory: Path) -> None:
 def incomplete_reason(directory: Path) -> str:
     """ "" for a complete checkpoint directory, else what is wrong with it."""
     try:
-        sizes = json.loads((directory / COMPLETE).read_text(encoding="utf-8"))
+        sizes = json.loads((directory / COMPLETE_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        return f"no readable {COMPLETE} ({error})"
+        return f"no readable {COMPLETE_FILE} ({error})"
     for name, size in sizes.items():
         path = directory / name
         if not path.is_file():
@@ -43,7 +54,7 @@ def incomplete_reason(directory: Path) -> str:
 
 
 def latest(directory: Path) -> Path | None:
-    """`final`, else the newest complete training checkpoint, else None. Torn ones are skipped with a warning."""
+    """`final/`, else the newest complete training checkpoint, else None. Incomplete ones are skipped with a warning."""
     for path in [directory / FINAL, *sorted(directory.glob("step_*"), reverse=True)]:
         if not path.is_dir():
             continue
@@ -54,16 +65,18 @@ def latest(directory: Path) -> Path | None:
     return None
 
 
-def kept_name(step: int) -> str:
-    return f"weights_{step:08d}"
+def is_finished(directory: Path) -> bool:
+    """Whether `directory` (a stage's checkpoint/) holds the final weights."""
+    found = latest(directory)
+    return found is not None and found.name == FINAL
 
 
-def to_compare(directory: Path, every: int, steps: int) -> list[Path]:
-    """The weights that a training of `steps` steps kept every `every` of them, oldest first, and `final`.
+def weights_to_compare(directory: Path, every: int, steps: int) -> list[Path]:
+    """The weights that a training of `steps` steps kept every `every` steps, oldest first, and `final/`.
 
-    Raises CheckpointError when one is missing or torn.
+    Raises CheckpointError when one is missing or incomplete.
     """
-    found = [*(directory / kept_name(step) for step in range(every, steps, every)), directory / FINAL]
+    found = [*(directory / weights_name(step) for step in range(every, steps, every)), directory / FINAL]
     for path in found:
         if reason := incomplete_reason(path):
             raise CheckpointError(

@@ -1,15 +1,21 @@
-"""Owns the losses: pure tensor functions that return sums and counts, so any split of a batch gives the same gradient.
+"""Losses: pure tensor functions that return sums and counts, so that any split of a batch gives the same gradient.
+
+`PREFERENCES` is the table of DPO-like losses. To add one: its function, its entry, and its name among the choices of
+`DpoSection.loss` (config/training.py).
 
 Shapes: B rows, S positions, N documents of a micro-batch, R pairs. `nll` is a token's negative log-probability.
-Every metric is a (sum, count) pair; its value is the quotient of the two summed over micro-batches and replicas.
+Every metric is a (sum, count) pair; its value is the sum over micro-batches and replicas divided by the count over them.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nemo_srlm.config.training import DpoSection
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
 SFT_METRICS = {"loss": "weighted tokens"}
@@ -36,67 +42,82 @@ def sft(nll_BS: Tensor, weights_BS: Tensor) -> Loss:
 
 
 def sequence_sums(values_BS: Tensor, segments_BS: Tensor, num_documents: int) -> Tensor:
-    """[N] sums of `values` over each document; padding (segment N) falls away. Differentiable."""
+    """[N] sums of `values` over each document, without padding (segment N). Differentiable."""
     sums = values_BS.new_zeros(num_documents + 1)
     return sums.index_add(0, segments_BS.reshape(-1), values_BS.reshape(-1))[:num_documents]
 
 
+# --- preference losses ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class DpoSettings:
-    """Rafailov et al. 2023 (sigmoid), Azar et al. 2023 (ipo), Pang et al. 2024 (nll_weight, RPO)."""
+class Preference:
+    """A loss on preference pairs, as a function of both responses' log-ratios to the reference.
 
-    beta: float = 0.1
-    loss: str = "sigmoid"
-    label_smoothing: float = 0.0
-    length_normalised: bool = False  # log-probabilities divided by the response's length
-    nll_weight: float = 0.0
-    replay_weight: float = 0.0
+    `term(chosen_R, rejected_R, section)` is the loss [R] of the pairs. Its arguments are log pi(y|x) - log pi_ref(y|x) of
+    both responses, or log pi(y|x) without `needs_reference`; divided by the response's length where `per_token`, or
+    where the config says dpo.length_normalised.
+    `first_loss` is the loss while policy and reference are equal; None where it depends on the model.
+    """
 
-    def __post_init__(self) -> None:
-        assert self.loss in ("sigmoid", "ipo")
-
-    def first_loss(self) -> float:
-        """The preference loss while policy and reference agree: ln 2, for ipo 1 / (4 beta^2)."""
-        return math.log(2.0) if self.loss == "sigmoid" else 1.0 / (4.0 * self.beta**2)
+    term: Callable[[Tensor, Tensor, DpoSection], Tensor]
+    needs_reference: bool = True
+    first_loss: Callable[[DpoSection], float] | None = None
+    per_token: bool = False
 
 
-def preference(logits_R: Tensor, settings: DpoSettings) -> Tensor:
-    """[R] loss of the log-ratio difference h (policy's chosen - rejected, minus the reference's)."""
-    if settings.loss == "ipo":
-        return (logits_R - 1.0 / (2.0 * settings.beta)) ** 2
-    scaled = settings.beta * logits_R
-    smooth = settings.label_smoothing
-    return -(1.0 - smooth) * F.logsigmoid(scaled) - smooth * F.logsigmoid(-scaled)
+def _smoothed_log_sigmoid(logits_R: Tensor, smoothing: float) -> Tensor:
+    """-log sigmoid(x), with probability `smoothing` that the preference is the other way round (conservative DPO)."""
+    return -(1.0 - smoothing) * F.logsigmoid(logits_R) - smoothing * F.logsigmoid(-logits_R)
+
+
+def sigmoid(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(beta (chosen - rejected))."""
+    return _smoothed_log_sigmoid(section.beta * (chosen_R - rejected_R), section.label_smoothing)
+
+
+def ipo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
+    """IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (chosen - rejected - 1 / (2 beta))^2."""
+    return ((chosen_R - rejected_R) - 1.0 / (2.0 * section.beta)) ** 2
+
+
+PREFERENCES = {
+    "sigmoid": Preference(sigmoid, first_loss=lambda section: math.log(2.0)),
+    "ipo": Preference(ipo, first_loss=lambda section: 1.0 / (4.0 * section.beta**2)),
+}
 
 
 def dpo(
-    chosen_R: Tensor, rejected_R: Tensor, reference_chosen_R: Tensor, reference_rejected_R: Tensor,
-    chosen_lengths_R: Tensor, rejected_lengths_R: Tensor, settings: DpoSettings,
-    replay_nll_R: Tensor | None = None,
+    chosen_R: Tensor, rejected_R: Tensor, chosen_lengths_R: Tensor, rejected_lengths_R: Tensor, section: DpoSection,
+    reference: tuple[Tensor, Tensor] | None, replay_nll_R: Tensor | None = None,
 ) -> Loss:  # fmt: skip
     """Preference loss + nll_weight x mean token NLL of the chosen + replay_weight x mean token NLL of a replayed example.
 
-    `chosen_R` etc. are summed log-probabilities of the responses, lengths their tokens, `replay_nll_R` already a mean
-    over the example's tokens. Everything counts pairs.
+    `chosen_R` and `rejected_R` are summed log-probabilities of the responses, the lengths their tokens, `reference` the
+    same sums under the reference (None for a loss that needs none); `replay_nll_R` is a mean over the example's tokens.
+    All terms count pairs. The NLL term is that of RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1).
     """
-    ones = torch.ones_like(chosen_lengths_R)
-    scale_c, scale_r = (chosen_lengths_R, rejected_lengths_R) if settings.length_normalised else (ones, ones)
-    chosen_gain_R = (chosen_R - reference_chosen_R) / scale_c
-    rejected_gain_R = (rejected_R - reference_rejected_R) / scale_r
-    logits_R = chosen_gain_R - rejected_gain_R
-    preference_R = preference(logits_R, settings)
+    preference = PREFERENCES[section.loss]
+    assert preference.needs_reference == (reference is not None)
+    gain_c_R, gain_r_R = chosen_R, rejected_R
+    if reference is not None:
+        gain_c_R, gain_r_R = chosen_R - reference[0], rejected_R - reference[1]
+    if preference.per_token or section.length_normalised:
+        gain_c_R, gain_r_R = gain_c_R / chosen_lengths_R, gain_r_R / rejected_lengths_R
+    difference_R = gain_c_R - gain_r_R
+    preference_R = preference.term(gain_c_R, gain_r_R, section)
     nll_R = -chosen_R / chosen_lengths_R
     replay_R = torch.zeros_like(nll_R) if replay_nll_R is None else replay_nll_R
     loss_R = preference_R
-    if settings.nll_weight:
-        loss_R = loss_R + settings.nll_weight * nll_R
-    if settings.replay_weight:
-        loss_R = loss_R + settings.replay_weight * replay_R
+    if section.nll_weight:
+        loss_R = loss_R + section.nll_weight * nll_R
+    if section.replay_weight:
+        loss_R = loss_R + section.replay_weight * replay_R
     count = chosen_R.new_tensor(float(len(chosen_R)))
     values = {
         "loss": loss_R, "dpo_loss": preference_R, "nll_loss": nll_R, "replay_loss": replay_R,
-        "accuracy": (logits_R > 0).float() + 0.5 * (logits_R == 0).float(), "margin": settings.beta * logits_R,
-        "chosen_reward": settings.beta * chosen_gain_R, "rejected_reward": settings.beta * rejected_gain_R,
+        "accuracy": (difference_R > 0).float() + 0.5 * (difference_R == 0).float(), "margin": section.beta * difference_R,
+        "chosen_reward": section.beta * gain_c_R, "rejected_reward": section.beta * gain_r_R,
         "chosen_logp": chosen_R, "rejected_logp": rejected_R,
         "chosen_length": chosen_lengths_R, "rejected_length": rejected_lengths_R,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""metrics.jsonl of a training: one line a step."""
+"""Owns metrics.jsonl of a training stage: one line per logged step or validation."""
 
 import json
 import os
@@ -12,7 +12,10 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """metrics.jsonl, one line a step, and its trackers. A resumed run drops the lines after its checkpoint and goes on."""
+    """Appends lines to metrics.jsonl and passes them to the trackers.
+
+    A resumed training removes the lines of steps after its checkpoint first: it will compute those steps again.
+    """
 
     def __init__(self, path: Path, first_step: int, tracker: Tracker) -> None:
         self._tracker = tracker
@@ -37,4 +40,5 @@ class MetricsLog:
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Values with eight significant digits."""
     return {name: float(f"{value:.8g}") for name, value in values.items()}

@@ -1,6 +1,6 @@
-"""Training curves for other eyes than the report's: TensorBoard event files always, Weights & Biases when asked for.
+"""Training curves for other tools: TensorBoard event files always, Weights & Biases when the config names a project.
 
-Fed with the lines of metrics.jsonl after a step's time has been taken, by one process of the training.
+Rank 0 logs the lines of metrics.jsonl, after the step's time has been measured.
 """
 
 from pathlib import Path
@@ -8,11 +8,11 @@ from typing import Any
 
 from nemo_srlm.errors import ConfigError, UserError
 
-BOARD = "logs/tensorboard"  # in the stage's directory; logs are no outputs: event files name the host and the time
+BOARD = "logs/tensorboard"  # in the stage's directory. Event files name host and time, so they are logs, not outputs
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl; those of a validation as "validation/<name>"."""
+    """The numbers of a line of metrics.jsonl by name; those of a validation as "validation/<name>"."""
     nested = {f"validation/{name}": value for name, value in line.get("validation", {}).items()}
     own = {name: value for name, value in line.items() if name != "step"}
     return {name: float(value) for name, value in (own | nested).items() if isinstance(value, (int, float))}
@@ -30,7 +30,7 @@ def check(project: str) -> None:
 
 
 class Tracker:
-    """Open event files of one training stage. `first_step`: steps that an earlier attempt has done and that stay."""
+    """Open event files (and W&B run) of one training stage. Events after step `first_step` of an earlier attempt go."""
 
     def __init__(self, directory: Path, first_step: int = 0, project: str = "") -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -53,7 +53,7 @@ class Tracker:
 
 
 def open_run(directory: Path, project: str) -> Any:
-    """The W&B run of a stage; a resumed stage goes on in its own. Raises UserError when W&B refuses (no key, ...)."""
+    """The W&B run of a stage; a resumed stage continues its run. Raises UserError when W&B refuses (no key, ...)."""
     check(project)
     import wandb
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.train.losses import DpoSettings
+from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
 
 pytestmark = pytest.mark.gpu
 
@@ -42,20 +41,20 @@ def _gpu() -> None:
 def losses(directory: Path, kind: str, precision: PrecisionSection, **section: Any) -> list[float]:
     """Losses of six steps on one GPU; DPO raises an error by itself if the first loss is not ln 2."""
     from nemo_srlm.train import metrics
-    from nemo_srlm.train.megatron import tasks
-    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.dpo import fit_dpo
+    from nemo_srlm.train.megatron.job import Job, start
+    from nemo_srlm.train.megatron.tasks import sft_task
+    from nemo_srlm.train.megatron.trainer import fit
     from tests.pipeline.trainer_worker import Silent, documents, pairs
 
     directory.mkdir(parents=True)
     settings = dataclasses.replace(SECTION, **section)
     parallel = ParallelSection(processes=1)
-    trainer = megatron_trainer.start(
-        megatron_trainer.Job("gpu", MODEL, parallel, precision, settings, 3, directory, None, Silent())
-    )
+    trainer = start(Job("gpu", MODEL, parallel, precision, settings, 3, directory, None, Silent()))
     if kind == "sft":
-        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25))
+        fit(trainer, sft_task(documents(40, 3), 7, 0.25))
     else:
-        tasks.fit_dpo(trainer, pairs(24, 21), (), DpoSettings(), 1e-3)
+        fit_dpo(trainer, pairs(24, 21), (), DpoSection())
     lines = [json.loads(line) for line in (directory / metrics.METRICS).read_text().splitlines()]
     return [line["loss"] for line in lines]
 

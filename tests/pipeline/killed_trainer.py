@@ -22,9 +22,10 @@ from typing import Any
 from nemo_srlm.launch.train_worker import exit_code
 from nemo_srlm.train import metrics
 from nemo_srlm.train.checkpoint_dir import incomplete_reason
-from nemo_srlm.train.megatron import tasks
-from nemo_srlm.train.megatron import trainer as megatron_trainer
+from nemo_srlm.train.megatron.job import start
 from nemo_srlm.train.megatron.quiet import quiet
+from nemo_srlm.train.megatron.tasks import sft_task
+from nemo_srlm.train.megatron.trainer import fit
 from nemo_srlm.train.stop_conditions import Limits
 from tests.pipeline.trainer_worker import digest, documents, held_out, job
 from tests.processes import left_by
@@ -49,10 +50,8 @@ def attempt(directory: Path, limits: Limits) -> int:
     os.dup2(log, 2)
 
     def work() -> None:
-        trainer = megatron_trainer.start(
-            dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits)
-        )
-        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+        trainer = start(dataclasses.replace(job(directory, {"peak_tflops": PEAK}, section, None), limits=limits))
+        fit(trainer, sft_task(documents(40, 3), 7, 0.25), held_out())
         (directory / "digest").write_text(digest(trainer))
 
     code = 1

@@ -15,15 +15,18 @@ import torch
 import torch.distributed as dist
 from megatron.core.utils import unwrap_model
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.data.chat import Document
 from nemo_srlm.train import estimate, metrics
 from nemo_srlm.train.batches import collate
-from nemo_srlm.train.losses import DpoSettings
-from nemo_srlm.train.megatron import step, tasks
-from nemo_srlm.train.megatron import trainer as megatron_trainer
+from nemo_srlm.train.megatron import step
+from nemo_srlm.train.megatron.dpo import fit_dpo
+from nemo_srlm.train.megatron.evaluation import evaluate
+from nemo_srlm.train.megatron.job import Job, Trainer, start
 from nemo_srlm.train.megatron.quiet import quiet
+from nemo_srlm.train.megatron.tasks import Task, sft_task
+from nemo_srlm.train.megatron.trainer import Stopped, fit
 
 MODEL = ModelSection(
     num_layers=4, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, vocab_size=60,
@@ -33,7 +36,7 @@ TRAIN = TrainSection(
     lr=5e-3, min_lr=5e-4, warmup_steps=2, weight_decay=0.1, dropout=0.0, global_batch=8, micro_batch=1, max_steps=6,
     max_length=64, save_every=0, clip_grad=1.0,
 )  # fmt: skip
-DPO = DpoSettings(nll_weight=0.2, replay_weight=0.3)
+DPO = DpoSection(nll_weight=0.2, replay_weight=0.3)
 
 
 class Silent:
@@ -67,9 +70,9 @@ def pairs(count: int, seed: int) -> list[tuple[str, Document, Document]]:
 
 def job(
     directory: Path, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None, **precision: Any
-) -> megatron_trainer.Job:
+) -> Job:
     layout = ParallelSection(processes=dist_size(), **parallel)
-    return megatron_trainer.Job(
+    return Job(
         "test", MODEL, layout, PrecisionSection(**{"dtype": "fp32", **precision}),
         dataclasses.replace(TRAIN, **section), 11, directory, initial, Silent(),
     )  # fmt: skip
@@ -81,7 +84,7 @@ def dist_size() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
-def digest(trainer: megatron_trainer.Trainer) -> str:
+def digest(trainer: Trainer) -> str:
     found = hashlib.sha256()
     for chunk in trainer.chunks:
         for parameter in chunk.parameters():
@@ -89,7 +92,7 @@ def digest(trainer: megatron_trainer.Trainer) -> str:
     return found.hexdigest()
 
 
-def held_bytes(trainer: megatron_trainer.Trainer) -> dict[str, Any]:
+def held_bytes(trainer: Trainer) -> dict[str, Any]:
     """Bytes of weights, gradients and moments on this rank after training, with the estimate for its pipeline stage."""
     from megatron.core import parallel_state
 
@@ -107,15 +110,15 @@ def held_bytes(trainer: megatron_trainer.Trainer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def held_out() -> megatron_trainer.Task:
-    return tasks.sft_task(documents(10, 5), 0, 0.25, shuffled=False)
+def held_out() -> Task:
+    return sft_task(documents(10, 5), 0, 0.25, shuffled=False)
 
 
-def layer_bytes(trainer: megatron_trainer.Trainer) -> dict[str, float]:
+def layer_bytes(trainer: Trainer) -> dict[str, float]:
     """Bytes that the second layer saves for the backward pass of a micro-batch: measured, and by the estimate."""
     made = trainer.job
     units = [(d,) for d in documents(2, 8)]
-    batch = step.localize(collate(units, range(2), trainer.shape), trainer.device)
+    batch = step.localize(collate(units, range(2), trainer.layout), trainer.device)
     (chunk,) = trainer.chunks
     layer = unwrap_model(chunk).decoder.layers[1]
     weights = {p.untyped_storage().data_ptr() for p in chunk.parameters()}
@@ -146,18 +149,18 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 
 def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None,
-        settings: DpoSettings = DPO, **precision: Any) -> dict[str, Any]:  # fmt: skip
+        settings: DpoSection = DPO, **precision: Any) -> dict[str, Any]:  # fmt: skip
     """One short training: losses and gradient norms of its steps, and a digest of this rank's final weights."""
     directory = out / name
     if dist.is_initialized():
         dist.barrier()
     directory.mkdir(exist_ok=True, parents=True)
-    trainer = megatron_trainer.start(job(directory, parallel, section, initial, **precision))
+    trainer = start(job(directory, parallel, section, initial, **precision))
     if kind == "sft":
-        megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+        fit(trainer, sft_task(documents(40, 3), 7, 0.25), held_out())
     else:
         replay = documents(12, 9) if settings.replay_weight else []
-        tasks.fit_dpo(trainer, pairs(24, 21), replay, settings, 1e-3)
+        fit_dpo(trainer, pairs(24, 21), replay, settings)
     dist.barrier()
     found: dict[str, Any] = {"digest": digest(trainer), "bytes": held_bytes(trainer)}
     if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp"):
@@ -204,7 +207,7 @@ def check_layouts(out: Path) -> dict[str, Any]:
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
     resumed = out / "sft-resumed"
     resumed.mkdir(exist_ok=True)  # every rank creates it
-    stop_at(resumed, megatron_trainer.start(job(resumed, {}, {}, None)), "sft")
+    stop_at(resumed, start(job(resumed, {}, {}, None)), "sft")
     found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
     two = {"max_steps": 2}
     found["reload/tp2_sp_pp2"] = run(out, "a", "dpo", {"tensor": 2}, two, out / "sft-tp2_sp_pp2" / "checkpoint")
@@ -233,8 +236,8 @@ def check_batches(out: Path) -> dict[str, Any]:
         }.items():  # fmt: skip
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, {}, section, None)
     variants = {
-        "plain": DpoSettings(), "ipo": DpoSettings(loss="ipo", beta=0.5),
-        "smooth": DpoSettings(label_smoothing=0.1), "normalised": DpoSettings(length_normalised=True, beta=2.0),
+        "plain": DpoSection(), "ipo": DpoSection(loss="ipo", beta=0.5),
+        "smooth": DpoSection(label_smoothing=0.1), "normalised": DpoSection(length_normalised=True, beta=2.0),
     }  # fmt: skip
     for name, settings in variants.items():
         found[f"variant/{name}"] = run(out, f"variant-{name}", "dpo", {}, {"dropout": 0.0}, None, settings)
@@ -251,7 +254,7 @@ def check_resume(out: Path) -> dict[str, Any]:
         found[f"{kind}/whole"] = run(out, f"{kind}-whole", kind, {}, section, None)
         torn = out / f"{kind}-torn"
         torn.mkdir(exist_ok=True)
-        trainer = megatron_trainer.start(job(torn, {}, section, None))
+        trainer = start(job(torn, {}, section, None))
         stop_at(torn, trainer, kind)
         found[f"{kind}/resumed"] = run(out, f"{kind}-torn", kind, {}, section, None)
     for name in ("whole", "resumed"):
@@ -264,28 +267,26 @@ def best(directory: Path, stopped: bool) -> dict[str, Any]:
     section = {"keep_best": True, "validate_every": 1, "save_every": 2, "lr": 0.05, "min_lr": 0.05}
     directory.mkdir(exist_ok=True)
     if stopped:
-        stop_at(directory, megatron_trainer.start(job(directory, {}, section, None)), "sft")
+        stop_at(directory, start(job(directory, {}, section, None)), "sft")
     run(directory.parent, directory.name, "sft", {}, section, None)
-    loaded = megatron_trainer.start(
-        job(directory.with_name(f"{directory.name}-loaded"), {}, {}, directory / "checkpoint")
-    )
+    loaded = start(job(directory.with_name(f"{directory.name}-loaded"), {}, {}, directory / "checkpoint"))
     checks = [(line["step"], line["validation"]["loss"]) for line in lines(directory) if "validation" in line]
     return {
         "kept": json.loads((directory / "checkpoint" / "final" / "best.json").read_text()), "checks": checks,
-        "scores": megatron_trainer.evaluate(loaded, held_out())["loss"], "digest": digest(loaded), "bytes": None,
+        "scores": evaluate(loaded, held_out())["loss"], "digest": digest(loaded), "bytes": None,
         "left": sorted(path.name for path in (directory / "checkpoint").iterdir()),
     }  # fmt: skip
 
 
-def stop_at(directory: Path, trainer: megatron_trainer.Trainer, kind: str) -> None:
+def stop_at(directory: Path, trainer: Trainer, kind: str) -> None:
     """Runs a first attempt with a stop file, so that it saves and stops after its first step."""
     stop_file(directory).touch()
     try:
         if kind == "sft":
-            megatron_trainer.fit(trainer, tasks.sft_task(documents(40, 3), 7, 0.25), held_out())
+            fit(trainer, sft_task(documents(40, 3), 7, 0.25), held_out())
         else:
-            tasks.fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO, 1e-3)
-    except megatron_trainer.Stopped:
+            fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO)
+    except Stopped:
         pass
     dist.barrier()
     stop_file(directory).unlink(missing_ok=True)

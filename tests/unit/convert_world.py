@@ -90,7 +90,6 @@ def logits(chunks: list[Any], layout: list[int]) -> torch.Tensor | None:
                 hidden = torch.empty(len(TOKENS), 1, chunk.config.hidden_size)
                 dist.recv(hidden, ranks[(number - 1) % pipeline])
             chunk.set_input_tensor(hidden)
-        chunk.rotary_pos_emb.positions_S = positions
         out = hidden = chunk(tokens, positions[None], None)
         if number < virtual * pipeline - 1 and pipeline > 1:
             dist.send(hidden.contiguous(), ranks[(number + 1) % pipeline])

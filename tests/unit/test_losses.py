@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.training import DpoSection
+from nemo_srlm.errors import ConfigError
 from nemo_srlm.train import losses
-from nemo_srlm.train.losses import DpoSettings
 
 
 def test_sft_weighs_tokens_and_divides_by_the_weights():
@@ -20,11 +22,12 @@ def test_sums_over_documents_leave_padding_out():
     assert losses.sequence_sums(values, segments, 2).tolist() == [2.0, 5.0]
 
 
-def call(settings: DpoSettings, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0)):
+def call(section: DpoSection, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0)):
     as_tensor = torch.tensor
+    reference = (as_tensor(ref_c), as_tensor(ref_r)) if losses.PREFERENCES[section.loss].needs_reference else None
     return losses.dpo(
-        as_tensor(chosen), as_tensor(rejected), as_tensor(ref_c), as_tensor(ref_r),
-        as_tensor([2.0, 4.0]), as_tensor([4.0, 2.0]), settings, replay_nll_R=as_tensor([1.0, 3.0]),
+        as_tensor(chosen), as_tensor(rejected), as_tensor([2.0, 4.0]), as_tensor([4.0, 2.0]), section, reference,
+        replay_nll_R=as_tensor([1.0, 3.0]),
     )  # fmt: skip
 
 
@@ -36,40 +39,46 @@ H = [(-3.0 + 3.5) - (-4.0 + 3.0), (-1.0 + 1.5) - (-3.0 + 2.0)]  # log-ratio diff
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("section", "expected"),
     [
-        (DpoSettings(beta=0.5), sum(-log_sigmoid(0.5 * h) for h in H)),
-        (DpoSettings(beta=0.5, label_smoothing=0.1),
+        (DpoSection(beta=0.5), sum(-log_sigmoid(0.5 * h) for h in H)),
+        (DpoSection(beta=0.5, label_smoothing=0.1),
          sum(-0.9 * log_sigmoid(0.5 * h) - 0.1 * log_sigmoid(-0.5 * h) for h in H)),
-        (DpoSettings(beta=0.5, loss="ipo"), sum((h - 1.0) ** 2 for h in H)),
-        (DpoSettings(beta=0.5, length_normalised=True),
+        (DpoSection(beta=0.5, loss="ipo"), sum((h - 1.0) ** 2 for h in H)),
+        (DpoSection(beta=0.5, length_normalised=True),
          -log_sigmoid(0.5 * (0.5 / 2 + 1.0 / 4)) - log_sigmoid(0.5 * (0.5 / 4 + 1.0 / 2))),
-        (DpoSettings(beta=0.5, nll_weight=2.0), sum(-log_sigmoid(0.5 * h) for h in H) + 2.0 * (3.0 / 2 + 1.0 / 4)),
-        (DpoSettings(beta=0.5, replay_weight=0.3), sum(-log_sigmoid(0.5 * h) for h in H) + 0.3 * 4.0),
+        (DpoSection(beta=0.5, nll_weight=2.0), sum(-log_sigmoid(0.5 * h) for h in H) + 2.0 * (3.0 / 2 + 1.0 / 4)),
+        (DpoSection(beta=0.5, replay_weight=0.3), sum(-log_sigmoid(0.5 * h) for h in H) + 0.3 * 4.0),
     ],
     ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "replay"],
 )  # fmt: skip
-def test_each_variant_equals_its_formula(settings: DpoSettings, expected: float):
-    loss = call(settings)
+def test_each_variant_equals_its_formula(section: DpoSection, expected: float):
+    loss = call(section)
     assert loss.total.item() == pytest.approx(expected, abs=1e-6)
     assert loss.count.item() == 2
 
 
+def first_loss(section: DpoSection) -> float:
+    value = losses.PREFERENCES[section.loss].first_loss
+    assert value is not None
+    return value(section)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_is_ln_2_while_policy_and_reference_agree(smoothing: float):
-    settings = DpoSettings(label_smoothing=smoothing)
-    loss = call(settings, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
-    assert (loss.total / loss.count).item() == pytest.approx(math.log(2)) == pytest.approx(settings.first_loss())
+    section = DpoSection(label_smoothing=smoothing)
+    loss = call(section, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    assert (loss.total / loss.count).item() == pytest.approx(math.log(2)) == pytest.approx(first_loss(section))
 
 
 def test_ipo_starts_at_its_own_value():
-    settings = DpoSettings(loss="ipo", beta=0.5)
-    loss = call(settings, ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
-    assert (loss.total / loss.count).item() == pytest.approx(1.0) == pytest.approx(settings.first_loss())
+    section = DpoSection(loss="ipo", beta=0.5)
+    loss = call(section, ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    assert (loss.total / loss.count).item() == pytest.approx(1.0) == pytest.approx(first_loss(section))
 
 
 def test_metrics_are_sums_with_their_counts():
-    metrics = call(DpoSettings(beta=0.5)).metrics
+    metrics = call(DpoSection(beta=0.5)).metrics
     assert set(metrics) == set(losses.DPO_METRICS)
     assert [v.item() for v in metrics["accuracy"]] == [2.0, 2.0]
     assert metrics["margin"][0].item() == pytest.approx(0.5 * sum(H))
@@ -78,7 +87,7 @@ def test_metrics_are_sums_with_their_counts():
 
 
 def test_a_pair_that_policy_and_reference_rate_alike_is_half_right():
-    loss = call(DpoSettings(), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
+    loss = call(DpoSection(), ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
     assert loss.metrics["accuracy"][0].item() == 1.0
 
 
@@ -86,11 +95,12 @@ def test_the_gradient_of_two_halves_is_the_gradient_of_the_whole():
     chosen = torch.randn(4, dtype=torch.float64, requires_grad=True)
     rest = [torch.randn(4, dtype=torch.float64) for _ in range(3)]
     lengths = torch.full((4,), 5.0, dtype=torch.float64)
-    settings = DpoSettings(nll_weight=0.2)
-    whole = losses.dpo(chosen, *rest, lengths, lengths, settings)
+    section = DpoSection(nll_weight=0.2)
+    rejected, *reference = rest
+    whole = losses.dpo(chosen, rejected, lengths, lengths, section, tuple(reference))
     (expected,) = torch.autograd.grad(whole.total / whole.count, chosen)
     halves = [
-        losses.dpo(chosen[s], *(x[s] for x in rest), lengths[s], lengths[s], settings)
+        losses.dpo(chosen[s], rejected[s], lengths[s], lengths[s], section, tuple(x[s] for x in reference))
         for s in (slice(0, 1), slice(1, 4))
     ]
     (found,) = torch.autograd.grad(sum(h.total for h in halves) / sum(h.count for h in halves), chosen)
@@ -98,5 +108,7 @@ def test_the_gradient_of_two_halves_is_the_gradient_of_the_whole():
 
 
 def test_a_loss_that_does_not_exist_is_refused():
-    with pytest.raises(AssertionError):
-        DpoSettings(loss="hinge")
+    with pytest.raises(ConfigError, match=r"dpo\.loss"):
+        compose("tiny", ["dpo.loss=hinge"])
+    with pytest.raises(KeyError):
+        call(DpoSection(loss="hinge"))

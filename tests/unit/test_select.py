@@ -17,7 +17,7 @@ from nemo_srlm.evaluate.selection import choose
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Failure
 from nemo_srlm.stages import load, select, select_responses
-from nemo_srlm.train.checkpoint_dir import FINAL, mark_complete, to_compare
+from nemo_srlm.train.checkpoint_dir import FINAL, mark_complete, weights_to_compare
 from tests.unit.fake_engine import FakeEngine
 
 NAMES = ["weights_00000200", "weights_00000400", "final"]
@@ -183,10 +183,10 @@ def test_a_comparison_of_which_nothing_could_be_judged_is_an_error_and_no_choice
 
 def test_a_torn_checkpoint_is_no_choice(trained: Path):
     directory = trained / "dpo" / "checkpoint"
-    assert [path.name for path in to_compare(directory, 200, 410)] == NAMES
-    assert [path.name for path in to_compare(directory, 200, 400)] == [NAMES[0], FINAL]
+    assert [path.name for path in weights_to_compare(directory, 200, 410)] == NAMES
+    assert [path.name for path in weights_to_compare(directory, 200, 400)] == [NAMES[0], FINAL]
     with pytest.raises(CheckpointError, match="weights_00000600"):
-        to_compare(directory, 200, 601)
+        weights_to_compare(directory, 200, 601)
     (directory / NAMES[1] / "weights").write_text("cut")
     with pytest.raises(CheckpointError, match="weights has 3 bytes, not 16"):
-        to_compare(directory, 200, 410)
+        weights_to_compare(directory, 200, 410)

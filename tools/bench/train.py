@@ -39,7 +39,7 @@ def prepare(run_dir: Path, folder: Path, steps: int) -> None:
     from nemo_srlm.core.records import PreferencePair, SftExample
     from nemo_srlm.data.chat import Chat, Document
     from nemo_srlm.data.tokenizer import Tokenizer
-    from nemo_srlm.train.batches import fits
+    from nemo_srlm.train.batches import drop_reason
 
     cfg = load_resolved_config(run_dir)
     chat = Chat.of(Tokenizer(run_dir / "iter0" / "world" / "tokenizer"), cfg.chat)
@@ -51,11 +51,11 @@ def prepare(run_dir: Path, folder: Path, steps: int) -> None:
 
     paths = [run_dir / "iter0" / "seed" / "ift.jsonl", run_dir / "iter0" / "eft" / "eft_train.jsonl"]
     examples = [chat.document(e.prompt, e.response) for path in paths for e in read_records(path, SftExample)]
-    sft = [split(d) for d in examples if not fits((d,), cfg.sft.max_length)]
+    sft = [split(d) for d in examples if not drop_reason((d,), cfg.sft.max_length)]
     pairs = []
     for p in read_records(run_dir / "iter1" / "pairs" / "pairs.jsonl", PreferencePair):
         chosen, rejected = chat.document(p.prompt, p.chosen), chat.document(p.prompt, p.rejected)
-        if not fits((chosen, rejected), cfg.dpo.max_length):
+        if not drop_reason((chosen, rejected), cfg.dpo.max_length):
             pairs.append((*split(chosen), split(rejected)[1]))
     wanted = {"sft": steps * cfg.sft.global_batch, "dpo": steps * cfg.dpo.global_batch}
     data = {
@@ -79,13 +79,14 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
     """Writes folder/ours.json: seconds, seconds without the first step, losses."""
     import numpy as np
 
-    from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+    from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
     from nemo_srlm.data.chat import Document
     from nemo_srlm.train import metrics
-    from nemo_srlm.train.losses import DpoSettings
-    from nemo_srlm.train.megatron import tasks
-    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.dpo import fit_dpo
+    from nemo_srlm.train.megatron.job import Job, start
     from nemo_srlm.train.megatron.quiet import quiet
+    from nemo_srlm.train.megatron.tasks import sft_task
+    from nemo_srlm.train.megatron.trainer import fit
 
     quiet()
     data = json.loads((folder / "data.json").read_text())
@@ -108,16 +109,16 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
         lr=1e-4, min_lr=1e-4, schedule="constant", warmup_steps=0, dropout=0.0, global_batch=data["batch"][kind],
         micro_batch=data["batch"][kind] // 2, epochs=1.0, max_length=data["length"], packing=packing, save_every=0,
     )  # fmt: skip
-    job = megatron_trainer.Job(
+    job = Job(
         kind, model, ParallelSection(processes=2), PrecisionSection(dtype="fp32"), section, 0, folder / kind, None, Clock()
     )  # fmt: skip
-    trainer = megatron_trainer.start(job)
+    trainer = start(job)
     began = time.perf_counter()
     if kind == "sft":
-        megatron_trainer.fit(trainer, tasks.sft_task([document(p, r) for p, r in data["sft"]], 0))
+        fit(trainer, sft_task([document(p, r) for p, r in data["sft"]], 0))
     else:
         pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
-        tasks.fit_dpo(trainer, pairs, (), DpoSettings(beta=data["beta"]), 1e-3)
+        fit_dpo(trainer, pairs, (), DpoSection(beta=data["beta"]))
     if os.environ["RANK"] == "0":
         lines = [json.loads(line) for line in (folder / kind / metrics.METRICS).read_text().splitlines()]
         found = {

@@ -48,15 +48,16 @@ def ours(folder: Path) -> dict[str, list[float]]:
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
     import numpy as np
 
-    from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
+    from nemo_srlm.config.training import DpoSection, ParallelSection, PrecisionSection, TrainSection
     from nemo_srlm.convert.import_hf import import_hf
     from nemo_srlm.data.chat import Document
     from nemo_srlm.train import metrics
     from nemo_srlm.train.batches import index_at
-    from nemo_srlm.train.losses import DpoSettings
-    from nemo_srlm.train.megatron import tasks
-    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.dpo import fit_dpo
+    from nemo_srlm.train.megatron.job import Job, start
     from nemo_srlm.train.megatron.quiet import quiet
+    from nemo_srlm.train.megatron.tasks import sft_task
+    from nemo_srlm.train.megatron.trainer import fit
     from tests.pipeline.trainer_worker import Silent
     from tests.unit import tiny_llama
 
@@ -76,16 +77,16 @@ def ours(folder: Path) -> dict[str, list[float]]:
     for kind in ("sft", "dpo"):
         directory = folder / kind
         directory.mkdir()
-        job = megatron_trainer.Job(
+        job = Job(
             kind, tiny_llama.SHAPES["gqa"], ParallelSection(processes=1), PrecisionSection(dtype="fp32"), section, seed,
             directory, folder / "imported", Silent(),
         )  # fmt: skip
-        trainer = megatron_trainer.start(job)
+        trainer = start(job)
         if kind == "sft":
-            megatron_trainer.fit(trainer, tasks.sft_task([document(p, c) for p, c, _ in rows], seed))
+            fit(trainer, sft_task([document(p, c) for p, c, _ in rows], seed))
         else:
             pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(rows)]
-            tasks.fit_dpo(trainer, pairs, (), DpoSettings(beta=BETA), 1e-3)
+            fit_dpo(trainer, pairs, (), DpoSection(beta=BETA))
         lines = (directory / metrics.METRICS).read_text().splitlines()
         found[kind] = [json.loads(line)["loss"] for line in lines]
     order = [rows[index_at(i, len(rows), seed)] for i in range(STEPS * BATCH)]

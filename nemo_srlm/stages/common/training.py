@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nemo_srlm.data.chat import Chat, Document
     from nemo_srlm.data.tokenizer import Tokenizer
-    from nemo_srlm.train.megatron.trainer import Job
+    from nemo_srlm.train.megatron.job import Job
 
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ def sft_inputs(cfg: Config) -> dict[str, Ref]:
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
     from nemo_srlm.core.records import item_seed
-    from nemo_srlm.train.megatron.trainer import Job
+    from nemo_srlm.train.megatron.job import Job
     from nemo_srlm.train.stop_conditions import limits
 
     seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
@@ -108,11 +108,11 @@ def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[
 
 
 def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]) -> "list[Document]":
-    from nemo_srlm.train.batches import fits
+    from nemo_srlm.train.batches import drop_reason
 
     kept = []
     for document in documents:
-        reason = fits((document,), max_length)
+        reason = drop_reason((document,), max_length)
         if reason:
             dropped[reason] += 1
         else:
@@ -133,8 +133,9 @@ def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[li
 
 def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[str]) -> None:
     """Trains on the documents of `used` (by where they come from) with the section sft, from the input "base"."""
-    from nemo_srlm.train.megatron import tasks
-    from nemo_srlm.train.megatron import trainer as megatron_trainer
+    from nemo_srlm.train.megatron.job import start
+    from nemo_srlm.train.megatron.tasks import sft_task
+    from nemo_srlm.train.megatron.trainer import fit
 
     section = ctx.cfg.sft
     wanted = job(ctx, section, initial="base")
@@ -144,9 +145,8 @@ def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[st
         {"of_these_validation": len(held)} if held else {}
     )
     write_data(ctx, counts, dropped)
-    trainer = megatron_trainer.start(wanted)
-    validation = tasks.sft_task(held, wanted.seed, shuffled=False) if held else None
-    megatron_trainer.fit(trainer, tasks.sft_task(fitted, wanted.seed), validation)
+    validation = sft_task(held, wanted.seed, shuffled=False) if held else None
+    fit(start(wanted), sft_task(fitted, wanted.seed), validation)
 
 
 def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:
@@ -161,7 +161,7 @@ def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> Non
 
 def summary(ctx: Context) -> dict[str, Any]:
     """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
-    from nemo_srlm.train.checkpoint_dir import BEST_OF
+    from nemo_srlm.train.checkpoint_dir import BEST_FILE
 
     if not (ctx.dir / "checkpoint" / "final").is_dir():
         raise DataError(ctx.dir / "checkpoint", "no final weights", remedy="run the stage again: it resumes")
@@ -185,7 +185,7 @@ def summary(ctx: Context) -> dict[str, Any]:
     checks = [line["validation"] for line in lines if "validation" in line]
     if checks:
         found["validation"] = checks[-1]
-    if (chosen := ctx.dir / "checkpoint" / "final" / BEST_OF).exists():
+    if (chosen := ctx.dir / "checkpoint" / "final" / BEST_FILE).exists():
         found["best"] = read_json(chosen)
     found["summary"] = (
         f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "

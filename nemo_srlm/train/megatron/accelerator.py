@@ -1,9 +1,9 @@
-"""Owns the device: CUDA where there is one, else the CPU answering Megatron's CUDA calls (over gloo).
+"""The device: CUDA where there is one; else the CPU over gloo, which then answers Megatron's calls of CUDA.
 
-Megatron-core is used unmodified. It asks for "cuda" by name in a few dozen places (scalars of the schedules, gradient
-norms, RNG states, dtype names like `torch.cuda.FloatTensor`). On a machine without a GPU, `prepare()` answers exactly
-those calls with the CPU: factory functions read `device="cuda"` as "cpu", RNG states are the CPU generator's,
-synchronisation does nothing. Nothing is replaced when CUDA is there.
+Megatron-core is used unmodified. It names "cuda" in a few dozen places: scalars of the schedules, gradient norms, RNG
+states, dtype names like `torch.cuda.FloatTensor`. On a machine without a GPU, `prepare()` redirects exactly those calls
+to the CPU: factory functions read `device="cuda"` as "cpu", RNG states are the CPU generator's, synchronisation does
+nothing. With a GPU nothing is replaced.
 """
 
 import functools
@@ -42,18 +42,18 @@ class Accelerator:
 
 @functools.lru_cache(maxsize=1)
 def prepare(threads: int = 1) -> Accelerator:
-    """Choose the device for this process; call once, before anything of Megatron runs. `threads` is for the CPU only."""
+    """The device of this process. Call before anything of Megatron runs. `threads` is for the CPU only."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         return Accelerator("cuda", "nccl")
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine).*")
-    _answer_cuda_calls_on_cpu()
+    _redirect_cuda_calls_to_cpu()
     return Accelerator("cpu", "gloo")
 
 
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine can be used here (it needs a GPU)."""
+    """Whether Transformer Engine is installed and there is a GPU, which it needs."""
     if not torch.cuda.is_available():
         return False
     try:
@@ -78,9 +78,9 @@ def _factory_on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch
     return on_cpu
 
 
-def _answer_cuda_calls_on_cpu() -> None:
+def _redirect_cuda_calls_to_cpu() -> None:
     cpu = torch.device("cpu")
-    _device_constructors()  # `with torch.device(...)` knows factories by identity: it lists them before they are wrapped
+    _device_constructors()  # `with torch.device(...)` knows factories by identity, so it must list them before the wrapping
     for name in _FACTORIES:
         setattr(torch, name, _factory_on_cpu(getattr(torch, name)))
     plain_type = torch.Tensor.type
@@ -92,24 +92,24 @@ def _answer_cuda_calls_on_cpu() -> None:
         )
 
     torch.Tensor.type = cuda_type  # type: ignore[assignment, method-assign]
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
 
     nothing = lambda *args, **kwargs: None  # noqa: E731
-    replies: dict[str, Any] = {
+    stand_ins: dict[str, Any] = {
         "current_device": lambda: cpu,
         "synchronize": nothing,
         "empty_cache": nothing,
-        "manual_seed": torch.default_generator.manual_seed,  # torch.manual_seed notes a stack trace for each absent GPU kind
+        "manual_seed": torch.default_generator.manual_seed,  # torch.manual_seed keeps a stack trace for each absent kind of GPU
         "get_rng_state": lambda device="cuda": torch.get_rng_state(),
         "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
     }
-    for name, reply in replies.items():
-        setattr(torch.cuda, name, reply)
-    torch.cuda.random.get_rng_state = replies["get_rng_state"]
+    for name, stand_in in stand_ins.items():
+        setattr(torch.cuda, name, stand_in)
+    torch.cuda.random.get_rng_state = stand_ins["get_rng_state"]
 
     from megatron.core.tensor_parallel import random as megatron_random
 
     megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
-    # Megatron warns when the CPU generator moves inside a "CUDA" RNG context; here that is the same generator.
+    # Megatron warns when the CPU generator changes inside a "CUDA" RNG context; here both are the same generator.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)

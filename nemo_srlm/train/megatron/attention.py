@@ -1,11 +1,12 @@
-"""Owns core attention where Transformer Engine is absent: exact causal attention within each document of a pack.
+"""Core attention where Transformer Engine is absent: RoPE and exact causal attention within each document of a pack.
 
-Megatron's own DotProductAttention builds [s, s] scores with a dense mask and refuses context parallelism. This module
-fits the same place of the layer spec. The "attention mask" that travels through Megatron's layers is `bounds_N1`, the
-cumulative document lengths: the block-diagonal mask in its compact form. RoPE is applied here too, because positions
-restart with every document and the angles then serve all layers of a step; GPTModel's own RoPE stands aside.
+Megatron's own DotProductAttention builds [s, s] scores with a dense mask and does not support context parallelism.
+PackedAttention takes its place in the layer spec. The "attention mask" that Megatron passes through its layers is
+`bounds_N1` here, the cumulative document lengths: the block-diagonal mask in compact form. PackedAttention also applies
+RoPE, because positions restart in every document and one set of angles serves all layers of a step; GPTModel is built
+without position embeddings.
 
-Shapes: S positions of this process, B rows, H heads, G key/value heads, D head size, N documents of one row.
+Shapes: S positions of this rank, B rows, H heads, G key/value heads, D head size, N documents of one row.
 """
 
 from contextlib import nullcontext
@@ -21,52 +22,58 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from nemo_srlm.train.batches import context_positions
-from nemo_srlm.train.megatron.kernels import PackedCausal, equal_runs
-
-
-class RotaryAside(RotaryEmbedding):
-    """Keeps the inverse frequencies for PackedAttention and gives GPTModel no angles to apply."""
-
-    def forward(self, max_seq_len: int, *args: Any, **kwargs: Any) -> None:
-        return None
-
-    def angles(self, positions_S: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, 1, D/2]."""
-        freqs = torch.outer(positions_S.to(self.inv_freq.dtype), self.inv_freq)
-        if self.seq_len_interpolation_factor is not None:
-            freqs = freqs / self.seq_len_interpolation_factor
-        return freqs.cos()[:, None, :], freqs.sin()[:, None, :]
+from nemo_srlm.train.megatron.kernels import equal_runs, packed_causal, split
 
 
 class Pack:
-    """What all layers of a forward pass share: document lengths and RoPE angles of this rank's positions.
+    """What all layers of a forward pass share: document lengths, and cos and sin [S, 1, D/2] of this rank's positions."""
 
-    Made from the mask alone, so that a recomputed forward finds the same.
+    def __init__(self, lengths: list[int], positions_S: Tensor, inv_freq: Tensor, interpolation: float) -> None:
+        self.lengths = lengths
+        self.runs = equal_runs(lengths)
+        freqs = torch.outer(positions_S.to(inv_freq.dtype), inv_freq)
+        if interpolation != 1.0:
+            freqs = freqs / interpolation
+        self.cos, self.sin = freqs.cos()[:, None, :], freqs.sin()[:, None, :]
+
+
+class Rope:
+    """Rotary angles of one model chunk, with Megatron's frequencies; its layers share it through the layer spec.
+
+    It keeps the newest pack only, and makes it from the mask alone, so that a recomputed forward pass finds the same.
     """
 
-    def __init__(self, rotary: RotaryAside, bounds_N1: Tensor | None, length: int, size: int, rank: int) -> None:
-        if bounds_N1 is None:
-            self.lengths = [length]
-        else:
-            self.lengths = np.diff(bounds_N1.numpy()).tolist()
-        self.runs = equal_runs(self.lengths)
-        if size == 1:
-            positions = np.concatenate([np.arange(n) for n in self.lengths])
-        else:
-            positions = np.concatenate([context_positions(n, size, rank) for n in self.lengths])
-        self.cos, self.sin = rotary.angles(torch.from_numpy(positions))
+    def __init__(self, config: TransformerConfig, base: float, **scaling: Any) -> None:
+        embedding = RotaryEmbedding(
+            kv_channels=config.kv_channels, rotary_percent=1.0, rotary_base=base,
+            use_cpu_initialization=config.use_cpu_initialization, **scaling,
+        )  # fmt: skip
+        self._inv_freq: Tensor = embedding.inv_freq
+        self._interpolation: float = embedding.seq_len_interpolation_factor or 1.0
+        self._newest: tuple[Any, Pack] | None = None
+
+    def pack(self, bounds_N1: Tensor | None, length: int, size: int, rank: int) -> Pack:
+        """The pack of a mask, None for one document of `length` positions; `size`, `rank`: of context parallelism."""
+        key = (length, None if bounds_N1 is None else bounds_N1.numpy().tobytes())
+        if self._newest is None or self._newest[0] != key:
+            lengths = [length] if bounds_N1 is None else np.diff(bounds_N1.numpy()).tolist()
+            if size == 1:
+                positions = np.concatenate([np.arange(n) for n in lengths])
+            else:
+                positions = np.concatenate([context_positions(n, size, rank) for n in lengths])
+            self._newest = key, Pack(lengths, torch.from_numpy(positions), self._inv_freq, self._interpolation)
+        return self._newest[1]
 
 
-class PackedAttention(MegatronModule):
+class PackedAttention(MegatronModule):  # type: ignore[misc]  # megatron is not typed
     """RoPE and causal attention inside documents: [S, B, H, D] -> [S, B, H*D]. B is 1 where bounds are given."""
 
-    rotary: RotaryAside  # given by model.build_model
-
     def __init__(
-        self, config: TransformerConfig, layer_number: int, attn_mask_type: Any, attention_type: str,
+        self, rope: Rope, config: TransformerConfig, layer_number: int, attn_mask_type: Any, attention_type: str,
         cp_comm_type: str | None = None, softmax_scale: float | None = None, pg_collection: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(config=config)
+        self.rope = rope
         self.cp_group = pg_collection.cp
         self.dropout = config.attention_dropout
 
@@ -77,15 +84,13 @@ class PackedAttention(MegatronModule):
         """`attention_mask` is `bounds_N1` [N+1] (the row is a pack), or None (every row is one document)."""
         assert attention_bias is None
         assert packed_seq_params is None
-        pack = self._pack(attention_mask, query.shape[0])
+        pack = self.rope.pack(attention_mask, query.shape[0], self.cp_group.size(), self.cp_group.rank())
         repeat = query.shape[2] // key.shape[2]
         if repeat > 1:
             key, value = key.repeat_interleave(repeat, dim=2), value.repeat_interleave(repeat, dim=2)
         dropout = self.dropout if self.training else 0.0
         if attention_mask is not None and self.cp_group.size() == 1 and not dropout:
-            out = PackedCausal.apply(
-                query.squeeze(1), key.squeeze(1), value.squeeze(1), pack.cos, pack.sin, pack.runs
-            )  # fmt: skip
+            out = packed_causal(query.squeeze(1), key.squeeze(1), value.squeeze(1), pack.cos, pack.sin, pack.runs)
             return out.view(out.shape[0], 1, -1)
         query, key = _rotated(query, pack), _rotated(key, pack)
         with get_cuda_rng_tracker().fork() if dropout else nullcontext():  # heads differ over tensor-parallel ranks
@@ -96,25 +101,16 @@ class PackedAttention(MegatronModule):
                 return self._context_parallel(query, key, value, pack.lengths, dropout)
             outs = []
             sizes = [count * length for count, length in pack.runs]
-            splits = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+            splits = zip(split(query, sizes), split(key, sizes), split(value, sizes), strict=True)
             for (count, length), parts in zip(pack.runs, splits, strict=True):
-                rows = [x.reshape(count, length, *x.shape[2:]).transpose(1, 2) for x in parts]
-                outs.append(_attend(*rows, dropout).transpose(1, 2).reshape(count * length, 1, -1))
+                q, k, v = (x.reshape(count, length, *x.shape[2:]).transpose(1, 2) for x in parts)
+                outs.append(_attend(q, k, v, dropout).transpose(1, 2).reshape(count * length, 1, -1))
             return torch.cat(outs)
-
-    def _pack(self, bounds_N1: Tensor | None, length: int) -> Pack:
-        """The pack of this mask; layers of one forward pass share it."""
-        key = (length, None if bounds_N1 is None else bounds_N1.numpy().tobytes())
-        known = self.rotary.__dict__.get("pack")
-        if known is None or known[0] != key:
-            known = (key, Pack(self.rotary, bounds_N1, length, self.cp_group.size(), self.cp_group.rank()))
-            self.rotary.__dict__["pack"] = known
-        return known[1]
 
     def _context_parallel(
         self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
     ) -> Tensor:
-        """Keys and values are gathered over the context group (gradients are scattered back); queries stay."""
+        """Keys and values are gathered over the context-parallel group (backward scatters gradients); queries are not."""
         size, rank = self.cp_group.size(), self.cp_group.rank()
         gathered = [
             gather_from_sequence_parallel_region(x.contiguous(), group=self.cp_group).view(size, *x.shape)

@@ -1,4 +1,4 @@
-"""Owns the weights of the lowest validation loss where they, and not the last ones, are a training's result (keep_best)."""
+"""The weights of the lowest validation loss, where these and not the last ones are a training's result (keep_best)."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from nemo_srlm.train.checkpoint_dir import BEST, BEST_OF, FINAL, incomplete_reason
+from nemo_srlm.train.checkpoint_dir import BEST, BEST_FILE, FINAL, incomplete_reason
 from nemo_srlm.train.megatron import checkpoint
 from nemo_srlm.train.megatron.saving import Saver
 
@@ -14,23 +14,22 @@ from nemo_srlm.train.megatron.saving import Saver
 class BestWeights:
     """Every rank makes one and calls its methods at the same steps.
 
-    A resumed training may find weights of a step that it has yet to reach again: it would write the same ones.
+    A resumed training may find weights of a step after its checkpoint: it will compute that step again, with the same loss.
     """
 
     def __init__(self, directory: Path, saver: Saver) -> None:
         self._directory, self._saver = directory, saver
-        held = directory / BEST
         found: list[float | None] = [None]
-        if dist.get_rank() == 0 and held.is_dir() and not incomplete_reason(held):
-            found = [json.loads((held / BEST_OF).read_text(encoding="utf-8"))["loss"]]
+        if dist.get_rank() == 0 and not incomplete_reason(directory / BEST):
+            found = [json.loads((directory / BEST / BEST_FILE).read_text(encoding="utf-8"))["loss"]]
         dist.broadcast_object_list(found, src=0)
-        self._loss = found[0]
+        self._lowest = found[0]
 
     def update(self, step: int, loss: float, chunks: list[Any]) -> None:
-        """Keeps these weights when no earlier ones had as low a loss."""
-        if self._loss is None or loss < self._loss:
-            self._loss = loss
-            self._saver.save_weights(chunks, BEST, {BEST_OF: {"step": step, "loss": loss}})
+        """Keeps the current weights if no earlier ones had a loss as low."""
+        if self._lowest is None or loss < self._lowest:
+            self._lowest = loss
+            self._saver.save_weights(chunks, BEST, {BEST_FILE: {"step": step, "loss": loss}})
 
     def finalize(self) -> None:
         """Makes the kept weights the final ones."""

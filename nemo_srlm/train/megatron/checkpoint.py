@@ -1,13 +1,12 @@
-"""Owns training checkpoints on disk: torch_dist files of Megatron's dist_checkpointing, atomic, newest complete one wins.
+"""Training checkpoints on disk: torch_dist files of Megatron's dist_checkpointing, written atomically.
 
-`step_00000200/` holds weights, optimizer and step, `final/` weights only (see seal.py). A directory is written under a
-temporary name, sealed with the list of its files and renamed. It loads under any other parallel layout. The scheduler,
-the data order and the random state are functions of the step, so the step is all of their state.
+What the directories are named and when one is complete: see checkpoint_dir.py. A checkpoint is written under a temporary
+name, marked complete and renamed. It loads under any other parallel layout. Learning rate, data order and random state
+are functions of the step, so the step number is all of their state.
 """
 
 import json
 import os
-import queue
 import shutil
 import time
 from pathlib import Path
@@ -18,23 +17,18 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.train.checkpoint_dir import COMPLETE, FINAL, latest, mark_complete
-from nemo_srlm.train.megatron.writing import WriteHere
+from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name
+from nemo_srlm.train.megatron.save_strategy import InProcessSave
 
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
-def name_of(step: int) -> str:
-    return f"step_{step:08d}"
-
-
 def model_state(chunks: list[Any]) -> dict[str, Any]:
-    """Sharded weights of this rank's chunks, by the names of the whole model."""
+    """Sharded weights of this rank's chunks, under their names in the whole model."""
     plain: list[GPTModel] = unwrap_model(chunks)
     if len(plain) == 1:
         return {"model": plain[0].sharded_state_dict(metadata=_metadata())}
@@ -53,19 +47,19 @@ def _optimizer_state(optimizer: Any, model: dict[str, Any], loading: bool) -> di
 
 
 def save_model(directory: Path, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
-    """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank must call it."""
+    """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank calls it."""
     _write(directory, name, model_state(chunks), notes or {})
 
 
 def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:
-    """What training resumes from after `step` steps."""
+    """Sharded weights and optimizer state, and the number of steps done: all that training resumes from."""
     state = model_state(chunks)
     return state | {"optimizer": _optimizer_state(optimizer, state, loading=False), "step": step}
 
 
 def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any, keep_last: int) -> None:
-    """Writes a checkpoint that training resumes from after `step` steps; keeps the newest `keep_last`."""
-    _write(directory, name_of(step), training_state(step, chunks, optimizer), {})
+    """Writes a checkpoint to resume from after `step` steps; keeps the newest `keep_last`. Every rank calls it."""
+    _write(directory, step_name(step), training_state(step, chunks, optimizer), {})
     keep_newest(directory, keep_last)
 
 
@@ -77,11 +71,7 @@ def keep_newest(directory: Path, keep_last: int) -> None:
 
 def _write(directory: Path, name: str, state: dict[str, Any], notes: dict[str, Any]) -> None:
     temporary = make_temporary(directory, name)
-    if filesystem_async._results_queue is None:
-        # Megatron would spawn a manager process for this queue, which imports all of this program once more. The saves
-        # here are synchronous: the results never leave the process.
-        filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(temporary), sharded_strategy=WriteHere(), validate_access_integrity=False)
+    dist_checkpointing.save(state, str(temporary), sharded_strategy=InProcessSave(), validate_access_integrity=False)
     if dist.get_rank() == 0:
         for file, note in notes.items():
             (temporary / file).write_text(json.dumps(note), encoding="utf-8")
@@ -89,7 +79,7 @@ def _write(directory: Path, name: str, state: dict[str, Any], notes: dict[str, A
 
 
 def make_temporary(directory: Path, name: str) -> Path:
-    """A fresh directory, the same on every rank. No earlier attempt's writer that is still dying can know its name."""
+    """A new directory, the same on every rank; its name is unique, so that no process of an earlier attempt writes there."""
     token = [f"{os.getpid()}-{time.time_ns()}"]
     dist.broadcast_object_list(token, src=0)
     temporary = directory / f".tmp-{name}-{token[0]}"
@@ -102,7 +92,7 @@ def make_temporary(directory: Path, name: str) -> Path:
 
 
 def publish(directory: Path, name: str, temporary: Path) -> None:
-    """Seals what was written and gives it its name. Every rank must call it, when all have written."""
+    """Marks what was written complete and gives it its final name. Every rank calls it after writing."""
     dist.barrier()
     if dist.get_rank() == 0:
         mark_complete(temporary)
@@ -110,7 +100,7 @@ def publish(directory: Path, name: str, temporary: Path) -> None:
 
 
 def rename(directory: Path, old: str, new: str) -> None:
-    """Gives a sealed checkpoint another name, whatever stood under that one. Every rank must call it."""
+    """Gives a complete checkpoint another name, replacing what has that name. Every rank calls it."""
     if dist.get_rank() == 0:
         shutil.rmtree(directory / new, ignore_errors=True)
         os.replace(directory / old, directory / new)
@@ -125,11 +115,11 @@ def _sync_directory(directory: Path) -> None:
 
 
 def load_model(directory: Path, chunks: list[Any]) -> None:
-    """Fills the chunks from `directory` (a stage's checkpoint/, or one checkpoint in it), whatever wrote it.
+    """Fills the chunks from `directory`: a stage's checkpoint/, or one checkpoint in it, of training or of an HF import.
 
-    Raises CheckpointError when nothing complete is there or the shapes are another model's.
+    Raises CheckpointError when no complete checkpoint is there or its shapes are another model's.
     """
-    path = directory if (directory / COMPLETE).is_file() else latest(directory)
+    path = directory if (directory / COMPLETE_FILE).is_file() else latest(directory)
     if path is None:
         raise CheckpointError(directory, "no complete checkpoint", "final/ or step_*/", "run the stage that writes it")
     _fill(chunks, _load(path, _without_absent_scales(path, model_state(chunks))))
@@ -141,7 +131,7 @@ def load_training(directory: Path, chunks: list[Any], optimizer: Any) -> int:
     if path is None:
         return 0
     if path.name == FINAL:
-        raise CheckpointError(path, "training is finished", "a training checkpoint", "nothing is left to train")
+        raise CheckpointError(path, "training is finished", "a checkpoint to resume from", "nothing is left to train")
     _allocate(optimizer)
     wanted = model_state(chunks)
     wanted |= {"optimizer": _optimizer_state(optimizer, wanted, loading=True)}
@@ -160,7 +150,7 @@ def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_absent_scales(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Megatron asks for an `_extra_state` (FP8 scales) of every linear layer; an HF import has none to give."""
+    """Megatron asks for an `_extra_state` (FP8 scales) of every linear layer; an HF import has none."""
     held = load_sharded_metadata(str(path))
     return {
         chunk: {n: v for n, v in part.items() if not isinstance(v, ShardedObject) or v.unique_key in held}
@@ -174,10 +164,10 @@ def _fill(chunks: list[Any], loaded: dict[str, Any]) -> None:
 
 
 def _restore(optimizer: Any, loaded: dict[str, Any]) -> None:
-    """Optimizer state in two moves, for the `step` that torch's AdamW keeps for each parameter.
+    """Loads optimizer state in two parts, because of the `step` that torch's AdamW keeps for each parameter.
 
-    Megatron 0.16 trips over it while loading the moments, and would leave all parameters one shared tensor, which the
-    next update then raises once for every parameter.
+    Megatron 0.16 fails on that key while loading the moments. It would also make all parameters share one step tensor,
+    which the next update would then increment once per parameter.
     """
     (inner,) = optimizer.chained_optimizers
     if "param_state" not in loaded:  # without the distributed optimizer
@@ -194,7 +184,7 @@ def _restore(optimizer: Any, loaded: dict[str, Any]) -> None:
 
 
 def _allocate(optimizer: Any) -> None:
-    """Zero optimizer states, so that there is something to load into (torch's AdamW makes them at its first step)."""
+    """Makes zero optimizer states to load into; torch's AdamW would make them at its first step."""
     for inner in optimizer.chained_optimizers:
         for group in inner.optimizer.param_groups:
             for parameter in group["params"]:
@@ -206,7 +196,7 @@ def _allocate(optimizer: Any) -> None:
 
 
 def drop_training(directory: Path) -> None:
-    """Removes training checkpoints once `final` is there."""
+    """Removes the training checkpoints; call it when `final/` is written."""
     if dist.get_rank() == 0:
         for old in [*directory.glob("step_*"), *directory.glob(".tmp-*")]:
             shutil.rmtree(old)

@@ -1,7 +1,7 @@
-"""Owns hand-written CPU passes for what Megatron leaves to fused CUDA kernels: RMSNorm, SwiGLU, RoPE + packed attention.
+"""CPU implementations of what Megatron leaves to fused CUDA kernels: RMSNorm, SwiGLU, RoPE with packed attention.
 
-Each is one autograd node with the fewest passes over memory; float32 or bfloat16, any layout. On a GPU Transformer
-Engine's kernels stand in their place. Shapes: T positions, H heads, D head size, F feed-forward size.
+Each is one autograd function with as few passes over memory as possible, for float32 and bfloat16. On a GPU Transformer
+Engine's kernels are used instead. Shapes: T positions, H heads, D head size, F feed-forward size.
 """
 
 import itertools
@@ -45,10 +45,11 @@ class RMSNorm(torch.nn.Module):
         self.eps = eps
         device = "cpu" if config.use_cpu_initialization else torch.device("cuda", torch.cuda.current_device())
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        self.weight.sequence_parallel = config.sequence_parallel
+        setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - Megatron's mark
 
     def forward(self, x: Tensor) -> Tensor:
-        return _RMSNorm.apply(x, self.weight, self.eps)
+        out: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]  # torch types no apply
+        return out
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -70,14 +71,15 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
 
-class SwiGLU(MegatronModule):
-    """[.., 2F] -> [.., F]: silu(gate) * up. Stands where Megatron's MLP takes an activation module."""
+class SwiGLU(MegatronModule):  # type: ignore[misc]  # megatron is not typed
+    """[.., 2F] -> [.., F]: silu(gate) * up, as the activation module of Megatron's MLP."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config=config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _SwiGLU.apply(x)
+        out: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]  # torch types no apply
+        return out
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float = 1.0) -> Tensor:
@@ -92,12 +94,7 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float = 1.0) -> 
     return out
 
 
-class PackedCausal(torch.autograd.Function):
-    """RoPE and causal attention of every document of a pack: q, k, v [T, H, D] -> [T, H, D], no dropout.
-
-    `runs` are (count, length) of neighbouring documents of equal length: one kernel call each, no padding.
-    """
-
+class _PackedCausal(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]]
@@ -127,10 +124,27 @@ class PackedCausal(torch.autograd.Function):
         return rotate(grads[0], cos, sin, -1.0), rotate(grads[1], cos, sin, -1.0), grads[2], None, None, None
 
 
+def packed_causal(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]]
+) -> Tensor:  # fmt: skip
+    """RoPE and causal attention of every document of a pack: q, k, v [T, H, D] -> [T, H, D], no dropout.
+
+    `runs` are (count, length) of neighbouring documents of equal length: one kernel call each, no padding.
+    """
+    out: Tensor = _PackedCausal.apply(q, k, v, cos, sin, runs)  # type: ignore[no-untyped-call]  # torch types no apply
+    return out
+
+
+def split(x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """`x` in pieces of these sizes along its first dimension."""
+    parts: tuple[Tensor, ...] = x.split(sizes)  # type: ignore[no-untyped-call]  # torch types no split
+    return parts
+
+
 def _by_run(runs: list[tuple[int, int]], *tensors: Tensor) -> Any:
     """Views [count, H, length, D] of contiguous [T, H, D] tensors, run by run."""
     sizes = [count * length for count, length in runs]
-    splits = zip(*(x.split(sizes) for x in tensors), strict=True)
+    splits = zip(*(split(x, sizes) for x in tensors), strict=True)
     for (count, length), parts in zip(runs, splits, strict=True):
         yield [p.view(count, length, *p.shape[1:]).transpose(1, 2) for p in parts]
 

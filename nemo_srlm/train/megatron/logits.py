@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
-from nemo_srlm.train.megatron import accelerator, setup
+from nemo_srlm.train.megatron import setup
 from nemo_srlm.train.megatron.model import build_model
 
 
@@ -37,8 +37,6 @@ def megatron_logits(checkpoint: Path, model: ModelSection, num_layers: int, toke
         _load_first_layers(net, checkpoint)
     device = next(net.parameters()).device
     tokens, positions = torch.tensor([token_ids], device=device), torch.arange(len(token_ids), device=device)
-    if not accelerator.has_transformer_engine():
-        net.rotary_pos_emb.positions_S = positions
     with torch.no_grad():
         logits: torch.Tensor = net(tokens, positions[None], None)[0]
     setup.shutdown()

@@ -1,7 +1,7 @@
-"""Owns the model: config sections -> TransformerConfig, layer spec, GPTModel chunks of this rank, and initial weights.
+"""The model: config sections -> TransformerConfig, layer spec, the GPTModel chunks of this rank, initial weights.
 
-`build_model` works under any tensor / pipeline / virtual-pipeline layout; call `setup.initialize` first. The values that
-Megatron draws depend on the layout, so they do not count: a checkpoint, an HF import or `initialize_weights` fills them.
+`build_model` works under any parallel layout; call `setup.initialize` first. The initial values that Megatron draws
+depend on the layout and are not used: a checkpoint, an HF import or `initialize_weights` overwrites them.
 """
 
 import math
@@ -24,7 +24,7 @@ from nemo_srlm.core.records import item_seed
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import padded_vocab_size
 from nemo_srlm.train.megatron import accelerator
-from nemo_srlm.train.megatron.attention import PackedAttention, RotaryAside
+from nemo_srlm.train.megatron.attention import PackedAttention, Rope
 from nemo_srlm.train.megatron.kernels import RMSNorm, SwiGLU
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -73,12 +73,12 @@ def transformer_config(
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
         context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
-        calculate_per_token_loss=True,  # the count of a global batch divides once: any micro-batch split is equal
+        calculate_per_token_loss=True,  # divides once, by the global count: the gradient is the same under any split
         attention_softmax_in_fp32=True,
         use_cpu_initialization=not gpu,
         persist_layer_norm=fused,
         bias_activation_fusion=fused,
-        use_te_activation_func=not fused,  # Megatron's name for "an activation module from the spec": kernels.SwiGLU
+        use_te_activation_func=not fused,  # Megatron's name for "the activation is a module of the spec": kernels.SwiGLU
         bias_dropout_fusion=fused,
         masked_softmax_fusion=False,
         apply_rope_fusion=fused,
@@ -88,13 +88,11 @@ def transformer_config(
     )
 
 
-def block_spec(config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
-    """Transformer Engine's layers where it is there; else Megatron's local ones with PackedAttention and RMSNorm."""
-    if accelerator.has_transformer_engine():
-        return get_gpt_layer_with_transformer_engine_spec()
+def local_spec(config: TransformerConfig, rope: Rope, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Megatron's layers without Transformer Engine, with this project's attention, norm and activation."""
     spec = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer = spec.submodules
-    layer.self_attention.submodules.core_attention = PackedAttention
+    layer.self_attention.submodules.core_attention = ModuleSpec(PackedAttention, params={"rope": rope})
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
     layer.mlp.submodules.activation_func = SwiGLU
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
@@ -102,7 +100,10 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | 
 
 
 def rope_settings(model: ModelSection) -> dict[str, Any]:
-    """GPTModel's arguments for HF's `rope_scaling`. Raises ConfigError for a kind that Megatron does not compute."""
+    """RotaryEmbedding's (and GPTModel's) arguments for HF's `rope_scaling`.
+
+    Raises ConfigError for a kind that Megatron does not compute.
+    """
     scaling = model.rope_scaling
     where = "model.rope_scaling"
     if not scaling:
@@ -127,40 +128,43 @@ def build_model(
     precision: PrecisionSection,
     dropout: float = 0.0,
 ) -> list[GPTModel]:
-    """The GPTModel chunks of this rank (one a virtual pipeline stage), on the device; its values are not meant to be used."""
+    """The GPTModel chunks of this rank (one per virtual pipeline stage) on its device. Fill the weights before use."""
     config = transformer_config(model, parallel, precision, dropout)
     chunks = []
     for index in range(parallel.virtual_pipeline):
         stage = index if parallel.virtual_pipeline > 1 else None
         chunk = GPTModel(
             config=config,
-            transformer_layer_spec=block_spec(config, stage),
             vocab_size=padded_vocab_size(model, parallel.tensor),
             max_sequence_length=model.max_length,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
             share_embeddings_and_output_weights=model.tie_embeddings,
-            position_embedding_type="rope",
-            rotary_base=model.rope_theta,
             vp_stage=stage,
-            **rope_settings(model),
+            **layers_and_positions(config, model, stage),
         )
-        if not accelerator.has_transformer_engine():
-            rotary = chunk.rotary_pos_emb
-            rotary.__class__ = RotaryAside  # the same frequencies; PackedAttention applies them
-            for layer in chunk.decoder.layers:
-                object.__setattr__(layer.self_attention.core_attention, "rotary", rotary)  # shared, not a submodule
         if torch.cuda.is_available():
             chunk.cuda(torch.cuda.current_device())
         chunks.append(chunk)
     return chunks
 
 
+def layers_and_positions(config: TransformerConfig, model: ModelSection, vp_stage: int | None) -> dict[str, Any]:
+    """GPTModel's arguments for its layers and RoPE: Transformer Engine's where it is, else PackedAttention applies RoPE."""
+    if accelerator.has_transformer_engine():
+        return {
+            "transformer_layer_spec": get_gpt_layer_with_transformer_engine_spec(), "position_embedding_type": "rope",
+            "rotary_base": model.rope_theta, **rope_settings(model),
+        }  # fmt: skip
+    rope = Rope(config, model.rope_theta, **rope_settings(model))
+    return {"transformer_layer_spec": local_spec(config, rope, vp_stage), "position_embedding_type": "none"}
+
+
 @torch.no_grad()
 def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -> None:
-    """Megatron's initial values (normal, output projections scaled by 1/sqrt(2 layers)), the same under any layout.
+    """Megatron's initial values: normal, output projections scaled by 1/sqrt(2 layers). The same under any layout.
 
-    Every matrix is drawn whole from a generator seeded by its global name, then this rank's shard is taken.
+    Every matrix is drawn whole from a generator seeded by its name in the whole model; then this rank's shard is taken.
     """
     rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     for chunk in chunks:
@@ -185,7 +189,7 @@ def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -
 
 
 def global_name(chunk: GPTModel, name: str) -> str:
-    """A parameter's name with the layer's number in the whole model instead of in this chunk."""
+    """A parameter's name in the whole model: with the layer's global number instead of its number in this chunk."""
     parts = name.split(".")
     if "layers" in parts:
         at = parts.index("layers") + 1

@@ -1,10 +1,9 @@
-"""Owns the optimizer and its schedule: TrainSection -> Megatron's DDP, optimizer and parameter scheduler."""
+"""The optimizer and its schedule: TrainSection -> Megatron's DDP, optimizer and parameter scheduler."""
 
 import math
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -15,8 +14,8 @@ from megatron.core.transformer.module import Float16Module
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 
 
-def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: PrecisionSection) -> list[torch.nn.Module]:
-    """Half precision and data parallelism around the model chunks, with the hooks that the schedules call."""
+def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: PrecisionSection) -> list[Any]:
+    """The model chunks in half precision (bf16 only) and Megatron's DDP, with the hooks that the schedules call."""
     config = chunks[0].config
     gpu = torch.cuda.is_available()
     inner = [Float16Module(config, c) if precision.dtype == "bf16" else c for c in chunks]
@@ -26,9 +25,9 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
         overlap_param_gather=gpu and parallel.distributed_optimizer,
         use_distributed_optimizer=parallel.distributed_optimizer,
         average_in_collective=False,
-        check_for_nan_in_grad=False,  # train.py checks the global norm, once and with a clear error
+        check_for_nan_in_grad=False,  # the trainer checks the global norm instead
     )
-    wrapped: list[Any] = [
+    wrapped = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=m, disable_bucketing=i > 0)
         for i, m in enumerate(inner)
     ]
@@ -44,7 +43,7 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
 
 
 def build_optimizer(
-    wrapped: list[torch.nn.Module], section: TrainSection, parallel: ParallelSection, precision: PrecisionSection
+    wrapped: list[Any], section: TrainSection, parallel: ParallelSection, precision: PrecisionSection
 ) -> Any:
     """AdamW with decoupled weight decay on matrices only (Megatron's rule: no decay for biases and vectors)."""
     gpu = torch.cuda.is_available()
@@ -65,7 +64,7 @@ def build_optimizer(
     optimizer = get_megatron_optimizer(config, wrapped, use_gloo_process_groups=gpu)
     if not gpu:
         for group in optimizer.param_groups:
-            group["fused"] = True  # torch's one-kernel AdamW; Megatron asks for the slow loop
+            group["fused"] = True  # torch's one-kernel AdamW; Megatron asks for its slow loop
     return optimizer
 
 
@@ -88,19 +87,15 @@ def build_scheduler(optimizer: Any, section: TrainSection, total_steps: int) -> 
 
 
 def gradient_norm(optimizer: Any) -> float:
-    """Copies gradients to the main parameters and returns their global norm (nan or inf where one is not finite)."""
+    """Copies gradients to the main parameters and returns their global norm, nan or inf if one is not finite."""
     found_inf = optimizer.prepare_grads()
     return math.inf if found_inf else float(optimizer.get_grad_norm())
 
 
-def apply(optimizer: Any, norm: float) -> None:
-    """Clips by `norm` and steps; `gradient_norm` came before."""
+def clip_and_step(optimizer: Any, norm: float) -> None:
+    """Clips by the global `norm` and updates the parameters. Call `gradient_norm` first."""
     for inner in optimizer.chained_optimizers:
         parameters = inner.get_parameters()
         if inner.config.clip_grad > 0.0 and parameters:
             clip_grad_by_total_norm_fp32(parameters, max_norm=inner.config.clip_grad, total_norm=norm)
     assert optimizer.step_with_ready_grads()
-
-
-def data_parallel_rank() -> int:
-    return int(parallel_state.get_data_parallel_rank())

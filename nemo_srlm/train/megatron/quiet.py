@@ -1,4 +1,4 @@
-"""Owns what NeMo, Megatron and torch may print into a worker's log: warnings that name nothing a user can mend."""
+"""Silences warnings of NeMo, Megatron and torch that a user can do nothing about, so that a worker's log is readable."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""Owns the start and end of a training process: device, process groups, Megatron's parallel state, random seeds."""
+"""Start and end of a training process: device, process groups, Megatron's parallel state, random seeds."""
 
 import datetime
 import os
@@ -17,9 +17,9 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 
 def initialize(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> accelerator.Accelerator:
-    """Join the process group (torchrun's environment, or a world of one) and set Megatron's parallel state.
+    """Joins the process group (torchrun's environment, or a world of one) and sets Megatron's parallel state.
 
-    Raises ConfigError when the layout is impossible, the world has another size, or the precision is not there.
+    Raises ConfigError when the layout is impossible, the world has another size, or this machine lacks the precision.
     """
     check_layout(model, parallel)
     device = accelerator.prepare(parallel.threads)
@@ -29,7 +29,7 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
     if not dist.is_initialized():
         for name, value in (("MASTER_ADDR", "127.0.0.1"), ("RANK", "0"), ("WORLD_SIZE", "1")):
             os.environ.setdefault(name, value)
-        if "MASTER_PORT" not in os.environ:  # a world of one needs no known port
+        if "MASTER_PORT" not in os.environ:  # a world of one may take any free port
             os.environ["MASTER_PORT"] = "0" if os.environ["WORLD_SIZE"] == "1" else "29400"
         dist.init_process_group(device.backend, timeout=TIMEOUT)
     if dist.get_world_size() != world_size(parallel):
@@ -38,7 +38,7 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
             "as many processes as parallel.nodes x parallel.processes",
         )  # fmt: skip
     if parallel_state.model_parallel_is_initialized():
-        leave_groups()
+        destroy_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
@@ -51,10 +51,10 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
 
 
 def seed_everything(seed: int, step: int) -> None:
-    """Random state of `step`: it depends on the seed, the step and this rank's place only.
+    """Sets the random state of `step`, a function of the seed, the step and this rank's place in the layout.
 
-    Called before every step, so there is no random state to save: a resumed step drops out the same units.
-    Replicas and pipeline stages differ; tensor-parallel ranks agree outside, and differ inside, of the sharded regions.
+    Called before every step, so there is no random state to save: a resumed step has the same dropout masks. Replicas and
+    pipeline stages differ. Tensor-parallel ranks agree outside of the sharded regions and differ inside.
     """
     place = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -63,11 +63,11 @@ def seed_everything(seed: int, step: int) -> None:
     tensor_parallel.model_parallel_cuda_manual_seed(value)
 
 
-def leave_groups() -> None:
-    """Ends Megatron's process groups, not only its references to them.
+def destroy_groups() -> None:
+    """Destroys Megatron's process groups; Megatron itself only drops its references to them.
 
-    Forgotten gloo groups keep their threads, and the threads of a half-closed one spin: after a dozen layouts in one
-    process there were a thousand of them, and no core left for work.
+    A gloo group that is not destroyed keeps its threads, and those of a half-closed one spin: after a dozen layouts in
+    one process there were a thousand, and they used all cores.
     """
     parallel_state.destroy_model_parallel()
     for group in list(dist.distributed_c10d._world.pg_map):
@@ -76,6 +76,7 @@ def leave_groups() -> None:
 
 
 def shutdown() -> None:
-    leave_groups()
+    """Destroys all process groups: the end of this process's distributed work."""
+    destroy_groups()
     if dist.is_initialized():
         dist.destroy_process_group()

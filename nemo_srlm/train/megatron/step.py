@@ -1,14 +1,14 @@
-"""Owns one pass over micro-batches: tensors on the device, the context-parallel share, attention inputs, the schedule.
+"""One pass over micro-batches: tensors on the device, the context-parallel share, attention inputs, Megatron's schedule.
 
-Shapes: B rows, S positions of this rank (the context-parallel share), N documents of a micro-batch.
+Shapes: B rows, S positions of this rank (its context-parallel share), N documents of a micro-batch.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -22,7 +22,7 @@ from nemo_srlm.train.megatron import accelerator
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """This rank's share of a micro-batch, as tensors. `bounds_N1` still describes the whole rows."""
+    """This rank's share of a micro-batch, as tensors. `bounds_N1` describes the whole rows, not the share."""
 
     tokens_BS: Tensor
     labels_BS: Tensor
@@ -30,20 +30,20 @@ class LocalBatch:
     segments_BS: Tensor
     positions_S: Tensor
     bounds_N1: Tensor | None
-    longest: int  # document of the pack, padding included
+    longest: int  # length of the longest document, padding included
     num_documents: int
     positions: tuple[int, ...]
     row_length: int  # of the whole row, before context parallelism
 
 
 # (token losses [B, S], batch) -> (sum to differentiate, its count, anything to collect)
-LossOf = Callable[[Tensor, LocalBatch], tuple[Tensor, Tensor, Any]]
+MicroBatchLoss = Callable[[Tensor, LocalBatch], tuple[Tensor, Tensor, Any]]
 
 
 def localize(batch: Batch, device: torch.device) -> LocalBatch:
-    """Take this context-parallel rank's positions of every document and move to the device."""
+    """This context-parallel rank's positions of every document, on the device."""
     size, rank = parallel_state.get_context_parallel_world_size(), parallel_state.get_context_parallel_rank()
-    arrays = [batch.tokens_BS, batch.labels_BS, batch.weights_BS, batch.segments_BS]
+    arrays: list[npt.NDArray[Any]] = [batch.tokens_BS, batch.labels_BS, batch.weights_BS, batch.segments_BS]
     positions = batch.positions_S
     if size > 1:
         assert batch.bounds_N1 is not None
@@ -61,7 +61,7 @@ def localize(batch: Batch, device: torch.device) -> LocalBatch:
 
 
 def attention_inputs(batch: LocalBatch) -> tuple[Tensor | None, PackedSeqParams | None]:
-    """(attention_mask, packed_seq_params): the one place that decides how a pack's documents are kept apart.
+    """(attention_mask, packed_seq_params) that keep the documents of a pack apart.
 
     Transformer Engine reads cumulative lengths from packed_seq_params; PackedAttention reads them as its mask.
     """
@@ -75,38 +75,37 @@ def attention_inputs(batch: LocalBatch) -> tuple[Tensor | None, PackedSeqParams 
 
 
 def forward(chunk: torch.nn.Module, batch: LocalBatch, labels_BS: Tensor | None) -> Tensor:
-    """One model chunk: token losses [B, S] (last stage, labels given), logits [B, S, V/tp], or hidden states."""
+    """One model chunk: token losses [B, S] (last stage, with labels), logits [B, S, V/tp], or hidden states."""
     mask, packed = attention_inputs(batch)
-    return chunk(
+    out: Tensor = chunk(
         input_ids=batch.tokens_BS, position_ids=batch.positions_S.expand_as(batch.tokens_BS), attention_mask=mask,
         labels=labels_BS, packed_seq_params=packed,
     )  # fmt: skip
+    return out
 
 
 def over_context(sums_N: Tensor) -> Tensor:
     """Sum over the context-parallel group. Backward is the identity: each rank keeps the gradient of its own tokens."""
-    return reduce_from_tensor_model_parallel_region(sums_N, group=parallel_state.get_context_parallel_group())
-
-
-def is_first_context_rank() -> bool:
-    return parallel_state.get_context_parallel_rank() == 0
+    group = parallel_state.get_context_parallel_group()
+    out: Tensor = reduce_from_tensor_model_parallel_region(sums_N, group=group)
+    return out
 
 
 def run_schedule(
-    chunks: list[torch.nn.Module], batches: Sequence[Batch], loss_of: LossOf, device: torch.device, forward_only: bool
+    chunks: list[Any], batches: Sequence[Batch], loss: MicroBatchLoss, device: torch.device, forward_only: bool
 ) -> list[Any]:
-    """Megatron's forward-backward schedule over the micro-batches; what `loss_of` collected (last stage only)."""
+    """Megatron's forward-backward schedule over the micro-batches; what `loss` collected (on the last stage only)."""
     if not batches:
         return []
 
     def forward_step(iterator: Any, chunk: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
         batch = next(iterator)
-        return forward(chunk, batch, batch.labels_BS), partial(loss_of, batch=batch)
+        return forward(chunk, batch, batch.labels_BS), lambda nll_BS: loss(nll_BS, batch)
 
     local = [localize(batch, device) for batch in batches]
     rows, length = local[0].tokens_BS.shape[0], local[0].row_length
     with torch.set_grad_enabled(not forward_only):
-        return get_forward_backward_func()(
+        collected: list[Any] = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=[iter(local) for _ in chunks] if len(chunks) > 1 else iter(local),
             model=chunks,
@@ -115,3 +114,4 @@ def run_schedule(
             micro_batch_size=rows,
             forward_only=forward_only,
         )
+    return collected

@@ -17,7 +17,7 @@ NOW = 1_000_000.0
 def _handlers() -> Iterator[None]:
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
     yield
-    assert {s: signal.getsignal(s) for s in before} == before, "a test left its handlers behind"
+    assert {s: signal.getsignal(s) for s in before} == before, "a test did not restore the signal handlers"
 
 
 def test_without_limits_there_is_no_end():
@@ -44,25 +44,22 @@ def test_the_earlier_end_wins_and_is_named():
 
 def test_a_step_that_would_not_end_in_time_is_not_begun():
     time = [NOW]
-    leaving = StopConditions(Limits((), NOW + 100.0, "the allocation ends"), lambda: time[0])
-    assert leaving.reason(step_seconds=60.0) == ""
-    time[0] += 50.0
-    assert leaving.reason(step_seconds=60.0) == "the allocation ends"
-    assert leaving.reason(step_seconds=10.0) == ""
-    leaving.restore()
+    with StopConditions(Limits((), NOW + 100.0, "the allocation ends"), lambda: time[0]) as conditions:
+        assert conditions.reason(step_seconds=60.0) == ""
+        time[0] += 50.0
+        assert conditions.reason(step_seconds=60.0) == "the allocation ends"
+        assert conditions.reason(step_seconds=10.0) == ""
 
 
 def test_a_stop_file_is_a_reason(tmp_path: Path):
-    leaving = StopConditions(Limits((tmp_path / "iter1" / "stop", tmp_path / "stop")))
-    assert leaving.reason() == ""
-    (tmp_path / "stop").touch()
-    assert leaving.reason() == f"{tmp_path / 'stop'} exists"
-    leaving.restore()
+    with StopConditions(Limits((tmp_path / "iter1" / "stop", tmp_path / "stop"))) as conditions:
+        assert conditions.reason() == ""
+        (tmp_path / "stop").touch()
+        assert conditions.reason() == f"{tmp_path / 'stop'} exists"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_remembered_and_does_not_kill(number: signal.Signals):
-    leaving = StopConditions(Limits())
-    os.kill(os.getpid(), number)
-    assert leaving.reason() == number.name
-    leaving.restore()
+    with StopConditions(Limits()) as conditions:
+        os.kill(os.getpid(), number)
+        assert conditions.reason() == number.name

@@ -7,10 +7,10 @@ import pytest
 from nemo_srlm.train.checkpoint_dir import FINAL, incomplete_reason, latest, mark_complete
 
 
-def make(directory: Path, sealed: bool = True) -> Path:
+def make(directory: Path, complete: bool = True) -> Path:
     directory.mkdir(parents=True)
     (directory / "weights").write_bytes(b"12345678")
-    if sealed:
+    if complete:
         mark_complete(directory)
     return directory
 
@@ -28,14 +28,14 @@ def test_the_newest_complete_one_wins(tmp_path: Path):
     assert latest(tmp_path) == final
 
 
-@pytest.mark.parametrize("damage", ["unsealed", "truncated", "missing"])
-def test_a_torn_one_is_skipped_with_a_warning(tmp_path: Path, damage: str):
+@pytest.mark.parametrize("damage", ["unmarked", "truncated", "missing"])
+def test_an_incomplete_one_is_skipped_with_a_warning(tmp_path: Path, damage: str):
     older = make(tmp_path / "step_00000002")
-    torn = make(tmp_path / "step_00000004", sealed=damage != "unsealed")
+    newer = make(tmp_path / "step_00000004", complete=damage != "unmarked")
     if damage == "truncated":
-        (torn / "weights").write_bytes(b"1234")
+        (newer / "weights").write_bytes(b"1234")
     if damage == "missing":
-        (torn / "weights").unlink()
-    assert incomplete_reason(torn)
+        (newer / "weights").unlink()
+    assert incomplete_reason(newer)
     with pytest.warns(UserWarning, match="step_00000004"):
         assert latest(tmp_path) == older

@@ -1,47 +1,22 @@
-"""Text to ids and weights, the order of examples, and how micro-batches are laid out."""
-
-import json
-from pathlib import Path
+"""The order of training examples, and how micro-batches are laid out."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_srlm.data.chat import Chat, Document, weighted_document
-from nemo_srlm.data.tokenizer import Tokenizer
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.data.chat import Document
 from nemo_srlm.train.batches import (
     BatchLayout,
     balance,
     collate,
     context_positions,
+    drop_reason,
     eval_batches,
-    fits,
     index_at,
     padding_batch,
     step_batches,
 )
-
-WORDS = ["<unk>", "<s>", "</s>", "Q:", "A:", "one", "two", "three", "four"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    from tokenizers import Tokenizer as Core
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    directory = tmp_path_factory.mktemp("tokenizer")
-    core = Core(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    core.pre_tokenizer = WhitespaceSplit()
-    core.save(str(directory / "tokenizer.json"))
-    write_config(directory, bos_token="<s>", eos_token={"content": "</s>"})
-    return Tokenizer(directory)
-
-
-def write_config(directory: Path, **config: object) -> None:
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def document(length: int, first: int = 10) -> Document:
@@ -50,44 +25,11 @@ def document(length: int, first: int = 10) -> Document:
     return Document(np.arange(first, first + length, dtype=np.int32), weights)
 
 
-def test_the_response_is_trained_on_and_the_prompt_is_not(tokenizer: Tokenizer):
-    made = Chat(tokenizer, "Q: ", " A:").document("one two", "three four")
-    assert [WORDS[i] for i in made.ids] == ["<s>", "Q:", "one", "two", "A:", "three", "four", "</s>"]
-    assert made.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
-
-
-def test_prompt_and_response_are_encoded_apart(tokenizer: Tokenizer):
-    chat = Chat(tokenizer, "Q: ", " A:")
-    made = chat.document("one", "two")
-    assert made.ids.tolist() == chat.prompt_ids("one") + chat.response_ids("two")
-
-
-def test_segments_keep_their_own_weight(tokenizer: Tokenizer):
-    made = weighted_document(tokenizer, [("Q: one A:", 0.25), ("two", 1.0)])
-    assert made.weights.tolist() == [0, 0.25, 0.25, 0.25, 1, 1]
-
-
-def test_encoding_many_equals_encoding_each(tokenizer: Tokenizer):
-    assert tokenizer.encode_all(["one two", "three"]) == [tokenizer.encode("one two"), tokenizer.encode("three")]
-
-
-@pytest.mark.parametrize("config", [{"bos_token": "<s>"}, {"bos_token": "<s>", "eos_token": "<none>"}])
-def test_a_tokenizer_without_its_special_tokens_is_refused(
-    tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]
-):
-    (tmp_path / "tokenizer.json").write_bytes((tokenizer.directory / "tokenizer.json").read_bytes())
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
-        Tokenizer(tmp_path)
-    write_config(tmp_path, **config)
-    with pytest.raises(CheckpointError, match="eos_token"):
-        Tokenizer(tmp_path)
-
-
 def test_what_cannot_be_trained_on_has_a_reason():
     no_target = Document(np.arange(4, dtype=np.int32), np.zeros(4, np.float32))
-    assert fits((document(9),), 8) == "too_long"
-    assert fits((document(8), no_target), 8) == "no_target"
-    assert fits((document(8),), 8) == ""
+    assert drop_reason((document(9),), 8) == "too_long"
+    assert drop_reason((document(8), no_target), 8) == "no_target"
+    assert drop_reason((document(8),), 8) == ""
 
 
 def test_every_epoch_holds_every_unit_once_in_its_own_order():
@@ -98,18 +40,18 @@ def test_every_epoch_holds_every_unit_once_in_its_own_order():
 
 
 @given(st.lists(st.integers(1, 500), min_size=12, max_size=12), st.sampled_from([1, 2, 3, 4, 6]), st.booleans())
-def test_dealing_loses_nothing_and_keeps_counts_equal(sizes: list[int], bins: int, sort_only: bool):
-    dealt = balance(sizes, bins, sort_only)
-    assert sorted(i for b in dealt for i in b) == list(range(12))
-    assert {len(b) for b in dealt} == {12 // bins}
+def test_balancing_loses_nothing_and_keeps_counts_equal(sizes: list[int], bins: int, sort_only: bool):
+    balanced = balance(sizes, bins, sort_only)
+    assert sorted(i for b in balanced for i in b) == list(range(12))
+    assert {len(b) for b in balanced} == {12 // bins}
 
 
-def test_dealing_balances_sizes():
+def test_sizes_are_balanced():
     loads = [sum([100, 90, 80, 40, 30, 20][i] for i in b) for b in balance([100, 90, 80, 40, 30, 20], 2)]
     assert abs(loads[0] - loads[1]) <= 20
 
 
-def test_a_row_of_its_own_is_padded_at_the_end_without_weight():
+def test_a_document_with_its_own_row_is_padded_at_the_end_without_weight():
     batch = collate([(document(4),), (document(6),)], [0, 1], BatchLayout(packed=False))
     assert batch.tokens_BS.tolist() == [[10, 11, 12, 0, 0], [10, 11, 12, 13, 14]]
     assert batch.labels_BS.tolist() == [[11, 12, 13, 0, 0], [11, 12, 13, 14, 15]]
@@ -166,13 +108,13 @@ def test_pipeline_stages_get_one_shape():
     assert {b.tokens_BS.shape for b in batches} == {(1, 8)}
 
 
-def test_a_sweep_visits_every_unit_once_over_the_replicas():
+def test_an_evaluation_visits_every_unit_once_over_the_replicas():
     units = [(document(3 + i),) for i in range(7)]
     batches = [b for replica in range(2) for b in eval_batches(units, 2, 2, replica, BatchLayout(packed=True))]
     assert sorted(p for b in batches for p in b.positions) == list(range(7))
 
 
-def test_a_filler_counts_nothing():
+def test_a_padding_batch_counts_nothing():
     empty = padding_batch(collate([(document(4),)], [0], BatchLayout(packed=True)))
     assert (empty.num_documents, empty.weights_BS.sum(), empty.num_tokens) == (0, 0, 0)
 

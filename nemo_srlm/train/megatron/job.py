@@ -1,0 +1,93 @@
+"""What a training stage asks for (Job), and the live objects that a process makes of it (Trainer, `start`)."""
+
+import gc
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.train.batches import BatchLayout
+from nemo_srlm.train.layout import check_batches
+from nemo_srlm.train.megatron import checkpoint, optim, setup
+from nemo_srlm.train.megatron.model import build_model, initialize_weights
+from nemo_srlm.train.stop_conditions import NO_LIMITS, Limits
+
+
+class Progress(Protocol):
+    """Where rank 0 reports its progress: core.progress in a run. The trainer knows no stage."""
+
+    def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. `initial` is the checkpoint/ directory of a finished stage, None for random weights."""
+
+    name: str  # of the stage, for messages
+    model: ModelSection
+    parallel: ParallelSection
+    precision: PrecisionSection
+    train: TrainSection
+    seed: int
+    directory: Path  # of the stage: checkpoint/, metrics.jsonl, logs/
+    initial: Path | None
+    progress: Progress
+    limits: Limits = NO_LIMITS
+    project: str = ""  # of Weights & Biases; "" = off
+    keep_every: int = 0  # steps between the weights that are kept beside the final ones, for the stage select; 0 = none
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoint"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The live objects of a training process."""
+
+    job: Job
+    chunks: list[Any]  # this rank's model chunks, wrapped for data parallelism
+    optimizer: Any
+    device: torch.device
+    layout: BatchLayout
+
+
+def start(job: Job) -> Trainer:
+    """Process groups, model and optimizer; weights from `job.initial` or drawn by the seed.
+
+    Raises ConfigError or CheckpointError.
+    """
+    device = setup.initialize(job.model, job.parallel, job.precision)
+    check_batches(job.name, job.train, job.parallel)
+    chunks = build_model(job.model, job.parallel, job.precision, job.train.dropout)
+    if job.initial is None:
+        initialize_weights(chunks, job.model, job.seed)
+    else:
+        checkpoint.load_model(job.initial, chunks)
+    wrapped = optim.wrap(chunks, job.parallel, job.precision)
+    for chunk in wrapped:
+        chunk.broadcast_params()
+    optimizer = optim.build_optimizer(wrapped, job.train, job.parallel, job.precision)
+    gc.collect()
+    gc.freeze()  # a save collects garbage; without this it visits every object that the imports made
+    return Trainer(job, wrapped, optimizer, device.device, batch_layout(job))
+
+
+def batch_layout(job: Job) -> BatchLayout:
+    """The layout of micro-batches that the job's parallel layout and precision need."""
+    p = job.parallel
+    multiple = (p.tensor if p.sequence else 1) * (16 if job.precision.fp8 != "none" else 1) * p.context
+    return BatchLayout(
+        packed=job.train.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
+        multiple=multiple, uniform=p.pipeline > 1,
+    )  # fmt: skip
+
+
+def total_steps(section: TrainSection, num_units: int) -> int:
+    """max_steps if set, else the epochs in whole global batches; the last batch is filled up from the next epoch."""
+    if section.max_steps > 0:
+        return section.max_steps
+    return max(1, math.ceil(section.epochs * num_units / section.global_batch))
