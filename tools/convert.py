@@ -22,7 +22,7 @@ examples
   check that both hold the same model (exact tensors, then logits, then vLLM's greedy tokens):
     tools/convert.py verify m2-hf runs/big/iter1/dpo/checkpoint --level vllm
 
-Memory use is about 0.5 GiB plus a few pieces of 128 MiB, for any model size. The output gets its name only when it is
+Memory use is about 0.5 GiB plus a few slices of 128 MiB, for any model size. The output gets its name only when it is
 complete. Exit code: 0 done; 2 refused, or the models differ (the message says what and why).
 """
 
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
             "--memory-gb", type=float, default=8.0, help="limit on the fp32 weights of both models (default: 8)"
         )
 
-    p = command("hf-to-megatron", "HF Llama directory -> torch_dist checkpoint, loadable under any TP/PP/VPP")
+    p = command("hf-to-megatron", "HF directory -> torch_dist checkpoint, loadable under any TP/PP/VPP")
     p.add_argument("hf", type=Path, help="directory with config.json and safetensors")
     p.add_argument("out", type=Path, help="checkpoint directory to write")
     p.add_argument("--allow-bin", action="store_true", help="accept pytorch_model*.bin (read without unpickling code)")

@@ -38,7 +38,7 @@ class ExportResult:
 
 
 def check_checkpoint(checkpoint: torch_dist_files.Checkpoint, model: ModelSection) -> int:
-    """Checks that the checkpoint holds the parameters of `model` and no other. Returns the number of vocabulary padding rows."""
+    """The number of vocabulary padding rows. CheckpointError unless the checkpoint holds exactly the weights of `model`."""
     used = set()
     padding = 0
     for tensor in table.megatron_tensors(model):
@@ -67,13 +67,9 @@ def check_checkpoint(checkpoint: torch_dist_files.Checkpoint, model: ModelSectio
 
 
 def _read_hf_rows(
-    checkpoint: torch_dist_files.Checkpoint,
-    reader: Reader,
-    tensor: HfTensor,
-    row: int,
-    num_rows: int,
+    checkpoint: torch_dist_files.Checkpoint, reader: Reader, tensor: HfTensor, row: int, num_rows: int,
     buffers: BufferPool,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Rows [row, row + num_rows) of an HF tensor, from the Megatron tensor that holds them, in the stored dtype."""
     out = buffers.take((num_rows, *tensor.shape[1:]), checkpoint.dtype(tensor.megatron))
     for block in tensor.blocks:
@@ -185,6 +181,7 @@ def export_hf(
 
 
 def _plan(source: Path, files: Sequence[tuple[str, Sequence[HfTensor]]], dtype: torch.dtype) -> str:
+    """What identifies an export: finished files of a killed one are kept only when this text is the same."""
     state = (source / ".metadata").stat()
     digest = hashlib.sha256((source / ".metadata").read_bytes()).hexdigest()
     names = [(name, [tensor.name for tensor in held]) for name, held in files]

@@ -16,7 +16,6 @@ from nemo_srlm.convert.processes import Report, no_report, prefetch, run_paralle
 from nemo_srlm.convert.tensor_files import (
     DTYPE_NAMES,
     DTYPES,
-    SLICE_BYTES,
     BufferPool,
     Reader,
     StoredTensor,
@@ -24,6 +23,8 @@ from nemo_srlm.convert.tensor_files import (
 )
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.train.checkpoint_dir import mark_complete
+
+SLICE_BYTES = 128 * 2**20  # a few slices are in memory at once, whatever the size of the model
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from nemo_srlm.errors import CheckpointError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-SLICE_BYTES = 128 * 2**20  # a slice of rows is read at once; a few slices are in memory, whatever the size of the model
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""import_hf: M0 from an HF Llama directory, as a torch_dist checkpoint that training starts from under any layout.
+"""import_hf: M0 from an HF directory, as a torch_dist checkpoint that training starts from under any layout.
 
 Reads import_hf.path (config.json, safetensors, tokenizer files); writes checkpoint/final/ and tokenizer/.
 """

@@ -15,8 +15,7 @@ import torch
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.export_hf import export_hf
-from nemo_srlm.convert.import_hf import import_hf
-from nemo_srlm.convert.tensor_files import SLICE_BYTES
+from nemo_srlm.convert.import_hf import SLICE_BYTES, import_hf
 from nemo_srlm.train.checkpoint_dir import latest
 from tests.unit import tiny_llama
 from tests.unit.convert_world import TOKENS

@@ -66,12 +66,9 @@ def _megatron_tensors(model: ModelSection) -> Iterator[MegatronTensor]:
             whole(f"{hf}self_attn.o_proj.weight", hidden),
         )  # fmt: skip
         yield MegatronTensor(
-            f"{mlp}linear_fc1.layer_norm_weight",
-            layer,
-            norm,
-            norm,
+            f"{mlp}linear_fc1.layer_norm_weight", layer, norm, norm,
             whole(f"{hf}post_attention_layernorm.weight", hidden),
-        )
+        )  # fmt: skip
         gate, up = RowBlock(f"{hf}mlp.gate_proj.weight", 0, 0, ffn), RowBlock(f"{hf}mlp.up_proj.weight", 0, ffn, ffn)
         yield MegatronTensor(
             f"{mlp}linear_fc1.weight", layer, (2 * ffn, hidden), (shard_size(ffn, ffn), hidden), (gate, up)
@@ -86,7 +83,11 @@ def _megatron_tensors(model: ModelSection) -> Iterator[MegatronTensor]:
 
 
 LLAMA = Family(
-    "llama", "LlamaForCausalLM", _read_config, _write_config, _megatron_tensors,
+    name="llama",
+    architecture="LlamaForCausalLM",
+    read_config=_read_config,
+    write_config=_write_config,
+    megatron_tensors=_megatron_tensors,
     # RoPE's frequencies, which old checkpoints hold
-    re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$|model\.rotary_emb\.inv_freq$"),
-)  # fmt: skip
+    ignored_hf_tensors=re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$|model\.rotary_emb\.inv_freq$"),
+)
