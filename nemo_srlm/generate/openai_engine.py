@@ -1,8 +1,8 @@
-"""An engine behind an OpenAI-compatible endpoint: chat completions over HTTP, with retries, back-off and counting.
+"""An OpenAI-compatible endpoint as a generation engine: chat completions over HTTP, with retries, back-off and usage.
 
-For a fixed external prompt writer or an external judge (`api.stages`). The endpoint makes its own tokens: a request's
-`text` is sent as one user turn, after its `system` message if it has one. The key is read from the environment only;
-it is in no record, log, message or manifest.
+For a fixed external prompt writer or an external judge (`api.stages`). The endpoint tokenizes by itself: a request's
+`text` is sent as one user turn, after its `system` message if it has one. The key is read from the environment alone
+and is in no record, log, message or manifest.
 """
 
 import json
@@ -22,16 +22,16 @@ from nemo_srlm.config.generation import ApiSection
 from nemo_srlm.errors import ConfigError, EngineError
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
-AGAIN = (408, 409, 429, 500, 502, 503, 504, 529)  # HTTP states that may be better later
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled at every retry, shortened by chance so that clients spread
+RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)  # HTTP status codes of temporary errors
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled at every retry, with random jitter
 
 
-class _Stop(Exception):
-    """The endpoint refuses us, not this request: wrong key, address or model."""
+class _EndpointRefuses(Exception):
+    """The endpoint refuses every request: wrong key, address or model."""
 
 
-class ApiEngine:
-    """See engine.Engine. Raises ConfigError when the key is not in the environment."""
+class OpenAIEngine:
+    """See requests.Engine. Raises ConfigError when the key is not in the environment."""
 
     tokenizer = None  # the endpoint's own
     max_model_len = sys.maxsize  # the endpoint knows
@@ -48,10 +48,10 @@ class ApiEngine:
         self._lock = threading.Lock()
 
     def expect(self, lengths: Iterable[int]) -> None:
-        """Nothing to size."""
+        """See Engine.expect. An endpoint needs no lengths."""
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
-        """See Engine.stream: `api.workers` requests at a time. Raises EngineError when the endpoint refuses us."""
+        """See Engine.stream: `api.workers` requests at a time. Raises EngineError when it refuses every request."""
         source = iter(requests)
         pending: dict[Future[Outcome], Request] = {}
         pool = ThreadPoolExecutor(self._section.workers)
@@ -64,7 +64,7 @@ class ApiEngine:
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     try:
                         outcome = future.result()
-                    except _Stop as error:
+                    except _EndpointRefuses as error:
                         raise EngineError(
                             self._section.url, str(error), remedy=f"check api.url, api.model and {self._section.key_variable}"
                         ) from None  # fmt: skip
@@ -73,7 +73,7 @@ class ApiEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, request: Request) -> Outcome:
-        """All n draws. An endpoint that gives fewer choices than asked for is asked again for the rest."""
+        """All n draws. An endpoint that returns fewer choices than requested is called again for the rest."""
         draws: list[Completion] = []
         while len(draws) < request.n:
             system = [{"role": "system", "content": request.system}] if request.system else []
@@ -87,13 +87,13 @@ class ApiEngine:
                 "max_tokens": request.max_tokens,
             }
             if request.stop:
-                body["stop"] = list(request.stop)[:4]  # more the protocol does not know; the caller cuts at the others
-            answer = self._post(body)
-            if isinstance(answer, Failure):
-                return answer
+                body["stop"] = list(request.stop)[:4]  # the protocol's maximum; the caller cuts at the others
+            response = self._post(body)
+            if isinstance(response, Failure):
+                return response
             try:
-                made = [self._completion(choice) for choice in answer["choices"]]
-                self._count(answer["usage"], len(made))
+                made = [self._completion(choice) for choice in response["choices"]]
+                self._count(response["usage"], len(made))
             except (KeyError, TypeError) as error:
                 return Failure(f"engine: not a chat completion ({error!r})")
             if not made:
@@ -112,7 +112,7 @@ class ApiEngine:
             self._counts["completion_tokens"] += int(usage["completion_tokens"])
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any] | Failure:
-        """The endpoint's answer, or a Failure when it refuses this request or stays unreachable."""
+        """The endpoint's response, or a Failure when it refuses this request or stays unreachable."""
         data, reason = json.dumps(body).encode(), ""
         for attempt in range(self._section.retries + 1):
             with self._lock:
@@ -130,23 +130,23 @@ class ApiEngine:
             except urllib.error.HTTPError as error:
                 reason = self._clean(f"HTTP {error.code}: {error.read(500).decode(errors='replace')}")
                 if error.code in (401, 403, 404):
-                    raise _Stop(reason) from None
-                if error.code not in AGAIN:
+                    raise _EndpointRefuses(reason) from None
+                if error.code not in RETRY_STATUS:
                     return Failure(f"refused: {reason}")
                 after = _seconds(error.headers["Retry-After"])
-            except (OSError, ValueError) as error:  # no connection, a time-out, an answer that is not JSON
+            except (OSError, ValueError) as error:  # no connection, a time-out, a response that is not JSON
                 reason = self._clean(f"{type(error).__name__}: {error}")
             if attempt < self._section.retries:
                 wait_for = min(self._first_wait * 2**attempt, LONGEST_WAIT)
                 time.sleep(max(after, wait_for * random.uniform(0.5, 1.0)))
-        return Failure(f"engine: no answer after {self._section.retries} retries; the last: {reason}")
+        return Failure(f"engine: no response after {self._section.retries} retries; the last: {reason}")
 
     def _clean(self, text: str) -> str:
-        """An endpoint's message may repeat the key that it was given."""
+        """Without the key, which an endpoint's message may repeat."""
         return " ".join(text.replace(self._key, "***").split())
 
     def usage(self) -> dict[str, float]:
-        """Calls, retries, tokens and their cost (api.*_price a million tokens) since the last call."""
+        """Calls, retries, tokens and their cost (api.*_price per million tokens) since the last call."""
         with self._lock:
             found: dict[str, float] = dict(self._counts)
             self._counts.clear()
@@ -159,7 +159,7 @@ class ApiEngine:
 
 
 def _seconds(header: str | None) -> float:
-    """Retry-After in seconds; a date, or nothing, is 0 (our own back-off then)."""
+    """Retry-After in seconds; 0 for a date or nothing (then our own back-off applies)."""
     try:
         return min(float(header or 0), LONGEST_WAIT)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is asked of a generation engine and what comes back: Request, Completion, Failure, and the Engine protocol."""
+"""The interface of a generation engine: Request, Completion, Failure, and the Engine protocol."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +11,13 @@ from nemo_srlm.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """n draws on one prompt. `stop`: strings that end the text (needs n = 1; the text is cut before the first).
+    """n draws on one prompt; draw k uses the seed `seed` + k.
 
-    `logprob_ids`: token ids whose log-probabilities are wanted at every generated position.
-    `score_from`: log-probabilities of the prompt's own tokens from this place on are wanted (0: of none).
-    `system`: a message before `text`, for an endpoint; an engine that takes ids has it in them.
-    `text`: the prompt as text, for an engine that makes its own tokens (an endpoint).
+    `stop`: strings that end the text (needs n = 1; the text is cut before the first).
+    `logprob_ids`: token ids whose log-probabilities are returned at every generated position.
+    `score_from`: the log-probabilities of the prompt's own tokens from this position on are returned (0: none).
+    `text`: the prompt as text, for an engine that tokenizes by itself (an endpoint).
+    `system`: a system message before `text`, for an endpoint; with token ids it is part of them.
     """
 
     id: str
@@ -39,9 +40,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One draw. `num_tokens` counts the end token; `token_ids` do not hold it. `logprobs`: token id -> value a position.
+    """One draw. `num_tokens` includes the end token, `token_ids` does not.
 
-    `prompt_logprobs`: of the prompt's tokens from the request's `score_from` on.
+    `logprobs`: per position, token id -> log-probability. `prompt_logprobs`: of the prompt's tokens from the request's
+    `score_from` on.
     """
 
     text: str
@@ -68,40 +70,38 @@ def error_kinds(errors: Iterable[str]) -> dict[str, int]:
 
 
 def too_long(num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> str:
-    """Why a request does not fit the context, or "". Such an item is an error with this reason; nothing is ever cut."""
+    """Why a request does not fit the context, or "". Such an item is an error with this reason; nothing is truncated."""
     if num_prompt_tokens + max_tokens <= max_model_len:
         return ""
     return f"too_long: {num_prompt_tokens} prompt + {max_tokens} new tokens > {max_model_len}"
 
 
 class Engine(Protocol):
-    """What a stage may use. An engine without a tokenizer takes the text of a request instead of its ids."""
+    """What generates for a stage. An engine without a tokenizer takes the text of a request instead of its ids."""
 
     @property
     def tokenizer(self) -> Tokenizer | None: ...
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of prompt and completion together, at most."""
+        """The largest number of tokens of prompt and completion together."""
 
     def expect(self, lengths: Iterable[int]) -> None:
-        """What the requests of the next `stream` need: tokens of prompt and completion. An engine may size itself by it.
-
-        `lengths` is read only where that is so (generate.max_model_len=0).
-        """
+        """Announces the lengths of the next `stream`'s requests (tokens of prompt and completion), so that the engine can
+        be started for them. `lengths` is read only where generate.max_model_len is 0."""
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
-        """Every request with its completions (n of them, in order of draw) or its Failure, as they finish.
+        """Every request with its completions (n of them, in order of draw) or its Failure, in the order of finishing.
 
-        The order is that of finishing, not of `requests`, which is read lazily. Raises EngineError when the engine
-        cannot be started or died too often; what was handed out before stays valid.
+        `requests` is read lazily. Raises EngineError when the engine cannot be started or crashed too often; what was
+        yielded before stays valid.
         """
 
     def usage(self) -> dict[str, float]:
-        """What it counted since the last call, beside what the outcomes say: restarts, retries, cost, ..."""
+        """Counts since the last call that the outcomes do not contain: starts, retries, cost, ..."""
 
     def close(self) -> None:
-        """Frees the engine's memory; a later `stream` starts it again."""
+        """Frees the engine's memory. A later `stream` starts it again."""
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[Outcome]:

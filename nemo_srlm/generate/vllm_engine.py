@@ -1,13 +1,11 @@
-"""The generation engine: what a stage may use, and vLLM behind it. The only file that imports vllm.
+"""vLLM as a generation engine. The only file that imports vllm.
 
-Token ids go in and come out; text is made here by the project's own tokenizer, so vLLM and training never disagree
-about tokens. Environment variables that vLLM reads are set here (`set_environment`), before it is imported.
+Requests and completions are token ids; text is encoded and decoded by the project's own tokenizer, so that generation
+and training tokenize alike. The environment variables that vLLM reads are set before it is imported (vllm_options).
 """
 
 import gc
 import json
-import math
-import os
 import sys
 import time
 from collections import defaultdict
@@ -18,121 +16,14 @@ from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import head_size
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.tokenizer import Tokenizer
-from nemo_srlm.errors import CheckpointError, EngineError
+from nemo_srlm.errors import EngineError
 from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long
 from nemo_srlm.generate.scheduler import RequestScheduler
+from nemo_srlm.generate.vllm_options import check_model, engine_options, length_for, set_environment
 
-CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # sizes that vLLM's CPU attention knows
-
-
-SHORTEST = 256  # tokens: a smaller max_model_len saves nothing
-
-
-STOP_INTERVAL = 8  # tokens between two looks for a stop string
-
-
-# --- vLLM -----------------------------------------------------------------------------------------------------------
-
-
-def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> tuple[dict[str, Any], int]:
-    """(config.json, max_model_len) of an HF directory. Raises CheckpointError or EngineError before vLLM is loaded."""
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "no config.json", "an HF model directory") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(path / "config.json", f"not JSON ({error})") from error
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = sorted(p.name for p in path.glob("*.safetensors"))
-    if missing := [name for name in names or ["model.safetensors"] if not (path / name).is_file()]:
-        raise CheckpointError(
-            path, f"weights are missing: {missing[:3]}", "*.safetensors", "export the model again, or copy it whole"
-        )
-    if tokenizer.vocab_size > config["vocab_size"]:
-        raise CheckpointError(
-            path, f"its tokenizer has {tokenizer.vocab_size} tokens", f"at most vocab_size {config['vocab_size']}",
-            "the tokenizer belongs to another model",
-        )  # fmt: skip
-    positions = int(config["max_position_embeddings"])
-    if section.max_model_len > positions:
-        raise EngineError(
-            "generate.max_model_len", f"{section.max_model_len}", f"at most the {positions} positions of {path}",
-            f"set generate.max_model_len={positions}, or 0 for what the data need",
-        )  # fmt: skip
-    return config, section.max_model_len or positions
-
-
-def length_for(lengths: Iterable[int], most: int) -> int:
-    """max_model_len for requests of these lengths: the longest that fits, rounded up so that a later stage often fits too.
-
-    What is longer than `most`, the model's positions, is refused anyway and counts for nothing.
-    """
-    longest = max((length for length in lengths if length <= most), default=0)
-    return min(most, max(SHORTEST, 1 << max(longest - 1, 0).bit_length()))
-
-
-def head_size_of(config: dict[str, Any]) -> int:
-    """Size of an attention head by a config.json; not every one states head_dim."""
-    return head_size(config["hidden_size"], config["num_attention_heads"], config.get("head_dim") or 0)
-
-
-def kv_cache_bytes(config: dict[str, Any], max_model_len: int, section: GenerateSection) -> int:
-    """CPU only: the section's GiB, or what max_num_seqs sequences of full length need, if that is less.
-
-    vLLM fills the cache with zeros at start: a gigabyte that a tiny model never uses costs seconds.
-    """
-    heads, head_dim = config["num_attention_heads"], head_size_of(config)
-    width = 4 if section.dtype == "float32" else 2
-    per_token = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head_dim * width
-    blocks = math.ceil(max_model_len / 128) * 128  # the CPU's cache block
-    return min(section.kv_cache_gib << 30, int(per_token * blocks * (section.max_num_seqs + 1)))
-
-
-def set_environment(section: GenerateSection, on_gpu: bool) -> None:
-    """What vLLM reads from the environment when it is imported: everything of the kind is set here."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a model is a directory; nothing is ever looked up
-    os.environ["VLLM_PLUGINS"] = ""  # NeMo registers one that imports half of NeMo (3 s)
-    if on_gpu:
-        return
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over kv_cache_bytes
-    if section.tensor_parallel == 1:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: no second start, no compilation
-
-
-def engine_options(
-    path: Path, config: dict[str, Any], max_model_len: int, section: GenerateSection, on_gpu: bool
-) -> dict[str, Any]:
-    """vLLM's engine arguments. Raises EngineError for what vLLM would start with and die of."""
-    options: dict[str, Any] = {
-        "model": str(path), "dtype": section.dtype, "max_model_len": max_model_len,
-        "max_num_seqs": section.max_num_seqs, "tensor_parallel_size": section.tensor_parallel,
-        "enable_prefix_caching": True, "skip_tokenizer_init": True, "disable_log_stats": True, "max_logprobs": 64,
-    }  # fmt: skip
-    if on_gpu:
-        quantized = {"quantization": section.quantization} if section.quantization else {}
-        return options | quantized | {
-            "enforce_eager": section.enforce_eager, "gpu_memory_utilization": section.gpu_memory,
-        }  # fmt: skip
-    if section.quantization:
-        raise EngineError("generate.quantization", f"{section.quantization} without a GPU", '""')
-    if head_size_of(config) not in CPU_HEADS:  # vLLM would start and die at the first token
-        raise EngineError(path, f"attention heads of size {head_size_of(config)}", f"on the CPU one of {CPU_HEADS}")
-    return options | {
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": kv_cache_bytes(config, max_model_len, section),
-        # A seeded request whose prompt is split kills the CPU engine, so no prompt is split there.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(max_model_len, 4096),
-    }
+STOP_INTERVAL = 8  # tokens between two searches for a stop string
 
 
 class VllmBackend:
@@ -164,11 +55,11 @@ class VllmBackend:
 
         self._params, self._kind, self._client_error = SamplingParams, RequestOutputKind, VLLMClientError
         gc.collect()
-        gc.freeze()  # vLLM collects garbage five times while it starts; a million imported objects are no garbage
+        gc.freeze()  # vLLM runs the garbage collector five times while it starts: spare it the imported objects
         self._llm = LLMEngine.from_engine_args(EngineArgs(**options))
 
     def add(self, request: Request) -> None:
-        """See Backend.add. Nothing is ever cut: what does not fit is refused as "too_long: ..."."""
+        """See Backend.add. Nothing is truncated: a request that does not fit is refused as "too_long: ..."."""
         if reason := too_long(len(request.prompt_ids), request.max_tokens, self._limit):
             raise ValueError(reason)
         assert len(request.prompt_ids) + request.max_tokens <= self._max_model_len, (
@@ -180,7 +71,7 @@ class VllmBackend:
                 n=1 if greedy else request.n, seed=request.seed, temperature=request.temperature, top_p=request.top_p,
                 max_tokens=request.max_tokens, stop_token_ids=[self._tokenizer.eos_id], detokenize=False,
                 logprob_token_ids=list(request.logprob_ids) or None,
-                prompt_logprobs=0 if request.score_from else None,  # 0: of the token that stands there, and no other
+                prompt_logprobs=0 if request.score_from else None,  # 0: of the prompt's own tokens alone
                 output_kind=self._kind.DELTA if stops else self._kind.FINAL_ONLY,
                 stream_interval=STOP_INTERVAL if stops else None,
             )  # fmt: skip
@@ -197,10 +88,10 @@ class VllmBackend:
         for output in outputs:
             request = self._requests[output.request_id]
             if request.stop:
-                done = self._look_for_stop(request, output)
+                done = self._find_stop(request, output)
             else:
                 done = [self._completion(o.token_ids, o.finish_reason, o.logprobs) for o in output.outputs]
-                done *= request.n // len(done)  # greedy draws are one draw
+                done *= request.n // len(done)  # greedy draws are all the same
             if done and request.score_from:
                 done = [replace(d, prompt_logprobs=_scored(request, output.prompt_logprobs)) for d in done]
             if done:
@@ -208,7 +99,7 @@ class VllmBackend:
                 del self._requests[request.id]
         return finished
 
-    def _look_for_stop(self, request: Request, output: Any) -> list[Completion]:
+    def _find_stop(self, request: Request, output: Any) -> list[Completion]:
         ids = self._partial[request.id]
         ids.extend(output.outputs[0].token_ids)
         text = self._tokenizer.decode([i for i in ids if i != self._tokenizer.eos_id])
@@ -240,23 +131,23 @@ class VllmBackend:
 
 
 def _scored(request: Request, logprobs: Sequence[Any]) -> tuple[float, ...]:
-    """The log-probability of each token of the prompt from `score_from` on; vLLM's list holds one mapping a position."""
+    """The log-probability of each token of the prompt from `score_from` on; vLLM's list has one mapping per position."""
     places = range(request.score_from, len(request.prompt_ids))
     return tuple(float(logprobs[i][request.prompt_ids[i]].logprob) for i in places)
 
 
 class VllmEngine:
-    """vLLM on one HF directory. Starts at the first request; `close` frees it.
+    """vLLM on one HF directory (see Engine). Started by the first request; `close` frees it.
 
-    Where generate.max_model_len is 0 it is started for the lengths that were expected, all of the model's positions
-    where nothing was, and started anew when a later stage needs more. Lengths change no completion.
+    Where generate.max_model_len is 0 it is started for the expected lengths (for all positions of the model where none
+    were given) and restarted when a later stage needs more. The length changes no completion.
     """
 
     def __init__(self, path: Path, section: GenerateSection) -> None:
         self.path, self._section = path, section
         self.tokenizer: Tokenizer = Tokenizer(path)
         _, self.max_model_len = check_model(path, self.tokenizer, section)
-        self._expected = 0  # max_model_len for the next stream; 0 = not said
+        self._expected = 0  # max_model_len for the next stream; 0 = not given
         self._length = 0  # max_model_len of the engine that runs or starts next
         self._scheduler = RequestScheduler(self._start, 2 * section.max_num_seqs, section.max_restarts)
         self._counts: defaultdict[str, float] = defaultdict(float)

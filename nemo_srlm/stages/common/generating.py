@@ -1,4 +1,4 @@
-"""What the generation stages share: feeding one engine with the items that are left, and writing down what comes back."""
+"""Generation in a stage: the engine, requests for the items that remain, records appended as they finish, usage."""
 
 import json
 import time
@@ -20,23 +20,23 @@ T = TypeVar("T")
 
 
 def engine_identity(cfg: Config) -> dict[str, Any]:
-    """The part of a generation stage's identity that they have in common."""
+    """The part of the identity that every generation stage has."""
     return {"generate": identity(cfg.generate), "chat": identity(cfg.chat), "seed": cfg.run.seed}
 
 
 def open_engine(ctx: Context, name: str) -> VllmEngine:
-    """This process's engine for the exported model of the input called `name`."""
+    """The worker's engine for the exported model of the input `name`."""
     from nemo_srlm.generate import vllm_engine
 
     return vllm_engine.shared(ctx.slot, ctx.inputs[name] / "hf", ctx.cfg)
 
 
 def engine_for(ctx: Context, stage: str, model: Path) -> Engine:
-    """What generates for `stage`: the endpoint of the config, or this process's vLLM engine for the HF directory `model`."""
+    """The engine of `stage`: the endpoint where api.stages names it, else the worker's vLLM for the HF directory `model`."""
     if stage in ctx.cfg.api.stages:
-        from nemo_srlm.generate.openai_engine import ApiEngine
+        from nemo_srlm.generate.openai_engine import OpenAIEngine
 
-        return ApiEngine(ctx.cfg.api)
+        return OpenAIEngine(ctx.cfg.api)
     from nemo_srlm.generate import vllm_engine
 
     return vllm_engine.shared(ctx.slot, model, ctx.cfg)
@@ -48,7 +48,7 @@ def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
 
 
 def chat_ids(engine: Engine, cfg: Config, text: str) -> tuple[int, ...]:
-    """One user turn as token ids; none for an engine that makes its own."""
+    """One user turn as token ids; () for an engine that tokenizes by itself."""
     return () if engine.tokenizer is None else tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text))
 
 
@@ -60,10 +60,10 @@ def run_requests(
     records: Callable[[T, Outcome], Sequence[Record]],
     unit: str,
 ) -> None:
-    """Generates what is left of this shard's items, appending the records of each as it finishes.
+    """Generates the remaining items of this shard, (id, item) each, appending the records of each as it finishes.
 
-    `request` is asked when the engine has room for it. An item whose `records` are several is finished when the part
-    holds the LAST of them: the item's id must be that record's.
+    `request` is called when the engine has room. An item with several records is finished when the part has the LAST
+    of them: the item's id must be that record's. `unit` names the items in the progress.
     """
     todo, total = remaining(ctx, items)
     done = total - len(todo)
@@ -87,12 +87,12 @@ def run_requests(
 
 
 def tokens_of(request: Request) -> int:
-    """Tokens that a request needs at most, prompt and completion."""
+    """The largest number of tokens of a request, prompt and completion."""
     return len(request.prompt_ids) + request.max_tokens
 
 
 def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, seconds: float) -> None:
-    """One line a run of a shard: what it took. Logs, not records: it differs from run to run."""
+    """Appends one line per attempt of a shard: items, tokens, seconds. A log, not a record: it differs between runs."""
     counted = {"items": items, "tokens": num_tokens, "seconds": round(seconds, 3), **engine.usage()}
     path = ctx.dir / "logs" / f"usage-{ctx.shard:05d}.jsonl"
     path.parent.mkdir(exist_ok=True)
@@ -101,9 +101,9 @@ def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, second
 
 
 def usage_metrics(ctx: Context) -> dict[str, float]:
-    """The sums over all shards and attempts, and tokens a second of one engine after its start.
+    """The sums over all shards and attempts, and tokens per second of one engine after its start.
 
-    An endpoint's tokens are those that it says it has made (and charges for).
+    An endpoint's tokens are those that it reports (and charges for).
     """
     total: Counter[str] = Counter()
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):

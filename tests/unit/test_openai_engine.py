@@ -17,7 +17,7 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt
 from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, EngineError
-from nemo_srlm.generate.openai_engine import ApiEngine
+from nemo_srlm.generate.openai_engine import OpenAIEngine
 from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.stages import judge
 
@@ -63,18 +63,18 @@ def answers(body: dict[str, Any], choices: int = 99) -> Answer:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[ApiEngine, Server]]]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[OpenAIEngine, Server]]]:
     monkeypatch.setenv("A_KEY", KEY)
     servers: list[Server] = []
 
-    def started(rule: Callable[[dict[str, Any], int], Answer], **settings: Any) -> tuple[ApiEngine, Server]:
+    def started(rule: Callable[[dict[str, Any], int], Answer], **settings: Any) -> tuple[OpenAIEngine, Server]:
         server = Server(rule)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         section = ApiSection(
             ["judge"], f"http://127.0.0.1:{server.server_port}/v1", "m", "A_KEY", workers=3, **settings
         )
-        return ApiEngine(section, first_wait=0.01), server
+        return OpenAIEngine(section, first_wait=0.01), server
 
     yield started
     for server in servers:
@@ -86,7 +86,7 @@ def requests(number: int, n: int = 1) -> list[Request]:
     return [Request(f"r{i}", (), n, 64 * i, 0.7, 0.9, 8, text=f"t{i}") for i in range(number)]
 
 
-Start = Callable[..., tuple[ApiEngine, Server]]
+Start = Callable[..., tuple[OpenAIEngine, Server]]
 
 
 def test_every_request_gets_its_draws_and_the_cost_is_counted(start: Start) -> None:
@@ -115,7 +115,7 @@ def test_a_busy_endpoint_is_tried_again_and_one_that_stays_away_is_a_failure_of_
     assert engine.usage()["retries"] == 3
     engine, _ = start(lambda body, call: (503, "down"), retries=1)
     ((_, outcome),) = engine.stream(requests(1))
-    assert outcome == Failure("engine: no answer after 1 retries; the last: HTTP 503: down")
+    assert outcome == Failure("engine: no response after 1 retries; the last: HTTP 503: down")
 
 
 def test_one_request_that_the_endpoint_refuses_stops_no_other(start: Start) -> None:
@@ -147,7 +147,7 @@ def test_what_is_no_completion_is_a_failure(start: Start) -> None:
 def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("A_KEY", raising=False)
     with pytest.raises(ConfigError, match="A_KEY is not in the environment"):
-        ApiEngine(ApiSection(["judge"], "http://127.0.0.1:1/v1", "m", "A_KEY"))
+        OpenAIEngine(ApiSection(["judge"], "http://127.0.0.1:1/v1", "m", "A_KEY"))
 
 
 def test_an_endpoint_judges_a_stage_with_its_cost_in_the_manifest_and_its_key_in_no_file(
