@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with errors that name file and line, and their digests."""
+"""Files: atomic writes, the JSON and JSONL readers with errors that name file and line, digests."""
 
 import functools
 import gzip
@@ -14,6 +14,7 @@ from nemo_srlm.errors import DataError
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of the content, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -24,7 +25,7 @@ def _digest(path: str, size: int, modified: int) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a user's file, read once a process as long as its size and time stay the same. Raises DataError."""
+    """`file_digest` of a user's file, computed once per process while size and time stay the same. Raises DataError."""
     try:
         found = path.stat()
     except FileNotFoundError as error:
@@ -33,6 +34,7 @@ def content_digest(path: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
+    """Through a temporary file, flushed to disk: `path` appears with all of `text` or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as f:
         f.write(text)
@@ -45,10 +47,12 @@ R = TypeVar("R", bound=Record)
 
 
 def dump(record: Record) -> str:
+    """The record as one JSON line."""
     return json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def open_text(path: Path) -> IO[str]:
+    """For reading; .gz is decompressed."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
@@ -64,7 +68,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise DataError(f"{path}:{number}", f"not JSON ({error})", "one JSON object a line") from error
+                    raise DataError(f"{path}:{number}", f"not JSON ({error})", "one JSON object per line") from error
     except FileNotFoundError as error:
         raise DataError(path, "no such file", remedy="check the path or run the stage that writes it") from error
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
@@ -78,7 +82,7 @@ def read_records(path: Path, cls: type[R]) -> Iterator[R]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Streams records into `path`, which appears whole or not at all. Returns their number."""
+    """Streams records into `path` atomically. Returns their number."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     with temporary.open("w", encoding="utf-8") as f:
@@ -92,21 +96,22 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Indented, atomically."""
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One object a line, for files of another project's format; makes the folder."""
+    """One object per line, for files in another project's format; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a .json or .json.gz file. Raises DataError."""
+def read_json(path: Path, remedy: str = "") -> Any:
+    """The content of a .json or .json.gz file. Raises DataError, with `remedy`, when it is absent or is not JSON."""
     try:
         with open_text(path) as f:
             return json.load(f)
     except FileNotFoundError as error:
-        raise DataError(path, "no such file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"not JSON ({error})") from error
+        raise DataError(path, "no such file", remedy=remedy) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(path, f"not JSON ({error})", remedy=remedy) from error

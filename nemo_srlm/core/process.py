@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent: a killed `run` leaves no second writer behind."""
+"""Child processes that never outlive their parent: after a killed `run` no worker keeps writing."""
 
 import ctypes
 import os
@@ -12,9 +12,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Asks Linux to kill this process when its parent dies, however it dies. Every worker calls it first.
+    """Has Linux kill this process when its parent dies, however it dies; also across a later exec.
 
-    `parent`: its process id, where it is known; a parent that has died before this call is noticed only then.
+    `parent`: its process id, where it is known. Then a parent that died before this call is noticed too.
     """
     parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -23,12 +23,12 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Starts `command` in a process group of its own, with stdout and stderr appended to `log`."""
+    """Starts `command` in a session of its own, with stdout and stderr appended to `log`. It dies with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as f:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **env},
-            start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - no other way; one thread here
+            start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - the only way; this process has one thread
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The records that stages exchange: frozen, content-addressed, one JSON line each.
 
-An id is a hash of what makes the record what it is, so it is the same on every machine, in every
-sharding and after every restart. `to_json` / `from_json` refuse unknown and missing fields.
+An id is a hash of the record's content or origin, so it is the same on every machine, for any number of shards and
+after every restart. `from_json` refuses unknown and missing fields.
 """
 
 import dataclasses

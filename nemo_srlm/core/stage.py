@@ -1,4 +1,4 @@
-"""What a stage is, and the rules of running one: missing input -> error, stale -> error with a diff, done -> skip."""
+"""What a stage is, and the rules of running one: an absent input or a stale result is an error, a done stage is skipped."""
 
 import json
 import time
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import files, manifest
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.errors import DataError, StaleError
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
-
-
 State = Literal["done", "partial", "missing"]
+
+PLAN = "plan.json"  # the identity under which the stage was begun
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Context:
-    """All that a stage's code may know. `inputs` maps the names that the stage declared to finished directories."""
+    """All that a stage's code gets. `inputs` maps the names that the stage declared to directories of finished stages."""
 
     cfg: Config
     iteration: int
@@ -62,9 +63,10 @@ def _nothing(cfg: Config) -> None:
 class Stage:
     """A file-to-file step.
 
-    `run` does the work of one shard (or one training rank) in a worker process and imports what is heavy inside;
-    `finalize` runs after all of them, checks that the work is complete and returns the manifest's metrics.
-    `check` refuses (UserError) before the run begins what would fail hours later: an absent file or program.
+    `inputs` names the stages that it reads, `identity` is what its fingerprint is made of besides. `run` does the work of
+    one shard (or one training rank) in a worker process and imports heavy modules inside. `finalize` runs after all
+    shards, checks that the work is complete and returns the manifest's metrics. `check` raises UserError before the run
+    begins for what would fail hours later, such as an absent file.
     """
 
     name: str
@@ -75,12 +77,12 @@ class Stage:
     finalize: Callable[[Context], dict[str, Any]]
     shards: Callable[[Config], int] = field(default=_one_shard)
     check: Callable[[Config], None] = field(default=_nothing)
-    view: bool = False  # a picture of its inputs: made anew when they change, where other stages refuse as stale
+    derived: bool = False  # made anew when its inputs change, where other stages raise StaleError (the report)
     version: int = 1
 
     @property
     def can_shard(self) -> bool:
-        """Whether its items may be dealt out at all."""
+        """Whether its items can be split into shards."""
         return self.shards is not _one_shard
 
 
@@ -108,18 +110,15 @@ def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dic
 
 
 def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
-    """Done, partial or missing. Raises StaleError with the field diff when what is there was made otherwise."""
+    """Done, partial or missing. Raises StaleError with the field diff when it was made under another identity."""
     directory = stage_directory(run_dir, Ref(stage.name, iteration))
     finished = manifest.read(directory)
-    begun = directory / "plan.json"
-    if finished is None and not begun.exists():
+    plan = directory / PLAN
+    if finished is None and not plan.exists():
         return "missing"
     wanted = identity_of(stage, cfg, iteration, run_dir)
-    try:
-        was = finished.identity if finished else json.loads(begun.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(begun, f"not JSON ({error})", remedy=f"remove {directory} to redo the stage") from error
-    if was != wanted and stage.view:
+    was = finished.identity if finished else read_json(plan, f"remove {directory} to redo the stage")
+    if was != wanted and stage.derived:
         return "missing"
     if was != wanted:
         # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
@@ -139,22 +138,21 @@ def context(run_dir: Path, stage: Stage, cfg: Config, iteration: int, shard: int
     return Context(cfg, iteration, directory, inputs, Progress(directory, shard), shard, num_shards)
 
 
-def reads(plan: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the plan is there and says the same."""
-    return plan.exists() and bool(json.loads(plan.read_text(encoding="utf-8")) == wanted)
+def _started(directory: Path) -> Path:
+    """Holds when the stage was begun first, in seconds since the epoch."""
+    return directory / "logs" / "started"
 
 
 def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
-    """Writes down what is about to be made, so that a later attempt under other settings is refused."""
+    """Writes the stage's identity to plan.json, so that a later attempt under other settings is refused."""
     ctx = context(run_dir, stage, cfg, iteration)
     wanted = identity_of(stage, cfg, iteration, run_dir)
-    plan = ctx.dir / "plan.json"
-    if stage.view and not reads(plan, wanted):
-        for old in (ctx.dir / manifest.NAME, plan, ctx.dir / "logs" / "started"):
+    plan, started = ctx.dir / PLAN, _started(ctx.dir)
+    if stage.derived and not (plan.exists() and read_json(plan) == wanted):
+        for old in (ctx.dir / manifest.NAME, plan, started):
             old.unlink(missing_ok=True)
     if not plan.exists():
-        files.write_atomic(plan, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
-    started = ctx.dir / "logs" / "started"
+        write_json(plan, wanted)
     started.parent.mkdir(exist_ok=True)
     if not started.exists():
         started.write_text(repr(time.time()), encoding="utf-8")
@@ -172,14 +170,14 @@ def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
         identity=identity,
         outputs=manifest.describe_outputs(ctx.dir),
         metrics=metrics,
-        provenance=manifest.provenance(float((ctx.dir / "logs" / "started").read_text(encoding="utf-8"))),
+        provenance=manifest.provenance(float(_started(ctx.dir).read_text(encoding="utf-8"))),
     )
     manifest.write(ctx.dir, done)
     return done
 
 
 def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
-    """Links the finished stage of `run.reuse` when its fingerprint is the one wanted here. True when it did."""
+    """Links the finished stage of the run `run.reuse` when its identity is the same as here. True when it did."""
     if not cfg.run.reuse:
         return False
     ref = Ref(stage.name, iteration)
@@ -188,7 +186,7 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     if finished is None or finished.identity != identity_of(stage, cfg, iteration, run_dir):
         return False
     here = stage_directory(run_dir, ref)
-    if here.exists():  # a view of earlier inputs
+    if here.exists():  # a derived stage of earlier inputs
         return False
     here.parent.mkdir(parents=True, exist_ok=True)
     here.symlink_to(other.resolve(), target_is_directory=True)

@@ -14,7 +14,7 @@ from nemo_srlm.core import manifest
 from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import read_progress
-from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.core.stage import PLAN, Ref, stage_directory
 from nemo_srlm.evaluate.alarms import Alarm, alarms_of_run
 from nemo_srlm.report.display import duration, progress_words
 
@@ -53,7 +53,7 @@ def row(run_dir: Path, ref: Ref) -> Row:
         return Row(str(ref), "failed", None, f"{error.splitlines()[0]}  (logs: {directory / 'logs'})")
     progress = read_progress(directory)
     if progress is None:
-        return Row(str(ref), "running" if (directory / "plan.json").exists() else "waiting", None, "")
+        return Row(str(ref), "running" if (directory / PLAN).exists() else "waiting", None, "")
     state = "running" if _alive(progress) else "stopped"
     return Row(
         str(ref), state, time.time() - progress["started"] if state == "running" else None, progress_words(progress)

@@ -37,4 +37,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {"files": list(FILES), "summary": str(ctx.dir.parents[1] / FILES[0])}
 
 
-STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize, view=True)
+STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize, derived=True)

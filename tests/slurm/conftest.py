@@ -30,7 +30,7 @@ class Cluster:
     def env(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         return clean | {
-            "PATH": PATH, "SLURM_CONF": str(self.dir / "etc" / "slurm.conf"), "PYTHONPATH": str(TOY),
+            "PATH": PATH, "SLURM_CONF": str(self.dir / "etc" / "slurm.conf"), "PYTHONPATH": f"{TOY}:{ROOT}",
             "OMP_NUM_THREADS": "1", "PYTHON": sys.executable,
         }  # fmt: skip
 

@@ -187,16 +187,16 @@ def test_a_broken_line_is_reported_with_file_and_number(tmp_path: Path):
         list(read_records(path, Prompt))
 
 
-def test_a_view_of_changed_inputs_is_made_anew_and_never_stale(tmp_path: Path):
+def test_a_derived_stage_of_changed_inputs_is_made_anew_and_never_stale(tmp_path: Path):
     """For example the report, when an evaluation is added to a finished run."""
-    cfg, view = toy.config(tmp_path), dataclasses.replace(toy.SQUARES, view=True)
+    cfg, derived = toy.config(tmp_path), dataclasses.replace(toy.SQUARES, derived=True)
     run(toy.NUMBERS, cfg)
-    run(view, cfg)
+    run(derived, cfg)
     changed, run_dir = toy.config(tmp_path, temperature=1.0), run_directory(cfg)
-    assert stages.state(view, cfg, 0, run_dir) == "done"
-    assert stages.state(view, changed, 0, run_dir) == "missing"
-    stages.begin(view, changed, 0, run_dir)
+    assert stages.state(derived, cfg, 0, run_dir) == "done"
+    assert stages.state(derived, changed, 0, run_dir) == "missing"
+    stages.begin(derived, changed, 0, run_dir)
     assert not (squares(cfg) / NAME).exists()  # from here on the stage counts as unfinished
-    assert stages.state(view, changed, 0, run_dir) == "partial"
-    run(view, changed)
-    assert stages.state(view, changed, 0, run_dir) == "done"
+    assert stages.state(derived, changed, 0, run_dir) == "partial"
+    run(derived, changed)
+    assert stages.state(derived, changed, 0, run_dir) == "done"

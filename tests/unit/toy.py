@@ -7,9 +7,10 @@ from typing import Any
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
-from nemo_srlm.core.parts import merge_parts, run_items
+from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
+from tests.items import run_items
 
 COUNT = 10
 

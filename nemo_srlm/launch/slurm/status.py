@@ -7,6 +7,7 @@ from nemo_srlm.core.files import read_json
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch import local
+from nemo_srlm.launch.plan import is_done
 from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm.client import Element
 from nemo_srlm.launch.slurm.jobs import FOLDER
@@ -145,7 +146,7 @@ def _complete(part: Part, ref: Ref, run_dir: Path) -> bool:
 
 def _first_open(job: Submitted, run_dir: Path) -> str:
     """The stage at which a job of several stages stands."""
-    left = (r for r in job.refs if not (stage_directory(run_dir, Ref.parse(r)) / "manifest.json").exists())
+    left = (r for r in job.refs if not is_done(run_dir, Ref.parse(r)))
     return next(left, job.refs[-1])
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from nemo_srlm.config.fields import identity
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_records, write_atomic, write_records
-from nemo_srlm.core.parts import merge_parts, run_items
+from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Ref, Stage
 from nemo_srlm.launch.contract import EXIT_AGAIN
+from tests.items import run_items
 
 ITEMS, STEPS = 24, 10
 
