@@ -144,11 +144,19 @@ class DpoSection(TrainSection):
         0, "pairs held out of the training; their loss is logged every validate_every", at_least=0
     )
     beta: float = number(0.1, "strength of the KL constraint to the reference policy", above=0)
-    loss: str = choice("sigmoid", "ipo")
+    loss: str = choice(
+        "sigmoid", "ipo", "simpo",
+        help="sigmoid: DPO; ipo: IPO; simpo: SimPO, without reference, with log-probabilities per token and a beta of 2 or more",
+    )  # fmt: skip
+    simpo_gamma: float = number(0.5, "simpo: margin of the chosen reward over the rejected one", at_least=0, added=True)
     label_smoothing: float = number(0.0, "probability that a preference label is wrong", at_least=0, below=0.5)
     length_normalised: bool = setting(False, "log-probabilities per token instead of per response")
     nll_weight: float = number(0.0, "adds weight x mean token NLL of the chosen response (RPO)", at_least=0)
     replay_weight: float = number(
         0.0, "adds weight x mean token NLL of as many EFT examples as there are pairs in the batch", at_least=0
     )
-    ln2_tolerance: float = number(1e-3, "|first DPO loss - ln 2| above this stops the stage", at_least=0)
+    ln2_tolerance: float = number(
+        1e-3,
+        "sigmoid, ipo: |first loss - its value for policy = reference (ln 2)| above this stops the stage",
+        at_least=0,
+    )

@@ -12,7 +12,7 @@ Get = Callable[[Data], "tuple[float, float | None] | None"]
 NUM_STYLES = 6
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, metrics of metrics.jsonl that share a chart
     ("Loss", ("loss",)),
-    ("Preference loss (ln 2 at the first step)", ("dpo_loss",)),
+    ("Preference loss (sigmoid: ln 2 at the first step)", ("dpo_loss",)),
     ("Validation loss", ("validation_loss",)),
     ("Validation accuracy", ("validation_accuracy",)),
     ("Accuracy, chosen over rejected", ("accuracy",)),

@@ -1,8 +1,8 @@
-"""What a training layout costs, before anything is started: memory a GPU, step time, tokens/s, the layouts that fit.
+"""What a training layout costs, before anything is started: memory per GPU, step time, tokens/s, the layouts that fit.
 
-Pure functions. Bytes unless a name says otherwise; "a GPU" is a rank of the pipeline stage that is named. Activations
-follow Korthikanti et al. 2022 (arXiv 2205.05198), with what flash attention, SwiGLU and grouped queries change; FLOPs
-are the model's (6 a parameter and token, and causal attention), so recomputation is not counted, as MFU has it.
+Pure functions. Sizes are in bytes unless a name says otherwise. Activation memory follows Korthikanti et al. 2022 (arXiv
+2205.05198), adapted to flash attention, SwiGLU and grouped queries. FLOPs are the model's: 6 per parameter and token, and
+causal attention; recomputation is not counted, as in the definition of MFU.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import check_batches, check_layout, data_parallel_size, padded_vocab_size, world_size
 
 GIB = 2**30
-OVERHEAD = 3 * GIB  # CUDA context, NCCL's buffers, workspaces of cuBLAS and Transformer Engine
-FRAGMENTATION = 0.05  # of activations and logits: what the allocator holds and cannot use
+OVERHEAD = 3 * GIB  # CUDA context, NCCL buffers, workspaces of cuBLAS and Transformer Engine
+FRAGMENTATION = 0.05  # share of activations and logits that the allocator holds but cannot use
 WIDTH = {"fp32": 4, "bf16": 2}
-MIN_CHUNK = 4  # layers of a virtual pipeline chunk in the layouts that are proposed
+MIN_CHUNK = 4  # fewest layers per virtual pipeline chunk in the layouts that are proposed
 RECOMPUTE = ("none", "selective", "full")  # cheapest in time first
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory` as the driver offers it, GiB; dense peaks in TFLOP/s from the maker's data sheets (0: has no FP8)."""
+    """`memory` in GiB, as the driver offers it; dense peaks in TFLOP/s from the data sheets (0: no FP8)."""
 
     memory: float
     bf16: float
@@ -43,14 +43,14 @@ GPUS = {
 
 
 def gpu_of(device_name: str) -> Gpu | None:
-    """The table's entry for the name that a driver gives ("NVIDIA H100 80GB HBM3"), None for one it does not know."""
+    """The table's entry for a driver's device name ("NVIDIA H100 80GB HBM3"), None for an unknown one."""
     words = device_name.lower().replace("-", " ").split()
     return next((gpu for name, gpu in GPUS.items() if name in words), None)
 
 
 @dataclass(frozen=True)
 class Work:
-    """A training stage as far as its cost goes. `documents`: sequences of one unit (SFT 1, a DPO pair 2, + 1 replayed)."""
+    """What a training stage's cost depends on. `documents`: sequences per unit (SFT 1, a DPO pair 2, + 1 replayed)."""
 
     name: str
     section: TrainSection
@@ -58,7 +58,7 @@ class Work:
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens of a micro-batch whose documents are all as long as they may be."""
+        """Tokens of a micro-batch in which every document has the maximum length."""
         return self.documents * self.section.micro_batch * self.section.max_length
 
     @property
@@ -82,7 +82,7 @@ def layer_matrices(model: ModelSection) -> int:
 
 
 def stage_parameters(model: ModelSection, parallel: ParallelSection, stage: int) -> int:
-    """Parameters that one rank of a pipeline stage holds: matrices are sharded by tensor parallelism, norms are not."""
+    """Parameters per rank of a pipeline stage. Tensor parallelism shards matrices; norms are on every rank."""
     first, last = stage == 0, stage == parallel.pipeline - 1
     layers, h = model.num_layers // parallel.pipeline, model.hidden_size
     table = padded_vocab_size(model, parallel.tensor) * h // parallel.tensor
@@ -95,12 +95,12 @@ def stage_parameters(model: ModelSection, parallel: ParallelSection, stage: int)
 
 
 def total_parameters(model: ModelSection) -> int:
-    """Parameters of the whole model, each once."""
+    """Parameters of the whole model, each counted once."""
     return stage_parameters(model, ParallelSection(processes=1), 0)
 
 
 def training_flops(model: ModelSection, tokens: float, squares: float) -> float:
-    """FLOPs of forward and backward over documents of `tokens` tokens in all; `squares`: sum of their squared lengths."""
+    """FLOPs of forward and backward over documents with `tokens` tokens in total; `squares`: sum of squared lengths."""
     matrices = model.num_layers * layer_matrices(model) + model.vocab_size * model.hidden_size
     return 6.0 * matrices * tokens + 6.0 * model.num_layers * model.query_size * squares
 
@@ -110,7 +110,7 @@ def training_flops(model: ModelSection, tokens: float, squares: float) -> float:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU by part."""
+    """Bytes per GPU, by part."""
 
     weights: float
     gradients: float
@@ -128,10 +128,10 @@ def layer_activations(
     model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, tokens: int, dropout: float,
     fused: bool = True,
 ) -> float:  # fmt: skip
-    """Bytes that one layer keeps for the backward pass of a micro-batch of `tokens` tokens on one GPU.
+    """Bytes per GPU that one layer keeps for the backward pass of a micro-batch of `tokens` tokens.
 
-    `fused`: Transformer Engine's kernels; without them SwiGLU keeps the activated gate too, and keys and values are
-    repeated for every query head.
+    `fused`: with Transformer Engine's kernels. Without them SwiGLU also keeps the activated gate, and keys and values
+    are repeated for every query head.
     """
     h, q, f, wide = model.hidden_size, model.query_size, model.ffn_hidden_size, WIDTH[precision.dtype]
     kv = model.kv_size if fused else q
@@ -146,7 +146,7 @@ def layer_activations(
 
 
 def layers_in_flight(model: ModelSection, parallel: ParallelSection, stage: int, micro_batches: int) -> int:
-    """Layers x micro-batches whose activations a stage holds at its peak, under 1F1B or its interleaved form."""
+    """Layers x micro-batches whose activations a stage holds at its peak, under 1F1B or interleaved 1F1B."""
     p, v = parallel.pipeline, parallel.virtual_pipeline
     chunks = p - stage if v == 1 else (p - stage - 1) * 2 + (v - 1) * p + 1
     return min(chunks, micro_batches * v) * model.num_layers // (p * v)
@@ -159,7 +159,7 @@ def micro_batches(section: TrainSection, parallel: ParallelSection) -> int:
 def stage_memory(
     model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, work: Work, stage: int
 ) -> Memory:
-    """Bytes on one GPU of a pipeline stage, every document as long as it may be."""
+    """Bytes per GPU of a pipeline stage, with every document of the maximum length."""
     wide, tokens = WIDTH[precision.dtype], work.micro_tokens
     count = stage_parameters(model, parallel, stage)
     copies = 0.0
@@ -169,12 +169,12 @@ def stage_memory(
     if parallel.distributed_optimizer:
         state /= data_parallel_size(parallel) * parallel.context
     layer = layer_activations(model, parallel, precision, tokens, work.section.dropout)
-    flying = layers_in_flight(model, parallel, stage, micro_batches(work.section, parallel))
-    if precision.recompute == "full":  # the layers' inputs, and one layer in the making
+    in_flight = layers_in_flight(model, parallel, stage, micro_batches(work.section, parallel))
+    if precision.recompute == "full":  # the layers' inputs, and the activations of the layer being recomputed
         shards = parallel.context * (parallel.tensor if parallel.sequence else 1)
-        activations = flying * tokens * model.hidden_size * wide / shards + layer
+        activations = in_flight * tokens * model.hidden_size * wide / shards + layer
     else:
-        activations = flying * layer
+        activations = in_flight * layer
     logits = 0.0
     if stage == parallel.pipeline - 1:  # the logits, their softmax in float32, the logits' gradient
         vocabulary = padded_vocab_size(model, parallel.tensor) / parallel.tensor
@@ -186,7 +186,7 @@ def stage_memory(
 def peak_memory(
     model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, work: Work
 ) -> tuple[int, Memory]:
-    """(pipeline stage, bytes) of the GPU that needs the most: the first holds most micro-batches, the last the logits."""
+    """(pipeline stage, bytes) of the fullest GPU: the first stage holds most micro-batches, the last the logits."""
     ends = sorted({0, parallel.pipeline - 1})
     return max(((i, stage_memory(model, parallel, precision, work, i)) for i in ends), key=lambda found: found[1].total)
 
@@ -195,20 +195,20 @@ def peak_memory(
 
 
 def step_seconds(model: ModelSection, work: Work, gpus: int, peak_tflops: float, mfu: float) -> float:
-    """Seconds of a step whose documents are all as long as they may be, at a stated model FLOPs utilisation."""
+    """Seconds of a step with every document of the maximum length, at a given model FLOPs utilisation."""
     flops = training_flops(model, work.step_tokens, work.step_tokens * work.section.max_length)
     return flops / (gpus * peak_tflops * 1e12 * mfu)
 
 
 def bubble(parallel: ParallelSection, work: Work) -> float:
-    """Share of a step that a pipeline stage idles: (p - 1) / (v m) over 1 + the same."""
+    """Share of a step that a pipeline stage is idle: b / (1 + b), b = (p - 1) / (v m) (Narayanan et al. 2021, section 2.2)."""
     idle = (parallel.pipeline - 1) / (parallel.virtual_pipeline * micro_batches(work.section, parallel))
     return idle / (1.0 + idle)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout that fits, and its fullest GPU over all training stages."""
+    """A layout that fits, and the bytes on its fullest GPU over all training stages."""
 
     parallel: ParallelSection
     precision: PrecisionSection
@@ -216,14 +216,14 @@ class Fit:
 
 
 def _possible(model: ModelSection, todo: Sequence[Work], gpus: int) -> Iterator[ParallelSection]:
-    """Every layout of exactly `gpus` GPUs that breaks no rule; tensor and context parallelism stay within a node of 8."""
+    """Every valid layout of exactly `gpus` GPUs; tensor and context parallelism stay within a node of 8."""
     sizes = [n for n in range(1, gpus + 1) if gpus % n == 0]
     pipelines = [n for n in sizes if model.num_layers % n == 0]
     for tensor, context, pipeline in itertools.product(sizes, sizes, pipelines):
         if tensor > 8 or context > 8 or gpus % (tensor * context * pipeline):
             continue
         for chunks in range(1, model.num_layers // pipeline + 1):
-            # a chunk of fewer than four layers spends its time on messages
+            # chunks of few layers spend most of their time on communication
             if chunks > 1 and model.num_layers % (pipeline * chunks * MIN_CHUNK):
                 continue
             found = ParallelSection(
@@ -242,7 +242,7 @@ def _possible(model: ModelSection, todo: Sequence[Work], gpus: int) -> Iterator[
 def smallest_fits(
     model: ModelSection, precision: PrecisionSection, todo: Sequence[Work], memory_gib: float, max_gpus: int = 512
 ) -> list[Fit]:
-    """The best layout of each of the three smallest powers of two of GPUs in which every training stage fits.
+    """The best layout for each of the three smallest GPU counts (powers of two) in which every training stage fits.
 
     Best: least recomputation, then least context, pipeline and tensor parallelism, then the shortest bubble.
     """
@@ -297,7 +297,9 @@ def report(cfg: Config, gpu: Gpu, mfu: float) -> str:
             f" {mfu:.0%} of {peak:g} TFLOP/s; pipeline bubble {bubble(parallel, work):.0%}",
         ]
     pairs = cfg.prompts.num_prompts * cfg.pairs.max_per_prompt
-    lines.append(f"dpo reference cache: {16 * pairs / 2**20:.2f} MiB of host memory, none of the GPU's ({pairs} pairs)")
+    lines.append(
+        f"dpo reference cache: at most {16 * pairs / 2**20:.2f} MiB of host memory, no GPU memory ({pairs} pairs)"
+    )
     fits = smallest_fits(model, precision, works(cfg), gpu.memory)
     lines.append("smallest layouts that fit:" if fits else f"no layout of up to 512 GPUs of {gpu.memory} GiB fits")
     lines += [

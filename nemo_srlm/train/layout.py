@@ -1,4 +1,4 @@
-"""Owns the rules that a parallel layout must obey, checked before anything heavy is imported. Imports no torch."""
+"""The rules of a parallel layout and its batches, checked before anything heavy is imported. Imports no torch."""
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import ConfigError
@@ -9,12 +9,12 @@ def world_size(parallel: ParallelSection) -> int:
 
 
 def data_parallel_size(parallel: ParallelSection) -> int:
-    """Replicas of the model: processes / (tensor x pipeline x context). Call `check_layout` first."""
+    """Data-parallel replicas: processes / (tensor x pipeline x context). Call `check_layout` first."""
     return world_size(parallel) // (parallel.tensor * parallel.pipeline * parallel.context)
 
 
 def padded_vocab_size(model: ModelSection, tensor: int) -> int:
-    """The vocabulary as Megatron stores it: a multiple of `vocab_multiple` x tensor-parallel size."""
+    """Rows of the embedding table: `vocab_size` padded to a multiple of `vocab_multiple` x tensor-parallel size."""
     multiple = model.vocab_multiple * tensor
     return -(-model.vocab_size // multiple) * multiple
 
@@ -30,7 +30,7 @@ def check_heads(model: ModelSection, where: object = "model") -> None:
 
 
 def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
-    """Raises ConfigError with the rule that an impossible layout breaks."""
+    """Raises ConfigError for an impossible layout, naming the rule that it breaks."""
 
     def rule(ok: bool, field: str, found: str, expected: str, remedy: str = "") -> None:
         if not ok:

@@ -81,9 +81,16 @@ def ipo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
     return ((chosen_R - rejected_R) - 1.0 / (2.0 * section.beta)) ** 2
 
 
+def simpo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
+    """SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta (chosen - rejected) - gamma), per token."""
+    logits_R = section.beta * (chosen_R - rejected_R) - section.simpo_gamma
+    return _smoothed_log_sigmoid(logits_R, section.label_smoothing)
+
+
 PREFERENCES = {
     "sigmoid": Preference(sigmoid, first_loss=lambda section: math.log(2.0)),
     "ipo": Preference(ipo, first_loss=lambda section: 1.0 / (4.0 * section.beta**2)),
+    "simpo": Preference(simpo, needs_reference=False, per_token=True),
 }
 
 

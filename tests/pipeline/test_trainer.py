@@ -83,8 +83,15 @@ def test_the_first_ipo_loss_is_its_own(two: Results):
 
 
 def test_variants_train_apart(two: Results):
-    second = [two[f"batches/variant/{v}"]["losses"][2] for v in ("plain", "smooth", "normalised", "ipo")]
-    assert len({round(x, 3) for x in second}) == 4
+    second = [two[f"batches/variant/{v}"]["losses"][2] for v in ("plain", "smooth", "normalised", "ipo", "simpo")]
+    assert len({round(x, 3) for x in second}) == 5
+
+
+def test_a_reference_free_loss_trains_without_a_reference(two: Results):
+    simpo, plain = two["batches/variant/simpo"], two["batches/variant/plain"]
+    assert plain["reference"]
+    assert not simpo["reference"]
+    assert simpo["losses"][-1] < simpo["losses"][0]
 
 
 def test_dropout_acts_in_training_and_the_gate_still_passes(two: Results):

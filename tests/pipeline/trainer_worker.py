@@ -25,6 +25,7 @@ from nemo_srlm.train.megatron.dpo import fit_dpo
 from nemo_srlm.train.megatron.evaluation import evaluate
 from nemo_srlm.train.megatron.job import Job, Trainer, start
 from nemo_srlm.train.megatron.quiet import quiet
+from nemo_srlm.train.megatron.reference import REFERENCE
 from nemo_srlm.train.megatron.tasks import Task, sft_task
 from nemo_srlm.train.megatron.trainer import Stopped, fit
 
@@ -163,6 +164,7 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
         fit_dpo(trainer, pairs(24, 21), replay, settings)
     dist.barrier()
     found: dict[str, Any] = {"digest": digest(trainer), "bytes": held_bytes(trainer)}
+    found["reference"] = (directory / REFERENCE).exists()
     if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp"):
         found["layer"] = layer_bytes(trainer)
     steps = [line for line in lines(directory) if "validation" not in line]
@@ -238,6 +240,7 @@ def check_batches(out: Path) -> dict[str, Any]:
     variants = {
         "plain": DpoSection(), "ipo": DpoSection(loss="ipo", beta=0.5),
         "smooth": DpoSection(label_smoothing=0.1), "normalised": DpoSection(length_normalised=True, beta=2.0),
+        "simpo": DpoSection(loss="simpo", beta=2.0),
     }  # fmt: skip
     for name, settings in variants.items():
         found[f"variant/{name}"] = run(out, f"variant-{name}", "dpo", {}, {"dropout": 0.0}, None, settings)

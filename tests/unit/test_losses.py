@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nemo_srlm.config.compose import compose
+from nemo_srlm.config.fields import identity, rules
 from nemo_srlm.config.training import DpoSection
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train import losses
@@ -48,9 +49,11 @@ H = [(-3.0 + 3.5) - (-4.0 + 3.0), (-1.0 + 1.5) - (-3.0 + 2.0)]  # log-ratio diff
         (DpoSection(beta=0.5, length_normalised=True),
          -log_sigmoid(0.5 * (0.5 / 2 + 1.0 / 4)) - log_sigmoid(0.5 * (0.5 / 4 + 1.0 / 2))),
         (DpoSection(beta=0.5, nll_weight=2.0), sum(-log_sigmoid(0.5 * h) for h in H) + 2.0 * (3.0 / 2 + 1.0 / 4)),
+        # SimPO by hand: 2 x (-3/2 + 4/4) - 0.5 = -1.5 and 2 x (-1/4 + 3/2) - 0.5 = 2; log(1 + e^1.5) + log(1 + e^-2)
+        (DpoSection(beta=2.0, loss="simpo", simpo_gamma=0.5), 1.701413 + 0.126928),
         (DpoSection(beta=0.5, replay_weight=0.3), sum(-log_sigmoid(0.5 * h) for h in H) + 0.3 * 4.0),
     ],
-    ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "replay"],
+    ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "simpo", "replay"],
 )  # fmt: skip
 def test_each_variant_equals_its_formula(section: DpoSection, expected: float):
     loss = call(section)
@@ -75,6 +78,22 @@ def test_ipo_starts_at_its_own_value():
     section = DpoSection(loss="ipo", beta=0.5)
     loss = call(section, ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0))
     assert (loss.total / loss.count).item() == pytest.approx(1.0) == pytest.approx(first_loss(section))
+
+
+def test_simpo_has_no_reference_no_first_loss_and_rewards_per_token():
+    assert not losses.PREFERENCES["simpo"].needs_reference
+    assert losses.PREFERENCES["simpo"].first_loss is None
+    metrics = call(DpoSection(beta=2.0, loss="simpo")).metrics
+    assert metrics["chosen_reward"][0].item() == pytest.approx(2.0 * (-3.0 / 2 - 1.0 / 4))
+    assert metrics["rejected_reward"][0].item() == pytest.approx(2.0 * (-4.0 / 4 - 3.0 / 2))
+    assert metrics["accuracy"][0].item() == 1.0
+    ones = torch.ones(2)
+    with pytest.raises(AssertionError):
+        losses.dpo(ones, ones, ones, ones, DpoSection(loss="simpo"), (ones, ones))
+
+
+def test_the_choices_of_the_config_are_the_losses_of_the_table():
+    assert set(rules(DpoSection)["loss"].choices) == set(losses.PREFERENCES)
 
 
 def test_metrics_are_sums_with_their_counts():
@@ -112,3 +131,8 @@ def test_a_loss_that_does_not_exist_is_refused():
         compose("tiny", ["dpo.loss=hinge"])
     with pytest.raises(KeyError):
         call(DpoSection(loss="hinge"))
+
+
+def test_the_margin_of_simpo_enters_a_fingerprint_only_when_it_is_set():
+    assert "simpo_gamma" not in identity(DpoSection())
+    assert identity(DpoSection(simpo_gamma=1.0))["simpo_gamma"] == 1.0
