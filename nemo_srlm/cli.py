@@ -40,8 +40,9 @@ def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Confi
     return compose(args.config_name, args.overrides, args.config_dir or CONFIGS)
 
 
-def latest_run(root: Path = Path("runs")) -> Path:
-    """The run directory whose config was written last. Raises UserError when there is none."""
+def latest_run() -> Path:
+    """The run directory under runs/ whose config was written last. Raises UserError when there is none."""
+    root = Path("runs")
     found = sorted(root.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise UserError(root, "no run here", remedy="start one with `nemo-srlm run`, or name a run directory")

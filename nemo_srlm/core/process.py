@@ -45,12 +45,12 @@ def stop(child: "subprocess.Popen[bytes]", grace: float) -> None:
             continue
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
+def tail(log: Path) -> str:
+    """The last 15 lines of a log, for an error message."""
     try:
         with log.open("rb") as f:
             f.seek(max(0, log.stat().st_size - 16384))
             text = f.read().decode(errors="replace")
     except OSError as error:
         return f"(no log: {error})"
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(text.splitlines()[-15:])

@@ -153,12 +153,8 @@ class PromptFilter:
             return "first_character"
         return ""
 
-    def accept(self, text: str) -> str:
-        """The reason for rejecting the text, or "" - then it is in the pool now."""
-        return self.accept_all([text])[0]
-
-    def accept_all(self, texts: Sequence[str]) -> list[str]:
-        """`accept` for each text in order, but fast: the pool is searched once for all of them."""
+    def accept(self, texts: Sequence[str]) -> list[str]:
+        """Per text, in order, the reason for rejecting it, or "": then it is in the pool. One search of the pool for all."""
         reasons = [self._reason_before_rouge(text) for text in texts]
         codes = ["" if reason else self._index.encode(text) for text, reason in zip(texts, reasons, strict=True)]
         near, near_earlier = self._index.near(codes), self._index.near_earlier(codes)

@@ -87,7 +87,7 @@ class Pool:
         read = [self._read(attempt) for attempt in attempts]
         reasons = [reason for _, reason in read]
         written = [i for i, reason in enumerate(reasons) if not reason]
-        for i, reason in zip(written, self.filter.accept_all([read[i][0] for i in written]), strict=True):
+        for i, reason in zip(written, self.filter.accept([read[i][0] for i in written]), strict=True):
             reasons[i] = reason
         for attempt, (text, _), reason in zip(attempts, read, reasons, strict=True):
             if self.complete:

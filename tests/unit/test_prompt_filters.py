@@ -64,8 +64,8 @@ def test_decisions_on_real_prompts_are_rouge_scores_own(scorer):
         if all(scorer.score(old, text)["rougeL"].fmeasure <= section.rouge_max for old in kept):
             kept.append(text)
     one_by_one, at_once = PromptFilter(section, []), PromptFilter(section, [])
-    assert [t for t in texts if not one_by_one.accept(t)] == kept
-    assert [t for t, reason in zip(texts, at_once.accept_all(texts), strict=True) if not reason] == kept
+    assert [t for t in texts if not one_by_one.accept([t])[0]] == kept
+    assert [t for t, reason in zip(texts, at_once.accept(texts), strict=True) if not reason] == kept
     assert 0 < len(kept) < len(texts)
 
 
@@ -73,10 +73,8 @@ def test_decisions_on_real_prompts_are_rouge_scores_own(scorer):
 def test_the_size_of_a_round_does_not_change_what_is_accepted(texts, size):
     section = PromptsSection(min_words=2, keywords=["europe"])
     whole, parts = PromptFilter(section, ["name three rivers"]), PromptFilter(section, ["name three rivers"])
-    reasons = [
-        reason for start in range(0, len(texts), size) for reason in parts.accept_all(texts[start : start + size])
-    ]
-    assert whole.accept_all(texts) == reasons
+    reasons = [reason for start in range(0, len(texts), size) for reason in parts.accept(texts[start : start + size])]
+    assert whole.accept(texts) == reasons
     assert whole.counts == parts.counts
     assert sum(whole.counts.values()) == len(texts)
 
@@ -104,17 +102,17 @@ def test_the_size_of_a_round_does_not_change_what_is_accepted(texts, size):
 )
 def test_self_instructs_filters_with_their_defaults(text: str, reason: str):
     found = PromptFilter(PromptsSection(), [])
-    assert found.accept(text.strip()) == reason
+    assert found.accept([text.strip()])[0] == reason
     assert found.counts == {reason or "accepted": 1}
 
 
 def test_seeds_duplicates_near_copies_and_held_out_prompts_are_rejected():
     found = PromptFilter(PromptsSection(), ["Name three rivers of Europe."], ["What is the tallest tree on earth?"])
-    assert found.accept("Name three rivers of Europe.") == "duplicate"
-    assert found.accept("Name three long rivers of Europe.") == "rouge"
-    assert found.accept("what is the tallest tree on Earth") == "held_out"
-    assert found.accept_all(["How do bees find their way home?"] * 2) == ["", "duplicate"]
-    assert found.accept_all(["Why is the sky so blue today?", "Why is the sky so blue?"]) == ["", "rouge"]
+    assert found.accept(["Name three rivers of Europe."])[0] == "duplicate"
+    assert found.accept(["Name three long rivers of Europe."])[0] == "rouge"
+    assert found.accept(["what is the tallest tree on Earth"])[0] == "held_out"
+    assert found.accept(["How do bees find their way home?"] * 2) == ["", "duplicate"]
+    assert found.accept(["Why is the sky so blue today?", "Why is the sky so blue?"]) == ["", "rouge"]
 
 
 def test_rouge_scores_tokens_lose_other_scripts_and_unicode_tokens_keep_them():
@@ -129,18 +127,18 @@ def test_other_languages_are_compared_as_they_are_written():
         tokenization="unicode", ascii_start=False, keywords=["Bild"], starts=["Schreibe ein Programm"]
     )
     found = PromptFilter(section, ["Wie heißt die größte Stadt in Österreich?"])
-    assert found.accept("Wie heißt die grösste Stadt in Österreich") == "rouge"
-    assert found.accept("Übersetze diesen Satz ins Spanische.") == ""
-    assert found.accept("Beschreibe das Bild in drei Sätzen.") == "keyword"
-    assert found.accept("ПОЧЕМУ небо голубое днём?") == ""
-    assert found.accept("Почему небо голубое днём?") == "rouge"
-    assert found.accept("日本の首都はどこですか") == ""  # words without spaces are counted by character
-    assert found.accept("日本の首都はどこでしたか") == "rouge"
+    assert found.accept(["Wie heißt die grösste Stadt in Österreich"])[0] == "rouge"
+    assert found.accept(["Übersetze diesen Satz ins Spanische."])[0] == ""
+    assert found.accept(["Beschreibe das Bild in drei Sätzen."])[0] == "keyword"
+    assert found.accept(["ПОЧЕМУ небо голубое днём?"])[0] == ""
+    assert found.accept(["Почему небо голубое днём?"])[0] == "rouge"
+    assert found.accept(["日本の首都はどこですか"])[0] == ""  # words without spaces are counted by character
+    assert found.accept(["日本の首都はどこでしたか"])[0] == "rouge"
 
 
 def test_texts_that_rouge_tokens_cannot_compare_are_rejected_with_a_reason():
     section = PromptsSection(ascii_start=False)
-    assert PromptFilter(section, []).accept("Почему небо такое голубое?") == "no_tokens"
+    assert PromptFilter(section, []).accept(["Почему небо такое голубое?"])[0] == "no_tokens"
 
 
 def test_real_german_and_spanish_first_turns_pass_the_unicode_filters():
@@ -151,7 +149,7 @@ def test_real_german_and_spanish_first_turns_pass_the_unicode_filters():
         prompts = [json.loads(line)["prompt"] for line in f]
     texts = list(dict.fromkeys(p["text"].strip() for p in prompts if p["lang"] in ("de", "es")))
     found = PromptFilter(PromptsSection(tokenization="unicode", ascii_start=False), [])
-    found.accept_all(texts)
+    found.accept(texts)
     assert found.counts["accepted"] > 0.7 * len(texts) > 40
     assert sum(found.counts.values()) == len(texts)
 
@@ -161,4 +159,4 @@ def test_unknown_tokenizations_and_thresholds_are_refused():
         check_fields(PromptsSection(tokenization="words"), "prompts")
     with pytest.raises(ConfigError, match="rouge_max"):
         check_fields(PromptsSection(rouge_max=1.5), "prompts")
-    assert PromptFilter(PromptsSection(rouge_max=1.0), ["a b c d"]).accept("a b c d e") == ""
+    assert PromptFilter(PromptsSection(rouge_max=1.0), ["a b c d"]).accept(["a b c d e"])[0] == ""

@@ -87,12 +87,12 @@ def mine(timeout: float = PATIENCE) -> list[Element]:
     return found
 
 
-def accounted(ids: Sequence[str], timeout: float = GLANCE) -> dict[str, str]:
+def accounted(ids: Sequence[str]) -> dict[str, str]:
     """id -> final state by the accounting database; {} where a site has none."""
     if not ids:
         return {}
     try:
-        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], timeout)
+        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], GLANCE)
     except SlurmError:
         return {}  # no accounting is a site's choice; the files say enough
     rows = (line.split("|") for line in out.splitlines() if "|" in line)
