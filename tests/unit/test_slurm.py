@@ -13,7 +13,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch.slurm import client, jobs, status, supervise
-from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.jobs import Active, Job
 from nemo_srlm.launch.slurm.process_tree import dump
@@ -147,13 +147,13 @@ def test_jobs_are_found_by_their_comments_and_dead_ones_do_not_count():
     run_dir = Path("/runs/r")
     work, finish = build([SQUARE])
 
-    def element(name: str, state: str, job: Job, reason: str = "", where: Path = run_dir) -> Element:
-        return Element(name, state, reason, "", jobs.comment(where, job), None)
+    def task(name: str, state: str, job: Job, reason: str = "", where: Path = run_dir) -> Task:
+        return Task(name, state, reason, "", jobs.comment(where, job), None)
 
     found = jobs.active_of(run_dir, [
-        element("3_0", "RUNNING", work), element("3_1", "PENDING", work), element("3_2", "FAILED", work),
-        element("9_2", "PENDING", work), element("4", "PENDING", finish, "DependencyNeverSatisfied"),
-        element("5", "RUNNING", finish, where=Path("/runs/other")), Element("6", "RUNNING", "", "", "(null)", None),
+        task("3_0", "RUNNING", work), task("3_1", "PENDING", work), task("3_2", "FAILED", work),
+        task("9_2", "PENDING", work), task("4", "PENDING", finish, "DependencyNeverSatisfied"),
+        task("5", "RUNNING", finish, where=Path("/runs/other")), Task("6", "RUNNING", "", "", "(null)", None),
     ])  # fmt: skip
     assert found == [Active("work", (SQUARE,), {0: "3_0", 1: "3_1", 2: "9_2"})]
 
@@ -196,10 +196,10 @@ def picture(run_dir: Path, known: dict[str, tuple[str, str]]) -> dict[str, Row]:
     """Status rows of square, pick and tune, submitted as jobs 1 (array), 2 (finish job of the array), 3 and 4."""
     work, finish, pick, tune = build([SQUARE, PICK, TUNE])
     records = [submitted("1", work), submitted("2", finish, "1"), submitted("3", pick, "2"), submitted("4", tune, "3")]
-    elements = {i: Element(i, state, reason, "n1", "", 5.0) for i, (state, reason) in known.items()}
-    parts = status.parts_of(run_dir, records, elements, {})
+    tasks = {i: Task(i, state, reason, "n1", "", 5.0) for i, (state, reason) in known.items()}
+    every = status.known_of(run_dir, records, tasks, {})
     return {
-        ref.stage: status.overlay(Row(str(ref), "waiting", None, ""), parts, run_dir) for ref in (SQUARE, PICK, TUNE)
+        ref.stage: status.overlay(Row(str(ref), "waiting", None, ""), every, run_dir) for ref in (SQUARE, PICK, TUNE)
     }
 
 

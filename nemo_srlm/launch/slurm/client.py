@@ -1,4 +1,4 @@
-"""Slurm's commands, asked in text formats that are stable over its versions. Knows nothing of runs and stages."""
+"""Slurm's commands, called with output formats that are stable over its versions. Knows nothing of runs and stages."""
 
 import os
 import subprocess
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nemo_srlm.errors import UserError
 
-PATIENCE = 30.0  # seconds that submit and cancel wait for the controller
-GLANCE = 3.0  # seconds that status waits for it
+SUBMIT_SECONDS = 30.0  # that submit and cancel wait for the controller
+STATUS_SECONDS = 3.0  # that status waits for it
 ACTIVE = frozenset({
     "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
     "SPECIAL_EXIT", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD",
@@ -24,8 +24,8 @@ class Unreachable(SlurmError):
 
 
 @dataclass(frozen=True)
-class Element:
-    """A job, or one element of an array, as the controller knows it."""
+class Task:
+    """A job, or one task of an array, as the controller knows it."""
 
     id: str  # 12, or 12_3
     state: str
@@ -36,17 +36,17 @@ class Element:
 
     @property
     def active(self) -> bool:
-        """Queued or running, and able to run one day."""
+        """Queued or running, and not waiting for a dependency that has failed."""
         return self.state in ACTIVE and self.reason != "DependencyNeverSatisfied"
 
 
 def outer_environment() -> dict[str, str]:
-    """The environment without what an enclosing job put into it: its sizes would become the new job's requests."""
+    """The environment without an enclosing job's SLURM_ variables: sbatch would take its sizes for the new job."""
     return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
 
 
 def call(command: Sequence[str], timeout: float) -> str:
-    """Standard output. Raises Unreachable when the controller is silent, SlurmError when it refuses."""
+    """Standard output. Raises Unreachable when the controller does not answer, SlurmError when it refuses."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
@@ -77,13 +77,13 @@ def seconds_of(text: str) -> float | None:
     return value
 
 
-def mine(timeout: float = PATIENCE) -> list[Element]:
-    """Every job and array element of this user that the controller still remembers, ended ones included."""
+def mine(timeout: float = SUBMIT_SECONDS) -> list[Task]:
+    """Every job and array task of this user that the controller still knows, ended ones included."""
     out = call(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%k"], timeout)
     found = []
     for line in out.splitlines():
         name, state, reason, nodes, running, comment = line.split("|", 5)
-        found.append(Element(name, state, reason, nodes, comment, seconds_of(running)))
+        found.append(Task(name, state, reason, nodes, comment, seconds_of(running)))
     return found
 
 
@@ -92,37 +92,37 @@ def accounted(ids: Sequence[str]) -> dict[str, str]:
     if not ids:
         return {}
     try:
-        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], GLANCE)
+        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], STATUS_SECONDS)
     except SlurmError:
-        return {}  # no accounting is a site's choice; the files say enough
+        return {}  # some sites have no accounting; the files of the run are enough
     rows = (line.split("|") for line in out.splitlines() if "|" in line)
     return {name: state.split()[0] for name, state, *_ in rows if state}
 
 
 def require(ids: Sequence[str]) -> None:
-    """Raises SlurmError for a job that the controller has forgotten: older versions run what depends on it at once."""
+    """Raises SlurmError for a job that the controller no longer knows: older versions would start its dependents at once."""
     for name in ids:
         try:
-            call(["scontrol", "--oneliner", "show", "job", name], PATIENCE)
+            call(["scontrol", "--oneliner", "show", "job", name], SUBMIT_SECONDS)
         except Unreachable:
             raise
         except SlurmError as error:
             raise SlurmError(
-                f"job {name}", "ended and was forgotten while what depends on it was being submitted", "a job to wait for",
-                "submit again: what is done by now is seen from the files",
+                f"job {name}", "ended and was forgotten while its dependents were being submitted", "a job to wait for",
+                "submit again: finished stages are found by their files",
             ) from error  # fmt: skip
 
 
 def submit(arguments: Sequence[str]) -> str:
-    """The new job's id. Raises SlurmError with the site's words when it is refused."""
-    return call(["sbatch", "--parsable", *arguments], PATIENCE).strip().split(";")[0]
+    """The new job's id. Raises SlurmError with Slurm's message when it is refused."""
+    return call(["sbatch", "--parsable", *arguments], SUBMIT_SECONDS).strip().split(";")[0]
 
 
 def test_only(arguments: Sequence[str]) -> None:
-    """Raises SlurmError when the site would refuse the job. Nothing is submitted."""
-    call(["sbatch", "--test-only", *arguments], PATIENCE)
+    """Raises SlurmError when Slurm would refuse the job. Nothing is submitted."""
+    call(["sbatch", "--test-only", *arguments], SUBMIT_SECONDS)
 
 
 def cancel(ids: Sequence[str]) -> None:
     if ids:
-        call(["scancel", *ids], PATIENCE)
+        call(["scancel", *ids], SUBMIT_SECONDS)

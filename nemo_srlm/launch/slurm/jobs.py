@@ -15,7 +15,7 @@ from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
 from nemo_srlm.generate.replicas import num_replicas
 from nemo_srlm.launch.plan import Step, fuse, step_of
-from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.stages import load
 
 ROOT = Path(__file__).resolve().parents[3]  # the checkout: slurm/stage.sh lies in it
@@ -29,7 +29,7 @@ Role = Literal["work", "finish", "supervise"]
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be submitted. `shards` are the elements of its array, () where it is none."""
+    """A job to be submitted. `shards` are the tasks of its array, () where it is none."""
 
     key: str
     role: Role
@@ -95,11 +95,11 @@ def config_digest(cfg: Config) -> str:
 
 @dataclass(frozen=True)
 class Active:
-    """A job that is queued or running. `elements`: shard (0 for a job that is no array) -> id."""
+    """A job that is queued or running. `tasks`: shard (0 for a job that is no array) -> id."""
 
     role: Role
     refs: tuple[Ref, ...]
-    elements: Mapping[int, str]
+    tasks: Mapping[int, str]
 
 
 def steps_of(cfg: Config, refs: list[Ref]) -> list[Step]:
@@ -114,12 +114,12 @@ def build(
     `todo`: stages that are not done, in the pipeline's order. `done_shards(ref, n)`: shards of n that are complete.
     """
     ending = {  # stage -> ids of the active job that finishes it
-        ref: tuple(job.elements.values())
+        ref: tuple(job.tasks.values())
         for job in active
         for ref in job.refs
         if job.role == "finish" or (job.role == "work" and not is_sharded(cfg, job.refs))
     }
-    at_work = {job.refs[0]: job.elements for job in active if job.role == "work" and is_sharded(cfg, job.refs)}
+    at_work = {job.refs[0]: job.tasks for job in active if job.role == "work" and is_sharded(cfg, job.refs)}
     jobs: list[Job] = []
     produced: dict[Ref, str] = {}  # stage -> key of the new job that finishes it
     for step in steps_of(cfg, [ref for ref in todo if ref not in ending]):
@@ -150,7 +150,7 @@ def with_supervisor(jobs: list[Job], active: list[Active]) -> list[Job]:
     """Adds the job that looks at how the others ended: it waits for the end of all that nothing else waits for."""
     waited = {key for job in jobs for key in job.after} | {i for job in jobs for i in job.after_ids}
     ends = tuple(job.key for job in jobs if job.key not in waited)
-    ids = tuple(i for job in active if job.role != "supervise" for i in job.elements.values() if i not in waited)
+    ids = tuple(i for job in active if job.role != "supervise" for i in job.tasks.values() if i not in waited)
     return [*jobs, Job(SUPERVISOR, "supervise", (), "cpu", (), 1, ends, ids)]
 
 
@@ -184,19 +184,19 @@ def comment(run_dir: Path, job: Job) -> str:
     return f"{MARK} {job.role} {','.join(map(str, job.refs)) or job.key} {run_dir.resolve()}"
 
 
-def active_of(run_dir: Path, found: list[Element]) -> list[Active]:
+def active_of(run_dir: Path, found: list[Task]) -> list[Active]:
     """This run's queued and running jobs, by their comments."""
-    elements: dict[tuple[str, str, str], dict[int, str]] = {}
+    tasks: dict[tuple[str, str, str], dict[int, str]] = {}
     for one in found:
         words = one.comment.split(" ", 3)
         if one.active and words[0] == MARK and len(words) == 4 and words[3] == str(run_dir.resolve()):
-            job, _, element = one.id.partition("_")
+            job, _, task = one.id.partition("_")
             # two arrays of one stage may be active: shards 0-7, and 3 again
-            elements.setdefault((words[1], words[2], job if not element else ""), {})[int(element or 0)] = one.id
+            tasks.setdefault((words[1], words[2], job if not task else ""), {})[int(task or 0)] = one.id
     roles: dict[str, Role] = {"work": "work", "finish": "finish", "supervise": "supervise"}
     return [
         Active(roles[role], () if role == "supervise" else tuple(map(Ref.parse, refs.split(","))), ids)
-        for (role, refs, _), ids in elements.items()
+        for (role, refs, _), ids in tasks.items()
     ]
 
 

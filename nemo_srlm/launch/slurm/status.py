@@ -9,7 +9,7 @@ from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch import local
 from nemo_srlm.launch.plan import is_done
 from nemo_srlm.launch.slurm import client, jobs
-from nemo_srlm.launch.slurm.client import Element
+from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.launch.slurm.submit import CANCELLED, SUPERVISION, Submitted, record_of
@@ -18,141 +18,167 @@ from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
 from nemo_srlm.report.status import Row
 
-GONE = "gone"  # a job that Slurm no longer knows: not the same as one that has failed
+GONE = "gone"  # the state of a job that Slurm no longer knows: not the same as one that has failed
+FAILURES = {
+    "TIMEOUT": "it did not save before its time limit", "NODE_FAIL": "its node died", "OUT_OF_MEMORY": "out of memory",
+}  # fmt: skip
+PENDING = {
+    "BeginTime": "requeued, waits for Slurm's delay", "JobHeldAdmin": "held (scontrol release)",
+    "JobHeldUser": "held (scontrol release)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Part:
-    """A job, or one element of an array, with all that is known of it."""
+class Known:
+    """All that is known of a submitted job, or of one task of an array."""
 
     job: Submitted
     shard: int
     id: str
-    state: str  # Slurm's word; GONE
+    state: str  # Slurm's, or GONE
     reason: str
     nodes: str
     seconds: float | None
-    word: str  # how its newest attempt ended (attempts-*.tsv)
+    outcome: str  # of its newest attempt (attempts-*.tsv)
     detail: str
+
+    @property
+    def running(self) -> bool:
+        return self.state in client.ACTIVE and self.state != "PENDING"
+
+    @property
+    def queued(self) -> bool:
+        return self.state == "PENDING"
+
+    @property
+    def cancelled(self) -> bool:
+        return self.state in ("CANCELLED", "PREEMPTED")
 
     @property
     def failed(self) -> bool:
         if self.state == GONE:
-            return self.word in ("failed", "user")
-        return self.state not in client.ACTIVE and self.state not in ("COMPLETED", "CANCELLED", "PREEMPTED")
+            return self.outcome in ("failed", "user")
+        return self.state not in client.ACTIVE and self.state != "COMPLETED" and not self.cancelled
 
     @property
     def why(self) -> str:
-        if self.word in ("failed", "user"):
+        """Why it failed."""
+        if self.outcome in ("failed", "user"):
             return self.detail
-        words = {"TIMEOUT": "it did not save before its time limit", "NODE_FAIL": "its node died",
-                 "OUT_OF_MEMORY": "out of memory"}.get(self.state, f"{self.state.lower()} without a word")  # fmt: skip
+        words = FAILURES.get(self.state, f"{self.state.lower()}, no reason recorded")
         return f"{words} ({self.nodes or 'no node'})"
 
     def log(self, run_dir: Path) -> Path:
         return jobs.directory(run_dir, self.job.key) / f"log-{self.id}.txt"
 
 
-def parts_of(run_dir: Path, records: list[Submitted], known: dict[str, Element], old: dict[str, str]) -> list[Part]:
-    """The newest job of every (key, shard). `known`: what the controller says; `old`: what accounting says."""
+def known_of(run_dir: Path, records: list[Submitted], now: dict[str, Task], past: dict[str, str]) -> list[Known]:
+    """The newest job of every (key, shard). `now`: what the controller says; `past`: what the accounting database says."""
     newest = {(job.key, shard): job for job in records for shard in job.shards or [-1]}
     out = []
     for (_, shard), job in newest.items():
         name = job.id if shard < 0 else f"{job.id}_{shard}"
-        word, detail = last_outcome(run_dir, job, max(shard, 0))
-        # an array whose elements were cancelled one by one before they began is listed without them
-        e = known.get(name) or known.get(job.id) or Element(name, old.get(name, GONE), "", "", "", None)
-        out.append(Part(job, max(shard, 0), name, e.state, e.reason, e.nodes, e.seconds, word, detail))
+        outcome, detail = last_outcome(run_dir, job, max(shard, 0))
+        # an array whose tasks were cancelled one by one before they began is listed without them
+        t = now.get(name) or now.get(job.id) or Task(name, past.get(name, GONE), "", "", "", None)
+        out.append(Known(job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail))
     return out
 
 
-def cause(part: Part, parts: list[Part], run_dir: Path) -> str:
-    """Why a job was cancelled: the failure at the root of its dependencies, or a person."""
+def cause(one: Known, every: list[Known], run_dir: Path) -> str:
+    """Why a job was cancelled: a person, or the failure of a job that it depends on, directly or not."""
     if (run_dir / FOLDER / CANCELLED).exists():
         return "by `nemo-srlm cancel`"
-    seen, level = set(), list(part.job.after)
+    seen, level = set(), list(one.job.after)
     while level:
-        above = [p for p in parts if p.id in level or p.job.id in level]
-        for p in above:
-            if p.failed:
-                return f"because {' '.join(p.job.refs)} failed (job {p.id})"
+        above = [k for k in every if k.id in level or k.job.id in level]
+        for k in above:
+            if k.failed:
+                return f"because {' '.join(k.job.refs)} failed (job {k.id})"
         seen |= set(level)
-        level = [i for p in above for i in p.job.after if i not in seen]
-    return "by somebody (scancel)"
+        level = [i for k in above for i in k.job.after if i not in seen]
+    return "by a person (scancel)"
 
 
-def names(ids: list[str], parts: list[Part]) -> str:
-    return " ".join(dict.fromkeys(r for p in parts if p.id in ids or p.job.id in ids for r in p.job.refs[-1:]))
-
-
-def overlay(row: Row, parts: list[Part], run_dir: Path) -> Row:
-    """The row of a stage that is not done, with what Slurm knows about it."""
+def overlay(row: Row, every: list[Known], run_dir: Path) -> Row:
+    """The row of a stage that is not done, with what is known of its jobs. Running comes before failed, then queued."""
     ref = Ref.parse(row.stage)
-    own = [p for p in parts if row.stage in p.job.refs]
-    work = [p for p in own if p.job.role == "work" and not _complete(p, ref, run_dir)] or own
+    own = [k for k in every if row.stage in k.job.refs]
+    work = [k for k in own if k.job.role == "work" and not _complete(k, ref, run_dir)] or own
     if not work:
         return row
-    running = [p for p in work if p.state in client.ACTIVE and p.state != "PENDING"]
-    failed = [p for p in work if p.failed]
-    queued = [p for p in work if p.state == "PENDING"]
-    cancelled = [p for p in work if p.state in ("CANCELLED", "PREEMPTED")]
-    counts = ", ".join(
-        f"{len(found)} {name}"
-        for name, found in (("running", running), ("queued", queued), ("failed", failed), ("cancelled", cancelled))
-        if found
-    )
-    total = max(p.job.num_shards for p in own)
-    shards = f"  [{counts} of {total} shards]" if total > 1 and work[0].job.role == "work" else ""
-    if running:
-        first = _first_open(running[0].job, run_dir)
-        if row.stage != first:
-            return replace(row, state="queued", seconds=None, words=f"after {first} in the same job", job=running[0].id)
-        progress = read_progress(stage_directory(run_dir, ref))
-        words = progress_words(progress) if progress else "starting"
-        if running[0].job.role == "finish":
-            words = "writing the manifest"
-        nodes = ",".join(dict.fromkeys(p.nodes for p in running if p.nodes))
-        seconds = max((p.seconds for p in running if p.seconds is not None), default=None)
-        return replace(row, state="running", seconds=seconds, words=words + shards, job=_ids(running), node=nodes)
-    if failed:
-        worst = failed[0]
-        first = _first_open(worst.job, run_dir)
-        if row.stage != first:
-            return replace(row, state="cancelled", seconds=None, words=f"because {first} failed", job=worst.id)
-        words = f"{worst.why}{shards}  (log: {worst.log(run_dir)})"
-        return replace(row, state="failed", seconds=None, words=words, job=_ids(failed), node=worst.nodes)
-    if queued:
-        above = names(queued[0].job.after, parts)
-        words = {
-            "Dependency": f"after {above}", "BeginTime": "requeued, waits for Slurm's delay",
-            "JobHeldAdmin": "held (scontrol release)", "JobHeldUser": "held (scontrol release)",
-        }.get(queued[0].reason, queued[0].reason)  # fmt: skip
-        if "requeued_held" in queued[0].reason.replace(" ", "_"):
-            words += " (scontrol release)"
-        return replace(row, state="queued", seconds=None, words=words + shards, job=_ids(queued))
-    if cancelled:
-        words = cause(cancelled[0], parts, run_dir)
-        return replace(row, state="cancelled", seconds=None, words=words, job=_ids(cancelled))
-    gone = work[0]
-    words = f"its job has ended ({gone.word or gone.state.lower()}) and the stage is not done: submit again"
+    shards = _counts(work, max(k.job.num_shards for k in own))
+    if found := [k for k in work if k.running]:
+        return _running(row, ref, found, shards, run_dir)
+    if found := [k for k in work if k.failed]:
+        return _failed(row, found, shards, run_dir)
+    if found := [k for k in work if k.queued]:
+        words = _pending(found[0], every) + shards
+        return replace(row, state="queued", seconds=None, words=words, job=_ids(found))
+    if found := [k for k in work if k.cancelled]:
+        words = cause(found[0], every, run_dir)
+        return replace(row, state="cancelled", seconds=None, words=words, job=_ids(found))
+    ended = work[0].outcome or work[0].state.lower()
+    words = f"its job has ended ({ended}) and the stage is not done: submit again"
     return replace(row, state="stopped", seconds=None, words=words, job=_ids(work))
 
 
-def _complete(part: Part, ref: Ref, run_dir: Path) -> bool:
-    return part.state == "COMPLETED" or (
-        part.job.num_shards > 1 and shard_mark(run_dir, ref, part.shard, part.job.num_shards).exists()
-    )
+def _counts(work: list[Known], num_shards: int) -> str:
+    """`  [1 running, 2 queued of 4 shards]`; "" for a stage that is not sharded."""
+    if num_shards == 1 or work[0].job.role != "work":
+        return ""
+    numbers = {
+        "running": sum(k.running for k in work), "queued": sum(k.queued for k in work),
+        "failed": sum(k.failed for k in work), "cancelled": sum(k.cancelled for k in work),
+    }  # fmt: skip
+    return f"  [{', '.join(f'{number} {state}' for state, number in numbers.items() if number)} of {num_shards} shards]"
 
 
-def _first_open(job: Submitted, run_dir: Path) -> str:
-    """The stage at which a job of several stages stands."""
-    left = (r for r in job.refs if not is_done(run_dir, Ref.parse(r)))
-    return next(left, job.refs[-1])
+def _running(row: Row, ref: Ref, found: list[Known], shards: str, run_dir: Path) -> Row:
+    current = _current(found[0].job, run_dir)
+    if row.stage != current:
+        return replace(row, state="queued", seconds=None, words=f"after {current} in the same job", job=found[0].id)
+    progress = read_progress(stage_directory(run_dir, ref))
+    words = progress_words(progress) if progress else "starting"
+    if found[0].job.role == "finish":
+        words = "writing the manifest"
+    nodes = ",".join(dict.fromkeys(k.nodes for k in found if k.nodes))
+    seconds = max((k.seconds for k in found if k.seconds is not None), default=None)
+    return replace(row, state="running", seconds=seconds, words=words + shards, job=_ids(found), node=nodes)
 
 
-def _ids(parts: list[Part]) -> str:
-    first = parts[0].id
-    return first if len(parts) == 1 else f"{first} +{len(parts) - 1}"
+def _failed(row: Row, found: list[Known], shards: str, run_dir: Path) -> Row:
+    first = found[0]
+    current = _current(first.job, run_dir)
+    if row.stage != current:
+        return replace(row, state="cancelled", seconds=None, words=f"because {current} failed", job=first.id)
+    words = f"{first.why}{shards}  (log: {first.log(run_dir)})"
+    return replace(row, state="failed", seconds=None, words=words, job=_ids(found), node=first.nodes)
+
+
+def _pending(one: Known, every: list[Known]) -> str:
+    """Why a job is still queued."""
+    if one.reason == "Dependency":
+        refs = (k.job.refs[-1] for k in every if k.id in one.job.after or k.job.id in one.job.after)
+        return f"after {' '.join(dict.fromkeys(refs))}"
+    held = "requeued_held" in one.reason.replace(" ", "_")
+    return PENDING.get(one.reason, one.reason) + (" (scontrol release)" if held else "")
+
+
+def _complete(one: Known, ref: Ref, run_dir: Path) -> bool:
+    mark = shard_mark(run_dir, ref, one.shard, one.job.num_shards)
+    return one.state == "COMPLETED" or (one.job.num_shards > 1 and mark.exists())
+
+
+def _current(job: Submitted, run_dir: Path) -> str:
+    """The first unfinished stage of a job of several stages."""
+    unfinished = (ref for ref in job.refs if not is_done(run_dir, Ref.parse(ref)))
+    return next(unfinished, job.refs[-1])
+
+
+def _ids(found: list[Known]) -> str:
+    first = found[0].id
+    return first if len(found) == 1 else f"{first} +{len(found) - 1}"
 
 
 def notes_of_supervisor(run_dir: Path) -> list[str]:
@@ -160,24 +186,23 @@ def notes_of_supervisor(run_dir: Path) -> list[str]:
     return [f"supervisor: {entry['words']}" for entry in read_json(path)] if path.exists() else []
 
 
-def look(run_dir: Path) -> tuple[list[Part], list[str]]:
-    """(jobs and elements, notes). Without an answer from Slurm: no parts, and a note that says so."""
+def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
+    """(what is known of the run's jobs, notes). When Slurm does not answer: nothing is known, and a note says so."""
     records = [r for r in record_of(run_dir) if r.role != "supervise"]
     notes = notes_of_supervisor(run_dir)
     try:
-        known = {e.id: e for e in client.mine(client.GLANCE)}
+        now = {task.id: task for task in client.mine(client.STATUS_SECONDS)}
     except client.SlurmError as error:
-        return [], [*notes, f"Slurm does not answer ({error.found}): this is what the files say"]
+        return [], [*notes, f"Slurm does not answer ({error.found}): this status is from the files alone"]
     wanted = [f"{r.id}_{k}" if r.shards else r.id for r in records for k in (r.shards or [0])]
-    old = client.accounted([i for i in wanted if i not in known])
-    return parts_of(run_dir, records, known, old), notes
+    past = client.accounted([i for i in wanted if i not in now])
+    return known_of(run_dir, records, now, past), notes
 
 
 def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a run with Slurm's knowledge laid over those that are not done, and notes for people."""
-    found = status.rows(run_dir)
-    parts, notes = look(run_dir)
-    return [r if r.state == "done" else overlay(r, parts, run_dir) for r in found], notes
+    """The rows of a run, with what is known of the jobs of stages that are not done, and notes for people."""
+    every, notes = ask(run_dir)
+    return [r if r.state == "done" else overlay(r, every, run_dir) for r in status.rows(run_dir)], notes
 
 
 def logs(run_dir: Path, ref: Ref) -> list[Path]:

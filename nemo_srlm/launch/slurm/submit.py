@@ -69,7 +69,7 @@ def refuse_if_active(run_dir: Path) -> None:
             remedy=f"try again later; if none can be running, remove {record}",
         ) from error  # fmt: skip
     if found:
-        ids = ", ".join(i for job in found for i in job.elements.values())
+        ids = ", ".join(i for job in found for i in job.tasks.values())
         raise UserError(
             run_dir, f"Slurm jobs {ids} are already queued or running here", remedy="wait, or `nemo-srlm cancel` first"
         )
@@ -157,7 +157,7 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
         missing = plan(cfg, run_dir, running)
         if not missing:
             return run_dir, [], running
-        old = [i for job in running if job.role == "supervise" for i in job.elements.values()]
+        old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
         (run_dir / FOLDER / SUPERVISION).unlink(
             missing_ok=True
@@ -171,8 +171,8 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
 def cancel(run_dir: Path) -> list[str]:
     """Cancels every queued and running job of the run. Returns their ids."""
     with locked(run_dir, LOCK_SECONDS):
-        # whole arrays: Slurm forgets the elements that are cancelled one by one
-        ids = list(dict.fromkeys(i.partition("_")[0] for job in active(run_dir) for i in job.elements.values()))
+        # whole arrays: Slurm forgets the tasks that are cancelled one by one
+        ids = list(dict.fromkeys(i.partition("_")[0] for job in active(run_dir) for i in job.tasks.values()))
         (run_dir / FOLDER).mkdir(exist_ok=True)
         (run_dir / FOLDER / CANCELLED).write_text(f"{time.time()}\n", encoding="utf-8")
         client.cancel(ids)

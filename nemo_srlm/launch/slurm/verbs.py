@@ -19,7 +19,7 @@ def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
     for name in ("job", "stages", "kind", "tasks", "nodes x GPUs", "limit", "after"):
         out.add_column(name, overflow="fold")
     for old in active:
-        ids = " ".join(old.elements.values())
+        ids = " ".join(old.tasks.values())
         out.add_row(f"(job {ids})", " ".join(map(str, old.refs)) or jobs.SUPERVISOR, old.role, "", "", "", "")
     for job in missing:
         tasks = f"array {job.array}" if job.shards else "1"
@@ -49,7 +49,7 @@ def plan(cfg: Config) -> int:
 
 def submit(cfg: Config) -> int:
     run_dir, done, before = submission.submit(cfg)
-    ids = [i for job in before for i in job.elements.values()]
+    ids = [i for job in before for i in job.tasks.values()]
     if done:
         print(f"{run_dir}: submitted {len(done)} jobs ({done[0].id} to {done[-1].id}), {len(ids)} were there before")
         print("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
