@@ -84,12 +84,12 @@ def key_of(step: Step) -> str:
 
 
 def directory(run_dir: Path, key: str) -> Path:
-    """Where a job's settings, logs and attempts lie."""
+    """The folder of a job's settings, logs and attempts."""
     return run_dir / FOLDER / key
 
 
 def config_digest(cfg: Config) -> str:
-    """Of everything that is identity: a queued job refuses to run when the frozen config says something else."""
+    """Fingerprint of all identity settings: a queued job refuses to run when those of the frozen config have changed."""
     return fingerprint(identity(cfg))
 
 
@@ -109,9 +109,9 @@ def steps_of(cfg: Config, refs: list[Ref]) -> list[Step]:
 def build(
     cfg: Config, todo: list[Ref], active: list[Active], done_shards: Callable[[Ref, int], Collection[int]]
 ) -> list[Job]:
-    """The jobs that are missing, in an order in which each comes after what it waits for.
+    """The missing jobs, each after the jobs that it waits for.
 
-    `todo`: stages that are not done, in the pipeline's order. `done_shards(ref, n)`: shards of n that are complete.
+    `todo`: the unfinished stages, in the pipeline's order. `done_shards(ref, n)`: shards of n that are complete.
     """
     ending = {  # stage -> ids of the active job that finishes it
         ref: tuple(job.tasks.values())
@@ -119,7 +119,7 @@ def build(
         for ref in job.refs
         if job.role == "finish" or (job.role == "work" and not is_sharded(cfg, job.refs))
     }
-    at_work = {job.refs[0]: job.tasks for job in active if job.role == "work" and is_sharded(cfg, job.refs)}
+    running_shards = {job.refs[0]: job.tasks for job in active if job.role == "work" and is_sharded(cfg, job.refs)}
     jobs: list[Job] = []
     produced: dict[Ref, str] = {}  # stage -> key of the new job that finishes it
     for step in steps_of(cfg, [ref for ref in todo if ref not in ending]):
@@ -130,7 +130,7 @@ def build(
         if step.num_shards == 1:
             jobs.append(Job(key, "work", step.refs, step.kind, (), 1, after, after_ids))
         else:
-            running = at_work.get(first, {})
+            running = running_shards.get(first, {})
             finished = done_shards(first, step.num_shards)
             missing = tuple(k for k in range(step.num_shards) if k not in running and k not in finished)
             if missing:
@@ -147,7 +147,7 @@ def is_sharded(cfg: Config, refs: Sequence[Ref]) -> bool:
 
 
 def with_supervisor(jobs: list[Job], active: list[Active]) -> list[Job]:
-    """Adds the job that looks at how the others ended: it waits for the end of all that nothing else waits for."""
+    """Adds the supervisor's job. It waits for the end of every job that no other job waits for."""
     waited = {key for job in jobs for key in job.after} | {i for job in jobs for i in job.after_ids}
     ends = tuple(job.key for job in jobs if job.key not in waited)
     ids = tuple(i for job in active if job.role != "supervise" for i in job.tasks.values() if i not in waited)
@@ -180,7 +180,7 @@ def num_gpus(cfg: Config, job: Job) -> int:
 
 
 def comment(run_dir: Path, job: Job) -> str:
-    """Carried by the job: it names run and stages, so that a job is found again even where its id was lost."""
+    """The job's comment names run and stages, so that a job is found again even when its id was not recorded."""
     return f"{MARK} {job.role} {','.join(map(str, job.refs)) or job.key} {run_dir.resolve()}"
 
 
