@@ -35,7 +35,8 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Config, imported late
-    from nemo_srlm.config.compose import CONFIGS, compose
+    from nemo_srlm.config.compose import compose
+    from nemo_srlm.config.shipped import CONFIGS
 
     return compose(args.config_name, args.overrides, args.config_dir or CONFIGS)
 

@@ -11,7 +11,7 @@
 set -eu
 # Under sbatch this file is a copy in slurmd's spool directory: the checkout is the directory in which sbatch was called.
 if [ -n "${SLURM_JOB_ID:-}" ]; then root=${NEMO_SRLM_ROOT:-$SLURM_SUBMIT_DIR}; else root=$(cd "$(dirname "$0")/.." && pwd); fi
-if [ ! -e "$root/slurm/stage.sh" ]; then
+if [ -z "${NEMO_SRLM_ROOT:-}" ] && [ ! -e "$root/slurm/stage.sh" ]; then
     echo "error: $root is not the checkout; call sbatch there, or set NEMO_SRLM_ROOT" >&2
     exit 2
 fi

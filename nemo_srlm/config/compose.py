@@ -7,10 +7,8 @@ from typing import Any
 from nemo_srlm.config.checks import check
 from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.errors import ConfigError
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
 
 FROZEN = "config.yaml"  # in the run directory: what runs is what was started
 

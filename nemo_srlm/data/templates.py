@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_srlm.config.compose import CONFIGS
+from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")

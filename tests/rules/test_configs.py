@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_srlm.config.compose import CONFIGS, compose
+from nemo_srlm.config.compose import compose
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.stages import load
 from nemo_srlm.train.layout import check_batches, check_layout, check_precision

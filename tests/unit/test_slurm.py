@@ -10,6 +10,7 @@ import pytest
 from nemo_srlm.config.compose import compose
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import CONFIGS, JOB_DIRECTORY, SLURM
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch.slurm import client, jobs, status, supervise
@@ -109,7 +110,7 @@ def test_a_training_job_asks_for_nodes_gpus_a_warning_and_its_dependencies():
         "--signal=B:USR1@600", "--dependency=afterok:11:12_3", "--kill-on-invalid-dep=yes", "--licenses=x",
     ):  # fmt: skip
         assert flag in found
-    assert found[-3:] == [str(jobs.ROOT / "slurm/stage.sh"), "/runs/r/slurm/iter1-tune", "work"]
+    assert found[-3:] == [str(SLURM / "stage.sh"), "/runs/r/slurm/iter1-tune", "work"]
 
 
 def test_a_generation_element_asks_for_one_engine():
@@ -127,15 +128,15 @@ def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "module load cuda/12.8", "x y", "--container-image=/img/a b.sqsh",
-        f"--container-mounts=/data:/data,{jobs.ROOT}:{jobs.ROOT},/runs/r:/runs/r", f"--container-workdir={jobs.ROOT}",
+        f"--container-mounts=/data:/data,{JOB_DIRECTORY}:{JOB_DIRECTORY},/runs/r:/runs/r", f"--container-workdir={JOB_DIRECTORY}",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted((jobs.ROOT / "configs/cluster").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [p.stem for p in sorted((CONFIGS / "cluster").glob("*.yaml"))])
 def test_every_cluster_profile_builds_and_changes_no_fingerprint(name: str, tmp_path: Path):
     folder = tmp_path / "configs"
     folder.mkdir()
-    (folder / "cluster").symlink_to(jobs.ROOT / "configs/cluster")
+    (folder / "cluster").symlink_to(CONFIGS / "cluster")
     (folder / "x.yaml").write_text(f"defaults: [cluster: {name}, _self_]\n")
     cfg = compose("x", (), folder)
     assert identity(cfg) == identity(Config())

@@ -10,6 +10,7 @@ from typing import Literal
 from nemo_srlm.config.cluster import JobSection
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import JOB_DIRECTORY, SLURM
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
@@ -18,7 +19,6 @@ from nemo_srlm.launch.plan import Step, fuse, step_of
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.stages import load
 
-ROOT = Path(__file__).resolve().parents[3]  # the checkout: slurm/stage.sh lies in it
 FOLDER = "slurm"  # in the run directory: all that concerns the jobs
 SETTINGS = "job.json"  # in a job's folder
 SUPERVISOR = "supervisor"
@@ -208,7 +208,7 @@ def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> 
         f"--job-name={run_dir.name}/{job.key}", f"--comment={comment(run_dir, job)}",
         f"--output={folder}/log-{'%A_%a' if job.shards else '%j'}.txt",
         "--open-mode=append", "--requeue", f"--nodes={num_nodes(cfg, job)}", "--ntasks-per-node=1",
-        f"--chdir={ROOT}",
+        f"--chdir={JOB_DIRECTORY}",
     ]  # fmt: skip
     out += [f"--time={own.time}" if job.role == "work" else "--time=01:00:00"]
     if job.role == "work":
@@ -230,8 +230,8 @@ def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> 
         out += [f"--dependency={word}:{':'.join(dependencies)}", "--kill-on-invalid-dep=yes"]
     out += [*site.flags, *own.flags]
     if job.role == "supervise":
-        return [*out, str(ROOT / "slurm" / "iteration.sh"), "--supervise", str(run_dir.resolve())]
-    return [*out, str(ROOT / "slurm" / "stage.sh"), str(folder), job.role]
+        return [*out, str(SLURM / "iteration.sh"), "--supervise", str(run_dir.resolve())]
+    return [*out, str(SLURM / "stage.sh"), str(folder), job.role]
 
 
 def python(cfg: Config) -> str:
@@ -252,15 +252,24 @@ def shell(cfg: Config, run_dir: Path, job: Job) -> str:
     image = own.image or site.image
     srun: list[str] = []
     if image and image != "none":
-        mounts = [*site.mounts, *own.mounts, f"{ROOT}:{ROOT}", f"{run_dir.resolve()}:{run_dir.resolve()}"]
-        srun = [f"--container-image={image}", f"--container-mounts={','.join(mounts)}", f"--container-workdir={ROOT}"]
+        mounts = [
+            *site.mounts,
+            *own.mounts,
+            f"{JOB_DIRECTORY}:{JOB_DIRECTORY}",
+            f"{run_dir.resolve()}:{run_dir.resolve()}",
+        ]
+        srun = [
+            f"--container-image={image}",
+            f"--container-mounts={','.join(mounts)}",
+            f"--container-workdir={JOB_DIRECTORY}",
+        ]
     prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
     if site.interface and job.kind == "train":
         name = shlex.quote(site.interface)
         prepare += [f"export NCCL_SOCKET_IFNAME={name} GLOO_SOCKET_IFNAME={name}"]
     lines = [
         "# written at submit; read by slurm/stage.sh",
-        f"ROOT={shlex.quote(str(ROOT))}",
+        f"ROOT={shlex.quote(str(JOB_DIRECTORY))}",
         f"PYTHON={shlex.quote(python(cfg))}",
         f"MAX_RESTARTS={site.max_restarts}",
         f"RETRIES={site.retries}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import JOB_DIRECTORY
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json, write_atomic, write_json
 from nemo_srlm.core.stage import run_directory
@@ -128,7 +129,7 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitte
         kinds.setdefault(tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), words)
     for words in kinds.values():
         client.test_only(words)
-    os.environ |= {"NEMO_SRLM_ROOT": str(jobs.ROOT), "PYTHON": sys.executable}  # for the supervisor's iteration.sh
+    os.environ |= {"NEMO_SRLM_ROOT": str(JOB_DIRECTORY), "PYTHON": sys.executable}  # for the supervisor's iteration.sh
     known, out = record_of(run_dir), []
     ids: dict[str, str] = {}
     for job in missing:
