@@ -19,14 +19,14 @@ def padded_vocab_size(model: ModelSection, tensor: int) -> int:
     return -(-model.vocab_size // multiple) * multiple
 
 
-def check_heads(model: ModelSection) -> None:
-    """Raises ConfigError when the sizes of the attention contradict each other."""
+def check_heads(model: ModelSection, where: object = "model") -> None:
+    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
     heads, groups = model.num_attention_heads, model.num_query_groups
     if not model.head_dim and model.hidden_size % heads:
-        raise ConfigError("model.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
+        raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
                           "or set model.head_dim")  # fmt: skip
     if heads % groups:
-        raise ConfigError("model.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
+        raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
 
 
 def check_layout(model: ModelSection, parallel: ParallelSection) -> None:

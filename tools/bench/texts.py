@@ -9,8 +9,11 @@ from pathlib import Path
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-def sentences(minimum: int = 4, maximum: int = 150) -> list[str]:
-    """All distinct texts of minimum..maximum words: whole instructions; responses and OASST messages split into sentences."""
+MIN_WORDS, MAX_WORDS = 4, 150
+
+
+def sentences() -> list[str]:
+    """All distinct texts of MIN_WORDS..MAX_WORDS words: whole instructions; responses and OASST messages split into sentences."""
     whole: list[str] = []
     running: list[str] = []
     for name in ("self_instruct_seed_tasks", "mt_bench_questions"):
@@ -29,6 +32,6 @@ def sentences(minimum: int = 4, maximum: int = 150) -> list[str]:
         running.append(message["text"])
         stack += message["replies"]
     pieces = [piece.strip() for text in running for piece in re.split(r"(?<=[.!?])\s+|\n+", text)]
-    texts = list(dict.fromkeys(text for text in whole + pieces if minimum <= len(text.split()) <= maximum))
+    texts = list(dict.fromkeys(text for text in whole + pieces if MIN_WORDS <= len(text.split()) <= MAX_WORDS))
     random.Random(0).shuffle(texts)
     return texts
