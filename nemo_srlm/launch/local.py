@@ -113,7 +113,7 @@ def run_workers(session: Session, step: Step, num_done: int) -> int:
             for ref in step.refs:
                 if ref not in finished and is_done(run_dir, ref):
                     finished.add(ref)
-                    if not finished_by_launcher(step):
+                    if not step.finished_by_launcher:
                         announce(session, ref, time.time() - began)
                         began = time.time()
             ref = current(run_dir, step)
@@ -143,16 +143,11 @@ def stop_reason(session: Session) -> str:
     return limits(os.environ, session.began, session.cfg.run.time_budget, session.cfg.cluster.warning).why
 
 
-def finished_by_launcher(step: Step) -> bool:
-    """Whether the manifest is written after several processes have ended, and not by the one worker."""
-    return step.kind == "train" or step.num_shards > 1
-
-
 def run_step(session: Session, step: Step, num_done: int) -> None:
     """Runs one step to its manifests. Raises StageFailed."""
     cfg, run_dir, began = session.cfg, session.run_dir, time.time()
     ref, stage = step.refs[0], load(step.refs[0].stage)
-    if finished_by_launcher(step):
+    if step.finished_by_launcher:
         if stages.ready(stage, cfg, ref.iteration, run_dir):
             session.display.line(f"  {'linked':6} {ref}")
             return
@@ -165,7 +160,7 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
             raise StageFailed(f"{ref} has saved and stopped: {reason}", EXIT_AGAIN)
     if code:
         raise failure(run_dir, step, code)
-    if finished_by_launcher(step):
+    if step.finished_by_launcher:
         stages.finish(stage, stages.context(run_dir, stage, cfg, ref.iteration), run_dir)
         announce(session, ref, time.time() - began)
 

@@ -20,6 +20,11 @@ class Step:
     kind: Kind
     num_shards: int
 
+    @property
+    def finished_by_launcher(self) -> bool:
+        """Whether the launcher writes the manifest, after several processes have ended, and not the one worker."""
+        return self.kind == "train" or self.num_shards > 1
+
     def __str__(self) -> str:
         return " ".join(map(str, self.refs))
 
