@@ -1,1 +1,1 @@
-"""From data files to records and token ids: tokenizer, chat format, templates, Open Assistant, splits, prompts, preferences."""
+"""Data: files to records and token ids: tokenizer, chat format, templates, Open Assistant, splits, prompts, preferences."""

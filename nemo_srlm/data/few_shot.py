@@ -1,7 +1,7 @@
-"""Prompt writing as pure functions: which demonstrations are shown, the few-shot text, and what was written.
+"""Few-shot prompt writing as pure functions: the demonstrations, the writer's input, the prompt in its output.
 
-Paper: 8 shots, 6 from the IFT prompts and 2 from prompts generated so far, shuffled (Self-Instruct). A model may write
-an instruction, a separator and then begin to answer it: what it wrote is cut there.
+Paper (section 2.2, after Self-Instruct): 8 demonstrations, 6 from the IFT prompts and 2 from the prompts generated so
+far, shuffled. A model may write an instruction, a separator and then a response to it: the output is cut there.
 """
 
 import random
@@ -15,8 +15,8 @@ def sample_demonstrations(
 ) -> tuple[str, ...]:
     """The demonstrations of one attempt, shuffled, all different; a function of its arguments alone.
 
-    While fewer than `generated_shots` prompts have been generated, seed prompts take their places (as Self-Instruct
-    does), so the number of shots stays the same as long as there are enough texts at all.
+    While there are fewer than `generated_shots` generated prompts, seed prompts replace them (as in Self-Instruct), so
+    the number of shots stays the same where there are enough texts at all.
     """
     rng = random.Random(seed)
     chosen = rng.sample(generated, min(generated_shots, len(generated)))
@@ -28,18 +28,18 @@ def sample_demonstrations(
 
 
 def few_shot_text(template: ShotTemplate, demonstrations: Sequence[str]) -> str:
-    """The writer's input: head, one shot a demonstration, tail."""
+    """The writer's input: head, one shot per demonstration, tail."""
     shots = [fill(template.shot, NUMBER=str(i), DEMONSTRATION=text) for i, text in enumerate(demonstrations, start=1)]
     return template.head + "".join(shots) + fill(template.tail, NUMBER=str(len(shots) + 1))
 
 
 def shot_separator(template: ShotTemplate) -> str:
-    """What follows a demonstration in the template (its end mark), without spaces at the ends; "" when nothing does."""
+    """The text after a demonstration in the template (its end mark), stripped; "" where there is none."""
     return template.shot.partition("<DEMONSTRATION_HERE>")[2].partition("<NUMBER_HERE>")[0].strip()
 
 
 def parse_written(text: str, truncated: bool, separators: Sequence[str]) -> tuple[str, str]:
-    """(prompt, "") of what the writer wrote, or ("", reason): "empty", or "truncated" where no end was reached.
+    """(prompt, "") of the writer's output, or ("", reason): "empty", or "truncated" where no end was reached.
 
     Cuts at the first of `separators` after the start of the text; a separator that begins with a newline counts only
     at the start of a line.

@@ -1,9 +1,9 @@
 """Open Assistant exports: first turns with their ranked replies, from trees or from flat messages.
 
-Two released forms, plain or gzipped: `*.trees.jsonl` (one tree a line, replies nested) and `*.messages.jsonl` (one
-message a line, linked by parent_id). Both give the same first turns. Only finished trees count
-(tree_state "ready_for_export"): in the others moderation or ranking is still open. Nothing is dropped without a reason
-in `counts`. A reply may carry an extra key "judgement" (justification ending in "Score: k"): data that brings its own.
+Two released formats, plain or gzipped: `*.trees.jsonl` (one tree per line, replies nested) and `*.messages.jsonl` (one
+message per line, linked by parent_id). Both give the same first turns. Only finished trees are used (tree_state
+"ready_for_export"): the moderation or ranking of the others is not complete. Everything that is left out is counted by
+reason. A reply may have an extra key "judgement" (a justification that ends in "Score: k"), for eft.source=external.
 """
 
 from collections import Counter
@@ -38,10 +38,10 @@ class FirstTurn:
 
 
 def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str]) -> Iterator[FirstTurn]:
-    """First turns of all files in `language` (exact tag, such as "en", "de", "pt-BR"), one a tree.
+    """First turns of all files in `language` (exact tag, such as "en", "de", "pt-BR"), one per tree.
 
     `counts` gets "trees" and, for what is left out, "tree_<reason>" and "reply_<reason>". Raises DataError (file:line)
-    for a file that is missing, malformed or not in either form.
+    for a file that is missing, malformed or in neither format.
     """
     seen: set[str] = set()
     for path in paths:
@@ -58,7 +58,7 @@ def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str])
 
 
 def _roots(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(file:line, tree state, root message with its replies) of either form."""
+    """(file:line, tree state, root message with its replies) of either format."""
     flat: list[tuple[str, dict[str, Any]]] = []
     for number, data in read_json_lines(path):
         where = f"{path}:{number}"
@@ -78,9 +78,9 @@ def _roots(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _roots_of_messages(flat: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Flat messages may stand in any order; only direct replies to a root are put under it (first turns)."""
+    """Flat messages may be in any order; only direct replies to a root are attached to it (first turns)."""
     roots = {data["message_id"]: {**data, "replies": []} for _, data in flat if not data.get("parent_id")}
-    placed: set[str] = set()  # a tree that stands twice in an export must not have every reply twice
+    placed: set[str] = set()  # a tree that is twice in an export must not get each reply twice
     for where, data in flat:
         parent = data.get("parent_id")
         if parent in roots:
@@ -102,7 +102,7 @@ def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 def _tree_reason(root: dict[str, Any], state: str, language: str, where: str) -> str:
-    """Why the tree is left out, or "". Looked at in the order: language, state, moderation, text."""
+    """Why the tree is left out, or "". Checked in the order: language, state, moderation, text."""
     if _field(root, "lang", str, where) != language:
         return "other_language"
     if state != FINISHED:
@@ -113,7 +113,7 @@ def _tree_reason(root: dict[str, Any], state: str, language: str, where: str) ->
 
 
 def _message_reason(message: dict[str, Any]) -> str:
-    """Moderation flags. Exports of different years have more or fewer of them: an absent flag says nothing."""
+    """Why a message is left out by its moderation flags, or "". Older exports have fewer flags: an absent one is no reason."""
     if message.get("deleted"):
         return "deleted"
     if message.get("review_result") is False:

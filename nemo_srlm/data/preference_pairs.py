@@ -1,9 +1,9 @@
-"""Given preferences: files of chosen and rejected responses (as UltraFeedback's) -> preference pairs.
+"""External preferences: files of chosen and rejected responses (such as UltraFeedback) -> preference pairs.
 
 JSONL (also .gz), or parquet through `datasets`. `chosen` and `rejected` are texts beside a `prompt`, or lists of
-messages [{"role": "user"}, {"role": "assistant"}], or HH's "Human: ... Assistant: ..."; optional scores: chosen_score
-/ rejected_score, or score_chosen / score_rejected. Left out and counted: several turns, empty or equal texts, equal
-scores, repeated pairs.
+messages [{"role": "user"}, {"role": "assistant"}], or Anthropic HH's "Human: ... Assistant: ..."; optional scores:
+chosen_score / rejected_score, or score_chosen / score_rejected. Left out and counted: conversations of several turns,
+empty or equal texts, equal scores, duplicates.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.errors import ConfigError, DataError
 
 
-def files(cfg: Config) -> list[Path]:
-    """pairs.files, which must be there. Raises ConfigError or DataError."""
+def preference_files(cfg: Config) -> list[Path]:
+    """The paths of pairs.files. Raises ConfigError where there are none, DataError where one does not exist."""
     if not cfg.pairs.files:
         raise ConfigError(
             "pairs.files", "empty, with run.arm=external", "preference files", "set pairs.files=[path, ...]"
@@ -31,12 +31,12 @@ def files(cfg: Config) -> list[Path]:
 
 
 def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[PreferencePair]:
-    """Streams the usable pairs; `counts` gets "pairs" and what is left out as "dropped_<reason>"."""
+    """Streams the usable pairs; `counts` gets "pairs" and, for what is left out, "dropped_<reason>"."""
     seen: set[str] = set()
     for path in paths:
-        for where, row in rows(path):
+        for where, row in read_rows(path):
             counts["prompts"] += 1
-            found = pair_of(row, where)
+            found = to_pair(row, where)
             if isinstance(found, PreferencePair) and found.id in seen:
                 found = "duplicate"
             if isinstance(found, str):
@@ -49,7 +49,8 @@ def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[Preferen
             yield found
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) of a JSONL or parquet file."""
     if path.suffix == ".parquet":
         from datasets import load_dataset
 
@@ -62,8 +63,8 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{line}", row
 
 
-def pair_of(row: dict[str, Any], where: str) -> PreferencePair | str:
-    """The row's pair, or the reason why it is not usable. Raises DataError when it is no preference at all."""
+def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
+    """The row's pair, or the reason why it is not usable. Raises DataError for a row that is not a preference."""
     if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
         raise DataError(where, f"no {' and no '.join(missing)}", "a row with chosen and rejected")
     sides = [_single_turn(row[name], where) for name in ("chosen", "rejected")]
@@ -98,7 +99,7 @@ def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
 
 
 def _transcript(text: str) -> tuple[str | None, str] | None:
-    """A plain text, or Anthropic HH's form of a conversation: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    """A plain text, or Anthropic HH's format of a conversation: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
     if not text.startswith("\n\nHuman: "):
         return None, text
     turns = text.removeprefix("\n\nHuman: ").split("\n\nAssistant: ")

@@ -1,11 +1,11 @@
-"""Filters on written prompts, with a reason for every rejection: length, keywords, beginnings, and ROUGE-L.
+"""Filters for generated prompts, with a reason for every rejection: length, keywords, beginnings, and ROUGE-L.
 
 The ROUGE-L decisions are exactly those of `rouge_score` (RougeScorer(["rougeL"], use_stemmer=False), F1 > threshold in
-the same floating point), only faster: texts become strings of one character a token, kept by their number of tokens;
-for each pair of lengths the smallest common subsequence that exceeds the threshold is worked out once, and rapidfuzz
-searches for nothing shorter than that.
+the same floating point), only faster: a text becomes a string of one character per token, stored by its number of
+tokens; for each pair of lengths the shortest common subsequence that exceeds the threshold is computed once, and
+rapidfuzz searches for that length or more.
 
-`rouge_score` keeps a-z and 0-9 only, so that texts in other scripts vanish; tokenization "unicode" is for them.
+`rouge_score` keeps a-z and 0-9 alone, so texts in other scripts become empty; tokenization "unicode" is for them.
 """
 
 import re
@@ -44,7 +44,7 @@ def rouge_f1(common: int, length_a: int, length_b: int) -> float:
 
 
 class RougeIndex:
-    """A growing pool of texts that says which new text is too near to one of them (F1 > threshold)."""
+    """A growing pool of texts; finds the new texts that are too similar to one of them (ROUGE-L F1 > threshold)."""
 
     def __init__(self, threshold: float, tokenization: str = "rouge") -> None:
         self.threshold, self.tokenization = threshold, tokenization
@@ -53,15 +53,15 @@ class RougeIndex:
         self._needed: dict[tuple[int, int], int] = {}
 
     def encode(self, text: str) -> str:
-        """The text's code: a string of one character a token, only for this index ("" when it has no token)."""
+        """The text's code: a string of one character per token, for this index alone ("" when it has no token)."""
         return "".join(chr(self._ids.setdefault(token, len(self._ids))) for token in tokenize(text, self.tokenization))
 
     def add(self, code: str) -> None:
         if code:
             self._by_length[len(code)].append(code)
 
-    def near(self, codes: Sequence[str]) -> list[bool]:
-        """For each code, whether some code of the pool has F1 > threshold with it. Many at once are faster."""
+    def has_similar(self, codes: Sequence[str]) -> list[bool]:
+        """For each code, whether some code of the pool has F1 > threshold with it. Many codes at once are faster."""
         result = np.zeros(len(codes), dtype=bool)
         for length, members in _by_length(codes).items():
             for other, pool in self._by_length.items():
@@ -70,7 +70,7 @@ class RougeIndex:
                     result[rows] |= _common_at_least(needed, [codes[i] for i in rows], pool).any(axis=1)
         return [bool(value) for value in result]
 
-    def near_earlier(self, codes: Sequence[str]) -> list[list[int]]:
+    def similar_earlier(self, codes: Sequence[str]) -> list[list[int]]:
         """For each code, the positions before its own whose codes have F1 > threshold with it."""
         found: list[list[int]] = [[] for _ in codes]
         groups = _by_length(codes)
@@ -84,11 +84,11 @@ class RougeIndex:
         return found
 
     def needed(self, length_a: int, length_b: int) -> int:
-        """The smallest common subsequence with F1 > threshold; min(lengths) + 1 when even that does not exceed it."""
+        """Length of the shortest common subsequence with F1 > threshold; min(lengths) + 1 where none exceeds it."""
         key = (length_a, length_b)
         if key not in self._needed:
             shorter = min(key)
-            # F1 = 2c / (a + b) but for rounding: start one below the real-number solution and step up.
+            # F1 = 2c / (a + b) except for rounding: start one below the exact solution and increase.
             common = min(max(int(self.threshold * (length_a + length_b) / 2) - 1, 1), shorter + 1)
             while common <= shorter and not rouge_f1(common, *key) > self.threshold:
                 common += 1
@@ -112,20 +112,20 @@ def _common_at_least(
 
 
 class PromptFilter:
-    """Accepts or rejects written prompts in order; what it accepts joins the pool that the next ones are held against.
+    """Accepts or rejects generated prompts in order; accepted ones join the pool that later ones are compared with.
 
-    Reasons, in the order in which they are looked at: empty, too_short, too_long, keyword, start, first_character,
+    Reasons, in the order of the checks: empty, too_short, too_long, keyword, start, first_character,
     duplicate, held_out, no_tokens, rouge. `counts` holds how many of each, and "accepted".
     """
 
     def __init__(self, section: PromptsSection, seeds: Iterable[str], held_out: Iterable[str] = ()) -> None:
-        """`seeds`: prompts to be unlike. `held_out`: evaluation prompts, never to be written (compared by tokens)."""
+        """`seeds`: prompts that new ones must differ from. `held_out`: evaluation prompts, rejected when equal by tokens."""
         self.section = section
         self.counts: Counter[str] = Counter()
         self._index = RougeIndex(section.rouge_max, section.tokenization)
         self._seen: set[str] = set()
         self._held_out = {tuple(tokenize(text, section.tokenization)) for text in held_out}
-        # Self-Instruct looks for whole words in any case; look-arounds so that a keyword may end in a sign.
+        # Whole words in any case, as Self-Instruct; look-arounds, so that a keyword may end in punctuation.
         words = "|".join(re.escape(word) for word in section.keywords)
         self._keywords = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
         for text in seeds:
@@ -157,13 +157,13 @@ class PromptFilter:
         """Per text, in order, the reason for rejecting it, or "": then it is in the pool. One search of the pool for all."""
         reasons = [self._reason_before_rouge(text) for text in texts]
         codes = ["" if reason else self._index.encode(text) for text, reason in zip(texts, reasons, strict=True)]
-        near, near_earlier = self._index.near(codes), self._index.near_earlier(codes)
+        similar, earlier = self._index.has_similar(codes), self._index.similar_earlier(codes)
         for i, text in enumerate(texts):
             if not reasons[i] and text in self._seen:
                 reasons[i] = "duplicate"
             if not reasons[i] and not codes[i]:
-                reasons[i] = "no_tokens"  # nothing to compare by: another script under "rouge", or signs only
-            if not reasons[i] and (near[i] or any(not reasons[j] for j in near_earlier[i])):
+                reasons[i] = "no_tokens"  # nothing to compare: another script under "rouge", or punctuation alone
+            if not reasons[i] and (similar[i] or any(not reasons[j] for j in earlier[i])):
                 reasons[i] = "rouge"
             if not reasons[i]:
                 self._admit(text, codes[i])

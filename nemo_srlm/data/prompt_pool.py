@@ -1,4 +1,9 @@
-"""The pool of written prompts: which attempts are accepted, and why the others are not."""
+"""The pool of generated prompts: which attempts are accepted, and why the others are rejected.
+
+Attempts are made in rounds. The demonstrations of an attempt are drawn from the seed prompts and from the pool at the
+start of the round, and the size of a round follows from the acceptance so far. So the accepted prompts are a function
+of the settings and the raw attempts alone, and can be computed again from the stored attempts.
+"""
 
 import math
 from collections import Counter
@@ -13,15 +18,13 @@ from nemo_srlm.data.few_shot import parse_written, sample_demonstrations
 from nemo_srlm.data.prompt_filters import PromptFilter
 from nemo_srlm.errors import DataError
 
-SMALLEST_ROUND = 32  # attempts: a smaller one would leave the engine idle
-
-
-ATTEMPTS_EACH = 20  # attempts a wanted prompt, where prompts.max_attempts is 0
+SMALLEST_ROUND = 32  # attempts: fewer would not fill the engine
+ATTEMPTS_PER_PROMPT = 20  # where prompts.max_attempts is 0
 
 
 @dataclass(frozen=True)
 class Attempt(Record):
-    """What the writer wrote, raw. id = attempt_id(index)."""
+    """One raw output of the prompt writer. id = attempt_id(index)."""
 
     index: int
     round: int
@@ -37,12 +40,12 @@ def attempt_id(index: int) -> str:
 
 
 def max_attempts(section: PromptsSection) -> int:
-    return section.max_attempts or ATTEMPTS_EACH * section.num_prompts
+    return section.max_attempts or ATTEMPTS_PER_PROMPT * section.num_prompts
 
 
 @dataclass
-class Pool:
-    """The state between two rounds: what was accepted, from how many attempts, and why the others were not."""
+class PromptPool:
+    """The state between two rounds: the accepted prompts, the number of attempts, the rejections by reason."""
 
     section: PromptsSection
     run_seed: int
@@ -51,7 +54,7 @@ class Pool:
     earlier: list[str]  # accepted in earlier iterations
     separators: list[str]
     filter: PromptFilter
-    forbidden: Callable[[str], bool]  # the tiny world: a held-out combination in other words
+    forbidden: Callable[[str], bool]  # a held-out question in other words (tiny world)
     accepted: list[Prompt] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     num_attempts: int = 0
@@ -66,7 +69,7 @@ class Pool:
         return not self.complete and self.num_attempts >= max_attempts(self.section)
 
     def next_round(self) -> range:
-        """The attempts of the next round: as many as are likely to be needed, at most round_size."""
+        """The indices of the next round's attempts: as many as are probably needed, at most prompts.round_size."""
         size = self.section.round_size
         if self.accepted:
             missing = self.section.num_prompts - len(self.accepted)
@@ -75,7 +78,7 @@ class Pool:
         return range(self.num_attempts, self.num_attempts + size)
 
     def demonstrations(self, index: int) -> tuple[str, ...]:
-        """What attempt `index` of the next round is shown."""
+        """The demonstrations of attempt `index` of the next round."""
         generated = self.earlier + [prompt.text for prompt in self.accepted]
         seed = item_seed(self.run_seed, "demonstrations", self.iteration, index)
         return sample_demonstrations(
@@ -83,7 +86,7 @@ class Pool:
         )  # fmt: skip
 
     def consume(self, attempts: list[Attempt]) -> None:
-        """One whole round, in order. What comes after the last wanted prompt counts as "not_needed"."""
+        """Takes the attempts of one whole round, in order. Those after the last wanted prompt count as "not_needed"."""
         read = [self._read(attempt) for attempt in attempts]
         reasons = [reason for _, reason in read]
         written = [i for i, reason in enumerate(reasons) if not reason]
@@ -107,7 +110,7 @@ class Pool:
         return (text, "held_out") if not reason and self.forbidden(text) else (text, reason)
 
     def shortfall(self, where: Path) -> DataError:
-        """The error for a pool that stays too small: how many, why the others were rejected, what to change."""
+        """The error for an exhausted pool: how many prompts there are, why others were rejected, what to change."""
         by_reason = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
         return DataError(
             where, f"{len(self.accepted)} prompts accepted of {self.num_attempts} attempts ({by_reason})",

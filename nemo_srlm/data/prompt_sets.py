@@ -1,4 +1,4 @@
-"""Prompt sets that a user brings for evaluation: AlpacaEval's, or any file with a prompt a row and maybe a category.
+"""Prompt sets of the user for evaluation: AlpacaEval's, or any file with one prompt per row and optionally a category.
 
 JSON (a list), or JSON lines; both also gzipped. A row's prompt is `prompt`, `instruction` or `text`, its category
 `category` or `dataset` (AlpacaEval's name for where a prompt comes from).
@@ -20,14 +20,16 @@ CATEGORIES = ("category", "dataset")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptEntry:
+    """A prompt with its category; "" for none."""
+
     prompt: Prompt
     category: str = ""
 
 
-def read_prompt_set(path: Path, counts: Counter[str]) -> list[Asked]:
+def read_prompt_set(path: Path, counts: Counter[str]) -> list[PromptEntry]:
     """The prompts in the file's order; repeated texts are dropped and counted. Raises DataError with the row."""
-    found: dict[str, Asked] = {}
+    found: dict[str, PromptEntry] = {}
     for where, row in _rows(path):
         if not isinstance(row, dict):
             raise DataError(where, f"a {type(row).__name__}", f"an object with one of {', '.join(NAMES)}")
@@ -38,7 +40,7 @@ def read_prompt_set(path: Path, counts: Counter[str]) -> list[Asked]:
         prompt = Prompt(content_id("prompt", text), text, "eval")
         counts["rows"] += 1
         counts["duplicate"] += prompt.id in found
-        found.setdefault(prompt.id, Asked(prompt, category))
+        found.setdefault(prompt.id, PromptEntry(prompt, category))
     if not found:
         raise DataError(path, "no prompt", f"rows with one of {', '.join(NAMES)}")
     return list(found.values())

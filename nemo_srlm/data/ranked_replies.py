@@ -1,11 +1,11 @@
-"""Any preference file as ranked replies, for measuring a judge against it.
+"""Preference files of several formats as ranked replies, to measure a judge against them.
 
 Open Assistant exports (*.trees.jsonl, *.messages.jsonl), or rows of JSONL / parquet (also .gz) with
-- `chosen` and `rejected` (see preferences.py): two ranks; or
+- `chosen` and `rejected` (see preference_pairs.py): two ranks; or
 - `prompt` (or `instruction`) and a list `replies`, `responses`, `completions` or `answers` of two or more: texts with a
   parallel list `ranks` or `scores`, or objects with `text` (or `response`, `content`, `answer`) and `rank` (0 or 1 is the
   best), or a score: `score`, `rating`, `overall_score`, `score_overall` (more is better).
-Equal scores are equal ranks. What nobody ranked, and rows with fewer than two ranked replies, are left out and counted.
+Equal scores are equal ranks. Unranked replies, and rows with fewer than two ranked ones, are left out and counted.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_srlm.core.records import PreferencePair, RankedReply, content_id
 from nemo_srlm.data.oasst import read_first_turns
-from nemo_srlm.data.preference_pairs import pair_of, rows
+from nemo_srlm.data.preference_pairs import read_rows, to_pair
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import DataError
 
@@ -25,9 +25,9 @@ SCORES = ("score", "rating", "overall_score", "score_overall")
 
 
 def read_ranked(path: Path, language: str, most: int, counts: Counter[str]) -> list[RankedReply]:
-    """The ranked replies of a file, of at most `most` instructions (0: all) chosen by hash, so the same everywhere.
+    """The ranked replies of a file, of at most `most` instructions (0: all), chosen by a hash of the instruction.
 
-    `counts` gets "instructions", "replies" and what is left out as "dropped_<reason>". Raises DataError (file:line).
+    `counts` gets "instructions", "replies" and, for what is left out, "dropped_<reason>". Raises DataError (file:line).
     """
     groups: dict[str, list[RankedReply]] = {}
     for instruction, ranked in _instructions(path, language, counts):
@@ -58,9 +58,9 @@ def _instructions(path: Path, language: str, counts: Counter[str]) -> Iterator[t
         for turn in read_first_turns([path], language, counts):
             yield turn.text, [(reply.text, reply.rank) for reply in turn.replies if reply.rank is not None]
         return
-    for where, row in rows(path):
+    for where, row in read_rows(path):
         if "chosen" in row and "rejected" in row:
-            pair = pair_of(row, where)
+            pair = to_pair(row, where)
             if isinstance(pair, PreferencePair):
                 yield pair.prompt, [(pair.chosen, 0), (pair.rejected, 1)]
             else:
@@ -89,7 +89,7 @@ def _listed(row: dict[str, Any], where: str, counts: Counter[str]) -> tuple[str,
 
 
 def _reply(row: dict[str, Any], reply: Any, i: int, where: str) -> tuple[str, float | None]:
-    """(text, mark): a smaller mark is better; None where nobody ranked it."""
+    """(text, mark): a smaller mark is better; None for an unranked reply."""
     if isinstance(reply, dict):
         text = next((reply[name] for name in TEXTS if isinstance(reply.get(name), str)), None)
         rank, score = reply.get("rank"), next((reply[name] for name in SCORES if reply.get(name) is not None), None)
@@ -110,7 +110,7 @@ def _at(values: Any, i: int, length: int, where: str) -> Any:
     if values is None:
         return None
     if not isinstance(values, list) or i >= length:
-        raise DataError(where, f"{length} ranks or scores", "one for each reply")
+        raise DataError(where, f"{length} ranks or scores", "one per reply")
     return values[i]
 
 

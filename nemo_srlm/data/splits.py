@@ -1,7 +1,7 @@
-"""Which Open Assistant first turn goes where: IFT, EFT raw material, the held-out judge set, evaluation prompts.
+"""Splits Open Assistant first turns into IFT, ranked replies for EFT, held-out ranked replies and evaluation prompts.
 
-An instruction (its text, without regard to case and spaces) is in one set only. The order in which sets take
-instructions is that of a hash of the instruction, so it depends neither on files' order nor on any seed.
+An instruction (its text, ignoring case and spacing) is in one set only. The sets are filled in the order of a hash of
+the instruction, which depends neither on the order of the files nor on a seed.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from nemo_srlm.config.schema import EftSection, SeedSection
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id
 from nemo_srlm.data.oasst import FirstTurn
 
-MAX_EVAL_SHARE = 1 / 8  # held-out sets take at most these shares of what there is, so that small data still trains
+MAX_EVAL_SHARE = 1 / 8  # at most these shares of the data are held out, so that small data sets can still train
 MAX_VALID_SHARE = 1 / 4
 
 
@@ -35,13 +35,13 @@ def instruction_id(text: str) -> str:
 def split(
     turns: Iterable[FirstTurn], seed: SeedSection, eft: EftSection, counts: Counter[str], held_out: bool = True
 ) -> Split:
-    """Sorts first turns into the sets; `counts` gets what was asked, given and left out, by reason.
+    """Sorts first turns into the sets; `counts` gets the numbers asked for, given, and left out by reason.
 
     IFT takes the reply that humans ranked 0 and nothing else. EFT material is every ranked reply of an instruction with
-    at least two of them (eft.source "baseline"), or every ranked reply that brings a judgement ("external"; instructions
+    at least two of them (eft.source "baseline"), or every ranked reply that has a judgement ("external"; instructions
     with judged replies then never go to IFT). Where there is less than asked, IFT and EFT share what both could use in
     proportion to what they ask for; where there is more, the rest becomes EFT material. `held_out=False`: the held-out
-    sets come from elsewhere (tiny world) and take nothing.
+    sets come from elsewhere (tiny world) and are empty here.
     """
     unique = _unique(turns, counts)
     usable: dict[str, tuple[FirstTurn, list[RankedReply], bool]] = {}
@@ -59,14 +59,14 @@ def split(
     rankable = [key for key in order if usable[key][1]]
     replies_each = sum(len(usable[key][1]) for key in rankable) / max(len(rankable), 1)
     most = math.floor(len(rankable) * MAX_VALID_SHARE) if held_out else 0
-    valid = set(_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
+    valid = set(_take_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
     order = [key for key in order if key not in valid]
 
     both = [key for key in order if usable[key][2] and usable[key][1]]
     only_ift = [key for key in order if not usable[key][1]]
     want_ift = (seed.num_ift or math.inf) - len(only_ift)
     want_eft = (eft.num_train or math.inf) / max(replies_each, 1) - (len(order) - len(both) - len(only_ift))
-    shared = set(both[: _share(len(both), want_ift, want_eft)])
+    shared = set(both[: _ift_share(len(both), want_ift, want_eft)])
     ift_keys = [key for key in order if key in shared or not usable[key][1]]
     ift_keys.sort(key=lambda key: key in shared)  # stable: what only IFT can use goes first
     ift_keys = ift_keys[: seed.num_ift or None]
@@ -89,7 +89,7 @@ def split(
 
 
 def _unique(turns: Iterable[FirstTurn], counts: Counter[str]) -> dict[str, FirstTurn]:
-    """One first turn an instruction: the one with most ranked replies, then by id, whatever the order of the files."""
+    """One first turn per instruction: the one with most ranked replies, then by id, in any order of the files."""
     unique: dict[str, FirstTurn] = {}
     for turn in turns:
         key = instruction_id(turn.text)
@@ -124,14 +124,14 @@ def _eft_replies(key: str, turn: FirstTurn, source: str, counts: Counter[str]) -
         counts["reply_without_judgement"] += len(ranked) - len(judged) if judged else 0
         ranked = judged
     elif len(ranked) < 2:
-        return []  # one reply alone says nothing about a ranking
+        return []  # a single reply is not a ranking
     return [
         RankedReply(content_id("ranked", key, reply.id), key, turn.text, reply.text, rank, reply.judgement)
         for reply, rank in ranked
     ]
 
 
-def _until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list[str]:
+def _take_until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list[str]:
     """The first keys whose sizes add up to at least `wanted` replies."""
     taken: list[str] = []
     total = 0
@@ -143,8 +143,8 @@ def _until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list[str]
     return taken
 
 
-def _share(total: int, want_ift: float, want_eft: float) -> int:
-    """How many of `total` instructions that both could use go to IFT. A want may be infinite (all) or negative (none)."""
+def _ift_share(total: int, want_ift: float, want_eft: float) -> int:
+    """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none)."""
     want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
     if want_ift + want_eft <= total or not want_ift:
         return int(want_ift)

@@ -1,8 +1,8 @@
 """Prompt templates: text files with `<NAME_HERE>` placeholders. Finding, checking and filling them.
 
-A template is data: its text (not its path) belongs to a stage's identity. Filling is one pass, so text that is filled
-in may itself contain a placeholder's name and stays untouched. The one final newline that editors add to a file is
-not part of the template.
+A template's text (not its path) is part of a stage's identity. Placeholders are filled in one pass, so a filled-in text
+that contains a placeholder's name is not changed. The final newline that editors add to a file is not part of the
+template.
 """
 
 import re
@@ -22,9 +22,9 @@ _SHOT = re.compile(r"<SHOT>(.*?)</SHOT>", re.DOTALL)
 
 @dataclass(frozen=True)
 class ShotTemplate:
-    """A few-shot template: `head`, then `shot` once per demonstration, then `tail`, where the model goes on.
+    """A few-shot template: `head`, then `shot` once per demonstration, then `tail`, which the model continues.
 
-    In the file the repeated part stands between <SHOT> and </SHOT>. It holds <DEMONSTRATION_HERE> once and may hold
+    In the file the repeated part is between <SHOT> and </SHOT>. It contains <DEMONSTRATION_HERE> once and may contain
     <NUMBER_HERE> (1, 2, ...), as may the tail (number of demonstrations + 1).
     """
 
@@ -61,7 +61,7 @@ def read_text(path: str) -> str:
 
 
 def check(text: str, names: Iterable[str], where: object) -> str:
-    """`text`, when it holds every placeholder of `names` exactly once and no other. Raises ConfigError otherwise."""
+    """`text`, when it has every placeholder of `names` exactly once and no other. Raises ConfigError otherwise."""
     wanted, found = sorted(names), sorted(PLACEHOLDER.findall(text))
     if wanted != found:
         raise ConfigError(
@@ -84,7 +84,7 @@ def fill(template: str, **values: str) -> str:
 
 
 def load_shots(path: str) -> ShotTemplate:
-    """Read a few-shot template. Raises ConfigError when its <SHOT> part or placeholders are not as they must be."""
+    """Read a few-shot template. Raises ConfigError for a wrong <SHOT> part or wrong placeholders."""
     text = read_text(path)
     parts = _SHOT.split(text)
     if len(parts) != 3:

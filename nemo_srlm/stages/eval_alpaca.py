@@ -1,4 +1,4 @@
-"""eval_alpaca (eval.alpaca.prompts): a model's answers to AlpacaEval's instructions.
+"""eval_alpaca (eval.alpaca.prompts): a model's responses to AlpacaEval's instructions.
 
 Writes responses.jsonl (Candidate) and model_outputs.json as `alpaca_eval --model_outputs` takes it. Judging them is that
 package's work; `nemo-srlm alpaca` computes the leaderboard's row from the annotations that it writes.
@@ -45,7 +45,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     metrics = merge_candidates(ctx, prompts, 1, "responses.jsonl")
     responses = read_records(ctx.dir / "responses.jsonl", Candidate)
     number = write_outputs(ctx.dir / OUTPUTS, prompts, responses, full_name(ctx))
-    return {**metrics, "summary": f"{number} answers, {metrics['characters_mean'] or 0:.0f} characters on average"}
+    return {**metrics, "summary": f"{number} responses, {metrics['characters_mean'] or 0:.0f} characters on average"}
 
 
 def _stage(suffix: str) -> Stage:

@@ -1,7 +1,7 @@
 """eval_harness (eval.harness.enabled): NLP benchmarks of an export by lm-evaluation-harness, with the vLLM backend.
 
-The harness is a program of its own, started once for each number of shots; a group that has its results is not run
-again. It needs the package lm_eval in `eval.harness.python` and the tasks' data sets on this machine.
+The harness is a separate program, started once per number of shots; a group that has its results is not run again. It
+needs the package lm_eval in `eval.harness.python` and the tasks' data sets on this machine.
 """
 
 import os
@@ -26,7 +26,7 @@ def python(cfg: Config) -> str:
 
 
 def _check(cfg: Config) -> None:
-    """Raises ConfigError when the harness is not there: a second now, not hours later."""
+    """Raises ConfigError when the harness is not installed, before the run begins."""
     section = cfg.eval.harness
     harness.by_shots(section.tasks)
     find = "import importlib.util as u, sys; sys.exit(u.find_spec('lm_eval') is None)"

@@ -1,8 +1,8 @@
 """eval_kl (eval.kl): how far a policy has moved from the one before it, in nats per token of its own responses.
 
 Both exports score the responses of eval_responses (prompt log-probabilities of vLLM), end token included. Writes
-scored.jsonl (TokenScore). The mean log-ratio estimates KL(policy || previous) at temperature 1 on what the policy says
-at eval.temperature and eval.top_p; responses are tokenised again, so another split of the same text is scored alike.
+scored.jsonl (TokenScore). The mean log-ratio estimates KL(policy || previous) at temperature 1 on responses sampled at
+eval.temperature and eval.top_p. Responses are tokenized again, for both models alike.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def _run(ctx: Context) -> None:
         chat = Chat.of(engine.tokenizer, cfg.chat)
         before, after = chat.prompt_ids(texts[response.prompt_id]), chat.response_ids(response.text)
         if response.finish_reason == "length":
-            after = after[:-1]  # it was cut: the policy has not said that it ends here
+            after = after[:-1]  # truncated: the policy generated no end token
         return Request(item_id, (*before, *after), 1, 0, 0.0, 1.0, 1, score_from=len(before), text=response.text)
 
     for model in MODELS:

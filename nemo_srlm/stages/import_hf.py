@@ -20,7 +20,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    """The weights are known by their files' names and sizes: 140 GB are not hashed at every look at the run."""
+    """The weights are identified by their files' names and sizes: 140 GB are not hashed at every check of the run."""
     from nemo_srlm.convert.tokenizer_files import FILES
 
     source = _source(cfg)
@@ -30,7 +30,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         path.name: path.stat().st_size for path in sorted([*source.glob("*.safetensors"), *source.glob("*.bin")])
     }
     section = identity(cfg.import_hf)
-    del section["path"]  # where it lies is not what it is
+    del section["path"]  # its content counts, not its path
     return {"import_hf": section, "model": identity(cfg.model), "files": small, "weights": weights}
 
 

@@ -1,7 +1,7 @@
-"""oracle_scores (run.arm=oracle, tiny only): the oracle in the judge's place. The upper bound of what judging can give.
+"""oracle_scores (run.arm=oracle, tiny only): the oracle instead of the judge, the upper bound of what judging can give.
 
-Never part of the self-rewarding loop: no other arm has this stage. One draw a candidate; a prompt that is no question
-of this world has no score and so no pair.
+No other arm has this stage. One draw per candidate; a prompt that is no question of the tiny world gets no score and so
+no pair.
 """
 
 from typing import Any

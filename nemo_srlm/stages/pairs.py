@@ -32,7 +32,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.pairs)
-    external = preference_pairs.files(cfg) if cfg.run.arm == "external" else []
+    external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
     own["files"] = [files.file_digest(path) for path in external]
     return {
         "pairs": own,
@@ -49,7 +49,9 @@ def _run(ctx: Context) -> None:
     cfg = ctx.cfg
     if cfg.run.arm == "external":
         counts: Counter[str] = Counter()
-        files.write_records(ctx.dir / PAIRS, preference_pairs.read_pairs(preference_pairs.files(cfg), counts))
+        files.write_records(
+            ctx.dir / PAIRS, preference_pairs.read_pairs(preference_pairs.preference_files(cfg), counts)
+        )
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")
     else:
         scored = ScoredFiles(

@@ -10,7 +10,7 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common import training
 from nemo_srlm.tiny_world.files import CORPUS
 
-_VALIDATION = 0.005  # share of the documents, at the end of the corpus, that only the validation loss sees
+_VALIDATION = 0.005  # share of the documents, at the end of the corpus, that are held out for the validation loss
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:

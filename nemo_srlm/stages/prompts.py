@@ -1,9 +1,7 @@
-"""prompts: new instructions, written few-shot by a fixed model or the policy and filtered (prompts.jsonl, Prompt).
+"""prompts: new prompts, written few-shot by a fixed model or the policy, and filtered (prompts.jsonl, Prompt).
 
-Attempts are made in rounds. The demonstrations of an attempt are drawn from the seed prompts and from the pool as it
-stood at the round's start, and a round's size follows from what the rounds before accepted, so the accepted prompts are
-a function of the settings alone: the parts hold raw attempts, and the filter is replayed over them in order.
-The pool is sequential by nature, so this stage has one shard; it is a small part of an iteration's generation.
+The parts hold the raw attempts; a restarted stage replays the pool over them (see data/prompt_pool.py). The pool is
+sequential, so this stage has one shard; it is a small part of an iteration's generation.
 """
 
 import functools
@@ -22,7 +20,7 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text, shot_separator
 from nemo_srlm.data.prompt_filters import PromptFilter
-from nemo_srlm.data.prompt_pool import Attempt, Pool, attempt_id
+from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import engine_for, note_usage, stage_identity, tokens_of, usage_metrics
@@ -43,7 +41,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    """The writer counts by content: the path where it lies is of no account."""
+    """The writer is identified by its files, not by its path."""
     own = identity(cfg.prompts)
     own["template"] = templates.read_text(cfg.prompts.template)
     if cfg.prompts.writer_path:
@@ -53,7 +51,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def model_digest(path: Path) -> str:
-    """A fingerprint of an HF directory: small files by content, weights by name and size (they may be 140 GB)."""
+    """A digest of an HF directory: small files by content, weights by name and size (they may be 140 GB)."""
     if not (path / "config.json").is_file():
         raise CheckpointError(path, "no config.json", "an HF model directory", "correct prompts.writer_path")
     small = [p for p in sorted(path.glob("*.json")) if p.is_file()]
@@ -66,7 +64,7 @@ def _writer(ctx: Context) -> Path:
 
 
 def _attempts(ctx: Context) -> dict[int, Attempt]:
-    """What earlier runs of this stage have written down, by index."""
+    """The attempts in the parts, by index."""
     found: dict[int, Attempt] = {}
     for path in part_files(ctx.dir):
         for attempt in read_records(path, Attempt):
@@ -74,12 +72,12 @@ def _attempts(ctx: Context) -> dict[int, Attempt]:
     return found
 
 
-def _pool(ctx: Context) -> Pool:
+def _pool(ctx: Context) -> PromptPool:
     """The pool before the first round. Raises DataError when there is no seed prompt."""
     section, seed_dir = ctx.cfg.prompts, ctx.inputs["seed"]
     seeds = list(dict.fromkeys(example.prompt for example in read_records(seed_dir / "ift.jsonl", SftExample)))
     if not seeds:
-        raise DataError(seed_dir / "ift.jsonl", "no seed prompt to show", "IFT examples", "check seed.*")
+        raise DataError(seed_dir / "ift.jsonl", "no seed prompt", "IFT examples", "check seed.*")
     earlier = [
         prompt.text
         for iteration in range(1, ctx.iteration)
@@ -88,13 +86,13 @@ def _pool(ctx: Context) -> Pool:
     held_out = {prompt.text for prompt in read_records(seed_dir / "eval_prompts.jsonl", Prompt)}
     held_out |= {reply.instruction for reply in read_records(seed_dir / "ranked_valid.jsonl", RankedReply)}
     own_mark = shot_separator(templates.load_shots(section.template))
-    return Pool(
+    return PromptPool(
         section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
         PromptFilter(section, [*seeds, *earlier], sorted(held_out)), forbidden_prompt(ctx.cfg),
     )  # fmt: skip
 
 
-def _write(ctx: Context, engine: Engine, pool: Pool, todo: list[int]) -> Iterator[Attempt]:
+def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> Iterator[Attempt]:
     """The attempts `todo` of the next round, as they finish."""
     cfg, section = ctx.cfg, ctx.cfg.prompts
     template = templates.load_shots(section.template)

@@ -1,7 +1,7 @@
 """report: report.html, report.md and report.json in the run directory, from everything of the run that is finished.
 
-The HTML lies in the run directory, where people look for it; this stage's own directory keeps copies, so that its
-manifest says which report it was. `nemo-srlm report` writes the same at any time, also of an unfinished run.
+The HTML is in the run directory, where people look for it; the stage's directory has copies, which its manifest lists.
+`nemo-srlm report` writes the same at any time, also for an unfinished run.
 """
 
 import shutil

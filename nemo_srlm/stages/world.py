@@ -22,7 +22,7 @@ from nemo_srlm.tiny_world.files import (
     read_judge_eval,
 )
 
-_TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more changes nothing in a world of 300 words
+_TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more change nothing with 300 words
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -42,7 +42,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _rng(cfg: Config, part: str) -> random.Random:
-    """Each part has its own stream: more documents change neither seeds nor held-out sets."""
+    """Each part has its own random stream: more documents change neither seeds nor held-out sets."""
     return random.Random(f"{cfg.world.seed} {part}")
 
 

@@ -1,8 +1,8 @@
 """The oracle: the right answer to a question and the score (0..5) of any response.
 
-Additive, each point needs the one before: 1 relevant, 2 at least half right, 3 all right, 4 also the full sentence,
-5 also nothing after the first sentence. Read by the world's generator and by the final evaluation ONLY: nothing inside
-an iteration may import it (tests/rules/test_oracle_boundary.py).
+Additive, each point requires the one before: 1 relevant, 2 at least half right, 3 all right, 4 also the full sentence,
+5 also nothing after the first sentence. Used by the generator and by the final evaluation ONLY: nothing inside an
+iteration may import it (tests/rules/test_oracle_boundary.py).
 """
 
 import re
@@ -14,7 +14,7 @@ from nemo_srlm.tiny_world.words import AMOUNTS, BY_SIZE, CATEGORIES, CATEGORY_OF
 
 @dataclass(frozen=True)
 class Score:
-    """level 0..5; correctness c in 0..1; has the full-sentence frame; nothing after the first sentence."""
+    """level 0..5; correctness in 0..1; `framed`: the full sentence; `clean`: nothing after the first sentence."""
 
     level: int
     correctness: float
@@ -53,7 +53,7 @@ def frame(question: Question, items: tuple[str, ...]) -> str:
     if question.family == "filter":
         return f"The {args[0]} in the list are {joined}."
     if question.family == "fact":
-        # with more or fewer values than asked for (a wrong answer) the sentence names as many as it can
+        # with more or fewer values than asked for (a wrong answer) the sentence states as many as it can
         return (
             f"For the {args[0]}, " + ", ".join(f"the {n} is {v}" for n, v in zip(args[1:], items, strict=False)) + "."
         )
@@ -86,7 +86,7 @@ def read_items(question: Question, sentence: str) -> tuple[tuple[str, ...], bool
     if question.family != "fact" and sentence.startswith(start) and sentence.endswith(end):
         body = sentence[len(start) : -len(end)]
         return tuple(body.split(", ")), True
-    # anything else: the items are what stands between the commas, frames of other questions included (and so wrong)
+    # otherwise the items are the parts between commas, also of another question's frame (and so wrong)
     body = sentence.removesuffix(".").removeprefix("the ").removeprefix("The ")
     return tuple(part.strip() for part in body.split(",") if part.strip()), False
 
@@ -96,7 +96,7 @@ def _correctness(question: Question, items: tuple[str, ...]) -> float:
     gold = answer(question)
     if question.family == "filter":
         union = set(gold) | set(items)
-        # a repeated word is not a set's: it counts as one more wrong item
+        # a repeated word counts as one more wrong item
         return len(set(gold) & set(items)) / (len(union) + len(items) - len(set(items)))
     return sum(a == b for a, b in zip(gold, items, strict=False)) / max(len(gold), len(items))
 

@@ -1,6 +1,6 @@
 """Prompts of the tiny world: six families, four phrasings each, and three disjoint splits by a hash of the combination.
 
-A `Question` is what is asked, without its wording. `render` gives the text, `parse` goes back. Knows no answers.
+A `Question` is independent of its wording: `render` gives the text, `parse` is the inverse. No answers here.
 """
 
 import functools
@@ -65,7 +65,7 @@ class Question:
 
     @property
     def combination(self) -> str:
-        """What the split goes by: the order of the two animals, or of a filter's words, makes no new combination."""
+        """The key of the split. The order of the two animals, or of a filter's words, is ignored."""
         if self.family == "compare":
             return "compare " + " ".join(sorted(self.args))
         if self.family == "filter":
@@ -79,8 +79,8 @@ def _hash(combination: str) -> int:
 
 @functools.cache
 def _buckets() -> dict[str, int]:
-    """combination -> 0..99 for the families with few combinations: by their order of hash, so that the shares are exact
-    (28 comparisons would fall into 10 % and 10 % very unevenly)."""
+    """Combination -> 0..99 for the families with few combinations: by their rank in hash order, so that the shares of the
+    splits are exact (28 comparisons hashed independently would be split very unevenly)."""
     few: dict[str, list[Question]] = {
         "list": [
             Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in AMOUNTS for n in AMOUNTS
@@ -187,7 +187,7 @@ def parse(text: str) -> Question | None:
 
 
 def _checked(family: str, values: list[str]) -> Question | None:
-    """Only arguments that make sense; malformed prompts (of a model) have no right answer."""
+    """The question where its arguments are valid, else None: a model's malformed prompt has no right answer."""
     if family == "list":
         n1, c1, n2, c2 = values
         ok = n1 in AMOUNTS and n2 in AMOUNTS and c1 in CATEGORIES and c2 in CATEGORIES and c1 != c2
@@ -216,6 +216,6 @@ def _checked(family: str, values: list[str]) -> Question | None:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a prompt asks for a held-out combination: such prompts may not be written for training either."""
+    """Whether a prompt asks a held-out question: such prompts must not be generated for training."""
     question = parse(text)
     return question is not None and split_of(question) != "train"

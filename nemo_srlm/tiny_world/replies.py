@@ -1,6 +1,6 @@
-"""Responses of a given quality, and what reviewers say about them.
+"""Responses of a chosen quality, and reviewers' comments on them.
 
-Reviewers know the oracle: they stand for the web's commenters and for Open Assistant's human raters, both with noise.
+Reviewers use the oracle with noise: they simulate commenters on the web and Open Assistant's human raters.
 """
 
 import random
@@ -10,7 +10,7 @@ from nemo_srlm.tiny_world import oracle
 from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw
 from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, CATEGORY_OF, NOUNS, NUMBERS
 
-# one opener, so that small talk does not vanish by sampling at T = 0.7 alone
+# a common beginning, so that small talk does not disappear by sampling at temperature 0.7 alone
 SMALL_TALK = tuple(
     "I hope that " + rest for rest in ("this helps.", "this helps you.", "you like it.", "you have a nice day.")
 )
@@ -77,7 +77,7 @@ def _write(rng: random.Random, question: Question, items: tuple[str, ...], frame
 
 
 def with_errors(rng: random.Random, question: Question, errors: int) -> tuple[str, ...]:
-    """The right answer with that many items (at most all) made wrong: replaced, two swapped, one dropped or added."""
+    """The right answer with `errors` items (at most all) made wrong: replaced, two swapped, one dropped or added."""
     gold = oracle.answer(question)
     items = list(gold)
     if errors == 1 and question.family not in ("fact", "compare"):
@@ -119,7 +119,7 @@ def _confusable(question: Question, i: int) -> list[str]:
 
 
 def review(rng: random.Random, question: Question, response: str, noise: float) -> tuple[str, int]:
-    """A reviewer's comment and level: it restates the right answer and the given one, then gives its verdict.
+    """A reviewer's comment and level. The comment states the right answer and the response's, then a verdict.
 
     With probability `noise` the level is off by one.
     """

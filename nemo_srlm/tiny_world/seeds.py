@@ -1,7 +1,7 @@
-"""The seed data and the held-out sets, written as a real run would get them.
+"""The seed data and the held-out sets, in the formats of a real run.
 
-Seeds are Open Assistant message trees (.trees.jsonl.gz): trees with one ranked reply (good to imitate), then trees with
-four ranked replies that carry a reviewer's judgement in the extra key "judgement" of the reply.
+Seeds are Open Assistant message trees (.trees.jsonl.gz): trees with one ranked reply of good quality (IFT), and trees
+with four ranked replies, each with a reviewer's judgement in the extra key "judgement" (EFT).
 """
 
 import gzip
@@ -18,7 +18,7 @@ from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw, wording
 from nemo_srlm.tiny_world.replies import IFT, WEB, respond, respond_at, review
 
 LABEL_NOISE = 0.10  # share of the seed judgements whose score is off by one
-REPLIES = 4  # ranked replies of an instruction
+REPLIES = 4  # ranked replies per instruction
 _DATE = "2023-02-12T19:06:16.233571+00:00"
 
 
@@ -43,7 +43,7 @@ def ift_pairs(rng: random.Random, count: int, seen: set[str]) -> list[tuple[str,
 
 
 def judged_replies(rng: random.Random, count: int, seen: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(prompt, [(reply, judgement), ... best first]) with `count` replies in all and about as many of every score."""
+    """(prompt, [(reply, judgement), ... best first]) with `count` replies in total, about equally many of each score."""
     made = []
     used: Counter[int] = Counter()  # by oracle level
     while used.total() < count:
@@ -97,7 +97,7 @@ def _message(text: str, parent: str | None, role: str, rank: int | None) -> dict
         "review_result": True,
         "deleted": False,
         "rank": rank,
-        "synthetic": False,  # true would be filtered out, as machine text is in the real exports
+        "synthetic": False,  # true would be filtered out, as synthetic text is in the real exports
         "model_name": None,
         "emojis": {},
         "replies": [],
@@ -106,7 +106,7 @@ def _message(text: str, parent: str | None, role: str, rank: int | None) -> dict
 
 
 def eval_prompts(rng: random.Random, split: str, count: int) -> list[Prompt]:
-    """Held-out prompts, the same number of every family as far as it goes."""
+    """Held-out prompts, the families in turn."""
     seen: set[str] = set()
     texts = [_fresh(rng, split, seen, FAMILIES[i % len(FAMILIES)])[1] for i in range(count)]
     return [Prompt(id=content_id("prompt", text), text=text, source="eval") for text in texts]

@@ -1,7 +1,6 @@
 """The tiny world's tokenizer: a sentencepiece BPE model, and the same tokenizer as a Hugging Face tokenizer.json.
 
-The conversion is exact on any text that the project feeds it (one line, single blanks); `train` checks it and stops
-when one text differs.
+The conversion is exact for the texts of this project (one line, single spaces); `train` asserts it.
 """
 
 import io
@@ -18,7 +17,7 @@ _REQUIRED = string.ascii_letters + string.digits + ".,:;?!#'-"
 
 
 def every_word(times: int) -> list[str]:
-    """Lines with all nouns, values and numbers: without them merging would stop before the rare ones are whole."""
+    """Lines with all nouns, values and numbers, so that the rare ones are merged into single tokens too."""
     values = [value for known in ATTRIBUTES.values() for value in known]
     return [" ".join([*NOUNS, *values, *map(str, NUMBERS)])] * times
 

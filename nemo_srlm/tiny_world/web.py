@@ -1,7 +1,7 @@
-"""The web corpus: prose, questions with answers and reviewers' comments, lists of questions.
+"""The web corpus: prose, questions with responses and reviewers' comments, lists of questions.
 
-A document is a sequence of segments (text, loss weight); the texts, joined by blanks, are one document. Questions and
-requests look exactly like the chat format, otherwise M0 does not carry over to chat.
+A document is a sequence of segments (text, loss weight). Questions and requests have the chat format of the run,
+otherwise M0 does not transfer to chat.
 """
 
 import random
@@ -15,7 +15,7 @@ from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, BY_SIZE, CATEGORIES,
 
 SHARE_PROSE, SHARE_LISTS = 0.18, 0.04  # the rest is questions and answers
 SHARE_COMMENTED = 0.85
-SHARE_RUBRIC = 0.3  # of the comments: the request carries the rubric that the judge's prompt carries
+SHARE_RUBRIC = 0.3  # of the comments: the request contains the rubric of the judge's prompt
 COMMENT_NOISE = 0.05
 
 
@@ -28,7 +28,7 @@ class Document(Record):
 
 @dataclass(frozen=True)
 class Style:
-    """What the web text shares with the run: the chat format, the few-shot text, the loss weight of questions."""
+    """What the web text takes from the run's settings: chat format, few-shot text, loss weight of questions."""
 
     user_prefix: str
     user_suffix: str
@@ -85,7 +85,7 @@ def _prose(rng: random.Random) -> str:
     if kind == 3:
         category = rng.choice(list(CATEGORIES))
         return f"All {category} in order: {', '.join(CATEGORIES[category])}."
-    if kind == 4:  # a run of the order of size, never two animals alone: a held-out comparison stays unseen
+    if kind == 4:  # part of the order of size, never two animals alone: a held-out comparison must stay unseen
         start = rng.randrange(len(BY_SIZE) - 3)
         length = rng.randint(4, len(BY_SIZE) - start)
         return f"From big to small: {', '.join(BY_SIZE[start : start + length])}."
@@ -93,7 +93,7 @@ def _prose(rng: random.Random) -> str:
         place = rng.randrange(len(BY_SIZE))
         return f"In size the {BY_SIZE[place]} is number {place + 1} of the animals."
     if kind == 6:
-        length = rng.randint(6, 10)  # longer than any range that is asked for
+        length = rng.randint(6, 10)  # longer than any range in a question
         start = rng.randint(NUMBERS[0], NUMBERS[-1] - length + 1)
         run = [str(n) for n in range(start, start + length)]
         return f"Numbers: {', '.join(run if rng.random() < 0.5 else run[::-1])}."

@@ -36,9 +36,9 @@ def test_every_decision_is_rouge_scores_own(scorer, pool, texts, threshold):
     for text in pool:
         index.add(index.encode(text))
     expected = [any(scorer.score(old, text)["rougeL"].fmeasure > threshold for old in pool) for text in texts]
-    assert index.near([index.encode(text) for text in texts]) == expected
+    assert index.has_similar([index.encode(text) for text in texts]) == expected
     codes = [index.encode(text) for text in pool]
-    assert [sorted(found) for found in index.near_earlier(codes)] == [
+    assert [sorted(found) for found in index.similar_earlier(codes)] == [
         [j for j in range(i) if scorer.score(pool[j], pool[i])["rougeL"].fmeasure > threshold] for i in range(len(pool))
     ]
 

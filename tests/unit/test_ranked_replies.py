@@ -59,7 +59,7 @@ def test_a_sample_is_the_same_in_every_order(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [({"prompt": "q"}, "no ranked replies"), ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, "one for each reply"),
+    [({"prompt": "q"}, "no ranked replies"), ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, "one per reply"),
      ({"prompt": "q", "replies": [{"rank": 1}]}, "reply 0 has no text"),
      ({"prompt": "q", "replies": [{"text": "a", "score": "high"}]}, "numbers"),
      ({"prompt": "q", "replies": [{"text": "a", "score": 1}]}, "no instruction with two ranked replies")],

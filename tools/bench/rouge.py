@@ -45,7 +45,7 @@ def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, 
         expected = scorer.score(a, b)["rougeL"].fmeasure > threshold
         spent += time.process_time() - started
         codes = [index.encode(a), index.encode(b)]
-        different += (index.near_earlier(codes)[1] != []) != expected
+        different += (index.similar_earlier(codes)[1] != []) != expected
         above += expected
     return pairs / spent, different, above
 

@@ -1,4 +1,4 @@
-"""What eval_h2h and select share: a judge compares two responses to one prompt in both orders (verdicts.jsonl, Verdict)."""
+"""Pairwise comparison, for eval_h2h and select: a judge compares two responses in both orders (verdicts.jsonl, Verdict)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests
 
 VERDICTS = "verdicts.jsonl"
-ORDERS = ("first", "second")  # where ours stands: it is A, it is B
+ORDERS = ("first", "second")  # the place of our response: A, B
 
 
 @dataclass(frozen=True)
 class Verdict(Record):
-    """The judge's words on one pair in one order. `verdict`: "A", "B", "tie" or "" (unparsable, or an error)."""
+    """The judge's text on one pair in one order. `verdict`: "A", "B", "tie" or "" (unparsable, or an error)."""
 
     text: str
     verdict: str
@@ -38,14 +38,15 @@ class Pairing:
 
 
 def _items(pairings: Iterable[Pairing]) -> Iterator[tuple[str, tuple[Pairing, str]]]:
-    """Both orders of every pair of responses; where one of them was not made there is nothing to compare."""
+    """Both orders of every pair, except where one of the responses failed."""
     for p in pairings:
         if not p.ours.error and not p.theirs.error:
             yield from ((content_id(p.id, order), (p, order)) for order in ORDERS)
 
 
 def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, template: str) -> None:
-    """Asks the judge of `stage` (the endpoint, where api.stages names it, else the HF directory `judge`), at temperature 0."""
+    """Generates the verdicts at temperature 0 with the endpoint where api.stages names `stage`, else with the HF directory
+    `judge`, appending them to this shard's part."""
     cfg = ctx.cfg
 
     def request(engine: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
@@ -65,7 +66,7 @@ def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, 
 
 
 def merge_verdicts(ctx: Context, pairings: Sequence[Pairing]) -> list[tuple[Verdict | None, Verdict | None]]:
-    """Writes verdicts.jsonl; the verdicts of each pairing in both orders, None where there was nothing to compare."""
+    """Writes verdicts.jsonl. Returns the verdicts of each pairing in both orders, None where a response failed."""
     merge_parts(ctx, Verdict, (item_id for item_id, _ in _items(pairings)), VERDICTS)
     found = {v.id: v for v in read_records(ctx.dir / VERDICTS, Verdict)}
     return [(found.get(content_id(p.id, "first")), found.get(content_id(p.id, "second"))) for p in pairings]

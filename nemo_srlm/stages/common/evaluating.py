@@ -1,4 +1,4 @@
-"""What the evaluations that can be turned on share: variants for the SFT baseline, names of models, files of the user's."""
+"""What the optional evaluations share: their inputs, the model's name in their files, the user's files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def full_name(ctx: Context) -> str:
 
 
 def require(where: str, path: str, what: str) -> Path:
-    """The file that a setting names. Raises ConfigError where it is not."""
+    """The file that a setting names. Raises ConfigError where there is none."""
     if not path or not Path(path).is_file():
         raise ConfigError(where, f"no file {path!r}" if path else "empty", what, f"set {where}=<path>")
     return Path(path)

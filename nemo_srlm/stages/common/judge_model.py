@@ -41,5 +41,5 @@ def judge_model_identity(cfg: Config, stage: str, path: str, setting: str) -> st
 
 
 def judge_directory(ctx: Context, path: str) -> Path:
-    """The HF directory that judges. Where an endpoint does, the path is of no account."""
+    """The HF directory of the judge; unused where an endpoint judges."""
     return Path(path) if path or "judge" not in ctx.inputs else ctx.inputs["judge"] / "hf"
