@@ -1,4 +1,4 @@
-"""Owns metrics.jsonl of a training stage: one line per logged step or validation."""
+"""The file metrics.jsonl of a training stage: one line per logged step or validation."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Owns the logits of a checkpoint: the Megatron forward pass in fp32, in one process, of the whole model or its first layers.
+"""The logits of a checkpoint: the Megatron forward pass in fp32, in one process, of the whole model or its first layers.
 
 convert/compare_logits.py compares them with those of transformers, to verify an export.
 """
@@ -71,7 +71,9 @@ def _load_first_layers(net: GPTModel, checkpoint: Path) -> None:
     keys = {name: value.key for name, value in net.sharded_state_dict().items() if not name.endswith("_extra_state")}
     state: dict[str, Any] = {}
     for name, key in keys.items():
-        size = list(stored[key].size)
+        entry = stored[key]
+        assert isinstance(entry, metadata.TensorStorageMetadata)
+        size = list(entry.size)
         state[key] = torch.empty([net.config.num_layers, *size[1:]] if ".layers." in name else size)
     load(state, storage_reader=reader, planner=_FirstRows())
     for name, parameter in net.named_parameters():
