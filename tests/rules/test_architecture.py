@@ -35,7 +35,7 @@ def importers(module: str) -> set[str]:
     }
 
 
-# Top to bottom: a room imports from itself and from the rooms above it. data and tiny_world stand beside each other.
+# Top to bottom: a room imports from itself and from the rooms above it. data and tiny_world do not import each other.
 ROOMS = (
     "errors", "config", "core", "data", "tiny_world", "generate", "judge", "train", "convert", "evaluate", "report",
     "stages", "launch", "cli",
@@ -71,7 +71,7 @@ def test_imports_go_down_only(module: str):
 
 
 def test_a_stage_imports_no_other_stage():
-    """What several stages share lies in stages/common."""
+    """Code that several stages share is in stages/common."""
     stages = {name for name in MODULES if name.startswith("nemo_srlm.stages.") and ".common" not in name}
     assert {name: found for name in MODULES if (found := own_imports(name) & stages)} == {}
 

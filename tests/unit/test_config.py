@@ -1,4 +1,4 @@
-"""The schema: defaults, overrides, refusals, identity against execution, freezing."""
+"""The schema: defaults, overrides, refusals, identity against execution, saving the resolved config."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Files besides the weights: conversions preserve tokenizer, chat template and generation settings."""
+"""Files other than weights: conversions preserve tokenizer, chat template and generation settings."""
 
 import json
 import shutil

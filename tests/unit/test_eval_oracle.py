@@ -1,4 +1,4 @@
-"""eval_oracle: figures of a model's answers, clustered errors, and the upper-bound arm's scores."""
+"""eval_oracle: metrics of a model's responses, clustered errors, and the upper-bound arm's scores."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""In the place of nemo_srlm.launch.torchrun, without torch: starts this node's ranks, kills the rest when one fails."""
+"""Replaces nemo_srlm.launch.torchrun, without torch: starts this node's ranks, kills the rest when one fails."""
 
 import argparse
 import os
