@@ -37,18 +37,26 @@ end() { # TERM, up to 10 s, KILL
     if alive "$pid"; then kill -KILL "$pid" 2>/dev/null || true; fi
     rm -f "$dir/run/$1.pid"
 }
-job_pids() { # processes of this cluster's jobs and their slurmstepds; $1: of this node only. Few forks, for speed
+job_pids() { # the slurmstepds of this cluster, then the processes of its jobs; $1: of this node only. Few forks, for speed
     local f p
+    for f in $(cd /proc && grep -lx slurmstepd [0-9]*/comm 2>/dev/null); do
+        p=${f%%/*}
+        if find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" 2>/dev/null | grep -q .; then echo "$p"; fi
+    done
     for f in $(cd /proc && grep -lzxF "SLURM_CONF=$conf" [0-9]*/environ 2>/dev/null); do
         p=${f%%/*}
         if [ "$p" = $$ ] || [ "$p" = "$BASHPID" ]; then continue; fi
         if grep -zq '^SLURM_JOB_ID=' "/proc/$f" 2>/dev/null \
            && { [ -z "${1:-}" ] || grep -zqxF "SLURMD_NODENAME=$1" "/proc/$f" 2>/dev/null; }; then echo "$p"; fi
     done
-    for f in $(cd /proc && grep -lx slurmstepd [0-9]*/comm 2>/dev/null); do
-        p=${f%%/*}
-        if find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" 2>/dev/null | grep -q .; then echo "$p"; fi
+}
+kill_node() { # everything stops before anything dies: a slurmstepd that sees its job die reports the job as FAILED
+    local left
+    while left=$(pid_of "slurmd-$1" || true; job_pids "$1") && [ -n "$left" ]; do   # again: what was started meanwhile
+        kill -STOP $left 2>/dev/null || true
+        kill -KILL $left 2>/dev/null || true
     done
+    rm -f "$dir/run/slurmd-$1.pid"
 }
 nodes() { cat "$dir/etc/nodes" 2>/dev/null || true; }
 daemons() { echo munged; echo slurmctld; nodes | sed 's/^/slurmd-/'; }
@@ -173,11 +181,7 @@ stop() {
 known_node() { nodes | grep -qxF -- "$node" || die "no node '$node' (have: $(nodes | tr '\n' ' '))"; }
 case $verb in
     start | status | stop) "$verb" ;;
-    kill-node)
-        known_node
-        left=$(pid_of "slurmd-$node" || true; job_pids "$node")
-        [ -z "$left" ] || kill -KILL $left 2>/dev/null || true
-        rm -f "$dir/run/slurmd-$node.pid" ;;
+    kill-node) known_node; kill_node "$node" ;;
     lose-node) known_node; kill -KILL "$(pid_of "slurmd-$node")"; rm -f "$dir/run/slurmd-$node.pid" ;;
     start-node) known_node; ! pid_of "slurmd-$node" >/dev/null || die "slurmd-$node is running"; start_node "$node" ;;
     kill-controller) kill -KILL "$(pid_of slurmctld)"; rm -f "$dir/run/slurmctld.pid" ;;
