@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_srlm import __version__
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_system
@@ -20,8 +21,6 @@ from nemo_srlm.errors import UserError, of_system
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
 `nemo-srlm config` prints all keys with their values, `nemo-srlm config --describe` what each may hold."""
-
-
 WATCH_SECONDS = 2  # `status --watch`
 FOLLOW_SECONDS = 0.5  # `logs --follow`
 
@@ -34,7 +33,7 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. dpo.beta=0.2")
 
 
-def _compose(args: argparse.Namespace):  # type: ignore[no-untyped-def]  # Config, imported late
+def _compose(args: argparse.Namespace) -> Config:
     from nemo_srlm.config.compose import compose
     from nemo_srlm.config.shipped import CONFIGS
 

@@ -17,7 +17,8 @@ from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import Work
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.plan import Step
-from nemo_srlm.launch.slurm.jobs import Job, num_gpus
+from nemo_srlm.launch.slurm.jobs import Job
+from nemo_srlm.launch.slurm.sbatch import num_gpus
 from nemo_srlm.report.display import Display
 from nemo_srlm.stages import load
 

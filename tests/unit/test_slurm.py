@@ -13,7 +13,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS, JOB_DIRECTORY, SLURM
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
-from nemo_srlm.launch.slurm import client, jobs, status, supervise
+from nemo_srlm.launch.slurm import client, jobs, sbatch, status, supervise
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.jobs import Active, Job
@@ -28,7 +28,11 @@ SEED, GROW, SQUARE, PICK, TUNE, CHECK = REFS
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch):
-    for module in ("nemo_srlm.launch.slurm.jobs.load", "nemo_srlm.launch.plan.load"):
+    for module in (
+        "nemo_srlm.launch.slurm.jobs.load",
+        "nemo_srlm.launch.slurm.sbatch.load",
+        "nemo_srlm.launch.plan.load",
+    ):
         monkeypatch.setattr(module, toy_pipeline.load)
 
 
@@ -96,7 +100,7 @@ def test_the_supervisor_waits_for_the_end_of_what_nothing_waits_for():
 
 
 def words(cfg: Config, job: Job, *after: str) -> list[str]:
-    return jobs.arguments(cfg, Path("/runs/r"), job, list(after))
+    return sbatch.arguments(cfg, Path("/runs/r"), job, list(after))
 
 
 def test_a_training_job_asks_for_nodes_gpus_a_warning_and_its_dependencies():
@@ -123,7 +127,7 @@ def test_a_generation_element_asks_for_one_engine():
 
 def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     cfg = config(image="/img/a b.sqsh", mounts=["/data:/data"], modules=["cuda/12.8"], setup=["export A='x y'"])
-    text = jobs.shell(cfg, Path("/runs/r"), build([SEED])[0])
+    text = sbatch.shell(cfg, Path("/runs/r"), build([SEED])[0])
     script = f'{text}\nmodule() {{ echo module "$@"; }}; prepare; echo "$A"; printf \'%s\\n\' "${{CONTAINER[@]}}"'
     done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
@@ -141,7 +145,7 @@ def test_every_cluster_profile_builds_and_changes_no_fingerprint(name: str, tmp_
     cfg = compose("x", (), folder)
     assert identity(cfg) == identity(Config())
     assert cfg.cluster != Config().cluster
-    assert jobs.config_digest(cfg) == jobs.config_digest(Config())
+    assert sbatch.config_digest(cfg) == sbatch.config_digest(Config())
 
 
 def test_jobs_are_found_by_their_comments_and_dead_ones_do_not_count():

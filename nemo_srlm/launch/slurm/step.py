@@ -26,8 +26,8 @@ from nemo_srlm.errors import UserError
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
-from nemo_srlm.launch.slurm.jobs import Settings, config_digest
 from nemo_srlm.launch.slurm.process_tree import dump, kill
+from nemo_srlm.launch.slurm.sbatch import Settings, config_digest
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.stages import load
 

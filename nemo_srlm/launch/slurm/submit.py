@@ -18,7 +18,7 @@ from nemo_srlm.core.stage import run_directory
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import remaining
-from nemo_srlm.launch.slurm import client, jobs
+from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm.jobs import FOLDER, Active, Job, Role
 from nemo_srlm.launch.slurm.shards import done_shards
 
@@ -102,8 +102,8 @@ def write_settings(cfg: Config, run_dir: Path, job: Job) -> None:
     folder = jobs.directory(run_dir, job.key)
     folder.mkdir(parents=True, exist_ok=True)
     if job.role != "supervise":
-        write_json(folder / jobs.SETTINGS, asdict(jobs.settings(cfg, run_dir, job)))
-        write_atomic(folder / "job.env", jobs.shell(cfg, run_dir, job))
+        write_json(folder / sbatch.SETTINGS, asdict(sbatch.settings(cfg, run_dir, job)))
+        write_atomic(folder / "job.env", sbatch.shell(cfg, run_dir, job))
 
 
 def freeze_submission(cfg: Config, run_dir: Path) -> None:
@@ -114,8 +114,8 @@ def freeze_submission(cfg: Config, run_dir: Path) -> None:
     names = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LOADEDMODULES", "SLURM_CONF")
     write_json(run_dir / FOLDER / SUBMIT, {
         "commit": found["commit"], "versions": found["versions"], "python": platform.python_version(),
-        "interpreter": jobs.python(cfg), "host": platform.node(), "user": getpass.getuser(), "argv": sys.argv,
-        "config": jobs.config_digest(cfg), "environment": {n: os.environ[n] for n in names if n in os.environ},
+        "interpreter": sbatch.python(cfg), "host": platform.node(), "user": getpass.getuser(), "argv": sys.argv,
+        "config": sbatch.config_digest(cfg), "environment": {n: os.environ[n] for n in names if n in os.environ},
         "time": time.time(),
     })  # fmt: skip
 
@@ -125,7 +125,7 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitte
     kinds: dict[tuple[str, ...], list[str]] = {}
     for job in missing:
         write_settings(cfg, run_dir, job)
-        words = jobs.arguments(cfg, run_dir, job, [])
+        words = sbatch.arguments(cfg, run_dir, job, [])
         kinds.setdefault(tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), words)
     for words in kinds.values():
         client.test_only(words)
@@ -135,7 +135,7 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitte
     for job in missing:
         client.require(job.after_ids)
         after = [*(ids[key] for key in job.after), *job.after_ids]
-        ids[job.key] = client.submit(jobs.arguments(cfg, run_dir, job, after))
+        ids[job.key] = client.submit(sbatch.arguments(cfg, run_dir, job, after))
         out.append(
             Submitted(
                 ids[job.key], job.key, job.role, [str(r) for r in job.refs], list(job.shards), job.num_shards, after,
@@ -160,9 +160,7 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
             return run_dir, [], running
         old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
-        (run_dir / FOLDER / SUPERVISION).unlink(
-            missing_ok=True
-        )  # after a submission by hand the supervisor counts from 0
+        (run_dir / FOLDER / SUPERVISION).unlink(missing_ok=True)  # the supervisor counts its submissions anew
         freeze_submission(cfg, run_dir)
         done = submit_jobs(cfg, run_dir, missing)
         client.cancel(old)  # the new supervisor waits for the old jobs too

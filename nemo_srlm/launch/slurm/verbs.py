@@ -6,7 +6,7 @@ from rich.table import Table
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import run_directory
-from nemo_srlm.launch.slurm import client, jobs
+from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
@@ -23,8 +23,8 @@ def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
         out.add_row(f"(job {ids})", " ".join(map(str, old.refs)) or jobs.SUPERVISOR, old.role, "", "", "", "")
     for job in missing:
         tasks = f"array {job.array}" if job.shards else "1"
-        size = f"{jobs.num_nodes(cfg, job)} x {jobs.num_gpus(cfg, job)}"
-        limit = jobs.section(cfg, job).time if job.role == "work" else "01:00:00"
+        size = f"{sbatch.num_nodes(cfg, job)} x {sbatch.num_gpus(cfg, job)}"
+        limit = sbatch.section(cfg, job).time if job.role == "work" else "01:00:00"
         after = [*job.after, *(f"job {i}" for i in job.after_ids)]
         kind = job.kind if job.role == "work" else job.role
         out.add_row(job.key, str(job), kind, tasks, size, limit, " ".join(after))

@@ -1,0 +1,156 @@
+"""One job as Slurm gets it: sbatch's arguments, what stage.sh sources (job.env) and what the step reads (job.json)."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.config.cluster import JobSection
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import JOB_DIRECTORY, SLURM
+from nemo_srlm.core.files import read_json
+from nemo_srlm.core.manifest import fingerprint
+from nemo_srlm.core.stage import Kind, Ref
+from nemo_srlm.generate.replicas import num_replicas
+from nemo_srlm.launch.slurm.jobs import Job, comment, directory
+from nemo_srlm.stages import load
+
+SETTINGS = "job.json"  # in a job's folder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the step inside the job reads (job.json), as it was at submission."""
+
+    run_dir: str
+    refs: list[str]
+    kind: Kind
+    num_shards: int
+    config: str  # config_digest
+    nodes: int
+    processes: int  # training ranks per node
+    threads: int
+    hang: dict[str, int]  # phase -> seconds without progress that end an attempt, 0 = none
+
+    @property
+    def path(self) -> Path:
+        return Path(self.run_dir)
+
+    @property
+    def stages(self) -> tuple[Ref, ...]:
+        return tuple(map(Ref.parse, self.refs))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        return cls(**read_json(folder / SETTINGS))
+
+
+def config_digest(cfg: Config) -> str:
+    """Fingerprint of all identity settings: a queued job refuses to run when those of the frozen config have changed."""
+    return fingerprint(identity(cfg))
+
+
+def section(cfg: Config, job: Job) -> JobSection:
+    return {
+        "train": cfg.cluster.train, "generate": cfg.cluster.generate,
+        "convert": cfg.cluster.convert, "cpu": cfg.cluster.cpu,
+    }[job.kind]  # fmt: skip
+
+
+def num_nodes(cfg: Config, job: Job) -> int:
+    return cfg.parallel.nodes if job.kind == "train" and job.role == "work" else 1
+
+
+def num_gpus(cfg: Config, job: Job) -> int:
+    """GPUs per node."""
+    asked = section(cfg, job).gpus
+    if asked >= 0 or job.role != "work":
+        return max(asked, 0) if job.role == "work" else 0
+    if cfg.cluster.gpus_per_node == 0:
+        return 0
+    engines = max(num_replicas(load(ref.stage), cfg) for ref in job.refs) if job.kind == "generate" else 0
+    return {"train": cfg.cluster.gpus_per_node, "generate": engines * cfg.generate.tensor_parallel}.get(job.kind, 0)
+
+
+def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> list[str]:
+    """What follows `sbatch`: flags, script, the script's arguments. `dependencies`: ids that are known to exist."""
+    site, own = cfg.cluster, section(cfg, job)
+    folder = directory(run_dir.resolve(), job.key)
+    out = [
+        f"--job-name={run_dir.name}/{job.key}", f"--comment={comment(run_dir, job)}",
+        f"--output={folder}/log-{'%A_%a' if job.shards else '%j'}.txt",
+        "--open-mode=append", "--requeue", f"--nodes={num_nodes(cfg, job)}", "--ntasks-per-node=1",
+        f"--chdir={JOB_DIRECTORY}",
+    ]  # fmt: skip
+    out += [f"--time={own.time}" if job.role == "work" else "--time=01:00:00"]
+    if job.role == "work":
+        out += [f"--signal=B:USR1@{site.warning}"]
+        gpus = num_gpus(cfg, job)
+        out += [f"--gres=gpu:{site.gpu_type + ':' if site.gpu_type else ''}{gpus}"] if gpus else []
+        out += [f"--cpus-per-task={own.cpus}"] if own.cpus else []
+        out += [f"--mem={own.memory}"] if own.memory else []
+        out += ["--exclusive"] if own.exclusive else []
+    for name, value in (
+        ("partition", own.partition or site.partition), ("account", site.account), ("qos", site.qos),
+        ("constraint", site.constraint), ("exclude", ",".join(site.exclude)),
+    ):  # fmt: skip
+        out += [f"--{name}={value}"] if value else []
+    if job.shards:
+        out += [f"--array={job.array}{f'%{site.max_tasks}' if site.max_tasks else ''}"]
+    if dependencies:
+        word = "afterany" if job.role == "supervise" else "afterok"
+        out += [f"--dependency={word}:{':'.join(dependencies)}", "--kill-on-invalid-dep=yes"]
+    out += [*site.flags, *own.flags]
+    if job.role == "supervise":
+        return [*out, str(SLURM / "iteration.sh"), "--supervise", str(run_dir.resolve())]
+    return [*out, str(SLURM / "stage.sh"), str(folder), job.role]
+
+
+def python(cfg: Config) -> str:
+    return cfg.cluster.python or sys.executable
+
+
+def settings(cfg: Config, run_dir: Path, job: Job) -> Settings:
+    hang = {"setup": cfg.cluster.hang.setup, "work": cfg.cluster.hang.work, "save": cfg.cluster.hang.save}
+    return Settings(
+        str(run_dir.resolve()), [str(ref) for ref in job.refs], job.kind, job.num_shards, config_digest(cfg),
+        num_nodes(cfg, job), cfg.parallel.processes, cfg.parallel.threads, hang,
+    )  # fmt: skip
+
+
+def shell(cfg: Config, run_dir: Path, job: Job) -> str:
+    """What stage.sh sources (job.env): plain assignments and one function, every value quoted."""
+    site, own = cfg.cluster, section(cfg, job)
+    image = own.image or site.image
+    srun: list[str] = []
+    if image and image != "none":
+        mounts = [
+            *site.mounts,
+            *own.mounts,
+            f"{JOB_DIRECTORY}:{JOB_DIRECTORY}",
+            f"{run_dir.resolve()}:{run_dir.resolve()}",
+        ]
+        srun = [
+            f"--container-image={image}",
+            f"--container-mounts={','.join(mounts)}",
+            f"--container-workdir={JOB_DIRECTORY}",
+        ]
+    prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
+    if site.interface and job.kind == "train":
+        name = shlex.quote(site.interface)
+        prepare += [f"export NCCL_SOCKET_IFNAME={name} GLOO_SOCKET_IFNAME={name}"]
+    lines = [
+        "# written at submit; read by slurm/stage.sh",
+        f"ROOT={shlex.quote(str(JOB_DIRECTORY))}",
+        f"PYTHON={shlex.quote(python(cfg))}",
+        f"MAX_RESTARTS={site.max_restarts}",
+        f"RETRIES={site.retries}",
+        f"KIND={job.kind}",
+        f"ARRAY={1 if job.shards else 0}",
+        f"CONTAINER=({shlex.join(srun)})",
+        "prepare() {",
+        *(f"    {line}" for line in prepare or [":"]),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
