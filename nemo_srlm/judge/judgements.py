@@ -9,7 +9,7 @@ from nemo_srlm.judge.scores import parse_draws
 
 @dataclass(frozen=True, slots=True)
 class JudgeItem:
-    """One response to judge. `prompt_id` names the prompt or instruction that it answers."""
+    """One response to judge. `prompt_id`: of its prompt or instruction."""
 
     id: str
     prompt_id: str

@@ -53,7 +53,7 @@ def _run(ctx: Context) -> None:
             return [Turn(turn_id(number, turn), number, turn, outcome[0].text.strip(), outcome[0].num_tokens)]
 
         named = ((turn_id(q.id, turn), (q, before)) for q, before in items)
-        run_requests(ctx, named, lambda: open_engine(ctx, "model"), request, records, "answers")
+        run_requests(ctx, named, lambda: open_engine(ctx, "model"), request, records, "turns")
 
     generate(1, [(q, ()) for q in asked])
     first = _done(ctx, 1)
@@ -62,8 +62,8 @@ def _run(ctx: Context) -> None:
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     asked, first = read_questions(ctx.cfg), _done(ctx, 1)
-    going_on = [q for q in asked if q.id in first and not first[q.id].error]
-    expected = [turn_id(q.id, 1) for q in asked] + [turn_id(q.id, 2) for q in going_on]
+    continued = [q for q in asked if q.id in first and not first[q.id].error]
+    expected = [turn_id(q.id, 1) for q in asked] + [turn_id(q.id, 2) for q in continued]
     parts.merge_parts(ctx, Turn, expected, TURNS)
     turns = list(files.read_records(ctx.dir / TURNS, Turn))
     answers, name = read_turns(ctx.dir), full_name(ctx)
@@ -77,7 +77,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "tokens": sum(t.num_tokens for t in good),
         "characters_mean": sum(len(t.text) for t in good) / len(good) if good else None,
         "engine": usage_metrics(ctx),
-        "summary": f"{len(good)} answers to {len(asked)} questions, {len(turns) - len(good)} errors",
+        "summary": f"{len(good)} responses to {len(asked)} questions, {len(turns) - len(good)} errors",
     }
 
 

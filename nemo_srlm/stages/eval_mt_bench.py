@@ -1,4 +1,4 @@
-"""eval_mt_bench: single-answer grades of a model's MT-Bench answers, 1 to 10 a turn, at temperature 0.
+"""eval_mt_bench: single-answer grades of a model's MT-Bench responses, 1 to 10 per turn, at temperature 0.
 
 The judge: an endpoint where `api.stages` names eval_mt_bench; the HF directory `eval.mt_bench.judge_path` through vLLM;
 with neither the model itself (no evidence). Writes grades.jsonl and FastChat's model_judgment/<judge>_single.jsonl.
@@ -68,7 +68,7 @@ Item = tuple[Question, tuple[str, str], int]
 
 
 def _items(ctx: Context) -> Iterator[tuple[str, Item]]:
-    """Every answered turn. A turn that failed has nothing to grade."""
+    """Every turn that has a response."""
     answers = read_turns(ctx.inputs["answers"])
     for question in read_questions(ctx.cfg):
         for turn in (1, 2):

@@ -76,6 +76,17 @@ def test_a_stage_imports_no_other_stage():
     assert {name: found for name in MODULES if (found := own_imports(name) & stages)} == {}
 
 
+def test_the_tiny_worlds_switch_is_read_in_the_pipeline_and_in_its_own_room_alone():
+    """Other stages look at their inputs, or call a function of these files."""
+    readers = {
+        room_path(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("world.enabled")
+    }
+    assert readers == {"core/pipeline.py", "config/checks.py", "tiny_world/held_out.py"}
+
+
 def test_the_import_graph_has_no_circle():
     left = {module: own_imports(module) for module in MODULES}
     while free := {module for module, needs in left.items() if not needs & left.keys()}:

@@ -1,7 +1,7 @@
 """Judging in a stage: requests to the judge, its judgements appended to the shard's part, its identity and health.
 
 An item is one response. Its draws are one request: the filled template as a user turn in chat format. An item that is
-too long, or that the engine cannot answer, becomes a judgement with an error and without draws. `judge.method`:
+too long, or whose request fails, becomes a judgement with an error and without draws. `judge.method`:
 - sampled (the paper): `judge.draws` sampled judgements; the score of each is parsed from its text;
 - expected: one greedy judgement; see judge/expected.py.
 """

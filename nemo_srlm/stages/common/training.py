@@ -1,4 +1,4 @@
-"""What pretrain, baseline, sft and dpo share: the training job of a stage, records -> documents, the summary of metrics."""
+"""Training in a stage: its identity and job, records as documents, the held-out part, the summary of its metrics."""
 
 import json
 import os
@@ -29,24 +29,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 DATA = "data.json"  # how many examples were used and dropped, by reason
-
-
 TAIL = 20  # logged steps that the summary averages over
 
 
 def common_identity(cfg: Config, name: Literal["pretrain", "sft", "dpo"]) -> dict[str, Any]:
-    """What decides the weights of a training stage; keyed as the settings are, so that a difference names the setting."""
+    """What decides the weights of a training stage, keyed like the settings, so that a difference names the setting."""
     sections = (name, "model", "precision", "chat")
     found = {key: identity(getattr(cfg, key)) for key in sections} | {"run": {"seed": cfg.run.seed}}
-    if getattr(cfg, name).keep_best:  # then the weights depend on when they were looked at
+    if getattr(cfg, name).keep_best:  # then the weights depend on the steps of validation
         found[name] |= {"validate_every": getattr(cfg, name).validate_every}
     return found
 
 
 def keep_every(cfg: Config, stage: str) -> int:
-    """Steps between the weights that a training stage keeps for select; 0 = it keeps its last ones alone."""
+    """Steps between the weights that a training stage keeps for select; 0 = it keeps the last ones alone."""
     return cfg.select.every if stage in cfg.select.stages else 0
 
 
@@ -87,7 +84,7 @@ def check(cfg: Config) -> None:
 
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":
-    """Raises ConfigError when the tokenizer has more tokens than the model."""
+    """The tokenizer of the run. Raises ConfigError when it has more tokens than the model."""
     from nemo_srlm.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(ctx.inputs["tokenizer"] / "tokenizer")
@@ -99,15 +96,13 @@ def open_tokenizer(ctx: Context) -> "Tokenizer":
 
 
 def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
-    """The examples of a JSONL file as documents; those that cannot be trained on are counted by reason."""
-    return keep(
-        (chat.document(example.prompt, example.response) for example in read_records(path, SftExample)),
-        max_length,
-        dropped,
-    )
+    """The examples of a JSONL file (SftExample) as documents; those that do not fit are counted by reason."""
+    documents = (chat.document(example.prompt, example.response) for example in read_records(path, SftExample))
+    return keep(documents, max_length, dropped)
 
 
 def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]) -> "list[Document]":
+    """The documents that fit `max_length` tokens; the others are counted by reason."""
     from nemo_srlm.train.batches import drop_reason
 
     kept = []
@@ -121,9 +116,9 @@ def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]
 
 
 def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[list[T], list[T]]":
-    """(what is trained on, `num` others for the validation loss), both in their order; drawn by `seed`.
+    """(training items, `num` items for the validation loss), both in the given order; the latter are drawn with `seed`.
 
-    Raises ConfigError, naming the setting `where`, when nothing would be left to train on.
+    Raises ConfigError, naming the setting `where`, when no training item would remain.
     """
     if num >= len(items) > 0:
         raise ConfigError(where, str(num), f"less than the {len(items)} examples that there are")
@@ -132,7 +127,7 @@ def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[li
 
 
 def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[str]) -> None:
-    """Trains on the documents of `used` (by where they come from) with the section sft, from the input "base"."""
+    """Trains the input "base" on the documents of `used` (by their source) with the settings of the section sft."""
     from nemo_srlm.train.megatron.job import start
     from nemo_srlm.train.megatron.tasks import sft_task
     from nemo_srlm.train.megatron.trainer import fit
@@ -150,7 +145,7 @@ def fit_sft(ctx: Context, used: "dict[str, list[Document]]", dropped: Counter[st
 
 
 def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> None:
-    """Rank 0 notes what the stage trains on. Raises DataError when nothing is left."""
+    """Rank 0 writes the numbers of examples used and dropped. Raises DataError when none remains."""
     if not sum(used.values()):
         raise DataError(
             ctx.dir.name, f"no example is left; dropped: {dict(dropped)}", "at least one", "look at max_length"
@@ -169,7 +164,7 @@ def summary(ctx: Context) -> dict[str, Any]:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
     if not steps:
-        raise DataError(path, "no step is logged", "one line a step")
+        raise DataError(path, "no step is logged", "one line per step")
     tail = steps[-TAIL:]
     names = list(steps[-1]["per"])
     found: dict[str, Any] = {
