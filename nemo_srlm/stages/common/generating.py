@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.parts import PartWriter, remaining
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
@@ -107,7 +108,7 @@ def usage_metrics(ctx: Context) -> dict[str, float]:
     """
     total: Counter[str] = Counter()
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            total.update(json.loads(line))
+        for _, counted in read_json_lines(path):
+            total.update(counted)
     tokens, seconds = total["tokens"] or total["completion_tokens"], total["seconds"] - total["start_seconds"]
     return dict(total) | {"tokens_per_s": tokens / seconds if seconds else 0.0}

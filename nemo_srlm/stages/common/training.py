@@ -1,6 +1,5 @@
 """Training in a stage: its identity and job, records as documents, the held-out part, the summary of its metrics."""
 
-import json
 import os
 import random
 import time
@@ -13,7 +12,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import TrainSection
 from nemo_srlm.core import pipeline
 from nemo_srlm.core.control import stop_file
-from nemo_srlm.core.files import read_json, read_records, write_json
+from nemo_srlm.core.files import read_json, read_json_lines, read_records, write_json
 from nemo_srlm.core.records import SftExample
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError, DataError
@@ -161,7 +160,7 @@ def summary(ctx: Context) -> dict[str, Any]:
     if not (ctx.dir / "checkpoint" / "final").is_dir():
         raise DataError(ctx.dir / "checkpoint", "no final weights", remedy="run the stage again: it resumes")
     path = ctx.dir / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for _, line in read_json_lines(path)]
     steps = [line for line in lines if "loss" in line]
     if not steps:
         raise DataError(path, "no step is logged", "one line per step")
