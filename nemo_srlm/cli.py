@@ -50,9 +50,18 @@ def latest_run() -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nemo_srlm.launch import local
+    if args.launcher == "local":
+        from nemo_srlm.launch import local
 
-    return local.start(_compose(args), args.until)
+        return local.start(_compose(args), args.until)
+    from nemo_srlm.launch.launcher import launcher_named
+
+    launcher = launcher_named(args.launcher)
+    if args.until:
+        raise UserError(
+            "--until", f"with --launcher {args.launcher}", "--launcher local, the only one that can stop there"
+        )
+    return launcher.start(_compose(args))
 
 
 def _stage(args: argparse.Namespace) -> int:
@@ -205,6 +214,9 @@ def parser() -> argparse.ArgumentParser:
         "run", _run, "Run the unfinished stages of a run on this machine. Safe to interrupt: the same command resumes."
     )
     p.add_argument("--until", default="", choices=["", *NAMES], metavar="STAGE", help="stop after the first such stage")
+    p.add_argument(
+        "--launcher", default="local", metavar="NAME", help="how its stages are run: local (default) or slurm"
+    )
     _config_arguments(p)
     p = verb("status", _status, "The state of every stage: done, running, failed, waiting.")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")

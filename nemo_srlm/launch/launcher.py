@@ -1,4 +1,4 @@
-"""What a launcher is: the way in which a run's stages are executed. Two are listed here, this machine and Slurm."""
+"""What a launcher is: the way in which a run's stages are executed. LAUNCHERS lists them: this machine and Slurm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.errors import UserError
 from nemo_srlm.launch import local
 from nemo_srlm.launch.slurm import status as slurm_status
 from nemo_srlm.launch.slurm import submit as slurm_submit
@@ -39,8 +40,19 @@ def _rows_of_files(run_dir: Path) -> tuple[list[Row], list[str]]:
 
 SLURM = Launcher(slurm_verbs.submit, slurm_submit.submitted, slurm_status.rows, slurm_status.logs)
 LOCAL = Launcher(local.start, _any_run, _rows_of_files, local.logs)
-LAUNCHERS = (SLURM, LOCAL)  # a run that was submitted and then continued on this machine counts as Slurm's
+# `nemo-srlm run --launcher NAME`. The first one that was used shows a run's status, so `local`, which any run may use, is last.
+LAUNCHERS = {
+    "slurm": SLURM,
+    "local": LOCAL,
+}
+
+
+def launcher_named(name: str) -> Launcher:
+    """Raises UserError for a name that is not in the table."""
+    if name not in LAUNCHERS:
+        raise UserError("--launcher", repr(name), f"one of {', '.join(LAUNCHERS)}")
+    return LAUNCHERS[name]
 
 
 def launcher_of(run_dir: Path) -> Launcher:
-    return next(launcher for launcher in LAUNCHERS if launcher.used(run_dir))
+    return next(launcher for launcher in LAUNCHERS.values() if launcher.used(run_dir))
