@@ -1,0 +1,46 @@
+"""A training rank trains with the config that NeMo's hydra_runner hands over, checked against the schema."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+# `multiply` is a resolver that NeMo registers: plain OmegaConf cannot read the first file.
+CONFIGS = {
+    "handed_over": "run: {arm: given}\ndpo: {beta: '${multiply:2,0.1}'}\n",
+    "wrong": "dpo: {beta: -1.0}\n",
+}
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.train.megatron.quiet import quiet
+from nemo_srlm.train.megatron.run_config import run_config
+quiet()
+folder, names, found = Path(sys.argv[1]), sys.argv[2:], {}
+for name in names:
+    try:
+        cfg = run_config(folder / name)
+        found[name] = [cfg.dpo.beta, cfg.run.arm, cfg.candidates.num]
+    except ConfigError as error:
+        found[name] = str(error)
+(folder / "found.json").write_text(json.dumps(found))
+"""
+
+
+def test_a_rank_gets_what_hydra_runner_hands_over_and_a_wrong_setting_is_named(tmp_path: Path):
+    for name, text in CONFIGS.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path), *CONFIGS]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["handed_over"] == [0.2, "external", 4]
+    assert "dpo.beta: -1.0; expected more than 0" in found["wrong"]
