@@ -1,1 +1,1 @@
-"""What a run is told: the schema of its settings, YAML files and overrides composed into it, and the rules between them."""
+"""Settings: their schema, the composition of YAML files and overrides, and the checks of the result."""

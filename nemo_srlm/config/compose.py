@@ -1,4 +1,4 @@
-"""From YAML files and overrides to a checked Config, and in and out of a run directory."""
+"""YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.errors import ConfigError
 
-FROZEN = "config.yaml"  # in the run directory: what runs is what was started
+RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
 
 def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> Config:
@@ -90,9 +90,9 @@ def as_yaml(cfg: Config) -> str:
 def save_resolved_config(cfg: Config, run_dir: Path) -> None:
     """Writes the resolved config into the run directory, atomically."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir / f".{FROZEN}.tmp"
+    temporary = run_dir / f".{RESOLVED_CONFIG}.tmp"
     temporary.write_text(as_yaml(cfg), encoding="utf-8")
-    temporary.replace(run_dir / FROZEN)
+    temporary.replace(run_dir / RESOLVED_CONFIG)
 
 
 def load_resolved_config(run_dir: Path) -> Config:
@@ -100,7 +100,7 @@ def load_resolved_config(run_dir: Path) -> Config:
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
-    path = run_dir / FROZEN
+    path = run_dir / RESOLVED_CONFIG
     try:
         return typed(OmegaConf.load(path), str(path))
     except FileNotFoundError as error:

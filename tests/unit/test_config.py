@@ -1,4 +1,4 @@
-"""The schema: defaults, overrides, refusals, identity against execution, saving the resolved config."""
+"""The settings: defaults, overrides, refusals, fingerprints, saved configs, renamed words, and their description."""
 
 import json
 import math
@@ -77,13 +77,13 @@ def test_execution_settings_never_enter_an_identity():
     assert identity(cfg.parallel) == {}
 
 
-def test_a_frozen_config_thaws_to_the_same_config(configs: Path, tmp_path: Path):
+def test_a_saved_config_is_loaded_as_the_same_config(configs: Path, tmp_path: Path):
     cfg = compose("small", ["run.name=x", "prompts.keywords=[a,b]"], configs)
     save_resolved_config(cfg, tmp_path / "run")
     assert load_resolved_config(tmp_path / "run") == cfg
 
 
-def test_thawing_what_is_not_a_run_says_so(tmp_path: Path):
+def test_loading_from_what_is_not_a_run_says_so(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such file"):
         load_resolved_config(tmp_path)
 

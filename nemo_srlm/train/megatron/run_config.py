@@ -1,10 +1,10 @@
-"""The frozen config of a run as NeMo's hydra_runner composes it, checked against the schema."""
+"""The resolved config of a run as NeMo's hydra_runner composes it, checked against the schema."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.compose import FROZEN, typed
+from nemo_srlm.config.compose import RESOLVED_CONFIG, typed
 from nemo_srlm.config.schema import Config
 
 
@@ -16,7 +16,7 @@ def run_config(run_dir: Path) -> Config:
     """
     from nemo.core.config import hydra_runner
 
-    path, handed_over = run_dir.resolve() / FROZEN, list[Any]()
+    path, handed_over = run_dir.resolve() / RESOLVED_CONFIG, list[Any]()
     sys.argv = [sys.argv[0], "--config-path", str(path.parent), "--config-name", path.stem]
     hydra_runner(config_path=".", config_name=path.stem, schema=Config)(handed_over.append)()
     return typed(handed_over[0], str(path))
