@@ -135,7 +135,7 @@ def _first_turn(root: dict[str, Any], language: str, where: str, counts: Counter
         if reason:
             counts[f"reply_{reason}"] += 1
             continue
-        rank = data.get("rank")  # absent or null where nobody ranked it
+        rank = data.get("rank")  # absent or null where it was not ranked
         if rank is not None and (not isinstance(rank, int) or rank < 0):
             raise DataError(where, f"rank {rank!r}", "a number from 0 (the best), or null")
         counts["reply_unranked"] += rank is None

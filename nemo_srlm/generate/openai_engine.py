@@ -34,7 +34,7 @@ class OpenAIEngine:
     """See requests.Engine. Raises ConfigError when the key is not in the environment."""
 
     tokenizer = None  # the endpoint's own
-    max_model_len = sys.maxsize  # the endpoint knows
+    max_model_len = sys.maxsize  # the endpoint's own limit is unknown here
 
     def __init__(self, section: ApiSection, first_wait: float = FIRST_WAIT) -> None:
         self._section, self._first_wait = section, first_wait

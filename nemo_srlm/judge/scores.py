@@ -14,7 +14,7 @@ from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.data import templates
 
-# What may stand around a number without changing it: markdown, quotes, brackets, table bars.
+# What may surround a number without changing it: markdown, quotes, brackets, table bars.
 _OPEN = r"[\s*_`\"'\[({<$|]"
 _CLOSE = r"[ \t*_`\"'\])}>$|]"
 _HEAD = re.compile(rf"(?<![^\W_])score{_CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){_CLOSE}*)?[:：]", re.IGNORECASE)
@@ -68,7 +68,7 @@ def parse_score(text: str, max_score: int = 5, truncated: bool = False) -> float
     if value is None or len(value["number"]) > 12:
         return None
     line, newline, _ = text[value.end() :].partition("\n")
-    # What qualifies a number stands close behind it; the bound keeps the patterns fast on endless runs of signs.
+    # A qualification of the number follows closely; the bound keeps the patterns fast on long runs of signs.
     near = _SPACES.sub(" ", line[:1000])[:LOOK_AHEAD]
     rest = near[_end(_UNIT, near) :]
     if (scale := _SCALE.match(rest)) is not None:
@@ -92,7 +92,7 @@ def _end(pattern: re.Pattern[str], text: str) -> int:
 
 
 def _before(text: str, position: int) -> str:
-    """What stands before `position` on its line, without markdown and spaces."""
+    """The text before `position` on its line, without markdown and spaces."""
     return text[text.rfind("\n", 0, position) + 1 : position].strip(" \t*_`#>-|\r")
 
 
@@ -105,7 +105,7 @@ def _scale_is_ours(scale: str | None, max_score: int) -> bool:
 
 
 def parse_draws(texts: Sequence[str], finish_reasons: Sequence[str], max_score: int = 5) -> tuple[float | None, ...]:
-    """One score (or None) a draw; a draw whose finish reason is "length" is parsed as truncated."""
+    """One score (or None) per draw; a draw whose finish reason is "length" is parsed as truncated."""
     return tuple(
         parse_score(text, max_score, truncated=reason == "length")
         for text, reason in zip(texts, finish_reasons, strict=True)

@@ -54,7 +54,7 @@ def _replies(ctx: Context) -> Iterator[RankedReply]:
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
     if cfg.eft.source == "external":
-        return  # nothing to generate: finalize reads what the data brings
+        return  # nothing to generate: finalize reads the judgements of the data
     template = templates.load(cfg.judge.template, templates.JUDGE)
 
     def request(engine: Engine, item_id: str, reply: RankedReply) -> Request:

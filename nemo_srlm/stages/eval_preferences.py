@@ -56,7 +56,7 @@ def _read(ctx: Context) -> dict[str, tuple[list[RankedReply], dict[str, int]]]:
 
 
 def _distinct(ctx: Context) -> dict[str, RankedReply]:
-    """All files' replies by id: what stands in two files is judged once."""
+    """All files' replies by id: a reply that is in two files is judged once."""
     return {reply.id: reply for replies, _ in _read(ctx).values() for reply in replies}
 
 

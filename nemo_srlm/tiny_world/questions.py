@@ -154,7 +154,7 @@ def render(question: Question, phrasing: int, prefix: str = "") -> str:
 
 
 def wording(rng: random.Random, question: Question) -> str:
-    """A random phrasing; half of the prompts carry a prefix."""
+    """A random phrasing; half of the prompts have a prefix."""
     return render(question, rng.randrange(4), rng.choice(PREFIXES) if rng.random() < 0.5 else "")
 
 
