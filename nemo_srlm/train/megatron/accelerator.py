@@ -1,4 +1,4 @@
-"""The device: CUDA where there is one; else the CPU over gloo, which then answers Megatron's calls of CUDA.
+"""The device: CUDA where there is one; else the CPU over gloo, to which Megatron's CUDA calls are then redirected.
 
 Megatron-core is used unmodified. It names "cuda" in a few dozen places: scalars of the schedules, gradient norms, RNG
 states, dtype names like `torch.cuda.FloatTensor`. On a machine without a GPU, `prepare()` redirects exactly those calls

@@ -64,7 +64,7 @@ def fit(
                 result = train_step(trainer, task, scheduler, number, partial(stop.reason, longest))
                 done = result.done
                 log.step(result)
-                # a training resumed from this step's checkpoint does not repeat these, so they come before it
+                # a training resumed from this step's checkpoint does not repeat these writes, so they come before it
                 if _due(section.validate_every, done, steps):
                     validate(done)
                 saver.poll()
@@ -89,7 +89,7 @@ def fit(
 def train_step(
     trainer: Trainer, task: Task, scheduler: Any, number: int, stop_reason: Callable[[], str]
 ) -> StepResult:  # fmt: skip
-    """Step `number` (from 0): forward, backward, one reduction of metrics, optimizer. The result is equal on all ranks."""
+    """Step `number` (from 0): forward, backward, one reduction of metrics, optimizer. Ranks agree on all but `reason`."""
     job, section = trainer.job, trainer.job.train
     began = time.perf_counter()
     setup.seed_everything(job.seed, number)
