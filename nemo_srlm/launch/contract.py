@@ -29,7 +29,7 @@ TRAIN_WORKER = "nemo_srlm.launch.train_worker"
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker is told to do."""
+    """What a worker has to do."""
 
     run_dir: Path
     refs: tuple[Ref, ...]

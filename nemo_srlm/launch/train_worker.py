@@ -15,7 +15,7 @@ from nemo_srlm.train.megatron.quiet import quiet
 
 
 def exit_code(work: Callable[[], None], directory: Path) -> int:
-    """Does the work, leaves the process groups, and returns the exit code.
+    """Does the work, shuts the process groups down, and returns the exit code.
 
     Rank 0 writes the user's mistake to the error file of the stage directory; any other exception is raised.
     """

@@ -20,7 +20,7 @@ SETTINGS = "job.json"  # in a job's folder
 
 
 @dataclass(frozen=True)
-class Settings:
+class JobSettings:
     """What the step inside the job reads (job.json), as it was at submission."""
 
     run_dir: str
@@ -42,7 +42,7 @@ class Settings:
         return tuple(map(Ref.parse, self.refs))
 
     @classmethod
-    def read(cls, folder: Path) -> "Settings":
+    def read(cls, folder: Path) -> "JobSettings":
         return cls(**read_json(folder / SETTINGS))
 
 
@@ -111,9 +111,9 @@ def python(cfg: Config) -> str:
     return cfg.cluster.python or sys.executable
 
 
-def settings(cfg: Config, run_dir: Path, job: Job) -> Settings:
+def settings(cfg: Config, run_dir: Path, job: Job) -> JobSettings:
     hang = {"setup": cfg.cluster.hang.setup, "work": cfg.cluster.hang.work, "save": cfg.cluster.hang.save}
-    return Settings(
+    return JobSettings(
         str(run_dir.resolve()), [str(ref) for ref in job.refs], job.kind, job.num_shards, config_digest(cfg),
         num_nodes(cfg, job), cfg.parallel.processes, cfg.parallel.threads, hang,
     )  # fmt: skip

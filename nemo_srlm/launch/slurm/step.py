@@ -27,7 +27,7 @@ from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.process_tree import dump, kill
-from nemo_srlm.launch.slurm.sbatch import Settings, config_digest
+from nemo_srlm.launch.slurm.sbatch import JobSettings, config_digest
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.stages import load
 
@@ -56,7 +56,7 @@ class Attempt:
         )  # fmt: skip
 
 
-def command(job: Settings, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
+def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
     """The worker's command line and environment."""
     # PYTHONFAULTHANDLER: SIGABRT writes every thread's stack before it kills
     env = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
@@ -78,7 +78,7 @@ def prepare_child() -> None:
 class WorkerSupervisor:
     """The worker of this node, from its start to the outcome."""
 
-    def __init__(self, job: Settings, attempt: Attempt) -> None:
+    def __init__(self, job: JobSettings, attempt: Attempt) -> None:
         self.job, self.attempt = job, attempt
         # the training's own stop file; torchrun.py removes it when it starts, so it is touched again and again
         self.training_stop = stop_file(stage_directory(job.path, job.stages[0])) if job.kind == "train" else None
@@ -138,7 +138,7 @@ class WorkerSupervisor:
         return ("user" if code == EXIT_USER else "crashed"), words
 
 
-def work(job: Settings, attempt: Attempt) -> tuple[str, str]:
+def work(job: JobSettings, attempt: Attempt) -> tuple[str, str]:
     run_dir = job.path
     cfg = load_resolved_config(run_dir)
     found = config_digest(cfg)
@@ -166,7 +166,7 @@ def work(job: Settings, attempt: Attempt) -> tuple[str, str]:
     return outcome
 
 
-def finish(job: Settings) -> tuple[str, str]:
+def finish(job: JobSettings) -> tuple[str, str]:
     """Writes the manifest. What is missing is named, and the shards' marks are removed: the next submission looks again."""
     run_dir, ref = job.path, job.stages[0]
     cfg, stage = load_resolved_config(run_dir), load(ref.stage)
@@ -182,7 +182,7 @@ def finish(job: Settings) -> tuple[str, str]:
     return "done", str(done.metrics.get("summary", ""))
 
 
-def detail_of(job: Settings, detail: str) -> str:
+def detail_of(job: JobSettings, detail: str) -> str:
     """The first line of the worker's error file, where there is one, else `detail`."""
     errors = [error for ref in job.stages if (error := read_error(stage_directory(job.path, ref)))]
     return errors[0].splitlines()[0] if errors else detail
@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--finish", action="store_true")
     args = parser.parse_args()
-    job, attempt = Settings.read(args.job_dir), Attempt.from_environment()
+    job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
     try:
         word, detail = finish(job) if args.finish else work(job, attempt)
     except UserError as error:
