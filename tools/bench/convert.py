@@ -199,7 +199,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     seconds = {name: num_bytes(big) / (last[f"{name} MB/s"] * 1e6) for name in ("import", "export")}
     print(
         f"\n70B by its shapes: {num_bytes(big) / 1e9:.0f} GB, largest tensor {largest_tensor(big) / 2**20:.0f} MiB, cut into "
-        f"the same pieces as the smaller ones, so the same peak (limit {(LIMIT + largest_tensor(big)) / 2**20:.0f} MiB); "
+        f"the same slices as the smaller ones, so the same peak (limit {(LIMIT + largest_tensor(big)) / 2**20:.0f} MiB); "
         f"at the rates of {last['size']}: import {seconds['import'] / 60:.1f} min, export {seconds['export'] / 60:.1f} min."
     )
 
