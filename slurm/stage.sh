@@ -20,12 +20,7 @@ say() { printf '%s [%s on %s] %s\n' "$(date +%FT%T)" "$attempt" "$SLURMD_NODENAM
 record() { printf '%s\t%s\t%s\t%s\t%s\n' "$(date +%s.%N)" "$attempt" "$SLURM_JOB_NODELIST" "$1" "${2:-}" >>"$attempts"; }
 owned() { [ "$(cat "$owner_file")" = "$owner" ]; }
 
-# Fencing: the newest attempt owns the shard. An older attempt whose node Slurm has lost may still run and write; its step
-# reads this file twice a second and stops when another attempt owns the shard.
-previous=$(cat "$owner_file" 2>/dev/null || true)
-printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
-if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled)\t'; then sleep 3; fi
-
+# before anything that waits: a signal that finds no trap ends the job
 attempt=$owner
 stopping=
 stop_file=$job_dir/stop-$shard.$owner
@@ -33,6 +28,12 @@ rm -f "$stop_file"
 on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; touch "$stop_file"; }
 trap 'on_signal USR1' USR1   # the time limit is near
 trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
+
+# Fencing: the newest attempt owns the shard. An older attempt whose node Slurm has lost may still run and write; its step
+# reads this file twice a second and stops when another attempt owns the shard.
+previous=$(cat "$owner_file" 2>/dev/null || true)
+printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
+if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled)\t'; then sleep 3; fi
 
 export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
 NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

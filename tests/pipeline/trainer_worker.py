@@ -6,6 +6,7 @@ torchrun --nproc-per-node N trainer_worker.py OUTPUT_DIR CHECK...
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -201,21 +202,30 @@ STEPS: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
 }  # fmt: skip
 
 
+def in_two(parallel: dict[str, Any]) -> dict[str, Any]:
+    """The largest micro-batch that makes two of a replica's share: in every one the four processes wait for each other."""
+    replicas = dist_size() // math.prod(parallel.get(name, 1) for name in ("tensor", "pipeline", "context"))
+    return {"micro_batch": TRAIN.global_batch // replicas // 2}
+
+
 def check_layouts(out: Path) -> dict[str, Any]:
     """Every layout from the same initial weights; then trainings from checkpoints written under two different layouts."""
     found: dict[str, Any] = {}
     for name, layout in LAYOUTS.items():
         for kind in ("sft", "dpo"):
-            found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, {}, None)
+            found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, layout, in_two(layout), None)
     resumed = out / "sft-resumed"
     resumed.mkdir(exist_ok=True)  # every rank creates it
     stop_at(resumed, start(job(resumed, {}, {}, None)), "sft")
-    found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", LAYOUTS["tp2_sp_pp2"], {}, None)
-    two = {"max_steps": 2}
-    found["reload/tp2_sp_pp2"] = run(out, "a", "dpo", {"tensor": 2}, two, out / "sft-tp2_sp_pp2" / "checkpoint")
-    found["reload/dp4"] = run(out, "b", "dpo", {"pipeline": 2}, two, out / "sft-dp4" / "checkpoint")
-    found["recompute/full"] = run(out, "c", "sft", {"tensor": 2, "pipeline": 2}, two, None, recompute="full")
-    found["recompute/selective"] = run(out, "d", "sft", {}, two, None, recompute="selective")
+    both = LAYOUTS["tp2_sp_pp2"]
+    found["resume/tp2_sp_pp2"] = run(out, "sft-resumed", "sft", both, in_two(both), None)
+    for key, name, kind, layout, initial, precision in (
+        ("reload/tp2_sp_pp2", "a", "dpo", {"tensor": 2}, out / "sft-tp2_sp_pp2" / "checkpoint", {}),
+        ("reload/dp4", "b", "dpo", {"pipeline": 2}, out / "sft-dp4" / "checkpoint", {}),
+        ("recompute/full", "c", "sft", {"tensor": 2, "pipeline": 2}, None, {"recompute": "full"}),
+        ("recompute/selective", "d", "sft", {}, None, {"recompute": "selective"}),
+    ):
+        found[key] = run(out, name, kind, layout, {**in_two(layout), "max_steps": 2}, initial, **precision)
     return found
 
 

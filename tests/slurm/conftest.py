@@ -87,7 +87,15 @@ class Run:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, f"waited {seconds} s; jobs: {self.jobs()}\n{self.everything()}"
-            time.sleep(0.5)
+            time.sleep(0.2)
+
+    def held(self, ref: str, shards: int = 1) -> None:
+        """Waits until `shards` workers of the stage that TOY_HOLD names wait in the middle of their work."""
+        self.until(lambda: len(list((self.dir / ref / "logs").glob("toy-held-*"))) == shards)
+
+    def let_go(self, ref: str) -> None:
+        """Lets the workers of a held stage go on."""
+        (self.dir / ref / "logs" / "toy-let-go").touch()
 
     def wait(self, seconds: float = 400.0) -> dict[str, dict[str, Any]]:
         """Waits until no job is left; returns the status."""

@@ -27,7 +27,7 @@ def test_one_sbatch_runs_the_whole_loop_with_arrays_and_training_on_two_nodes(ru
 
 
 def test_submitting_twice_at_the_same_time_submits_once(run: Run):
-    run.env["TOY_STEP"] = "0.3"
+    run.env["TOY_HOLD"] = "grow"
     command = [str(ROOT / "slurm/iteration.sh"), *run.words()]
     env = run.cluster.env | run.env
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -39,16 +39,20 @@ def test_submitting_twice_at_the_same_time_submits_once(run: Run):
     assert {"queued", "running"} >= {run.status()[ref]["state"] for ref in REFS[2:]}
     changed = run.submit("seed.num_ift=1", code=2)  # queued jobs read the saved config
     assert "seed.num_ift: 3200 -> 1" in changed
+    run.held("iter0/grow")
+    run.let_go("iter0/grow")
     run.wait()
     run.assert_whole()
     assert len((run.dir / "slurm/iter1-square/attempts-0.tsv").read_text().splitlines()) == 2
 
 
 def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
-    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "2"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
     run.submit()
     (run.dir / "slurm/jobs.json").unlink()  # as if the submission was killed after sbatch
     assert "nothing to submit" in run.submit()
+    run.held("iter0/grow")
+    run.let_go("iter0/grow")
 
 
 def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_early_says_what_is_missing(run: Run):
@@ -56,8 +60,9 @@ def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_ear
     known = "from nemo_srlm.launch.slurm import client; client.require(['999999'])"
     refused = run.call([sys.executable, "-c", known], code=1)
     assert "SlurmError: job 999999: ended and was forgotten" in refused
-    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "4"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "4"}
     run.submit()
+    run.held("iter0/grow")
     run.cli("cancel", str(run.dir))
     run.wait()
     early = run.dir / "slurm/iter1-pick"
@@ -73,14 +78,13 @@ def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_ear
 
 
 def test_cancel_ends_every_job_and_submitting_goes_on(run: Run):
-    run.env |= {"TOY_STEP": "0.3", "TOY_STAGES": "4"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "4"}
     run.submit()
-    run.until(lambda: run.steps("iter0/grow") > 1)
+    run.held("iter0/grow")
     assert "cancelled" in run.cli("cancel", str(run.dir))
     found = run.wait()
     assert {found[r]["state"] for r in REFS[1:4]} == {"cancelled"}, "\n".join(map(str, found.values()))
     assert found["iter1/pick"]["words"] == "by `nemo-srlm cancel`"
-    run.env["TOY_STEP"] = "0.05"
     run.submit()
     run.wait()
     run.assert_whole()

@@ -45,8 +45,8 @@ def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
 
 
 def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
-    """Time limit 1 minute, signal about 30 s after the start: two trainings of 40 s, one of which may not restart."""
-    run.env |= {"TOY_STEP": "4", "TOY_STAGES": "3"}
+    """Two trainings wait for the signal, which comes 30 to 60 s before their limit of a minute; one may not restart."""
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "3"}
     capped = Run(run.cluster, run.root, "capped", run.env)
     run.submit("cluster.train.time=1", "parallel.nodes=1")
     capped.submit("cluster.train.time=1", "parallel.nodes=1", "cluster.max_restarts=0")
@@ -63,10 +63,10 @@ def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
 @pytest.mark.parametrize("ref", ["iter0/grow", "iter1/square"])
 def test_preemption_saves_and_resumes(run: Run, ref: str):
     training = ref == "iter0/grow"
-    run.env |= {"TOY_STAGES": "2", "TOY_STEP": "0.5"} if training else {"TOY_STAGES": "3", "TOY_ITEM": "0.8"}
+    run.env |= {"TOY_HOLD": ref.partition("/")[2], "TOY_STAGES": "2" if training else "3"}
     run.submit("cluster.partition=low", "parallel.nodes=1")
-    run.until(lambda: run.steps(ref) > 1 if training else run.items() > 1)
-    urgent = ["--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2"]
+    run.held(ref, 1 if training else 3)
+    urgent = ["--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true"]
     name = run.cluster.tool("sbatch", "--parsable", *urgent).strip()
     run.until(lambda: name not in [job[0] for job in run.cluster.jobs()])
     run.wait()
@@ -79,11 +79,12 @@ def test_preemption_saves_and_resumes(run: Run, ref: str):
 
 
 def test_requeueing_one_element_of_an_array_leaves_the_others_alone(run: Run):
-    run.env |= {"TOY_ITEM": "0.8", "TOY_STAGES": "3"}
+    run.env |= {"TOY_HOLD": "square", "TOY_STAGES": "3"}
     run.submit("parallel.nodes=1")
-    run.until(lambda: run.items() > 3)
+    run.held("iter1/square", 3)
     last = next(job[0] for job in run.jobs() if job[1] == "RUNNING" and job[0].endswith("_2"))
     run.cluster.tool("scontrol", "requeue", last)
+    run.let_go("iter1/square")
     run.wait()
     run.assert_whole()
     starts = [a[1].rpartition(".")[0].rpartition("_")[2] for a in run.attempts("iter1-square") if a[3] == "start"]

@@ -1,7 +1,5 @@
 """Failures of nodes and of the controller. Each test affects the whole cluster, so they run one at a time."""
 
-import time
-
 from tests.slurm.conftest import Run
 
 
@@ -28,10 +26,11 @@ def revive(run: Run, node: str) -> None:
 
 
 def test_a_node_that_dies_while_judging_costs_no_record(run: Run):
-    run.env |= {"TOY_ITEM": "0.8", "TOY_STAGES": "3"}
+    run.env |= {"TOY_HOLD": "square", "TOY_STAGES": "3"}
     run.submit("parallel.nodes=1")
-    run.until(lambda: run.items() > 3)
+    run.held("iter1/square", 3)
     node = kill_node(run, "iter1/square")
+    run.let_go("iter1/square")  # shards on the other node
     run.wait()
     revive(run, node)
     run.assert_whole()
@@ -39,11 +38,10 @@ def test_a_node_that_dies_while_judging_costs_no_record(run: Run):
 
 
 def test_a_node_that_dies_while_training_on_two_nodes_costs_no_step(run: Run):
-    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "2"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
     run.submit()
-    run.until(lambda: run.steps("iter0/grow") > 2)
+    run.held("iter0/grow")
     node = kill_node(run, "iter0/grow")
-    time.sleep(2)
     revive(run, node)
     run.wait()
     run.assert_whole()
@@ -52,9 +50,9 @@ def test_a_node_that_dies_while_training_on_two_nodes_costs_no_step(run: Run):
 
 def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
     """Only slurmd dies: the old processes keep running beside the new attempt, and must stop."""
-    run.env |= {"TOY_STEP": "1.2", "TOY_STAGES": "2"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STEP": "0.7", "TOY_STAGES": "2"}  # the old attempt goes on when the new one starts
     run.submit("parallel.nodes=1")
-    run.until(lambda: run.steps("iter0/grow") > 1)
+    run.held("iter0/grow")
     node = run.node_of("iter0/grow")
     run.cluster.tool(node, verb="lose-node")
     run.cluster.tool("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
@@ -68,17 +66,17 @@ def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
 
 
 def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(run: Run):
-    run.env |= {"TOY_STEP": "3", "TOY_STAGES": "2"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
     run.submit("parallel.nodes=1")
-    run.until(lambda: run.steps("iter0/grow") > 1)
+    run.held("iter0/grow")
     run.cluster.tool(verb="kill-controller")
     found = run.status()
     assert "does not answer" in found["notes"][0]
     assert found["iter0/seed"]["state"] == "done"
     assert found["iter0/grow"]["state"] == "running"
     assert "Slurm" in run.submit(code=2)
-    time.sleep(3)
     run.cluster.tool(verb="start-controller")
+    run.let_go("iter0/grow")
     run.wait()
     run.assert_whole()
     assert len([e for e in run.ends("iter0-grow") if e == "start"]) == 1
@@ -86,9 +84,9 @@ def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(
 
 def test_the_supervisor_submits_again_what_a_node_failure_left(run: Run):
     """The site does not requeue: the job dies with its node, its dependents are cancelled, and all are planned again."""
-    run.env |= {"TOY_STEP": "0.5", "TOY_STAGES": "3"}
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "3"}
     run.submit("parallel.nodes=1", "cluster.max_replans=2", "cluster.flags=[--no-requeue]")
-    run.until(lambda: run.steps("iter0/grow") > 1)
+    run.held("iter0/grow")
     node = kill_node(run, "iter0/grow")
     run.until((run.dir / "slurm/supervision.json").exists)
     revive(run, node)

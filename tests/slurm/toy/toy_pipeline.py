@@ -1,8 +1,9 @@
 """A toy loop that counts and sleeps, with the real stage contract: cpu, train, generate (sharded), cpu, train, generate.
 
 Environment (inherited by the jobs): TOY_ITEM and TOY_STEP: seconds per item and per training step. TOY_CRASH and
-TOY_HANG: `stage` or `stage:shard` that crashes or hangs; TOY_TIMES: how often (0 = always). TOY_STAGES: number of
-stages, at most six.
+TOY_HANG: `stage` or `stage:shard` that crashes or hangs; TOY_TIMES: how often (0 = always). TOY_HOLD: the stage whose
+workers wait once in the middle of their work, so that a test need not strike at the right second. TOY_STAGES: number
+of stages, at most six.
 """
 
 import json
@@ -24,8 +25,10 @@ from tests.items import run_items
 ITEMS, STEPS = 24, 10
 
 
-def misbehave(ctx, name):
-    """Crashes or hangs in the middle of the work, as often as TOY_TIMES says."""
+def in_the_middle(ctx, name):
+    """Waits, crashes or hangs, as the environment says. Called in the middle of the work of a shard or training."""
+    if os.environ.get("TOY_HOLD") == name:
+        hold(ctx)
     for kind in ("CRASH", "HANG"):
         wanted = os.environ.get(f"TOY_{kind}", "")
         if wanted not in (name, f"{name}:{ctx.shard}"):
@@ -44,6 +47,20 @@ def misbehave(ctx, name):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hold(ctx):
+    """Waits until it is to stop, until a later attempt is there, or until the test lets go (tests/slurm/conftest.py)."""
+    held = ctx.dir / "logs" / f"toy-held-{ctx.shard}"
+    held.parent.mkdir(exist_ok=True)
+    if held.exists():  # by an earlier attempt
+        return
+    held.touch()
+    owner, own = Path(os.environ["NEMO_SRLM_OWNER_FILE"]), os.environ["NEMO_SRLM_ATTEMPT"]
+    while not (stop_file(ctx.dir).exists() or held.with_name("toy-let-go").exists()):
+        if owner.read_text().strip() != own:
+            return
+        time.sleep(0.05)
+
+
 def hang_here():
     time.sleep(10_000)
 
@@ -53,7 +70,7 @@ def slow(ctx, name, items, make):
         for item, value in batch:
             time.sleep(float(os.environ.get("TOY_ITEM", "0.02")))
             if int(item[1:]) >= ITEMS // 2:
-                misbehave(ctx, name)
+                in_the_middle(ctx, name)
             yield make(item, value)
 
     run_items(ctx, items, process, batch=1)
@@ -82,7 +99,7 @@ def pick_run(ctx):
 
 
 def train_run(ctx):
-    """Counts to STEPS on rank 0, saves each step, resumes; exits with EXIT_AGAIN when the stop file appears."""
+    """Counts to STEPS on rank 0, saves each step, resumes; at the stop file exits with EXIT_AGAIN after a step."""
     rank = int(os.environ["RANK"])
     if os.environ.get("TOY_TORCH"):
         import torch
@@ -97,18 +114,18 @@ def train_run(ctx):
         done = json.loads(state.read_text())["done"] if state.exists() else 0
         if done >= STEPS:
             return
-        if stop_file(ctx.dir).exists():
-            print(f"rank {rank} leaves at {done}", flush=True)
-            sys.stdout.flush()
-            os._exit(EXIT_AGAIN)
         time.sleep(float(os.environ.get("TOY_STEP", "0.05")))
         if rank == 0:
             if done == STEPS // 2:
-                misbehave(ctx, ctx.dir.name)
+                in_the_middle(ctx, ctx.dir.name)
             with (ctx.dir / "metrics.jsonl").open("a") as f:
                 f.write(json.dumps({"step": done}) + "\n")
             write_atomic(state, json.dumps({"done": done + 1}))
             ctx.progress.update(done + 1, STEPS, "steps")
+        if stop_file(ctx.dir).exists() and done + 1 < STEPS:
+            print(f"rank {rank} leaves at {done + 1}", flush=True)
+            sys.stdout.flush()
+            os._exit(EXIT_AGAIN)
 
 
 def train_finish(ctx):
