@@ -50,7 +50,7 @@ def test_a_node_that_dies_while_training_on_two_nodes_costs_no_step(run: Run):
 
 def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
     """Only slurmd dies: the old processes keep running beside the new attempt, and must stop."""
-    run.env |= {"TOY_HOLD": "grow", "TOY_STEP": "0.7", "TOY_STAGES": "2"}  # the old attempt goes on when the new one starts
+    run.env |= {"TOY_HOLD": "grow", "TOY_STEP": "0.7", "TOY_STAGES": "2"}  # the old attempt goes on beside it
     run.submit("parallel.nodes=1")
     run.held("iter0/grow")
     node = run.node_of("iter0/grow")
