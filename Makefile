@@ -9,7 +9,7 @@ PIN := $(BIN)/pip install -qq -c $(PINS)/cpu-constraints.txt
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo demo-slurm test lint bench clean
+.PHONY: help venv demo demo-slurm test test-fast lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,8 +33,12 @@ demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a ta
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)
 
-test: venv ## all tests
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+# Three workers on two cores: the tests of tests/slurm mostly wait.
+test: venv ## all tests, and the 25 slowest
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=25 $(ARGS)
+
+test-fast: venv ## unit tests and rules
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder tests/unit tests/rules $(ARGS)
 
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Assigns tests to the two workers of `make test` (pytest-xdist): tests that share a fixture together, long ones first."""
+"""Assigns tests to the workers of `make test` (pytest-xdist): tests that share a fixture together, long ones first."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 # in this order, then as collected
-LONG = ("slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py", "test_convert_verify.py")
+LONG = (
+    "slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py", "test_convert_verify.py", "test_vllm_stages.py",
+    "test_convert_layouts.py", "test_trainer_kills.py", "test_report_browser.py",
+)  # fmt: skip
 
 
 def group(nodeid: str) -> str:

@@ -143,6 +143,7 @@ launch() { # starts a daemon that detaches itself; shows its output only if it f
     "$@" </dev/null >"$dir/log/$name.out" 2>&1 || { cat "$dir/log/$name.out" >&2; die "$name did not start"; }
 }
 controller() { launch slurmctld slurmctld -f "$conf"; }
+registered() { local s; s=$(timeout 5 sinfo -h -N -o %T) && [ -n "$s" ] && ! grep -q unknown <<<"$s"; }
 start_node() { mkdir -p "$dir/spool/$1"; launch "slurmd-$1" slurmd -f "$conf" -N "$1" -d "$(command -v slurmstepd)"; }
 idle() { local s; s=$(timeout 5 sinfo -h -N -p main -o %T) && [ -n "$s" ] && ! grep -qvx idle <<<"$s"; }
 start() {
@@ -185,6 +186,8 @@ case $verb in
     lose-node) known_node; kill -KILL "$(pid_of "slurmd-$node")"; rm -f "$dir/run/slurmd-$node.pid" ;;
     start-node) known_node; ! pid_of "slurmd-$node" >/dev/null || die "slurmd-$node is running"; start_node "$node" ;;
     kill-controller) kill -KILL "$(pid_of slurmctld)"; rm -f "$dir/run/slurmctld.pid" ;;
-    start-controller) ! pid_of slurmctld >/dev/null || die 'slurmctld is running'; controller ;;
+    start-controller) ! pid_of slurmctld >/dev/null || die 'slurmctld is running'
+        controller
+        await 30 registered || die 'the nodes have not registered after 30 s' ;; # before that srun finds no node
     *) die "unknown verb '$verb'" ;;
 esac

@@ -21,7 +21,8 @@ from tools.bench.kills import digests
 
 ROOT = Path(__file__).resolve().parents[2]
 REDUCED = [
-    "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=24", "world.num_eval_judge=10",
+    "world.split=test", "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400",
+    "world.num_eval_prompts=24", "world.num_eval_judge=10",
     "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=20", "dpo.save_every=2", "dpo.epochs=3",
     "prompts.num_prompts=32", "prompts.round_size=96", "candidates.num=4", "pairs.pool_equal_texts=false",
 ]  # fmt: skip
@@ -109,25 +110,9 @@ def test_pairs_are_the_best_against_the_worst_of_what_was_judged(whole: Path, t:
         assert widest > 0
 
 
-def test_show_follows_a_prompt_through_the_stages(whole: Path):
-    pair = next(read_records(whole / "iter1/pairs/pairs.jsonl", PreferencePair))
-    shown = nemo_srlm("show", pair.prompt_id[:10], str(whole))
-    assert shown.returncode == 0
-    for text in (pair.prompt, pair.chosen, pair.rejected, "candidate 3", "demonstrations"):
-        assert text in shown.stdout
-
-
-def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
-    html = (whole / "report.html").read_text(encoding="utf-8")
-    assert "M3" in html
-    for word in ('src="', 'href="http://', "@import", "url(", "stylesheet"):
-        assert word not in html
-    assert set(re.findall(r"<link [^>]*>", html)) <= {'<link rel="icon" href="data:,">'}  # no favicon is asked for
-
-
 def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_changes_no_weight(runs: Path, whole: Path):
     """Real checkpoints, exports and responses; the judge is the previous policy. Everything before dpo is reused from `whole`."""
-    options = ["iterations=1", "select.every=2", "select.stages=[dpo]", "select.by=score", "world.split=test"]
+    options = ["iterations=1", "select.every=2", "select.stages=[dpo]", "select.by=score", "export.verify=round_trip"]
     command = words(runs, "selecting", f"run.reuse={whole}", "select.num_prompts=16", *options)
     done = subprocess.run([*command, "--until", "select"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -163,26 +148,70 @@ def survivors(word: str, seconds: float) -> list[str]:
         time.sleep(0.2)
 
 
-def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path):
-    """One iteration, killed with SIGKILL several times; its outputs must equal those of the undisturbed run byte for byte."""
+# Where the run is killed: as soon as a stage has done this part of its work, and up to three seconds later.
+KILLS = {
+    "iter0/pretrain": "metrics.jsonl", "iter0/sft": "metrics.jsonl", "iter1/judge": "parts/*.jsonl", "iter1/dpo": "metrics.jsonl",
+}  # fmt: skip
+# Done by `killed` itself. It links the other stages, which do no other kind of work, from the undisturbed run.
+OWN = {
+    "iter0": {
+        "world", "seed", "pretrain", "eft", "held_out", "sft", "export",
+        "eval_responses", "eval_reward", "eval_oracle", "eval_h2h",
+    },
+    "iter1": {"prompts", "candidates", "judge", "pairs", "dpo", "export"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def others(runs: Path, whole: Path) -> Path:
+    """A run that has finished all stages of `whole` but those that `killed` is to do."""
+    made = runs / "others"
+    for stage in whole.glob("iter*/*"):
+        if stage.name not in OWN.get(stage.parent.name, set()):
+            (made / stage.parent.name).mkdir(parents=True, exist_ok=True)
+            (made / stage.parent.name / stage.name).symlink_to(stage)
+    return made
+
+
+def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights(runs: Path, whole: Path, others: Path):
+    """One iteration, killed with SIGKILL again and again; every output is byte for byte that of the undisturbed run."""
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
-    command = words(runs, "killed", "iterations=1")
-    kills = 0
-    while kills < 4:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            child.communicate(timeout=rng.uniform(5, 70))
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(child.pid, signal.SIGKILL)
-            child.communicate()
-            kills += 1
-            assert survivors(str(runs / "killed"), 10.0) == [], "a second writer was left behind"
+    here, log = runs / "killed", runs / "killed.log"
+    command = words(runs, "killed", "iterations=1", f"run.reuse={others}", "export.verify=round_trip")
+    for ref, work in KILLS.items():
+        with log.open("ab") as out:
+            child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+        while not any(path.stat().st_size for path in (here / ref).glob(work)):
+            assert child.poll() is None, f"ended before {ref}: {log.read_text()}"
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 3))
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+        assert survivors(str(here), 10.0) == [], "a second writer was left behind"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert kills >= 2, "the run ended before it could be killed"
-    killed, undisturbed = digests(runs / "killed"), digests(whole)
-    assert [
-        name for name, digest in killed.items() if not name.startswith("iter2/") and undisturbed[name] != digest
-    ] == []
+    killed, undisturbed = digests(here), digests(whole)
+    assert [name for name, digest in killed.items() if undisturbed[name] != digest] == []
+    assert set(killed) == {name for name in undisturbed if not name.startswith("iter2/")}
+    for ref in KILLS:
+        assert not (here / ref).is_symlink()
     assert "iter1/export/hf/model.safetensors" in killed
+
+
+# Short tests last: while two tests are left of a file, xdist already gives its worker the next file.
+
+
+def test_show_follows_a_prompt_through_the_stages(whole: Path):
+    pair = next(read_records(whole / "iter1/pairs/pairs.jsonl", PreferencePair))
+    shown = nemo_srlm("show", pair.prompt_id[:10], str(whole))
+    assert shown.returncode == 0
+    for text in (pair.prompt, pair.chosen, pair.rejected, "candidate 3", "demonstrations"):
+        assert text in shown.stdout
+
+
+def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
+    html = (whole / "report.html").read_text(encoding="utf-8")
+    assert "M3" in html
+    for word in ('src="', 'href="http://', "@import", "url(", "stylesheet"):
+        assert word not in html
+    assert set(re.findall(r"<link [^>]*>", html)) <= {'<link rel="icon" href="data:,">'}  # no favicon is asked for

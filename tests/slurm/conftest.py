@@ -40,6 +40,16 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def saved(self, job: str) -> None:
+        """Waits until the controller, if killed now, would know the state of this job: it saves every few seconds."""
+        state = self.dir / "state" / "job_state"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        self.tool("scontrol", "update", f"JobId={job}", "Nice=1")
+        end = time.monotonic() + 60
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
     def jobs(self) -> list[list[str]]:
         """[id, state, reason, node, comment] of every queued or running job."""
         out = self.tool("squeue", "--noheader", "--array", "--format=%i|%T|%r|%N|%k")

@@ -69,6 +69,7 @@ def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(
     run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
     run.submit("parallel.nodes=1")
     run.held("iter0/grow")
+    run.cluster.saved(next(job[0] for job in run.jobs() if job[1] == "RUNNING"))
     run.cluster.tool(verb="kill-controller")
     found = run.status()
     assert "does not answer" in found["notes"][0]
