@@ -17,8 +17,8 @@ from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import SLICE_BYTES, import_hf
 from nemo_srlm.train.checkpoint_dir import latest
+from tests.pipeline.convert_world import TOKENS
 from tests.unit import tiny_llama
-from tests.unit.convert_world import TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -86,7 +86,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "tests.unit.convert_world", str(root / "cases.json")]
+    command = [sys.executable, "-m", "tests.pipeline.convert_world", str(root / "cases.json")]
     logs = [(root / f"rank{rank}.log").open("w") for rank in range(4)]
     ranks = [
         subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(r)}, stdout=logs[r], stderr=logs[r])

@@ -1,6 +1,6 @@
 """A rank of test_convert_layouts.py: loads an import under one layout, computes logits, saves under another layout.
 
-    RANK=0 WORLD_SIZE=4 MASTER_ADDR=... MASTER_PORT=... python -m tests.unit.convert_world CASES.json
+    RANK=0 WORLD_SIZE=4 MASTER_ADDR=... MASTER_PORT=... python -m tests.pipeline.convert_world CASES.json
 
 All layouts run one after another in the same four processes, because starting them takes most of the time. While
 megatron-core loads, the chunks that it reads from the files are compared with the parts of them that it keeps.
