@@ -151,7 +151,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from nemo_srlm.report import write_report
+    from nemo_srlm.report.write import write_report
 
     run_dirs = args.run_dirs or [latest_run()]
     print(write_report(run_dirs, args.out or run_dirs[0] / "report.html"))

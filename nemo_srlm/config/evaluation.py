@@ -24,7 +24,7 @@ class MtBenchSection:
     judge_prompts: str = setting("", "judge_prompts.jsonl", execution=True)
     references: str = setting("", 'reference_answer/gpt-4.jsonl; "" = those in the questions', execution=True)
     judge_path: str = setting("", "HF directory of the judge", execution=True)
-    max_tokens: int = number(1024, "tokens per answer", at_least=1)
+    max_tokens: int = number(1024, "tokens per response", at_least=1)
     judge_max_tokens: int = number(2048, "tokens per judgement", at_least=1)
 
 

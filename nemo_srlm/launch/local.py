@@ -22,8 +22,8 @@ from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_U
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import Step, fuse, is_done, remaining, step_of
 from nemo_srlm.launch.slurm.submit import refuse_if_active
-from nemo_srlm.report import terminal_table
 from nemo_srlm.report.display import Display, console, duration
+from nemo_srlm.report.write import terminal_table
 from nemo_srlm.stages import load
 from nemo_srlm.train.stop_conditions import STARTED, limits
 

@@ -1,53 +1,9 @@
 """The report of a run, or of several: report.html (self-contained), report.md and report.json beside it.
 
-- run_files.py: what a run directory holds. collect.py reads it into plain data, which is report.json; preference_data.py,
-  curves.py, samples.py and costs.py each read one part.
+- write.py: the files of the report. run_files.py: what a run directory holds. collect.py reads it into plain data, which is
+  report.json; preference_data.py, curves.py, samples.py and costs.py each read one part.
 - summary.py: conclusions. figures.py chooses the charts, plots.py draws them. benchmarks.py: tables of optional
   evaluations. numbers.py: numbers as text.
 - render.py and template.html: the page. text.py: report.md and the terminal's table.
 - Apart from the report: status.py (`nemo-srlm status`), show.py (`nemo-srlm show`), display.py (progress of a running stage).
 """
-
-import json
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from nemo_srlm.core import files
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
-    """The data of every run, each with a unique "label": the run's name, or its path where names are equal."""
-    from nemo_srlm.report.collect import collect
-
-    runs = [collect(run_dir) for run_dir in run_dirs]
-    names = Counter(run["name"] for run in runs)
-    for run in runs:
-        run["label"] = run["name"] if names[run["name"]] == 1 else run["path"]
-    return runs
-
-
-def write_report(run_dirs: list[Path], out: Path) -> Path:
-    """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Accepts unfinished runs.
-
-    Raises ConfigError when a directory is not a run's.
-    """
-    from nemo_srlm.report import render, text
-
-    runs = read_runs(run_dirs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"version": 2, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_atomic(out.with_suffix(".json"), data + "\n")
-    files.write_atomic(out.with_suffix(".md"), text.markdown(runs))
-    files.write_atomic(out, render.html(runs))
-    return out
-
-
-def terminal_table(run_dir: Path) -> "Table":
-    """The table that `nemo-srlm run` prints at the end: a row per model."""
-    from nemo_srlm.report import text
-
-    return text.table(read_runs([run_dir])[0])

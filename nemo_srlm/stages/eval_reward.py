@@ -44,7 +44,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         **metrics,
         "health": health,
         "engine": usage_metrics(ctx),
-        "summary": f"{len(replies)} replies judged, {shown}",
+        "summary": f"{len(replies)} responses judged, {shown}",
     }
 
 

@@ -25,7 +25,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.report import write_report
+    from nemo_srlm.report.write import write_report
 
     run_dir = ctx.dir.parents[1]
     write_report([run_dir], ctx.dir / FILES[0])

@@ -133,12 +133,12 @@ def told(directory: Path, number: signal.Signals) -> dict[str, Any]:
     alive_after(child, directory, 4)
     os.kill(child, number)
     code, saved = ended(child, directory), len(complete(directory))
-    torn = directory.with_name(f"{directory.name}-torn")
-    shutil.copytree(directory, torn)
+    incomplete = directory.with_name(f"{directory.name}-incomplete")
+    shutil.copytree(directory, incomplete)
     return {"stopped": code, "saved": saved, **result(directory)}
 
 
-def torn(directory: Path) -> dict[str, Any]:
+def incomplete(directory: Path) -> dict[str, Any]:
     """Truncates the largest file of the newest checkpoint to half its size, then resumes."""
     newest = complete(directory)[-1]
     largest = max(newest.iterdir(), key=lambda path: path.stat().st_size)
@@ -160,7 +160,7 @@ def main() -> None:
         "killed": killed(out / "killed", random.randrange(10**6)),
         "async": killed(out / "async", random.randrange(10**6)),
         "told": told(out / "told", signal.SIGTERM),
-        "torn": torn(out / "told-torn"),
+        "incomplete": incomplete(out / "told-incomplete"),
         "out_of_time": out_of_time(out / "out_of_time"),
     }
     (out / "found.json").write_text(json.dumps(found))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_srlm.report import write_report
+from nemo_srlm.report.write import write_report
 from tests import browser
 from tests.synthetic_run import build
 

@@ -27,7 +27,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read
 
 
-@pytest.mark.parametrize("how", ["killed", "async", "told", "torn", "out_of_time"])
+@pytest.mark.parametrize("how", ["killed", "async", "told", "incomplete", "out_of_time"])
 def test_a_resumed_training_ends_with_the_same_weights_and_metrics(found: dict[str, Any], how: str):
     assert found[how]["code"] == found["whole"]["code"] == 0
     assert found[how]["digest"] == found["whole"]["digest"]
@@ -54,8 +54,8 @@ def test_sigterm_saves_and_says_that_it_is_to_be_run_again(found: dict[str, Any]
 
 
 def test_a_checkpoint_cut_short_is_skipped_with_a_warning(found: dict[str, Any]):
-    assert f"{found['torn']['newest']}: " in found["torn"]["log"]
-    assert "skipped for an older checkpoint" in found["torn"]["log"]
+    assert f"{found['incomplete']['newest']}: " in found["incomplete"]["log"]
+    assert "skipped for an older checkpoint" in found["incomplete"]["log"]
 
 
 def test_metrics_tell_the_share_of_a_stated_peak(found: dict[str, Any]):

@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.report import read_runs, summary, terminal_table, write_report
+from nemo_srlm.report import summary
 from nemo_srlm.report.collect import collect
 from nemo_srlm.report.numbers import compact, decimal, points
 from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines, nice_ticks, tick_text
+from nemo_srlm.report.write import read_runs, terminal_table, write_report
 from tests.synthetic_run import SCRIPT, build
 
 

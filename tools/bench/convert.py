@@ -78,7 +78,7 @@ def make(directory: Path, model: ModelSection) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def settle(directory: Path) -> None:
+def sync_files(directory: Path) -> None:
     """Flushes the files of a directory and drops them from the page cache."""
     for path in directory.rglob("*"):
         if path.is_file():
@@ -156,14 +156,14 @@ def measure(size: str, root: Path, processes: int, repeats: int) -> dict[str, An
     try:
         run("make", root, size, 1)
         for _ in range(repeats):
-            settle(root)
+            sync_files(root)
             seconds, processor = copy(root / "hf", root / "copy")
             times["cp"].append(seconds)
             cpu["cp"].append(processor)
             shutil.rmtree(root / "copy")
             for step, output in (("import", "mg"), ("export", "back")):
                 shutil.rmtree(root / output, ignore_errors=True)
-                settle(root)
+                sync_files(root)
                 found = run(step, root, size, processes)
                 times[step].append(found["seconds"])
                 cpu[step].append(found["cpu"])

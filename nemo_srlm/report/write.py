@@ -1,0 +1,40 @@
+"""The report of runs: report.html with report.md and report.json beside it, and the table of the terminal."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nemo_srlm.core import files
+from nemo_srlm.report import render, text
+from nemo_srlm.report.collect import collect
+
+
+def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
+    """The data of every run, each with a unique "label": the run's name, or its path where names are equal."""
+    runs = [collect(run_dir) for run_dir in run_dirs]
+    names = Counter(run["name"] for run in runs)
+    for run in runs:
+        run["label"] = run["name"] if names[run["name"]] == 1 else run["path"]
+    return runs
+
+
+def write_report(run_dirs: list[Path], out: Path) -> Path:
+    """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Accepts unfinished runs.
+
+    Raises ConfigError when a directory is not a run's.
+    """
+    runs = read_runs(run_dirs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({"version": 2, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
+    files.write_atomic(out.with_suffix(".json"), data + "\n")
+    files.write_atomic(out.with_suffix(".md"), text.markdown(runs))
+    files.write_atomic(out, render.html(runs))
+    return out
+
+
+def terminal_table(run_dir: Path) -> Table:
+    """The table that `nemo-srlm run` prints at the end: a row per model."""
+    return text.table(read_runs([run_dir])[0])

@@ -1,0 +1,160 @@
+"""The stages that judge, on a fake engine: requests, errors, alarms, the expected score, EFT examples."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.records import Candidate, Judgement, RankedReply, SftExample
+from nemo_srlm.core.stage import Context
+from nemo_srlm.errors import DataError
+from nemo_srlm.generate.requests import Completion, Failure
+from nemo_srlm.judge.expected import digit_tokens, expected_score
+from nemo_srlm.stages import candidates, eft, eval_reward, judge
+from tests.unit.fake_engine import Characters
+from tests.unit.generation_stages import config, context, judges, lines, responds, run, use, write_prompts
+
+
+def test_a_judge_request_holds_the_whole_template_and_three_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(tmp_path, 2)
+    use(monkeypatch, responds)
+    run(candidates.STAGE, context(config(), tmp_path, "candidates"))
+    engine = use(monkeypatch, judges)
+    metrics = run(judge.STAGE, ctx := context(config(), tmp_path, "out"))
+    made = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert [j.id for j in made] == [c.id for c in read_records(tmp_path / "candidates" / "candidates.jsonl", Candidate)]
+    assert {j.scores for j in made} == {(0.0, 1.0, 2.0)}
+    assert all("User: Question " in r.text and "<response>answer " in r.text and r.n == 3 for r in engine.requests)
+    assert all(
+        r.prompt_ids[0] == 1 and "[INST] Review" in Characters().decode(list(r.prompt_ids)) for r in engine.requests
+    )
+    assert len({r.seed for r in engine.requests}) == 8
+    assert metrics["parse_failure"] == 0
+
+
+def test_failed_candidates_are_not_judged_and_failed_judgements_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(tmp_path)
+    use(monkeypatch, lambda text, seed: Failure("engine: boom") if "3" in text else responds(text, seed))
+    run(candidates.STAGE, context(config(), tmp_path, "candidates"))
+    use(monkeypatch, lambda text, seed: Failure("too_long: x") if "Question 2" in text else judges(text, seed))
+    metrics = run(judge.STAGE, ctx := context(config(), tmp_path, "out"))
+    made = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert {j.prompt_id for j in made} == {"p0", "p1", "p2", "p4", "p5"}
+    assert all(j.error == "too_long: x" and j.scores == () for j in made if j.prompt_id == "p2")
+    assert metrics["errors"] == {"too_long": 4}
+
+
+def test_a_collapsed_judge_is_an_alarm_and_stops_the_run_only_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config()
+    write_prompts(tmp_path)
+    use(monkeypatch, responds)
+    run(candidates.STAGE, context(cfg, tmp_path, "candidates"))
+    use(monkeypatch, lambda text, seed: "Score: 4")
+    metrics = run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
+    assert "collapsed" in str(metrics["alarms"])
+    cfg.judge.alarm_stops = True
+    with pytest.raises(DataError, match="collapsed"):
+        judge.STAGE.finalize(ctx)
+
+
+def test_the_judge_of_a_model_is_held_against_human_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, judges)
+    metrics = run(eval_reward.STAGE, ctx := context(config(), tmp_path, "out"))
+    assert metrics["pairwise_accuracy"] == 1.0
+    assert len(lines(ctx.dir / "judgements.jsonl")) == 8
+    use(monkeypatch, lambda text, seed: "Score: 4")  # alarms never stop an evaluation
+    cfg = config()
+    cfg.judge.alarm_stops = True
+    assert run(eval_reward.BASELINE, context(cfg, tmp_path, "base", iteration=0))["pairwise_accuracy"] == 0.5
+
+
+def test_the_expected_score_is_read_at_the_digit_that_states_the_score() -> None:
+    families = digit_tokens(Characters(), 5)  # type: ignore[arg-type]
+    text = "4 of 5 are right. Score: 3"
+    flat = {ord(str(k)): -9.0 for k in range(6)}
+    at_digit = flat | {ord("3"): -0.1, ord("5"): -2.4}
+    values = tuple(at_digit if i == len(text) - 1 else flat for i in range(len(text)))
+    draw = Completion(text, len(text) + 1, "stop", tuple(map(ord, text)), values)
+    found = expected_score(draw, Characters(), families, 5)  # type: ignore[arg-type]
+    assert found is not None
+    assert 3.1 < found[0] < 3.3
+    assert 0.5 < found[1] < 0.8
+    no_score = Completion("I cannot say", 12, "stop", tuple(map(ord, "I cannot say")), (flat,) * 12)
+    assert expected_score(no_score, Characters(), families, 5) is None  # type: ignore[arg-type]
+
+
+# --- EFT --------------------------------------------------------------------------------------------------------------
+
+RANKED = {  # instruction: what the baseline writes as a judge of its replies, best reply first
+    "agrees": ("Fine. Score: 4", "Poor. Score: 1"),
+    "inverted": ("Score: 1", "Score: 4"),
+    "flat": ("Score: 4", "Score: 4"),
+    "unsaid": ("It is fine.", "Score: 2"),
+    "half": ("Score: 5", "Score: 4", Failure("too_long: 9 > 8")),
+    "more": ("Score: 4", "Score: 2"),
+}
+
+
+def eft_context(cfg: Config, root: Path, shard: int = 0, num: int = 1) -> Context:
+    replies = [
+        RankedReply(f"{name}{rank}", name, f"Question {name}?", f"Reply {rank}.", rank)
+        for name, judgements in RANKED.items()
+        for rank in range(len(judgements))
+    ]
+    ctx = context(cfg, root, "eft", shard, num, iteration=0)
+    write_records(root / "seed" / "ranked_train.jsonl", replies)
+    return ctx
+
+
+def baseline(text: str, seed: int) -> str | Failure:
+    instruction = text.partition("Question ")[2].partition("?")[0]
+    return RANKED[instruction][int(text.partition("Reply ")[2][0])]
+
+
+def test_the_baselines_judgements_become_eft_examples_where_they_agree_with_humans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config()
+    assert cfg.eft.source == "baseline"  # the paper's, and the default
+    assert eft.STAGE.inputs(cfg, 0)["model"].stage == "export_baseline"
+    use(monkeypatch, baseline)
+    for shard in range(3):
+        eft.STAGE.run(eft_context(cfg, tmp_path, shard, 3))
+    metrics = eft.STAGE.finalize(ctx := eft_context(cfg, tmp_path))
+    made = list(read_records(ctx.dir / "eft_train.jsonl", SftExample))
+    assert [(e.source, e.response) for e in made if "4" not in e.response] == [
+        ("agrees1", "Poor. Score: 1"), ("half0", "Score: 5"), ("more1", "Score: 2"),
+    ]  # fmt: skip
+    assert all(e.kind == "eft" and "User: Question" in e.prompt for e in made)
+    # of the kept ones three are scored 4, the next frequent score occurs once: one 4 remains
+    assert metrics["left_out"] == {
+        "all_equal": 2, "alone": 1, "disagrees": 2, "dominant_score": 2, "duplicate": 0, "errors": 1, "unparsed": 1,
+    }  # fmt: skip
+    assert metrics["examples"] == 4
+    assert metrics["replies"] == 13 == metrics["examples"] + sum(metrics["left_out"].values())
+
+
+def test_a_baseline_that_cannot_judge_leaves_no_example_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, lambda text, seed: "An answer.")
+    eft.STAGE.run(ctx := eft_context(config(), tmp_path))
+    with pytest.raises(DataError, match=r"no EFT example is left.*'unparsed': 13.*eft\.source=external"):
+        eft.STAGE.finalize(ctx)
+
+
+def test_progress_says_how_fast_the_engine_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(tmp_path)
+    use(monkeypatch, responds)
+    candidates.STAGE.run(ctx := context(config(), tmp_path, "out"))
+    written = json.loads((ctx.dir / "progress.json").read_text())
+    assert (written["done"], written["total"], written["unit"]) == (6, 6, "prompts")
+    assert written["info"]["tokens_per_s"] > 0
