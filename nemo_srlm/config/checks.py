@@ -5,18 +5,20 @@ from typing import Any
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import DpoSection, SftSection
+from nemo_srlm.config.training import DpoSection, SftSection, check_heads
 from nemo_srlm.errors import ConfigError
 
 
 def check(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that is not allowed, alone or beside another."""
     check_fields(cfg)
+    check_heads(cfg.model)
     _validation("sft", cfg.sft)
     _validation("dpo", cfg.dpo)
     _pretraining(cfg)
     _learning_rates(cfg)
     _selection(cfg)
+    _prompts(cfg)
     _judging(cfg)
     _endpoint(cfg)
     _tiny_world(cfg)
@@ -78,6 +80,14 @@ def _selection(cfg: Config) -> None:
         raise ConfigError(
             "select.stages", f"{twice} with keep_best", "one way to choose a checkpoint",
             "leave the stage out of select.stages, or set its keep_best=false",
+        )  # fmt: skip
+
+
+def _prompts(cfg: Config) -> None:
+    if cfg.prompts.min_words > cfg.prompts.max_words:
+        raise ConfigError(
+            "prompts.min_words", str(cfg.prompts.min_words), f"at most prompts.max_words, {cfg.prompts.max_words}",
+            "lower prompts.min_words",
         )  # fmt: skip
 
 

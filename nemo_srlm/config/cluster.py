@@ -9,10 +9,16 @@ from nemo_srlm.config.fields import number, section, setting
 class JobSection:
     """What the jobs of one kind of stage ask for, in addition to what every job asks for. "" and 0: not asked."""
 
-    time: str = setting("24:00:00", "Slurm's time limit; a stage that needs longer saves, is requeued and resumes")
+    time: str = setting(
+        "24:00:00", "Slurm's time limit; a stage that needs longer saves, is requeued and resumes",
+        pattern="[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}", allowed="M, M:S, H:M:S, D-H, D-H:M or D-H:M:S (M minutes)",
+    )  # fmt: skip
     partition: str = setting("", '"" = cluster.partition')
     cpus: int = number(0, "per task", at_least=0)
-    memory: str = setting("", "per node, e.g. 64G; 0 = all of it")
+    memory: str = setting(
+        "", "per node, e.g. 64G; 0 = all of it",
+        pattern="([0-9]+[KMGTkmgt]?)?", allowed='a whole number, with K, M, G or T behind it or none (megabytes); or ""',
+    )  # fmt: skip
     gpus: int = number(
         -1,
         "per node; -1 = as needed (train: gpus_per_node, generate: replicas x tensor_parallel, else none)",

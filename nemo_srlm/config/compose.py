@@ -8,6 +8,7 @@ from nemo_srlm.config.checks import check
 from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
+from nemo_srlm.config.type_errors import type_error
 from nemo_srlm.errors import ConfigError
 
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
@@ -40,7 +41,7 @@ def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base=None):
             loose = hydra_compose(name, overrides=forced)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: cluster=1
         raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
     return typed(loose, f"{name}.yaml and overrides")
 
@@ -68,14 +69,17 @@ def _first_line(error: BaseException) -> str:
 def typed(loose: Any, where: str) -> Config:
     """An OmegaConf tree as a checked Config. Raises ConfigError naming the key."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
     try:
         cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loose))
-    except OmegaConfBaseException as error:
+    except InterpolationResolutionError as error:
         raise ConfigError(
-            f"{where}: {error.full_key or 'config'}", _first_line(error), remedy="`nemo-srlm config` prints every key"
+            f"{where}: {error.full_key}", _first_line(error), "a value, or ${key} of another one"
         ) from error
+    except OmegaConfBaseException as error:
+        plain = OmegaConf.to_container(loose)
+        raise type_error(plain, where, error.full_key or "", _first_line(error)) from error
     current: Config = current_words(cfg)
     check(current)
     return current

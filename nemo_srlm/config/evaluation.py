@@ -40,7 +40,9 @@ class HarnessSection:
     """NLP benchmarks (alignment tax) by lm-evaluation-harness on each export. Its data sets must be on this machine."""
 
     enabled: bool = setting(False, execution=True)
-    tasks: list[str] = setting(list(TASKS), "task, or task:shots", filled=True)
+    tasks: list[str] = setting(
+        list(TASKS), filled=True, pattern=r"[^\s:,]+(:[0-9]+)?", allowed="a list, not empty, of `task` or `task:shots`"
+    )
     backend: str = choice("vllm", "hf")
     limit: int = number(0, "questions per task; 0 = all", at_least=0)
     python: str = setting("", 'interpreter that has lm_eval; "" = this one', execution=True)
@@ -67,11 +69,13 @@ class EvalSection(SamplingSection):
     alpaca: AlpacaSection = section(AlpacaSection)
     mt_bench: MtBenchSection = section(MtBenchSection)
     harness: HarnessSection = section(HarnessSection)
-    h2h_template: str = setting("prompts/compare.txt", "of the head-to-head comparison")
+    h2h_template: str = setting("prompts/compare.txt", "of the head-to-head comparison", filled=True)
     h2h_judge_path: str = setting(
         "", 'HF directory of the judge; "" = in the tiny world the oracle, else the newest policy'
     )
-    bootstrap: int = number(1000, "bootstrap draws for confidence intervals; 0 = no intervals", at_least=0)
+    bootstrap: int = number(
+        1000, "bootstrap draws for confidence intervals; 0 = no intervals", at_least=0, at_most=100_000
+    )
 
 
 @dataclass
@@ -100,7 +104,7 @@ class SelectSection(SamplingSection):
     judge_path: str = setting(
         "", 'HF directory of the judge; "" = api.stages=[select], else the policy before this training'
     )
-    template: str = setting("prompts/compare.txt", "of by=compare; by=score judges with judge.template")
+    template: str = setting("prompts/compare.txt", "of by=compare; by=score judges with judge.template", filled=True)
 
 
 @dataclass

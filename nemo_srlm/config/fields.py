@@ -3,6 +3,7 @@
     loss: str = choice("sigmoid", "ipo", help="...")        one of these words; the first is the default
     beta: float = number(0.1, "...", above=0)               a finite number in a range
     stages: list[str] = setting([], "...", each=("a", "b"))  anything else; `each`: allowed list items
+    memory: str = setting("", "...", pattern="[0-9]*", allowed="digits")  a text that a regular expression must match
     eval: EvalSection = section(EvalSection)                a section inside a section
 
 Every maker also takes
@@ -15,9 +16,14 @@ A subclass that only sets another default (`lr: float = 1e-6`) keeps the rule of
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+MAX_SEED = 2**31 - 1  # the largest that every random generator takes
+MAX_SHARDS = 10_000  # a plan lists every shard, and Slurm limits the size of an array
+MAX_PROCESSES = 1024  # that one machine starts
 
 
 @dataclass(frozen=True)
@@ -35,19 +41,25 @@ class Rule:
     at_most: float | None = None
     below: float | None = None
     filled: bool = False  # an empty text or list is refused
+    finite: bool = False  # the value is a float; the type of an int excludes NaN and infinity
+    pattern: str = ""  # regular expression that a text, or every text of a list, matches as a whole
+    pattern_words: str = ""  # what `pattern` allows, in words
 
     def allowed(self) -> str:
         """In words, for error messages and --describe. Empty when the type is the only rule."""
         if self.choices:
             return ("a list of " if self.listed else "one of ") + ", ".join(word or '""' for word in self.choices)
+        if self.pattern:
+            return self.pattern_words
+        prefix = "a finite number, " if self.finite else ""
         if self.at_least is not None and self.at_most is not None:
-            return f"{self.at_least:g} to {self.at_most:g}"
+            return f"{prefix}{self.at_least:.15g} to {self.at_most:.15g}"
         bounds = (
             (self.at_least, "{} or more"), (self.above, "more than {}"),
             (self.at_most, "at most {}"), (self.below, "less than {}"),
         )  # fmt: skip
-        words = [text.format(f"{bound:g}") for bound, text in bounds if bound is not None]
-        return ", ".join(words) or ("not empty" if self.filled else "")
+        words = [text.format(f"{bound:.15g}") for bound, text in bounds if bound is not None]
+        return prefix + ", ".join(words) if words else "not empty" if self.filled else ""
 
     def permits(self, value: Any) -> bool:
         """Whether a value of the right type is allowed. NaN and infinity never are, inside lists and dicts too."""
@@ -63,7 +75,10 @@ class Rule:
                 and (self.at_most is None or value <= self.at_most) and (self.below is None or value < self.below)
             )  # fmt: skip
         if isinstance(value, str):
-            return (not self.choices or value in self.choices) and (bool(value) or not self.filled)
+            return (
+                (not self.choices or value in self.choices) and (bool(value) or not self.filled)
+                and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
+            )  # fmt: skip
         return True
 
 
@@ -92,16 +107,27 @@ def number(
     at_most: float | None = None, below: float | None = None, execution: bool = False, added: bool = False,
 ) -> Any:  # fmt: skip
     """A finite int or float within the bounds. `at_least` and `at_most` include the bound."""
-    rule = Rule(help, execution, added, at_least=at_least, above=above, at_most=at_most, below=below)
+    rule = Rule(
+        help, execution, added, at_least=at_least, above=above, at_most=at_most, below=below,
+        finite=isinstance(default, float),
+    )  # fmt: skip
     return _field(default, rule)
 
 
 def setting(
-    default: Any, help: str = "", *, each: tuple[str, ...] = (), filled: bool = False,
+    default: Any, help: str = "", *, each: tuple[str, ...] = (), filled: bool = False, pattern: str = "", allowed: str = "",
     execution: bool = False, added: bool = False,
 ) -> Any:  # fmt: skip
-    """A text, switch, list or dict. `each`: the words that a list may hold; `filled`: it must not be empty."""
-    return _field(default, Rule(help, execution, added, choices=each, listed=bool(each), filled=filled))
+    """A text, switch, list or dict.
+
+    each: the words that a list may hold. filled: neither it nor an item of it may be empty.
+    pattern: the regular expression that the text, or every item of the list, matches as a whole; `allowed` says it in words.
+    """
+    assert bool(pattern) == bool(allowed), "a pattern is explained in words"
+    rule = Rule(
+        help, execution, added, choices=each, listed=bool(each), filled=filled, pattern=pattern, pattern_words=allowed
+    )
+    return _field(default, rule)
 
 
 def section(make: Callable[[], Any], *, execution: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nemo_srlm.config.fields import SamplingSection, choice, number, setting
+from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, SamplingSection, choice, number, setting
 
 MAX_DRAWS = 64  # per request: draw k of an item uses its seed + k, and the seeds of items are this far apart
 
@@ -11,7 +11,7 @@ KEYWORDS = (
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot", "go to",
 )  # fmt: skip
 
-
+NOT_BLANK, NOT_BLANK_WORDS = r"(?s:.*\S.*)", "a list of texts that are not blank"
 SEPARATORS = ("###", "\n---", "\nTask ", "\nInput:", "\nOutput:", "\nAnswer:", "\nResponse:", "[/INST]")
 
 
@@ -25,7 +25,7 @@ class PromptsSection(SamplingSection):
         "fixed", "policy", help="fixed: writer_path (or M0 where empty), as in the paper; policy: the current model"
     )
     writer_path: str = setting("", "HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)")
-    template: str = setting("prompts/write_prompt.txt")
+    template: str = setting("prompts/write_prompt.txt", filled=True)
     num_prompts: int = number(5000, "accepted prompts per iteration (the paper does not state it)", at_least=1)
     max_attempts: int = number(
         0, "most raw generations; 0 = 20 x num_prompts. Reaching it is an error", at_least=0, execution=True
@@ -38,15 +38,20 @@ class PromptsSection(SamplingSection):
     )
     min_words: int = number(4, at_least=0)
     max_words: int = number(150, at_least=1)
-    keywords: list[str] = setting(list(KEYWORDS), "reject a prompt that holds one of these words")
-    starts: list[str] = setting(["Write a program"], "reject a prompt that starts with one of these")
+    keywords: list[str] = setting(
+        list(KEYWORDS), "reject a prompt that holds one of these words", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS
+    )
+    starts: list[str] = setting(
+        ["Write a program"], "reject a prompt that starts with one of these", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS
+    )
     ascii_start: bool = setting(True, "reject a first character that is punctuation or not ASCII")
     tokenization: str = choice(
         "rouge", "unicode", help="of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score); unicode (other languages)"
     )
     separators: list[str] = setting(
-        list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark"
-    )
+        list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark",
+        pattern="(?s:.+)", allowed="a list of texts that are not empty",
+    )  # fmt: skip
 
 
 @dataclass
@@ -54,7 +59,7 @@ class CandidatesSection(SamplingSection):
     """Responses to each prompt, from the policy."""
 
     num: int = number(4, "per prompt", at_least=2, at_most=MAX_DRAWS)
-    shards: int = number(1, at_least=1, execution=True)
+    shards: int = number(1, at_least=1, at_most=MAX_SHARDS, execution=True)
 
 
 @dataclass
@@ -65,12 +70,12 @@ class JudgeSection(SamplingSection):
         "sampled", "expected",
         help="sampled: the mean score of `draws` written judgements; expected: the expectation over the score's tokens",
     )  # fmt: skip
-    template: str = setting("prompts/judge.txt")
+    template: str = setting("prompts/judge.txt", filled=True)
     draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
     min_valid: int = number(2, "draws that must parse, or the candidate is not eligible", at_least=1)
     max_score: int = number(5, "scores are 0 to this", at_least=1)
     max_tokens: int = 512
-    shards: int = number(1, at_least=1, execution=True)
+    shards: int = number(1, at_least=1, at_most=MAX_SHARDS, execution=True)
     alarm_dominant: float = number(
         0.8, "warn when one score takes more than this share", at_least=0, at_most=1, execution=True
     )
@@ -108,6 +113,7 @@ class GenerateSection:
         1,
         "engines side by side in the job of one shard, each on tensor_parallel GPUs of its own",
         at_least=1,
+        at_most=MAX_PROCESSES,
         execution=True,
     )
     gpu_memory: float = number(0.9, "share of a GPU's memory that vLLM may use", above=0, at_most=1, execution=True)
@@ -138,15 +144,18 @@ class ApiSection:
         [], "prompts: an external writer; the others: an external judge",
         each=("prompts", "judge", "select", "eval_h2h", "eval_mt_bench"),
     )  # fmt: skip
-    url: str = setting("", "up to and with /v1", execution=True)
+    url: str = setting(
+        "", "up to and with /v1", execution=True, pattern=r"(https?://\S+)?", allowed='http://... or https://..., or ""'
+    )
     model: str = setting("")
     key_variable: str = setting(
         "OPENAI_API_KEY",
         "the environment variable that holds the key; never the key itself",
-        filled=True,
         execution=True,
+        pattern="[A-Za-z_][A-Za-z0-9_]*",
+        allowed="the name of an environment variable (letters, digits and _)",
     )
-    workers: int = number(16, "requests at the same time", at_least=1, execution=True)
+    workers: int = number(16, "requests at the same time, a thread each", at_least=1, at_most=10_000, execution=True)
     retries: int = number(6, at_least=0, execution=True)
     timeout: float = number(120.0, "seconds per request", above=0, execution=True)
     prompt_price: float = number(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.cluster import ClusterSection
 from nemo_srlm.config.evaluation import DriftSection, EvalSection, SelectSection
-from nemo_srlm.config.fields import choice, number, section, setting
+from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SEED, choice, number, section, setting
 from nemo_srlm.config.generation import (
     ApiSection,
     CandidatesSection,
@@ -34,7 +34,10 @@ from nemo_srlm.config.training import (
 class RunSection:
     """Name, place, seed and variant of a run."""
 
-    name: str = setting("tiny", "the run directory is <root>/<name>", filled=True, execution=True)
+    name: str = setting(
+        "tiny", "the run directory is <root>/<name>", execution=True,
+        pattern=r"[A-Za-z0-9_][A-Za-z0-9._-]*", allowed="letters, digits, dot, _ and -, with no dot and no - in front",
+    )  # fmt: skip
     root: str = setting("runs", filled=True, execution=True)
     reuse: str = setting(
         "", "another run directory: its finished stages with equal fingerprints are linked, not redone", execution=True
@@ -44,7 +47,7 @@ class RunSection:
         "0 = no such limit",
         at_least=0, execution=True,
     )  # fmt: skip
-    seed: int = number(0, "of sampling and training", at_least=0)
+    seed: int = number(0, "of sampling and training", at_least=0, at_most=MAX_SEED)
     arm: str = choice(
         "self", "random", "sft_only", "external", "oracle",
         renamed={"given": "external"},
@@ -63,7 +66,7 @@ class WorldSection:
     """The tiny world (a synthetic web, seeds and oracle). Used when `enabled`; a real run brings data and a model."""
 
     enabled: bool = setting(False)
-    seed: int = number(0, "of the world's text; run.seed is for sampling and training", at_least=0)
+    seed: int = number(0, "of the world's text; run.seed is for sampling and training", at_least=0, at_most=MAX_SEED)
     num_documents: int = number(60_000, "of web text, for pretraining", at_least=1_000)
     num_ift: int = number(800, "instruction fine-tuning examples", at_least=1)
     num_eft: int = number(1_500, "score-balanced judged replies", at_least=0)
@@ -109,7 +112,7 @@ class ImportSection:
     path: str = setting("", "HF directory of M0 (config.json, *.safetensors, tokenizer files)")
     allow_bin: bool = setting(False, "read pytorch_model.bin files, too")
     dtype: str = choice("", "fp32", "bf16", "fp16", help='"": as the weights are')
-    processes: int = number(1, "each reads its share of the tensors", at_least=1, execution=True)
+    processes: int = number(1, "each reads its share of the tensors", at_least=1, at_most=MAX_PROCESSES, execution=True)
 
 
 @dataclass
@@ -118,7 +121,7 @@ class ExportSection:
 
     dtype: str = choice("", "fp32", "bf16", "fp16", help='"": as the checkpoint is')
     max_shard_gb: float = number(5.0, "10^9 bytes per safetensors file", above=0, execution=True)
-    processes: int = number(1, "each writes its share of the files", at_least=1, execution=True)
+    processes: int = number(1, "each writes its share of the files", at_least=1, at_most=MAX_PROCESSES, execution=True)
     verify: str = choice(
         "round_trip", "logits", "vllm", default="logits", execution=True,
         help="round_trip: equal tensors; logits: and transformers against Megatron; vllm: and greedy tokens",
@@ -131,7 +134,7 @@ class ExportSection:
 
 @dataclass
 class Config:
-    iterations: int = number(2, "DPO iterations after M1: 2 gives M3", at_least=0)
+    iterations: int = number(2, "DPO iterations after M1: 2 gives M3", at_least=0, at_most=1000)
     run: RunSection = section(RunSection)
     world: WorldSection = section(WorldSection)
     seed: SeedSection = section(SeedSection)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.config.fields import choice, number, setting
+from nemo_srlm.config.fields import MAX_PROCESSES, choice, number, setting
+from nemo_srlm.errors import ConfigError
 
 
 def head_size(hidden_size: int, num_attention_heads: int, head_dim: int) -> int:
@@ -53,12 +54,24 @@ class ModelSection:
         return self.num_query_groups * self.head_size
 
 
+def check_heads(model: ModelSection, where: object = "model") -> None:
+    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
+    heads, groups = model.num_attention_heads, model.num_query_groups
+    if not model.head_dim and model.hidden_size % heads:
+        raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
+                          "or set model.head_dim")  # fmt: skip
+    if heads % groups:
+        raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
+
+
 @dataclass
 class ParallelSection:
     """Layout of the training processes. All execution: a checkpoint loads under any other layout."""
 
     nodes: int = number(1, at_least=1, execution=True)
-    processes: int = number(8, "per node (GPUs; on a CPU, gloo processes)", at_least=1, execution=True)
+    processes: int = number(
+        8, "per node (GPUs; on a CPU, gloo processes)", at_least=1, at_most=MAX_PROCESSES, execution=True
+    )
     threads: int = number(1, "CPU threads per process, on machines without a GPU", at_least=1, execution=True)
     tensor: int = number(1, "tensor-parallel size (TP)", at_least=1, execution=True)
     pipeline: int = number(1, "pipeline-parallel size (PP)", at_least=1, execution=True)

@@ -5,9 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.training import ModelSection, head_size
+from nemo_srlm.config.training import ModelSection, check_heads, head_size
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.train.layout import check_heads
 
 
 def read_object(path: Path) -> dict[str, Any]:

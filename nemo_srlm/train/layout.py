@@ -1,6 +1,6 @@
 """The rules of a parallel layout and its batches, checked before anything heavy is imported. Imports no torch."""
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection, check_heads
 from nemo_srlm.errors import ConfigError
 
 
@@ -17,16 +17,6 @@ def padded_vocab_size(model: ModelSection, tensor: int) -> int:
     """Rows of the embedding table: `vocab_size` padded to a multiple of `vocab_multiple` x tensor-parallel size."""
     multiple = model.vocab_multiple * tensor
     return -(-model.vocab_size // multiple) * multiple
-
-
-def check_heads(model: ModelSection, where: object = "model") -> None:
-    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
-    heads, groups = model.num_attention_heads, model.num_query_groups
-    if not model.head_dim and model.hidden_size % heads:
-        raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
-                          "or set model.head_dim")  # fmt: skip
-    if heads % groups:
-        raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
 
 
 def check_layout(model: ModelSection, parallel: ParallelSection) -> None:

@@ -189,16 +189,16 @@ def test_every_choice_refuses_another_word(key: str, value: object, rule: Rule):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("dpo.beta=nan", r"dpo\.beta: nan; expected more than 0"),
-        ("dpo.nll_weight=inf", r"dpo\.nll_weight: inf; expected 0 or more"),
+        ("dpo.beta=nan", r"dpo\.beta: nan; expected a finite number, more than 0"),
+        ("dpo.nll_weight=inf", r"dpo\.nll_weight: inf; expected a finite number, 0 or more"),
         ("model.num_layers=0", r"model\.num_layers: 0; expected 1 or more"),
-        ("sft.dropout=1.0", r"sft\.dropout: 1\.0; expected 0 or more, less than 1"),
-        ("eval.alpaca.top_p=0", r"eval\.alpaca\.top_p: 0\.0; expected more than 0, at most 1"),
+        ("sft.dropout=1.0", r"sft\.dropout: 1\.0; expected a finite number, 0 or more, less than 1"),
+        ("eval.alpaca.top_p=0", r"eval\.alpaca\.top_p: 0\.0; expected a finite number, more than 0, at most 1"),
         ("cluster.hang.work=-1", r"cluster\.hang\.work: -1; expected 0 or more"),
         ("precision.fp8_recipe=slow", "precision.fp8_recipe: 'slow'; expected one of delayed, tensorwise"),
         ("select.stages=[sft,ppo]", r"select\.stages: \['sft', 'ppo'\]; expected a list of sft, dpo, sft_chosen"),
-        ("eval.harness.tasks=[]", r"eval\.harness\.tasks: \[\]; expected not empty"),
-        ('run.name=""', "run.name: ''; expected not empty"),
+        ("eval.harness.tasks=[]", r"eval\.harness\.tasks: \[\]; expected a list, not empty, of `task` or `task:shots`"),
+        ('run.name=""', "run.name: ''; expected letters, digits, dot, _ and -, with no dot and no - in front"),
         ("model.rope_scaling={factor:nan}", r"model\.rope_scaling: \{'factor': nan\}; expected a finite number"),
         ("dpo.beta=-1", "nemo-srlm config --describe dpo.beta"),
         ("dpo.min_lr=1.0", r"dpo\.min_lr: 1\.0; expected at most dpo\.lr"),
@@ -241,7 +241,8 @@ def test_every_setting_is_described_with_type_default_allowed_values_and_use():
         assert re.search(rf"^{re.escape(key)}: \S+.* = {re.escape(json.dumps(value))}$", text, re.M), key
         assert rule.allowed() in text
     assert describe("dpo.beta") == (
-        "dpo.beta: float = 0.1\n    more than 0; identity\n    strength of the KL constraint to the reference policy"
+        "dpo.beta: float = 0.1\n    a finite number, more than 0; identity\n"
+        "    strength of the KL constraint to the reference policy"
     )
     assert describe("generate.quantization").splitlines()[:2] == [
         'generate.quantization: str = ""', '    one of "", fp8; identity',

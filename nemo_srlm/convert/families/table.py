@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.training import ModelSection
+from nemo_srlm.config.training import ModelSection, check_heads
 from nemo_srlm.convert import mapping
 from nemo_srlm.convert.families.family import Family
 from nemo_srlm.convert.families.llama import LLAMA
 from nemo_srlm.convert.mapping import HfTensor, MegatronTensor
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.train.layout import check_heads
 
 FAMILIES = {family.name: family for family in (LLAMA,)}  # the same names as the choices of model.family
 

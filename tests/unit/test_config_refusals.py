@@ -1,0 +1,152 @@
+"""Refused settings: values of the wrong type, texts that match no pattern, absurd sizes, settings that contradict each other."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.cli import main
+from nemo_srlm.config.checks import check_fields
+from nemo_srlm.config.compose import compose, load_resolved_config
+from nemo_srlm.config.fields import setting
+from nemo_srlm.config.schema import Config
+from nemo_srlm.errors import ConfigError
+
+FINITE = "a finite number, more than 0"
+SECTION = "a section, whose settings are given one by one: "
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_float_is_finite_and_the_message_says_so(value: str):
+    with pytest.raises(ConfigError) as refused:
+        compose("tiny", [f"dpo.beta={value}"])
+    assert str(refused.value) == (
+        f"dpo.beta: {value}; expected {FINITE}; `nemo-srlm config --describe dpo.beta` explains it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "found", "expected"),
+    [
+        ("run.seed=1.5", "run.seed", "1.5", "a whole number, 0 to 2147483647"),
+        ("run.seed=[1]", "run.seed", "[1]", "a whole number, 0 to 2147483647"),
+        ("run={seed:x}", "run.seed", "'x'", "a whole number, 0 to 2147483647"),
+        ("dpo.beta=abc", "dpo.beta", "'abc'", FINITE),
+        ("dpo.beta.x=1", "dpo.beta", "{'x': 1}", FINITE),
+        ("run.arm=null", "run.arm", "null", "one of self, random, sft_only, external, oracle"),
+        ("run.wandb=null", "run.wandb", "null", "a text"),
+        ("run.root=[a]", "run.root", "['a']", "a text, not empty"),
+        ("prompts.ascii_start=maybe", "prompts.ascii_start", "'maybe'", "true or false"),
+        ("prompts.starts=a", "prompts.starts", "'a'", "a list of texts that are not blank"),
+        ("prompts.starts={a:b}", "prompts.starts", "{'a': 'b'}", "a list of texts that are not blank"),
+        ("seed.files=[null]", "seed.files", "[None]", "a list of texts"),
+        ("model.rope_scaling=[1]", "model.rope_scaling", "[1]", "a mapping {name: value}"),
+        ("dpo=1", "dpo", "1", SECTION + "dpo.NAME=VALUE"),
+        ("dpo=null", "dpo", "null", SECTION + "dpo.NAME=VALUE"),
+        ("run=[]", "run", "[]", SECTION + "run.NAME=VALUE"),
+        ("cluster.train=true", "cluster.train", "true", SECTION + "cluster.train.NAME=VALUE"),
+    ],
+)
+def test_a_wrong_type_names_key_value_and_what_is_allowed(override: str, key: str, found: str, expected: str):
+    with pytest.raises(ConfigError) as refused:
+        compose("tiny", [override])
+    remedy = f"`nemo-srlm config --describe {key}` explains it"
+    assert str(refused.value) == f"tiny.yaml and overrides: {key}: {found}; expected {expected}; {remedy}"
+
+
+def test_an_unknown_key_lists_its_neighbours():
+    with pytest.raises(ConfigError, match=r"run\.sead: no such setting; expected one of name, .*seed.*--describe run`"):
+        compose("tiny", ["run.sead=1"])
+    with pytest.raises(ConfigError, match=r"foo: no such setting; expected one of iterations, run, .*--describe`"):
+        compose("tiny", ["foo.bar=1"])
+
+
+def test_other_mistakes_of_composition_are_config_errors(tmp_path: Path):
+    with pytest.raises(ConfigError, match="Config group override"):
+        compose("tiny", ["cluster=1"])
+    with pytest.raises(ConfigError, match=r"dpo\.beta: Interpolation key 'x' not found"):
+        compose("tiny", ["dpo.beta=${x}"])
+    (tmp_path / "config.yaml").write_text("[1, 2]\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: \[1, 2\]; expected sections"):
+        load_resolved_config(tmp_path)
+
+
+def set_at(key: str, value: object) -> Config:
+    """The default config with one other value."""
+    cfg = Config()
+    *path, name = key.split(".")
+    section: object = cfg
+    for part in path:
+        section = getattr(section, part)
+    setattr(section, name, value)
+    return cfg
+
+
+TIMES = [f"cluster.{kind}.time" for kind in ("train", "generate", "convert", "cpu")]
+MEMORY = [f"cluster.{kind}.memory" for kind in ("train", "generate", "convert", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "allowed", "refused"),
+    [
+        (TIMES, ["90", "90:00", "24:00:00", "2-0", "2-12:30", "2-1:2:3"], ["", "tomorrow", "1h", "1:2:3:4", "-1", "2-", "1.5"]),
+        (MEMORY, ["", "0", "64000", "64G", "512m", "2T"], ["lots", "64GB", "-1", "1.5G", "64 G"]),
+        (["run.name"], ["tiny", "a.b-c_1", "_x"], ["", ".", "..", ".x", "-x", "a/b", "a b", "../x", "a\n", "größe"]),
+        (["api.url"], ["", "http://h:8000/v1", "https://h/v1"], ["h/v1", "ftp://h", "http://", "http://a b"]),
+        (["api.key_variable"], ["KEY", "_k1"], ["", "1K", "sk-abc", "A B", "A=b"]),
+        (
+            ["eval.harness.tasks"],
+            [["a"], ["arc_easy:0", "mmlu:5"]],
+            [[], [""], ["a:"], [":5"], ["a:b"], ["a:1:2"], ["a b"], ["a,b"]],
+        ),
+        (["prompts.starts", "prompts.keywords"], [[], ["a", "go to"]], [[""], ["a", ""], [" "]]),
+        (["prompts.separators"], [[], ["\n"], ["\nTask "]], [[""], ["a", ""]]),
+        (["judge.template", "prompts.template", "eval.h2h_template", "select.template"], ["x.txt"], [""]),
+        (["run.seed", "world.seed"], [0, 2**31 - 1], [-1, 2**31]),
+        (["iterations"], [0, 1000], [1001]),
+        (["candidates.shards", "judge.shards"], [10_000], [10_001]),
+        (["import_hf.processes", "export.processes", "parallel.processes", "generate.replicas"], [1024], [1025]),
+        (["api.workers"], [10_000], [10_001]),
+        (["eval.bootstrap"], [0, 100_000], [100_001]),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(keys: list[str], allowed: list[object], refused: list[object]):
+    for key in keys:
+        for value in allowed:
+            check_fields(set_at(key, value))
+        for value in refused:
+            with pytest.raises(ConfigError) as error:
+                check_fields(set_at(key, value))
+            assert error.value.where == key
+            assert error.value.found == repr(value)
+            assert error.value.expected
+
+
+def test_a_pattern_needs_words():
+    with pytest.raises(AssertionError):
+        setting("", pattern="a*")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["prompts.min_words=9", "prompts.max_words=8"],
+            r"prompts\.min_words: 9; expected at most prompts\.max_words, 8",
+        ),
+        (["model.num_attention_heads=7"], r"model\.num_attention_heads: 7; expected a divisor of 8192 \(hidden_size\)"),
+        (["model.num_query_groups=7"], r"model\.num_query_groups: 7; expected a divisor of 64 heads"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides: list[str], words: str):
+    with pytest.raises(ConfigError, match=words):
+        compose("llama2_70b", overrides)
+
+
+def test_heads_of_their_own_size_need_not_divide_the_hidden_size():
+    sizes = ["model.num_attention_heads=7", "model.num_query_groups=7", "model.head_dim=128"]
+    assert compose("llama2_70b", sizes).model.query_size == 7 * 128
+
+
+def test_plan_refuses_impossible_heads(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "--config-name", "llama2_70b", "model.num_attention_heads=7"]) == 2
+    assert "model.num_attention_heads: 7; expected a divisor of 8192" in capsys.readouterr().err
