@@ -17,6 +17,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_system
+from nemo_srlm.launch.arguments import fraction, positive, stage_ref
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
@@ -50,18 +51,9 @@ def latest_run() -> Path:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.launcher == "local":
-        from nemo_srlm.launch import local
-
-        return local.start(_compose(args), args.until)
     from nemo_srlm.launch.launcher import launcher_named
 
-    launcher = launcher_named(args.launcher)
-    if args.until:
-        raise UserError(
-            "--until", f"with --launcher {args.launcher}", "--launcher local, the only one that can stop there"
-        )
-    return launcher.start(_compose(args))
+    return launcher_named(args.launcher).start(_compose(args), args.until)
 
 
 def _stage(args: argparse.Namespace) -> int:
@@ -110,7 +102,7 @@ def _submit(args: argparse.Namespace) -> int:
     from nemo_srlm.launch.launcher import SLURM
     from nemo_srlm.launch.slurm import verbs
 
-    return verbs.supervise(args.supervise) if args.supervise else SLURM.start(_compose(args))
+    return verbs.supervise(args.supervise) if args.supervise else SLURM.start(_compose(args), "")
 
 
 def _cancel(args: argparse.Namespace) -> int:
@@ -215,7 +207,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--until", default="", choices=["", *NAMES], metavar="STAGE", help="stop after the first such stage")
     p.add_argument(
-        "--launcher", default="local", metavar="NAME", help="how its stages are run: local (default) or slurm"
+        "--launcher",
+        default="local",
+        metavar="NAME",
+        help="how its stages are run (default: local; a wrong NAME lists all)",
     )
     _config_arguments(p)
     p = verb("status", _status, "The state of every stage: done, running, failed, waiting.")
@@ -253,18 +248,21 @@ def parser() -> argparse.ArgumentParser:
     p = verb("cancel", _cancel, "Cancel the queued and running Slurm jobs of a run.")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p = verb("logs", _logs, "The newest log of a stage.")
-    p.add_argument("stage", type=Ref.parse, metavar="iterT/STAGE", help="for example iter1/judge")
+    p.add_argument("stage", type=stage_ref, metavar="iterT/STAGE", help="for example iter1/judge")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p.add_argument("--follow", "-f", action="store_true", help="continue as the log grows")
     p = verb(
         "estimate", _estimate, "Memory per GPU, step time, tokens/s, and the smallest layouts that fit, for training."
     )
     p.add_argument("--gpu", default="h100", choices=["a100", "h100", "h200", "b200", "l40s"], help="default: h100")
-    p.add_argument("--memory", type=float, metavar="GIB", help="memory of one GPU, in place of that of --gpu")
+    p.add_argument("--memory", type=positive, metavar="GIB", help="memory of one GPU, in place of that of --gpu")
     p.add_argument(
-        "--peak", type=float, metavar="TFLOPS", help="peak of one GPU in the precision used, in place of that of --gpu"
+        "--peak",
+        type=positive,
+        metavar="TFLOPS",
+        help="peak of one GPU in the precision used, in place of that of --gpu",
     )
-    p.add_argument("--mfu", type=float, default=0.4, help="assumed model FLOPs utilisation (default: 0.4)")
+    p.add_argument("--mfu", type=fraction, default=0.4, help="assumed model FLOPs utilisation (default: 0.4)")
     _config_arguments(p)
     p = verb(
         "config",

@@ -17,6 +17,10 @@ def _folder(name: str) -> Path:
 
 CONFIGS = _folder("configs")
 SLURM = _folder("slurm")
-# Where Slurm jobs work: the checkout, from which they import the package; with an installed package, the directory of
-# submission.
-JOB_DIRECTORY = Path.cwd() if SLURM.is_relative_to(_PACKAGE) else _PACKAGE.parent
+
+
+def job_directory() -> Path:
+    """Where Slurm jobs work: the checkout, from which they import the package; with an installed package, the current
+    directory, which is that of the submission.
+    """
+    return Path.cwd() if SLURM.is_relative_to(_PACKAGE) else _PACKAGE.parent

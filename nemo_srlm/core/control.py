@@ -3,6 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from nemo_srlm.core.files import write_atomic
+
 
 def stop_file(directory: Path) -> Path:
     """Present: save and exit. In a run's directory it is made by people, in a stage's directory by the launcher."""
@@ -13,12 +15,13 @@ def error_file(stage_dir: Path) -> Path:
     return stage_dir / "logs" / "error"
 
 
-def write_error(stage_dir: Path, message: str) -> None:
-    """Why the stage failed. The next attempt overwrites or removes it."""
+def write_error(stage_dir: Path, message: str, *, keep: bool = False) -> None:
+    """Why the stage failed. The next attempt overwrites or removes it. `keep`: an existing message stays."""
     path = error_file(stage_dir)
     with suppress(OSError):  # on a full disk; whoever reads the file looks for that
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(message, encoding="utf-8")
+        if not (keep and path.exists()):
+            write_atomic(path, message)
 
 
 def read_error(stage_dir: Path) -> str:

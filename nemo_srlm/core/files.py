@@ -29,7 +29,7 @@ def content_digest(path: Path) -> str:
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise DataError(path, "no such file", remedy="put it back, or correct the setting that names it") from error
+        raise DataError(path, "no such file", remedy="restore it, or correct the setting that names it") from error
     return _digest(str(path), found.st_size, found.st_mtime_ns)
 
 

@@ -177,8 +177,11 @@ def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
 
 
 def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
-    """Links the finished stage of the run `run.reuse` when its identity is the same as here. True when it did."""
-    if not cfg.run.reuse:
+    """Links the finished stage of the run `run.reuse` when its identity is the same as here. True when it did.
+
+    A derived stage is made anew: it also writes files outside its directory (the run's report.html).
+    """
+    if not cfg.run.reuse or stage.derived:
         return False
     ref = Ref(stage.name, iteration)
     other = stage_directory(Path(cfg.run.reuse), ref)
@@ -186,7 +189,7 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     if finished is None or finished.identity != identity_of(stage, cfg, iteration, run_dir):
         return False
     here = stage_directory(run_dir, ref)
-    if here.exists():  # a derived stage of earlier inputs
+    if here.exists():  # an attempt that failed before it began has left its logs/error
         return False
     here.parent.mkdir(parents=True, exist_ok=True)
     here.symlink_to(other.resolve(), target_is_directory=True)

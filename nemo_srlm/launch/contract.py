@@ -5,8 +5,8 @@
     python -m nemo_srlm.launch.torchrun RUN_DIR iter1/dpo FLAGS               the training ranks of this node, with torchrun's
                                                                               FLAGS; the launcher finishes the stage
 
-A worker reads RUN_DIR/config.yaml, the config that was frozen when the run was started or submitted. The files by which
-it is stopped and by which it says why it failed are in core/control.py.
+A worker reads RUN_DIR/config.yaml, the resolved config as it was when the run was started or submitted. The files
+by which it is stopped and by which it says why it failed are in core/control.py.
 """
 
 import argparse
@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_srlm.core.control import write_error
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.errors import UserError, of_system
+from nemo_srlm.launch.arguments import shard, stage_ref
+from nemo_srlm.stages import load
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -45,16 +49,40 @@ class Work:
         return words + (["--replica"] if self.replica else [])
 
 
+def _known_stage(text: str) -> Ref:
+    """A type for argparse: a stage that exists."""
+    ref = stage_ref(text)
+    try:
+        load(ref.stage)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return ref
+
+
 def parse(arguments: Sequence[str] | None = None) -> Work:
     """The command line of a worker. Ends the process with exit code 2 when it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("refs", nargs="+", type=Ref.parse, metavar="iterT/STAGE")
-    parser.add_argument("--shard", default="0/1", metavar="K/N")
+    parser.add_argument("refs", nargs="+", type=_known_stage, metavar="iterT/STAGE")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="K/N")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    shard, num_shards = (int(x) for x in args.shard.split("/"))
-    return Work(args.run_dir, tuple(args.refs), shard, num_shards, args.replica)
+    number, num_shards = args.shard
+    return Work(args.run_dir, tuple(args.refs), number, num_shards, args.replica)
+
+
+def record_failure(error: Exception, ref: Ref, directory: Path, *, keep: bool = False) -> UserError:
+    """Writes to logs/error of the stage `directory` why the stage failed; called while `error` is handled.
+
+    Prints a user's mistake and returns it: the exit code is then EXIT_USER. Raises any other exception again. `keep`: a
+    reason that is there stays.
+    """
+    mistake = error if isinstance(error, UserError) else of_system(error, directory)
+    write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}"), keep=keep)
+    if mistake is None:
+        raise error
+    print(f"error: {mistake}", file=sys.stderr, flush=True)
+    return mistake
 
 
 def command(work: Work) -> list[str]:

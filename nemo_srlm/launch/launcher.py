@@ -1,4 +1,7 @@
-"""What a launcher is: the way in which a run's stages are executed. LAUNCHERS lists them: this machine and Slurm."""
+"""What a launcher is: the way in which a run's stages are executed. LAUNCHERS lists them: this machine and Slurm.
+
+The commands `plan`, `cancel` and `submit --supervise` are Slurm's own (launch/slurm/verbs.py): other launchers have no queue.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +20,15 @@ from nemo_srlm.report.status import Row
 
 @dataclass(frozen=True)
 class Launcher:
-    """`start` runs or submits the unfinished stages of a run and returns the command line's exit code. It starts workers by
-    launch/contract.py, under the run's lock (launch/lock.py).
+    """`start(cfg, until)` runs or submits the unfinished stages of a run and returns the command line's exit code. It starts
+    workers by launch/contract.py, under the run's lock (launch/lock.py). `until` is the stage after which it ends, "" for
+    the whole run; a launcher that cannot end there raises UserError.
 
     `used` says whether a run was started in this way; then `rows` are its status (a row per stage, and notes), and `logs`
     the log files of a stage, the oldest first.
     """
 
-    start: Callable[[Config], int]
+    start: Callable[[Config, str], int]
     used: Callable[[Path], bool]
     rows: Callable[[Path], tuple[list[Row], list[str]]]
     logs: Callable[[Path, Ref], list[Path]]

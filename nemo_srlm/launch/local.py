@@ -165,7 +165,7 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
         announce(session, ref, time.time() - began)
 
 
-def run(cfg: Config, until: str = "") -> Path:
+def run(cfg: Config, until: str) -> Path:
     """Runs the unfinished stages (up to the first named `until`). Returns the run directory.
 
     Raises StaleError before anything is started when finished work was made under other settings, StageFailed when a
@@ -173,7 +173,7 @@ def run(cfg: Config, until: str = "") -> Path:
     """
     run_dir, began = run_directory(cfg), time.time()
     with locked(run_dir):
-        refuse_if_active(run_dir)
+        refuse_if_active(run_dir)  # under the lock: before it, jobs could be submitted between check and start
         stop_file(run_dir).unlink(missing_ok=True)
         todo = remaining(cfg, run_dir)
         save_resolved_config(cfg, run_dir)
@@ -207,7 +207,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
             run_step(Session(cfg, run_dir, display, began), step_of(cfg, ref), 0)
 
 
-def start(cfg: Config, until: str = "") -> int:
+def start(cfg: Config, until: str) -> int:
     """`nemo-srlm run`: `run`, and then the results in the terminal. Returns the exit code."""
     began = time.time()
     try:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from nemo_srlm.core.control import stop_file
+from nemo_srlm.core.control import clear_error, stop_file
 from nemo_srlm.core.stage import stage_directory
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse
 
@@ -23,8 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     work, flags = parse(arguments[:2]), arguments[2:]
-    stop = stop_file(stage_directory(work.run_dir, work.refs[0]))
+    directory = stage_directory(work.run_dir, work.refs[0])
+    stop = stop_file(directory)
     stop.unlink(missing_ok=True)
+    clear_error(directory)  # no rank has started yet: of the ranks that fail, the first writes the reason
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: stop.touch())
     args = parse_args([*flags, "-m", TRAIN_WORKER, *work.arguments])  # type: ignore[no-untyped-call]  # torch's

@@ -6,19 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.control import write_error
 from nemo_srlm.core.process import die_with_parent
-from nemo_srlm.errors import UserError, of_system
-from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_USER, Work, parse
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_USER, Work, parse, record_failure
 from nemo_srlm.stages import load
 from nemo_srlm.train.megatron.quiet import quiet
 
 
-def exit_code(work: Callable[[], None], directory: Path) -> int:
-    """Does the work, shuts the process groups down, and returns the exit code.
+def exit_code(work: Callable[[], None], ref: Ref, directory: Path) -> int:
+    """Does the work and returns the exit code. The first rank that fails writes the reason: see `record_failure`."""
+    try:
+        return _attempt(work)
+    except Exception as error:
+        # ranks that fail later only report that they have lost the first; torchrun.py has removed an earlier attempt's
+        record_failure(error, ref, directory, keep=True)
+        return EXIT_USER
 
-    Rank 0 writes the user's mistake to the error file of the stage directory; any other exception is raised.
-    """
+
+def _attempt(work: Callable[[], None]) -> int:
+    """Does the work and shuts the process groups down."""
     from nemo_srlm.train.megatron import setup
     from nemo_srlm.train.megatron.trainer import Stopped
 
@@ -28,14 +34,6 @@ def exit_code(work: Callable[[], None], directory: Path) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
         return EXIT_AGAIN
-    except Exception as error:
-        mistake = error if isinstance(error, UserError) else of_system(error, directory)
-        if mistake is None:
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            write_error(directory, str(mistake))
-        print(f"error: {mistake}", file=sys.stderr, flush=True)
-        return EXIT_USER
     return EXIT_DONE
 
 
@@ -54,7 +52,7 @@ def main() -> None:
     die_with_parent()  # the parent is torchrun: killed with -9, it would leave its ranks behind
     quiet()
     work = parse()
-    code = exit_code(lambda: train(work), stages.stage_directory(work.run_dir, work.refs[0]))
+    code = exit_code(lambda: train(work), work.refs[0], stages.stage_directory(work.run_dir, work.refs[0]))
     # other ranks may wait in a collective that this rank never joins: exit at once, torchrun ends them
     if code:
         sys.stdout.flush()

@@ -6,13 +6,11 @@ from dataclasses import replace
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.control import write_error
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
-from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.generate.replicas import num_replicas
 from nemo_srlm.launch import replicas
-from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse
+from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse, record_failure
 from nemo_srlm.stages import load
 
 
@@ -39,19 +37,13 @@ def run(work: Work, slot: Slot) -> int:
     """Runs the stages in order and returns the exit code. Raises what is no mistake of the user's, written down before."""
     for ref in work.refs:
         print(f"--- {ref}", flush=True)
-        directory = stage_directory(work.run_dir, ref)
         try:
             run_stage(work, ref, slot)
         except replicas.ReplicaFailed as failed:
             print(f"error: {ref}: {failed}", file=sys.stderr)
             return failed.code
         except Exception as error:
-            mistake = error if isinstance(error, UserError) else of_system(error, work.run_dir)
-            if mistake is None:
-                write_error(directory, f"{ref}: {type(error).__name__}: {error}")
-                raise
-            write_error(directory, str(mistake))
-            print(f"error: {mistake}", file=sys.stderr)
+            record_failure(error, ref, stage_directory(work.run_dir, ref))
             return EXIT_USER
     return EXIT_DONE
 

@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.launch.train_worker import exit_code
 from nemo_srlm.train import metrics
 from nemo_srlm.train.checkpoint_dir import incomplete_reason
@@ -56,7 +57,7 @@ def attempt(directory: Path, limits: Limits) -> int:
 
     code = 1
     try:
-        code = exit_code(work, directory)
+        code = exit_code(work, Ref("sft", 0), directory)
     except Exception:
         traceback.print_exc()
     finally:

@@ -25,10 +25,13 @@ quiet()
 folder, names, found = Path(sys.argv[1]), sys.argv[2:], {}
 for name in names:
     try:
+        before = list(sys.argv)
         cfg = run_config(folder / name)
+        assert sys.argv == before
         found[name] = [cfg.dpo.beta, cfg.run.arm, cfg.candidates.num]
     except ConfigError as error:
         found[name] = str(error)
+        assert sys.argv == before
 (folder / "found.json").write_text(json.dumps(found))
 """
 

@@ -136,7 +136,7 @@ def where(python: Path, cwd: Path) -> list[Path]:
     """Configs, Slurm scripts and the directory of jobs, as the package finds them; and a shipped template."""
     code = (
         "from nemo_srlm.config import shipped\nfrom nemo_srlm.data import templates\n"
-        "print(shipped.CONFIGS, shipped.SLURM, shipped.JOB_DIRECTORY, templates.find('prompts/judge.txt'), sep='\\n')"
+        "print(shipped.CONFIGS, shipped.SLURM, shipped.job_directory(), templates.find('prompts/judge.txt'), sep='\\n')"
     )
     return [Path(line) for line in run(python, "-c", code, cwd=cwd).splitlines()]
 

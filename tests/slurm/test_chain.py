@@ -19,9 +19,9 @@ def test_one_sbatch_runs_the_whole_loop_with_arrays_and_training_on_two_nodes(ru
     assert len(list((run.dir / "slurm/iter1-square").glob("log-*_*.txt"))) == 3
     assert "up to date" in run.submit()
     assert run.jobs() == []
-    frozen = (run.dir / "slurm/submit.json").read_text()
-    assert '"commit"' in frozen
-    assert '"environment"' in frozen
+    submission = (run.dir / "slurm/submit.json").read_text()
+    assert '"commit"' in submission
+    assert '"environment"' in submission
     assert "squares" in run.cli("status", str(run.dir))
     assert "start on" in run.cli("logs", "iter1/square", str(run.dir))
 

@@ -44,3 +44,39 @@ def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_d
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path).rglob("manifest.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["logs", "nonsense", "RUN"], "'nonsense' is no stage of a run; expected iterT/STAGE"),
+        (["logs", "iterx/judge"], "expected iterT/STAGE"),
+        (["estimate", "--mfu", "0"], "--mfu: '0'; expected a number above 0"),
+        (["estimate", "--mfu", "1.5"], "at most 1"),
+        (["estimate", "--memory", "nan"], "--memory: 'nan'; expected a number above 0"),
+        (["estimate", "--memory", "inf"], "expected a number above 0"),
+        (["estimate", "--peak", "-1"], "--peak: '-1'; expected a number above 0"),
+        (["estimate", "--peak", "fast"], "--peak: 'fast'; expected a number above 0"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_was_expected(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--launcher", "cloud"], "--launcher: 'cloud'; expected one of slurm, local"),
+        (["--launcher", "slurm", "--until", "sft"], "--until: sft"),
+    ],
+)
+def test_a_launcher_that_is_unknown_or_cannot_end_at_a_stage_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["run", *words]) == 2
+    assert said in capsys.readouterr().err

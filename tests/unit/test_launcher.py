@@ -30,7 +30,7 @@ def test_a_run_with_submitted_jobs_belongs_to_slurm_and_any_other_to_this_machin
 TORCHRUN_FLAGS = ["--nnodes=1", "--node-rank=0", "--nproc-per-node=1", "--master-addr=localhost", "--master-port=1"]
 
 
-def start(cfg: Config) -> int:
+def start(cfg: Config, until: str) -> int:
     """Runs the unfinished steps; returns the first exit code that is not 0."""
     run_dir = run_directory(cfg)
     with locked(run_dir):
@@ -75,7 +75,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def test_a_launcher_needs_the_worker_contract_alone(toy: Config):
-    assert SEQUENTIAL.start(toy) == 0
+    assert SEQUENTIAL.start(toy, "") == 0
     run_dir = run_directory(toy)
     assert texts(run_dir / "iter1/square/squares.jsonl") == [str(i * i) for i in range(ITEMS)]
     assert {row.state for row in SEQUENTIAL.rows(run_dir)[0]} == {"done"}

@@ -39,7 +39,7 @@ def test_a_sharded_stage_stands_alone():
     assert (step.refs, step.num_shards) == ((Ref("judge", 1),), 4)
 
 
-def test_a_training_step_is_a_torchrun_of_the_frozen_config(tmp_path: Path):
+def test_a_training_step_is_a_torchrun_of_the_resolved_config(tmp_path: Path):
     cfg = tiny()
     cfg.parallel.processes = 2
     step = Step((Ref("dpo", 1),), "train", 1)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.config import shipped
 from nemo_srlm.config.compose import compose
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.shipped import CONFIGS, JOB_DIRECTORY, SLURM
+from nemo_srlm.config.shipped import CONFIGS, SLURM, job_directory
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.errors import UserError
+from nemo_srlm.launch.launcher import SLURM as SLURM_LAUNCHER
 from nemo_srlm.launch.slurm import client, jobs, sbatch, status, supervise
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
@@ -125,6 +128,18 @@ def test_a_generation_element_asks_for_one_engine():
     assert not any(w.startswith(("--gres", "--array", "--signal")) for w in words(cfg, finish))
 
 
+def test_jobs_of_an_installed_package_work_where_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the directory that is the current one then, not when the module was imported."""
+    monkeypatch.setattr(shipped, "SLURM", shipped._PACKAGE / "slurm")
+    monkeypatch.chdir(tmp_path)
+    assert f"--chdir={tmp_path}" in words(config(), build([SEED])[0])
+
+
+def test_slurm_refuses_to_end_at_a_stage():
+    with pytest.raises(UserError, match=r"--until: sft.*--launcher local"):
+        SLURM_LAUNCHER.start(config(), "sft")
+
+
 def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     cfg = config(image="/img/a b.sqsh", mounts=["/data:/data"], modules=["cuda/12.8"], setup=["export A='x y'"])
     text = sbatch.shell(cfg, Path("/runs/r"), build([SEED])[0])
@@ -132,7 +147,8 @@ def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "module load cuda/12.8", "x y", "--container-image=/img/a b.sqsh",
-        f"--container-mounts=/data:/data,{JOB_DIRECTORY}:{JOB_DIRECTORY},/runs/r:/runs/r", f"--container-workdir={JOB_DIRECTORY}",
+        f"--container-mounts=/data:/data,{job_directory()}:{job_directory()},/runs/r:/runs/r",
+        f"--container-workdir={job_directory()}",
     ]  # fmt: skip
 
 

@@ -94,6 +94,19 @@ def test_a_finished_stage_of_another_run_is_linked_only_when_it_is_the_same(tmp_
     assert not stages.ready(toy.NUMBERS, three, 0, run_directory(three))
 
 
+def test_a_derived_stage_of_another_run_is_not_linked(tmp_path: Path):
+    """The report of a run whose stages are all linked is made anew: it writes report.html into the run's directory."""
+    one, two, derived = toy.config(tmp_path), toy.config(tmp_path), dataclasses.replace(toy.SQUARES, derived=True)
+    run(toy.NUMBERS, one)
+    run(derived, one)
+    two.run.name, two.run.reuse = "two", str(run_directory(one))
+    assert stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    assert not stages.ready(derived, two, 0, run_directory(two))
+    run(derived, two)
+    assert not squares(two).is_symlink()
+    assert stages.ready(derived, two, 0, run_directory(two))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     attempts=st.lists(st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), max_size=4),

@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_srlm.config.cluster import JobSection
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.shipped import JOB_DIRECTORY, SLURM
+from nemo_srlm.config.shipped import SLURM, job_directory
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
@@ -47,7 +47,7 @@ class JobSettings:
 
 
 def config_digest(cfg: Config) -> str:
-    """Fingerprint of all identity settings: a queued job refuses to run when those of the frozen config have changed."""
+    """Fingerprint of all identity settings: a queued job refuses to run when those of the resolved config have changed."""
     return fingerprint(identity(cfg))
 
 
@@ -81,7 +81,7 @@ def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> 
         f"--job-name={run_dir.name}/{job.key}", f"--comment={comment(run_dir, job)}",
         f"--output={folder}/log-{'%A_%a' if job.shards else '%j'}.txt",
         "--open-mode=append", "--requeue", f"--nodes={num_nodes(cfg, job)}", "--ntasks-per-node=1",
-        f"--chdir={JOB_DIRECTORY}",
+        f"--chdir={job_directory()}",
     ]  # fmt: skip
     out += [f"--time={own.time}" if job.role == "work" else "--time=01:00:00"]
     if job.role == "work":
@@ -128,13 +128,13 @@ def shell(cfg: Config, run_dir: Path, job: Job) -> str:
         mounts = [
             *site.mounts,
             *own.mounts,
-            f"{JOB_DIRECTORY}:{JOB_DIRECTORY}",
+            f"{job_directory()}:{job_directory()}",
             f"{run_dir.resolve()}:{run_dir.resolve()}",
         ]
         srun = [
             f"--container-image={image}",
             f"--container-mounts={','.join(mounts)}",
-            f"--container-workdir={JOB_DIRECTORY}",
+            f"--container-workdir={job_directory()}",
         ]
     prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
     if site.interface and job.kind == "train":
@@ -142,7 +142,7 @@ def shell(cfg: Config, run_dir: Path, job: Job) -> str:
         prepare += [f"export NCCL_SOCKET_IFNAME={name} GLOO_SOCKET_IFNAME={name}"]
     lines = [
         "# written at submit; read by slurm/stage.sh",
-        f"ROOT={shlex.quote(str(JOB_DIRECTORY))}",
+        f"ROOT={shlex.quote(str(job_directory()))}",
         f"PYTHON={shlex.quote(python(cfg))}",
         f"MAX_RESTARTS={site.max_restarts}",
         f"RETRIES={site.retries}",

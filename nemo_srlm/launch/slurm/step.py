@@ -20,7 +20,7 @@ from subprocess import DEVNULL, Popen
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import files, process
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.control import clear_error, read_error, stop_file, write_error
+from nemo_srlm.core.control import clear_error, read_error, stop_file
 from nemo_srlm.core.stage import stage_directory
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch import contract
@@ -196,10 +196,9 @@ def main() -> int:
     job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
     try:
         word, detail = finish(job) if args.finish else work(job, attempt)
-    except UserError as error:
-        word, detail = "user", str(error)
-        write_error(stage_directory(job.path, job.stages[0]), detail)
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        ref = job.stages[0]
+        word, detail = "user", str(contract.record_failure(error, ref, stage_directory(job.path, ref)))
     if word in ("user", "crashed", "hung"):
         detail = detail_of(job, detail)
     outcome = args.job_dir / f"outcome-{attempt.shard}-{attempt.node}"

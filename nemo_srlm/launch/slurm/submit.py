@@ -11,7 +11,7 @@ from pathlib import Path
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.shipped import JOB_DIRECTORY
+from nemo_srlm.config.shipped import job_directory
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json, write_atomic, write_json
 from nemo_srlm.core.stage import run_directory
@@ -85,8 +85,8 @@ def plan(cfg: Config, run_dir: Path, running: list[Active]) -> list[Job]:
     return missing
 
 
-def check_frozen(cfg: Config, run_dir: Path, running: list[Active]) -> None:
-    """Queued jobs read the frozen config, so its identity must not change while there are any. Raises UserError."""
+def check_same_settings(cfg: Config, run_dir: Path, running: list[Active]) -> None:
+    """Queued jobs read the resolved config, so its identity must not change while there are any. Raises UserError."""
     if not any(job.role != "supervise" for job in running) or not (run_dir / "config.yaml").exists():
         return
     old, new = identity(load_resolved_config(run_dir)), identity(cfg)
@@ -106,7 +106,7 @@ def write_settings(cfg: Config, run_dir: Path, job: Job) -> None:
         write_atomic(folder / "job.env", sbatch.shell(cfg, run_dir, job))
 
 
-def freeze_submission(cfg: Config, run_dir: Path) -> None:
+def save_submission(cfg: Config, run_dir: Path) -> None:
     """What runs is what was submitted: resolved config, commit, environment."""
     save_resolved_config(cfg, run_dir)
     (run_dir / FOLDER).mkdir(exist_ok=True)
@@ -129,7 +129,10 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitte
         kinds.setdefault(tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), words)
     for words in kinds.values():
         client.test_only(words)
-    os.environ |= {"NEMO_SRLM_ROOT": str(JOB_DIRECTORY), "PYTHON": sys.executable}  # for the supervisor's iteration.sh
+    os.environ |= {
+        "NEMO_SRLM_ROOT": str(job_directory()),
+        "PYTHON": sys.executable,
+    }  # for the supervisor's iteration.sh
     known, out = record_of(run_dir), []
     ids: dict[str, str] = {}
     for job in missing:
@@ -154,14 +157,14 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
     run_dir = run_directory(cfg)
     with locked(run_dir, LOCK_SECONDS):
         running = active(run_dir)
-        check_frozen(cfg, run_dir, running)
+        check_same_settings(cfg, run_dir, running)
         missing = plan(cfg, run_dir, running)
         if not missing:
             return run_dir, [], running
         old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
         (run_dir / FOLDER / SUPERVISION).unlink(missing_ok=True)  # the supervisor counts its submissions anew
-        freeze_submission(cfg, run_dir)
+        save_submission(cfg, run_dir)
         done = submit_jobs(cfg, run_dir, missing)
         client.cancel(old)  # the new supervisor waits for the old jobs too
         return run_dir, done, running

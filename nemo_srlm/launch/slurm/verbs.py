@@ -6,6 +6,7 @@ from rich.table import Table
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import run_directory
+from nemo_srlm.errors import UserError
 from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
@@ -47,7 +48,10 @@ def plan(cfg: Config) -> int:
     return 0
 
 
-def submit(cfg: Config) -> int:
+def submit(cfg: Config, until: str) -> int:
+    """Submits the whole run. Raises UserError when `until` names a stage to end at."""
+    if until:
+        raise UserError("--until", f"{until}: Slurm jobs are submitted for the whole run", "--launcher local")
     run_dir, done, before = submission.submit(cfg)
     ids = [i for job in before for i in job.tasks.values()]
     if done:

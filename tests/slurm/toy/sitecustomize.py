@@ -12,6 +12,7 @@ nemo_srlm.core.pipeline.pipeline = toy_pipeline.pipeline
 
 import nemo_srlm.launch.contract  # noqa: E402
 
+nemo_srlm.launch.contract.load = toy_pipeline.load
 nemo_srlm.launch.contract.TRAIN_WORKER = "toy_trainer"
 if not os.environ.get("TOY_TORCH"):
     nemo_srlm.launch.contract.TORCHRUN = "toy_torchrun"

@@ -5,9 +5,7 @@ import sys
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.control import write_error
-from nemo_srlm.errors import UserError
-from nemo_srlm.launch.contract import EXIT_USER, parse
+from nemo_srlm.launch.contract import EXIT_USER, parse, record_failure
 from nemo_srlm.stages import load
 
 
@@ -19,8 +17,8 @@ def main():
     ctx = stages.context(work.run_dir, stage, load_resolved_config(work.run_dir), ref.iteration)
     try:
         stage.run(ctx)
-    except UserError as error:
-        write_error(ctx.dir, str(error))
+    except Exception as error:
+        record_failure(error, ref, ctx.dir, keep=True)
         return EXIT_USER
     return 0
 

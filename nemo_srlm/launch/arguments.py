@@ -1,0 +1,41 @@
+"""Types for argparse: each names the argument's form in its error message."""
+
+import math
+import re
+from argparse import ArgumentTypeError
+
+from nemo_srlm.core.stage import Ref
+
+
+def stage_ref(text: str) -> Ref:
+    """`iter1/judge`. The stage's name is not looked up."""
+    if not re.fullmatch(r"iter[0-9]+/\w+", text, re.ASCII):
+        raise ArgumentTypeError(f"{text!r} is no stage of a run; expected iterT/STAGE, for example iter1/judge")
+    return Ref.parse(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`3/8` -> (3, 8): shard 3, counted from 0, of 8."""
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ArgumentTypeError(f"{text!r} is no shard; expected K/N with 0 <= K < N, for example 3/8")
+    return int(found[1]), int(found[2])
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ArgumentTypeError(f"{text!r}; expected a number above 0")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A number above 0 and at most 1."""
+    number = positive(text)
+    if number > 1:
+        raise ArgumentTypeError(f"{text!r}; expected a number above 0 and at most 1")
+    return number

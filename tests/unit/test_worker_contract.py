@@ -1,0 +1,114 @@
+"""The worker contract: wrong command lines, and what a failed worker leaves in logs/error."""
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.core.control import read_error, write_error
+from nemo_srlm.core.slot import Slot
+from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.errors import UserError
+from nemo_srlm.launch import contract, train_worker, worker
+from nemo_srlm.launch.contract import EXIT_USER, Work
+from nemo_srlm.launch.slurm import step
+from nemo_srlm.launch.slurm.sbatch import JobSettings
+
+REF = Ref("judge", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["iter0/seed", "--shard", "x"], "'x' is no shard; expected K/N with 0 <= K < N"),
+        (["iter0/seed", "--shard", "8/8"], "'8/8' is no shard"),
+        (["iter0/seed", "--shard", "-1/8"], "--shard"),
+        (["iter0/seed", "--shard", "0/0"], "'0/0' is no shard"),
+        (["iter0/nonsense"], "nonsense: no stage has this name; expected one of world, seed"),
+        (["nonsense"], "'nonsense' is no stage of a run; expected iterT/STAGE"),
+    ],
+)
+def test_a_wrong_command_line_is_one_message(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        contract.parse(["RUN", *words])
+    assert end.value.code == EXIT_USER
+    assert said in capsys.readouterr().err
+
+
+def test_a_worker_of_an_unknown_stage_ends_without_a_traceback(tmp_path: Path):
+    words = [sys.executable, "-m", contract.WORKER, str(tmp_path), "iter0/nonsense"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_USER
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def by_worker(run_dir: Path, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(worker, "run_stage", lambda *_: work())
+    return worker.run(Work(run_dir, (REF,)), Slot())
+
+
+def by_train_worker(run_dir: Path, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(train_worker, "_attempt", lambda _: work())
+    return train_worker.exit_code(work, REF, stage_directory(run_dir, REF))
+
+
+def by_step(run_dir: Path, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
+    job = JobSettings(str(run_dir), [str(REF)], "generate", 1, "", 1, 1, 1, {})
+    attempt = step.Attempt("1.0", 0, 0, "localhost", 1, run_dir / "owner", run_dir / "stop")
+    monkeypatch.setattr(step.JobSettings, "read", lambda _: job)
+    monkeypatch.setattr(step.Attempt, "from_environment", lambda: attempt)
+    monkeypatch.setattr(step, "work", lambda *_: work())
+    monkeypatch.setattr(sys, "argv", ["step", str(run_dir)])
+    return step.main()
+
+
+@pytest.mark.parametrize("process", [by_worker, by_train_worker, by_step])
+def test_every_process_of_a_stage_writes_why_it_failed(
+    process: Callable[[Path, Callable[[], None], pytest.MonkeyPatch], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def fail(error: Exception) -> Callable[[], None]:
+        def work() -> None:
+            raise error
+
+        return work
+
+    def attempt(run: str, error: Exception) -> tuple[int, str]:
+        run_dir = tmp_path / run
+        run_dir.mkdir()
+        code = process(run_dir, fail(error), monkeypatch)
+        return code, read_error(stage_directory(run_dir, REF))
+
+    assert attempt("user", UserError("dpo.beta", "much")) == (EXIT_USER, "dpo.beta: much")
+    assert "error: dpo.beta: much" in capsys.readouterr().err
+    code, reason = attempt("system", OSError(errno.EACCES, "refused", "/data/x"))
+    assert code == EXIT_USER
+    assert "refused: /data/x" in reason
+    with pytest.raises(RuntimeError, match="a bug") as raised:
+        attempt("bug", RuntimeError("a bug"))
+    assert raised.traceback[-1].name == "work"  # the traceback of the cause
+    assert read_error(stage_directory(tmp_path / "bug", REF)) == "iter1/judge: RuntimeError: a bug"
+
+
+def test_of_the_ranks_that_fail_the_first_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for error in (RuntimeError("the loss is not finite"), RuntimeError("connection closed by peer")):
+
+        def fail(_: object, error: Exception = error) -> int:
+            raise error
+
+        monkeypatch.setattr(train_worker, "_attempt", fail)
+        with pytest.raises(RuntimeError):
+            train_worker.exit_code(lambda: None, REF, tmp_path)
+    assert read_error(tmp_path) == "iter1/judge: RuntimeError: the loss is not finite"
+
+
+def test_an_attempt_overwrites_the_reason_of_the_one_before(tmp_path: Path):
+    write_error(tmp_path, "old")
+    write_error(tmp_path, "new")
+    assert read_error(tmp_path) == "new"
