@@ -90,7 +90,8 @@ class Page:
 @asynccontextmanager
 async def browser(executable: str) -> AsyncIterator[aiohttp.ClientSession]:
     """Starts a browser with a new, empty profile; yields a session whose base URL is its DevTools server."""
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
+    # its helper processes may write into the profile for a moment after it has ended
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         command = [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
