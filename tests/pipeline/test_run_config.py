@@ -46,4 +46,4 @@ def test_a_rank_gets_what_hydra_runner_hands_over_and_a_wrong_setting_is_named(t
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert found["handed_over"] == [0.2, "external", 4]
-    assert "dpo.beta: -1.0; expected more than 0" in found["wrong"]
+    assert "dpo.beta: -1.0; expected a finite number, more than 0" in found["wrong"]

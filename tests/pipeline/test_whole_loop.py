@@ -181,8 +181,10 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights
     for ref, work in KILLS.items():
         with log.open("ab") as out:
             child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+        deadline = time.monotonic() + 1800  # a hung run fails the test instead of the suite
         while not any(path.stat().st_size for path in (here / ref).glob(work)):
             assert child.poll() is None, f"ended before {ref}: {log.read_text()}"
+            assert time.monotonic() < deadline, f"{ref} did not begin: {log.read_text()}"
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 3))
         os.kill(child.pid, signal.SIGKILL)
