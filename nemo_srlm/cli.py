@@ -293,7 +293,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest:
-        if not hasattr(args, "overrides") or any("=" not in word or word.startswith("--") for word in rest):
+        if "overrides" not in args or any("=" not in word or word.startswith("--") for word in rest):
             top.error(f"unrecognized arguments: {' '.join(rest)}")
         args.overrides = [*args.overrides, *rest]
     return args

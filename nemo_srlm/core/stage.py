@@ -145,6 +145,9 @@ def _started(directory: Path) -> Path:
 
 def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
     """Writes the stage's identity to plan.json, so that a later attempt under other settings is refused."""
+    directory = stage_directory(run_dir, Ref(stage.name, iteration))
+    if stage.derived and directory.is_symlink():  # version 0.1 linked it from run.reuse: its files are another run's
+        directory.unlink()
     ctx = context(run_dir, stage, cfg, iteration)
     wanted = identity_of(stage, cfg, iteration, run_dir)
     plan, started = ctx.dir / PLAN, _started(ctx.dir)

@@ -123,7 +123,7 @@ def _leaves(section: object, where: str = "") -> Iterator[tuple[str, object, Rul
             yield key, value, rule
 
 
-def _with(key: str, value: object) -> Config:
+def with_value(key: str, value: object) -> Config:
     cfg = Config()
     *path, name = key.split(".")
     section: object = cfg
@@ -153,7 +153,7 @@ def test_every_number_has_a_range_and_every_closed_list_of_words_is_a_choice():
 @pytest.mark.parametrize("key", FLOATS)
 def test_no_float_may_be_nan_or_infinite(key: str, value: float):
     with pytest.raises(ConfigError, match=f"^{re.escape(key)}: {value}; expected "):
-        check_fields(_with(key, value))
+        check_fields(with_value(key, value))
 
 
 @pytest.mark.parametrize(("key", "rule"), NUMBERS, ids=[key for key, _ in NUMBERS])
@@ -169,10 +169,10 @@ def test_every_bound_is_kept(key: str, rule: Rule):
     for value in wrong:
         if value is not None:
             with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .*expected {re.escape(rule.allowed())};"):
-                check_fields(_with(key, int(value) if whole else value))
+                check_fields(with_value(key, int(value) if whole else value))
     for value in (rule.at_least, rule.at_most):
         if value is not None:
-            check_fields(_with(key, int(value) if whole else value))
+            check_fields(with_value(key, int(value) if whole else value))
 
 
 @pytest.mark.parametrize(("key", "value", "rule"), WORDS, ids=[key for key, _, _ in WORDS])
@@ -181,9 +181,9 @@ def test_every_choice_refuses_another_word(key: str, value: object, rule: Rule):
     listed = isinstance(value, list)
     for wrong in ("nonsense", rule.choices[-1].upper()):
         with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .*{wrong}.*expected .*{words};"):
-            check_fields(_with(key, [wrong] if listed else wrong))
+            check_fields(with_value(key, [wrong] if listed else wrong))
     for word in rule.choices:
-        check_fields(_with(key, [word] if listed else word))
+        check_fields(with_value(key, [word] if listed else word))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from nemo_srlm.cli import main
 from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.compose import compose, load_resolved_config
 from nemo_srlm.config.fields import setting
-from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
+from tests.unit.test_config import with_value
 
 FINITE = "a finite number, more than 0"
 SECTION = "a section, whose settings are given one by one: "
@@ -70,17 +70,6 @@ def test_other_mistakes_of_composition_are_config_errors(tmp_path: Path):
         load_resolved_config(tmp_path)
 
 
-def set_at(key: str, value: object) -> Config:
-    """The default config with one other value."""
-    cfg = Config()
-    *path, name = key.split(".")
-    section: object = cfg
-    for part in path:
-        section = getattr(section, part)
-    setattr(section, name, value)
-    return cfg
-
-
 TIMES = [f"cluster.{kind}.time" for kind in ("train", "generate", "convert", "cpu")]
 MEMORY = [f"cluster.{kind}.memory" for kind in ("train", "generate", "convert", "cpu")]
 
@@ -112,10 +101,10 @@ MEMORY = [f"cluster.{kind}.memory" for kind in ("train", "generate", "convert", 
 def test_nonsense_is_refused(keys: list[str], allowed: list[object], refused: list[object]):
     for key in keys:
         for value in allowed:
-            check_fields(set_at(key, value))
+            check_fields(with_value(key, value))
         for value in refused:
             with pytest.raises(ConfigError) as error:
-                check_fields(set_at(key, value))
+                check_fields(with_value(key, value))
             assert error.value.where == key
             assert error.value.found == repr(value)
             assert error.value.expected

@@ -107,6 +107,19 @@ def test_a_derived_stage_of_another_run_is_not_linked(tmp_path: Path):
     assert stages.ready(derived, two, 0, run_directory(two))
 
 
+def test_a_derived_stage_that_is_a_link_is_made_anew_without_touching_the_other_run(tmp_path: Path):
+    one, two = toy.config(tmp_path), toy.config(tmp_path, temperature=1.0)
+    derived = dataclasses.replace(toy.SQUARES, derived=True)
+    run(toy.NUMBERS, one)
+    run(derived, one)
+    two.run.name = "two"
+    run(toy.NUMBERS, two)
+    squares(two).symlink_to(squares(one).resolve())
+    run(derived, two)
+    assert not squares(two).is_symlink()
+    assert stages.state(derived, one, 0, run_directory(one)) == "done"
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     attempts=st.lists(st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), max_size=4),
