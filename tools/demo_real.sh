@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The loop on a real language model: `make demo-real [DATA=trees.jsonl] [MODEL=directory] [ARGS="..."]`.
+# The model directory (once), two iterations, the control arm whose scores are permuted, and one report of both.
+# Interrupted at any moment, the same command goes on. DATA: your own ranked replies, as Open Assistant trees or messages.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+model=${MODEL:-.cache/SmolLM2-135M-Instruct}
+name=smollm2
+data=()
+if [ -n "${DATA:-}" ]; then
+    # a run directory for each data file: a finished run does not change its data
+    name=smollm2-$(basename "$DATA" | cut -d. -f1 | tr -c 'A-Za-z0-9_\n-' -)
+    data=("seed.files=['$(realpath "$DATA")']")
+fi
+[ -n "${MODEL:-}" ] || python tools/smollm2.py "$model"
+settings=(--config-name smollm2 "import_hf.path=$model" ${data[@]+"${data[@]}"} "$@")
+nemo-srlm run "${settings[@]}" "run.name=$name"
+echo "== the control: the same prompts, responses and scores, the scores permuted among the responses to a prompt"
+nemo-srlm run "${settings[@]}" run.arm=random "run.name=$name-random" "run.reuse=runs/$name"
+nemo-srlm report "runs/$name" "runs/$name-random"
