@@ -120,6 +120,12 @@ class TrainSection:
     max_steps: int = number(0, "more than 0: this many steps, whatever epochs says", at_least=0)
     max_length: int = number(4096, "tokens of prompt + response; longer examples are dropped and counted", at_least=1)
     packing: bool = setting(True, "several examples per sequence", execution=True)
+    max_tokens_per_row: int = number(
+        0,
+        "more than 0: a forward pass takes one row of whole examples (DPO: pairs), up to this many tokens or one longer "
+        "example, in place of micro_batch examples; global_batch stays exact. 0 = micro_batch examples per row",
+        at_least=0, execution=True,
+    )  # fmt: skip
     save_every: int = number(200, "steps between checkpoints; 0 = at the end only", at_least=0, execution=True)
     save_async: bool = setting(False, "a forked process writes checkpoints while training goes on", execution=True)
     keep_last: int = number(2, "checkpoints kept", at_least=1, execution=True)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.data.chat import Document, Weights
+from nemo_srlm.train import packing
 
 Unit = tuple[Document, ...]
 
@@ -115,22 +117,45 @@ class BatchLayout:
     align: int = 1  # a document's length in a pack is padded to a multiple of this (2 x context-parallel size)
     multiple: int = 1  # a row's length is padded to a multiple of this (sequence parallelism, FP8 blocks)
     uniform: bool = False  # all micro-batches of a step have one length: pipeline stages exchange tensors of one shape
+    budget: int = 0  # more than 0: packs are filled to this many positions, whatever the number of examples in them
+    rounds: int = 1  # with a budget, the micro-batches of a replica are a multiple of this (interleaved schedule)
 
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def row_length(units: Sequence[Unit], layout: BatchLayout) -> int:
-    """Positions of a row that holds these units."""
-    lengths = [_round_up(d.num_inputs, layout.align) for unit in units for d in unit]
-    return _round_up(sum(lengths) if layout.packed else max(lengths), layout.multiple)
+def batch_layout(section: TrainSection, parallel: ParallelSection, precision: PrecisionSection) -> BatchLayout:
+    """The layout of micro-batches that a training section, the parallel layout and the precision need."""
+    p = parallel
+    multiple = (p.tensor if p.sequence else 1) * (16 if precision.fp8 != "none" else 1) * p.context
+    return BatchLayout(
+        packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
+        multiple=multiple, uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
+        rounds=p.pipeline if p.virtual_pipeline > 1 else 1,
+    )  # fmt: skip
+
+
+def unit_length(lengths: Sequence[int], layout: BatchLayout) -> int:
+    """Positions of a unit in a pack; `lengths` are those of its documents."""
+    return sum(_round_up(n, layout.align) for n in lengths)
+
+
+def row_length(lengths: Sequence[Sequence[int]], layout: BatchLayout) -> int:
+    """Positions of a row that holds units with documents of these lengths."""
+    if layout.packed:
+        return _round_up(sum(unit_length(unit, layout) for unit in lengths), layout.multiple)
+    return _round_up(max(max(unit) for unit in lengths), layout.multiple)
+
+
+def num_inputs(unit: Unit) -> list[int]:
+    return [document.num_inputs for document in unit]
 
 
 def collate(units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout, length: int = 0) -> Batch:
     """A micro-batch of whole units, its rows at least `length` long. `positions` are the units' places in the stream."""
     documents = [document for unit in units for document in unit]
-    length = max(length, row_length(units, layout))
+    length = max(length, row_length([num_inputs(unit) for unit in units], layout))
     num = len(documents)
     rows = 1 if layout.packed else num
     tokens, labels = np.zeros((rows, length), np.int64), np.zeros((rows, length), np.int64)
@@ -160,6 +185,22 @@ def collate(units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout
     )  # fmt: skip
 
 
+def step_rows(
+    lengths: Sequence[Sequence[int]], replicas: int, micro_batches: int, layout: BatchLayout
+) -> list[packing.Rows]:
+    """The micro-batches of every replica, as indices of the units of a step; `lengths`: of each unit's documents.
+
+    Without a budget a replica has `micro_batches` of them; with one their number follows from the lengths.
+    """
+    if layout.budget:
+        sizes = [unit_length(unit, layout) for unit in lengths]
+        rows = packing.fill_rows(sizes, layout.budget, replicas * layout.rounds)
+        shares = balance([sum(sizes[i] for i in row) for row in rows], replicas)
+        return [[rows[r] for r in share] for share in shares]
+    rows = balance([sum(unit) for unit in lengths], replicas * micro_batches, sort_only=not layout.packed)
+    return [rows[replica::replicas] for replica in range(replicas)]
+
+
 def step_batches(
     unit_at: Callable[[int], Unit],
     step: int,
@@ -172,10 +213,9 @@ def step_batches(
     """The micro-batches of one replica in one step: its share of units step*G .. (step+1)*G-1 of the stream, G per step."""
     first = step * global_batch
     units = [unit_at(first + i) for i in range(global_batch)]
-    sizes = [sum(d.num_inputs for d in unit) for unit in units]
-    bins = balance(sizes, replicas * micro_batches, sort_only=not layout.packed)
-    mine = bins[replica::replicas]
-    length = max(row_length([units[i] for i in members], layout) for members in mine) if layout.uniform else 0
+    lengths = [num_inputs(unit) for unit in units]
+    mine = step_rows(lengths, replicas, micro_batches, layout)[replica]
+    length = max(row_length([lengths[i] for i in members], layout) for members in mine) if layout.uniform else 0
     return [collate([units[i] for i in m], [first + i for i in m], layout, length) for m in mine]
 
 
@@ -190,8 +230,17 @@ def padding_batch(batch: Batch) -> Batch:
 def eval_batches(
     units: Sequence[Unit], per_batch: int, replicas: int, replica: int, layout: BatchLayout
 ) -> list[Batch]:
-    """Every unit once, `per_batch` per micro-batch, similar lengths together: for validation and reference passes."""
+    """Every unit once, similar lengths together: for validation and reference passes.
+
+    `per_batch` units per micro-batch; with a budget, as many as fit it.
+    """
     order = sorted(range(len(units)), key=lambda i: (-sum(d.num_inputs for d in units[i]), i))
-    groups = [order[i : i + per_batch] for i in range(0, len(order), per_batch)][replica::replicas]
-    length = max((row_length([units[i] for i in m], layout) for m in groups), default=0) if layout.uniform else 0
+    if layout.budget:
+        rows = packing.in_order([unit_length(num_inputs(units[i]), layout) for i in order], layout.budget)
+        every = [[order[i] for i in row] for row in rows]
+    else:
+        every = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
+    groups = every[replica::replicas]
+    longest = max((row_length([num_inputs(units[i]) for i in m], layout) for m in groups), default=0)
+    length = longest if layout.uniform else 0
     return [collate([units[i] for i in m], m, layout, length) for m in groups]

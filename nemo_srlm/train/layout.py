@@ -54,8 +54,22 @@ def check_layout(model: ModelSection, parallel: ParallelSection) -> None:
 
 
 def check_batches(name: str, section: TrainSection, parallel: ParallelSection) -> None:
-    """Raises ConfigError unless the global batch divides over replicas, micro-batches and pipeline stages."""
+    """Raises ConfigError unless the global batch divides over replicas, micro-batches and pipeline stages.
+
+    Rows that are filled to a budget are at most as many as there are examples, so the rules of micro_batch 1 are theirs.
+    """
     replicas = data_parallel_size(parallel)
+    if section.max_tokens_per_row and section.micro_batch > 1:
+        raise ConfigError(
+            f"{name}.max_tokens_per_row", f"{section.max_tokens_per_row} with micro_batch {section.micro_batch}",
+            "micro_batch 1: the tokens decide how many examples a row holds",
+            f"set {name}.micro_batch=1, or {name}.max_tokens_per_row=0",
+        )  # fmt: skip
+    if section.max_tokens_per_row and not (section.packing or parallel.context > 1):
+        raise ConfigError(
+            f"{name}.max_tokens_per_row", f"{section.max_tokens_per_row} with packing false", "packing",
+            f"set {name}.packing=true, or {name}.max_tokens_per_row=0",
+        )  # fmt: skip
     if section.global_batch % (replicas * section.micro_batch):
         raise ConfigError(
             f"{name}.global_batch", f"{section.global_batch}",

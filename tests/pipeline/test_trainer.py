@@ -64,9 +64,15 @@ def test_one_micro_batch_of_four_equals_four_of_one(two: Results, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
-@pytest.mark.parametrize("rows", ["rows", "rows1"])
+@pytest.mark.parametrize("rows", ["rows", "rows1", "filled"])
 def test_packing_changes_nothing(two: Results, kind: str, rows: str):
     assert_same_training(two[f"batches/{kind}/{rows}"], two[f"batches/{kind}/micro4"], 1e-5)
+
+
+def test_rows_filled_to_a_budget_change_nothing_under_the_interleaved_schedule(four: Results):
+    filled, expected = four["layouts/filled/vpp2"], four["layouts/dpo/dp4"]
+    assert filled["losses"][0] == pytest.approx(expected["losses"][0], abs=1e-5)
+    assert filled["norms"][0] == pytest.approx(expected["norms"][0], rel=1e-4)
 
 
 def test_replicas_hold_the_same_weights(two: Results):

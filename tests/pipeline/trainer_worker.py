@@ -222,10 +222,12 @@ def check_layouts(out: Path) -> dict[str, Any]:
     for key, name, kind, layout, initial, precision in (
         ("reload/tp2_sp_pp2", "a", "dpo", {"tensor": 2}, out / "sft-tp2_sp_pp2" / "checkpoint", {}),
         ("reload/dp4", "b", "dpo", {"pipeline": 2}, out / "sft-dp4" / "checkpoint", {}),
+        ("filled/vpp2", "e", "dpo", LAYOUTS["vpp2"], None, {}),
         ("recompute/full", "c", "sft", {"tensor": 2, "pipeline": 2}, None, {"recompute": "full"}),
         ("recompute/selective", "d", "sft", {}, None, {"recompute": "selective"}),
     ):
-        found[key] = run(out, name, kind, layout, {**in_two(layout), "max_steps": 2}, initial, **precision)
+        section = {"max_tokens_per_row": 64} if key.startswith("filled") else in_two(layout)
+        found[key] = run(out, name, kind, layout, {**section, "max_steps": 2}, initial, **precision)
     return found
 
 
@@ -243,7 +245,8 @@ def check_batches(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in ("sft", "dpo"):
         for name, section in {
-            "micro1": {"micro_batch": 1}, "micro4": {"micro_batch": 4}, "rows": {"micro_batch": 4, "packing": False},
+            "micro1": {"micro_batch": 1}, "micro4": {"micro_batch": 4}, "filled": {"max_tokens_per_row": 64},
+            "rows": {"micro_batch": 4, "packing": False},
             "rows1": {"micro_batch": 1, "packing": False},
         }.items():  # fmt: skip
             found[f"{kind}/{name}"] = run(out, f"{kind}-{name}", kind, {}, section, None)
@@ -262,8 +265,8 @@ def check_batches(out: Path) -> dict[str, Any]:
 def check_resume(out: Path) -> dict[str, Any]:
     """Six steps without interruption, and the same stopped after the first step and resumed from its checkpoint."""
     found: dict[str, Any] = {}
-    for kind in ("sft", "dpo"):
-        section = {"dropout": 0.1, "save_every": 2}
+    for kind, budget in (("sft", 0), ("dpo", 64)):
+        section = {"dropout": 0.1, "save_every": 2, "max_tokens_per_row": budget}
         found[f"{kind}/whole"] = run(out, f"{kind}-whole", kind, {}, section, None)
         torn = out / f"{kind}-torn"
         torn.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.train.batches import BatchLayout
+from nemo_srlm.train.batches import BatchLayout, batch_layout
 from nemo_srlm.train.layout import check_batches
 from nemo_srlm.train.megatron import checkpoint, optim, setup
 from nemo_srlm.train.megatron.model import build_model, initialize_weights
@@ -73,17 +73,7 @@ def start(job: Job) -> Trainer:
     optimizer = optim.build_optimizer(wrapped, job.train, job.parallel, job.precision)
     gc.collect()
     gc.freeze()  # a save collects garbage; without this it visits every object that the imports made
-    return Trainer(job, wrapped, optimizer, device.device, batch_layout(job))
-
-
-def batch_layout(job: Job) -> BatchLayout:
-    """The layout of micro-batches that the job's parallel layout and precision need."""
-    p = job.parallel
-    multiple = (p.tensor if p.sequence else 1) * (16 if job.precision.fp8 != "none" else 1) * p.context
-    return BatchLayout(
-        packed=job.train.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
-        multiple=multiple, uniform=p.pipeline > 1,
-    )  # fmt: skip
+    return Trainer(job, wrapped, optimizer, device.device, batch_layout(job.train, job.parallel, job.precision))
 
 
 def total_steps(section: TrainSection, num_units: int) -> int:

@@ -53,7 +53,8 @@ def compute(trainer: Trainer, pairs: Sequence[tuple[Document, Document]]) -> Log
     logps = np.full((len(pairs), 2), np.nan)
     for batches in gathered:
         for positions, values in batches:
-            logps[list(positions)] = values
+            if positions:  # a padding batch has none
+                logps[list(positions)] = values
     assert np.isfinite(logps).all(), "a pair without reference log-probabilities"
     return logps
 
