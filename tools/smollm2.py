@@ -80,9 +80,15 @@ def download(folder: Path) -> Path:
 
 
 def config(gguf_config: dict[str, Any]) -> Any:
+    """transformers' config. GGUF holds floats in 32 bits: 9.999999747378752e-06 there is the model's own 1e-05."""
+    import numpy as np
     from transformers import AutoConfig
 
-    fields = {name: value for name, value in gguf_config.items() if not name.startswith("_")}
+    fields = {
+        name: float(str(np.float32(value))) if isinstance(value, float) else value
+        for name, value in gguf_config.items()
+        if not name.startswith("_")
+    }
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
