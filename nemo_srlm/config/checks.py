@@ -18,7 +18,9 @@ def check(cfg: Config) -> None:
     _pretraining(cfg)
     _learning_rates(cfg)
     _selection(cfg)
+    _start(cfg)
     _prompts(cfg)
+    _eft(cfg)
     _judging(cfg)
     _endpoint(cfg)
     _tiny_world(cfg)
@@ -83,7 +85,34 @@ def _selection(cfg: Config) -> None:
         )  # fmt: skip
 
 
+def _start(cfg: Config) -> None:
+    if cfg.run.start != "instruct":
+        return
+    if cfg.world.enabled:
+        raise ConfigError(
+            "run.start", "instruct in the tiny world, whose M0 is pretrained only", "base", "set world.enabled=false"
+        )
+    if cfg.seed.chat_files:
+        raise ConfigError(
+            "seed.chat_files", f"{cfg.seed.chat_files} with run.start=instruct, which trains on no IFT data",
+            "no chat files", "set run.start=base to tune M0 on them, or seed.chat_files=[]",
+        )  # fmt: skip
+
+
 def _prompts(cfg: Config) -> None:
+    section = cfg.prompts
+    if section.source != "written" and not section.files:
+        raise ConfigError(
+            "prompts.files",
+            f"empty, with prompts.source={section.source}",
+            "files of prompts",
+            "set prompts.files=[path, ...]",
+        )
+    if section.source != "written" and cfg.world.enabled:
+        raise ConfigError("prompts.source", f"{section.source} in the tiny world, whose oracle scores its own prompts only",
+                          "written", "set prompts.source=written")  # fmt: skip
+    if not section.num_prompts and section.source != "file":
+        raise ConfigError("prompts.num_prompts", f"0, with prompts.source={section.source}", "1 or more")
     if cfg.prompts.min_words > cfg.prompts.max_words:
         raise ConfigError(
             "prompts.min_words", str(cfg.prompts.min_words), f"at most prompts.max_words, {cfg.prompts.max_words}",
@@ -91,7 +120,28 @@ def _prompts(cfg: Config) -> None:
         )  # fmt: skip
 
 
+def _eft(cfg: Config) -> None:
+    if cfg.eft.source == "none" and cfg.dpo.replay_weight:
+        raise ConfigError(
+            "dpo.replay_weight", f"{cfg.dpo.replay_weight} without EFT examples (eft.source=none)", "0",
+            "set dpo.replay_weight=0, or another eft.source",
+        )  # fmt: skip
+    if cfg.eft.justification and (cfg.eft.source != "ranks" or cfg.judge.lead_in):
+        found = f"judge.lead_in={cfg.judge.lead_in!r}" if cfg.judge.lead_in else f"eft.source={cfg.eft.source}"
+        raise ConfigError(
+            "eft.justification",
+            f"a text, with {found}",
+            "eft.source=ranks and no judge.lead_in",
+            "set eft.justification=''",
+        )
+
+
 def _judging(cfg: Config) -> None:
+    if cfg.judge.lead_in and cfg.judge.method != "expected":
+        raise ConfigError(
+            "judge.lead_in", f"{cfg.judge.lead_in!r} with judge.method={cfg.judge.method}", "judge.method=expected",
+            "set judge.method=expected, or judge.lead_in=''",
+        )  # fmt: skip
     if cfg.judge.min_valid > cfg.judge.draws:
         raise ConfigError(
             "judge.min_valid",

@@ -63,6 +63,11 @@ class EvalSection(SamplingSection):
         [], "preference files that every model judges, in addition to the held-out EFT set", execution=True
     )
     preferences_max: int = number(1000, "instructions per preference file; 0 = all", at_least=0)
+    baseline: str = choice(
+        "needed", "always", execution=True,
+        help="the SFT baseline (M0 tuned on IFT alone) is made and evaluated where it writes the EFT judgements "
+        "(eft.source=baseline), or always",
+    )  # fmt: skip
     kl: bool = setting(
         False, "KL to the previous policy: both policies score the responses of the newer one", execution=True
     )

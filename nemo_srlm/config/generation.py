@@ -26,7 +26,20 @@ class PromptsSection(SamplingSection):
     )
     writer_path: str = setting("", "HF directory of the fixed prompt writer (the paper: Llama 2-Chat 70B)")
     template: str = setting("prompts/write_prompt.txt", filled=True)
-    num_prompts: int = number(5000, "accepted prompts per iteration (the paper does not state it)", at_least=1)
+    source: str = choice(
+        "written", "file", "both", added=True,
+        help="written: by the writer; file: those of prompts.files, others in every iteration; both: of the files as far as "
+        "they go, the rest written",
+    )  # fmt: skip
+    files: list[str] = setting(
+        [], "JSON, JSONL or parquet with `prompt`, `instruction` or `messages`, or .txt with one prompt per line (.gz, too). "
+        "With source=written they are demonstrations only",
+        execution=True,
+    )  # fmt: skip
+    num_prompts: int = number(
+        5000, "prompts per iteration (the paper does not state it); 0 = source=file: the files, divided by the iterations",
+        at_least=0,
+    )  # fmt: skip
     max_attempts: int = number(
         0, "most raw generations; 0 = 20 x num_prompts. Reaching it is an error", at_least=0, execution=True
     )
@@ -71,6 +84,11 @@ class JudgeSection(SamplingSection):
         help="sampled: the mean score of `draws` written judgements; expected: the expectation over the score's tokens",
     )  # fmt: skip
     template: str = setting("prompts/judge.txt", filled=True)
+    lead_in: str = setting(
+        "", 'expected: the beginning of the judge\'s turn, such as "Score: "; the score is read from the next token, so that '
+        'every response gets one. "" = the judge writes until it states a score',
+        added=True,
+    )  # fmt: skip
     draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
     min_valid: int = number(2, "draws that must parse, or the candidate is not eligible", at_least=1)
     max_score: int = number(5, "scores are 0 to this", at_least=1)

@@ -48,6 +48,11 @@ class RunSection:
         at_least=0, execution=True,
     )  # fmt: skip
     seed: int = number(0, "of sampling and training", at_least=0, at_most=MAX_SEED)
+    start: str = choice(
+        "base", "instruct", added=True,
+        help="what M0 is. base: a pretrained model, tuned on IFT and EFT data first, as in the paper; instruct: it follows "
+        "instructions already, so IFT is skipped: M1 is M0 tuned on EFT data, or with eft.source=none M0 itself",
+    )  # fmt: skip
     arm: str = choice(
         "self", "random", "sft_only", "external", "oracle",
         renamed={"given": "external"},
@@ -85,6 +90,11 @@ class SeedSection:
     """Seed data of a real run: IFT examples, judged replies and held-out prompts from Open Assistant."""
 
     files: list[str] = setting([], "Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz")
+    chat_files: list[str] = setting(
+        [],
+        "more IFT data: JSONL with `messages` of one or several turns; the loss is on every assistant turn",
+        added=True,
+    )
     language: str = setting("en", filled=True)
     num_ift: int = number(3200, "0 = all", at_least=0)
     num_eval_prompts: int = number(256, "held-out first turns for the head-to-head", at_least=0)
@@ -95,13 +105,22 @@ class EftSection:
     """Evaluation fine-tuning: examples that teach the model to judge."""
 
     source: str = choice(
-        "baseline", "external", renamed={"given": "external"},
-        help="baseline: the SFT baseline writes judgements, as in the paper; external: the data brings them",
+        "baseline", "external", "ranks", "none", renamed={"given": "external"},
+        help="baseline: the SFT baseline (run.start=instruct: M0) writes judgements, kept where they agree with the ranks, as "
+        "in the paper; external: the data brings them (key `judgement` of a reply); ranks: made of the ranks alone, for "
+        "models that cannot judge yet; none: no EFT",
     )  # fmt: skip
     num_train: int = number(1630, "0 = all", at_least=0)
     num_valid: int = number(541, "replies of the fixed held-out split", at_least=0)
     dominant_keep: float = number(
-        1.0, "of the most common score, keep at most this many times the count of the second most common", above=0
+        1.0,
+        "baseline: of the most common score, keep at most this many times the count of the second most common",
+        above=0,
+    )
+    justification: str = setting(
+        "",
+        'ranks: the text before "Score: k" in every target; "" = none, or judge.lead_in where that is set',
+        added=True,
     )
 
 

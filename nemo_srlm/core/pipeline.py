@@ -2,6 +2,8 @@
 
 iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export_base
               -> baseline (SFT on IFT alone) -> export_baseline -> eft -> sft = M1 -> export
+              baseline only where it writes the EFT judgements, or where it is evaluated (eval.baseline)
+              with run.start=instruct: M0 in the place of the baseline, no IFT; eft and sft only with EFT data, else M1 is M0
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
               in the arm sft_only: sft_chosen in place of dpo
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
@@ -17,10 +19,10 @@ NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
     "select_export", "select_responses", "select", "export",
-    *(f"{name}{suffix}" for suffix in ("_baseline", "") for name in (
+    *(f"{name}{suffix}" for suffix in ("_base", "_baseline", "") for name in (
         "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
         "eval_mt_bench", "eval_harness")),
-    "eval_harness_base", "eval_kl", "eval_h2h", "report",
+    "eval_kl", "eval_h2h", "report",
 )  # fmt: skip
 
 
@@ -29,9 +31,25 @@ def model_name(iteration: int) -> str:
     return f"M{iteration + 1}"
 
 
-def evaluated_models(iteration: int) -> list[tuple[str, int, str]]:
-    """(name, iteration, suffix of its stages) of the SFT baseline and of the policies up to `iteration`, oldest first."""
-    return [("baseline", 0, "_baseline"), *((model_name(t), t, "") for t in range(iteration + 1))]
+def evaluated_models(cfg: Config, iteration: int) -> list[tuple[str, int, str]]:
+    """(name, iteration, suffix of its stages) of every evaluated model up to the policy of `iteration`, oldest first.
+
+    The first is what M1 is compared with: the SFT baseline, or M0 where that is an instruct model.
+    """
+    first = [("baseline", 0, "_baseline")] if has_baseline(cfg) else []
+    if not trains_m1(cfg):
+        first = [(model_name(0), 0, "_base")]
+    elif cfg.run.start == "instruct":
+        first = [("M0", 0, "_base")]
+    trained = range(0 if trains_m1(cfg) else 1, iteration + 1)
+    return [*first, *((model_name(t), t, "") for t in trained)]
+
+
+def evaluated_name(cfg: Config, stage: str, iteration: int) -> str:
+    """The name of the model that the evaluation `stage` of an iteration concerns."""
+    names = {(t, suffix): name for name, t, suffix in evaluated_models(cfg, iteration)}
+    suffix = next((s for s in ("_baseline", "_base") if stage.endswith(s)), "")
+    return names.get((iteration, suffix), "M0")  # M0 beside a baseline: eval_harness_base alone
 
 
 # --- which stage holds a model ----------------------------------------------------------------------------------------
@@ -47,10 +65,21 @@ def tokenizer_ref(cfg: Config) -> Ref:
     return Ref("world" if cfg.world.enabled else "import_hf", 0)
 
 
+def trains_m1(cfg: Config) -> bool:
+    """Whether M1 is M0 tuned on seed data. If not, M0 is an instruct model that goes into the first iteration as it is."""
+    return cfg.run.start == "base" or cfg.eft.source != "none"
+
+
+def has_baseline(cfg: Config) -> bool:
+    """Whether the SFT baseline (M0 tuned on IFT alone) is made. Without EFT data M1 is the same model."""
+    wanted = cfg.eft.source == "baseline" or (cfg.eval.baseline == "always" and cfg.eft.source != "none")
+    return cfg.run.start == "base" and wanted
+
+
 def policy_stage(cfg: Config, iteration: int) -> str:
-    """The stage that trains the policy of an iteration."""
+    """The stage that makes the policy of an iteration."""
     if iteration == 0:
-        return "sft"
+        return "sft" if trains_m1(cfg) else base_ref(cfg).stage
     return "sft_chosen" if cfg.run.arm == "sft_only" else "dpo"
 
 
@@ -62,6 +91,11 @@ def selects(cfg: Config, iteration: int) -> bool:
 def policy_ref(cfg: Config, iteration: int) -> Ref:
     """The policy of an iteration."""
     return Ref("select" if selects(cfg, iteration) else policy_stage(cfg, iteration), iteration)
+
+
+def export_ref(cfg: Config, iteration: int) -> Ref:
+    """The policy of an iteration as an HF directory."""
+    return Ref("export", iteration) if iteration or trains_m1(cfg) else Ref("export_base", 0)
 
 
 # --- the tiny world -----------------------------------------------------------------------------------------------------
@@ -82,19 +116,26 @@ def has_oracle(cfg: Config) -> bool:
     return cfg.world.enabled
 
 
+def has_ranked_replies(cfg: Config) -> bool:
+    """Whether there may be held-out ranked replies that a judge is measured on."""
+    return cfg.world.enabled or bool(cfg.seed.files)
+
+
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
 def _policy(cfg: Config, iteration: int) -> list[Ref]:
-    """From the training data of an iteration to its exported policy."""
+    """From the training data of an iteration to its exported policy; nothing where M1 is M0."""
+    if not iteration and not trains_m1(cfg):
+        return []
     choosing = ["select_export", "select_responses", "select"] if selects(cfg, iteration) else []
     return [Ref(name, iteration) for name in (policy_stage(cfg, iteration), *choosing, "export")]
 
 
 def _evaluations_of_every_model(cfg: Config) -> list[str]:
-    """Evaluations that the SFT baseline has too. Neighbours use the same model, so they share an engine."""
+    """Evaluations that the model before M1 has too. Neighbours use the same model, so they share an engine."""
     chosen = {
-        "eval_responses": True, "eval_reward": True, "eval_oracle": has_oracle(cfg),
+        "eval_responses": True, "eval_reward": has_ranked_replies(cfg), "eval_oracle": has_oracle(cfg),
         "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
         "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
         "eval_harness": cfg.eval.harness.enabled,
@@ -102,18 +143,23 @@ def _evaluations_of_every_model(cfg: Config) -> list[str]:
     return [name for name, wanted in chosen.items() if wanted]
 
 
-def baseline_evaluations(cfg: Config) -> list[Ref]:
-    """The evaluations of the SFT baseline, and of M0 where it has any."""
-    base = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
-    return [*base, *(Ref(f"{name}_baseline", 0) for name in _evaluations_of_every_model(cfg))]
+def first_evaluations(cfg: Config) -> list[Ref]:
+    """The evaluations of the model before M1 (of M1 where that is M0), and the benchmarks of M0."""
+    harness = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
+    suffixes = [suffix for _, _, suffix in evaluated_models(cfg, 0) if suffix]
+    found = [Ref(f"{name}{suffix}", 0) for suffix in suffixes for name in _evaluations_of_every_model(cfg)]
+    return list(dict.fromkeys([*harness, *found]))
 
 
 def evaluations(cfg: Config, iteration: int) -> list[Ref]:
-    """The evaluations of an iteration's policy, in order."""
+    """The evaluations of an iteration's policy, in order; of an M1 that is M0 they are among `first_evaluations`."""
+    if not iteration and not trains_m1(cfg):
+        return []
     names = _evaluations_of_every_model(cfg)
     kl = ["eval_kl"] if cfg.eval.kl and iteration else []
+    h2h = ["eval_h2h"] if len(evaluated_models(cfg, iteration)) > 1 else []  # nothing to compare the first model with
     last = [name for name in ("eval_mt_bench", "eval_harness") if name in names]  # these replace or close the engine
-    return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, "eval_h2h", *last)]
+    return [Ref(name, iteration) for name in (*(n for n in names if n not in last), *kl, *h2h, *last)]
 
 
 def pipeline(cfg: Config) -> list[Ref]:
@@ -122,9 +168,10 @@ def pipeline(cfg: Config) -> list[Ref]:
     A model's evaluation is placed beside the next iteration's work with the same model, so that a launcher which runs
     neighbours in one process starts one engine for them.
     """
-    first = [Ref("seed", 0), base_ref(cfg)]
-    first += [Ref(name, 0) for name in ("export_base", "baseline", "export_baseline", "eft", "held_out")]
-    refs = [*world_inputs(cfg).values(), *first, *baseline_evaluations(cfg), *_policy(cfg, 0)]
+    names = ["export_base", *(["baseline", "export_baseline"] if has_baseline(cfg) else [])]
+    names += [*(["eft"] if cfg.eft.source != "none" else []), "held_out"]
+    first = [Ref("seed", 0), base_ref(cfg), *(Ref(name, 0) for name in names)]
+    refs = [*world_inputs(cfg).values(), *first, *first_evaluations(cfg), *_policy(cfg, 0)]
     external = cfg.run.arm == "external"  # preference files: nothing is generated
     generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):

@@ -78,6 +78,19 @@ class SftExample(Record):
 
 
 @dataclass(frozen=True)
+class Conversation(Record):
+    """A conversation to imitate: its turns' roles (system, user or assistant) and texts, in order."""
+
+    roles: tuple[str, ...]
+    texts: tuple[str, ...]
+    source: str = ""  # file:line
+
+    def messages(self) -> list[dict[str, str]]:
+        """[{"role", "content"}], as chat templates take it."""
+        return [{"role": role, "content": text} for role, text in zip(self.roles, self.texts, strict=True)]
+
+
+@dataclass(frozen=True)
 class RankedReply(Record):
     """One human-ranked reply to an instruction (rank 0 is the best). Optional given judgement of its own."""
 
@@ -93,7 +106,7 @@ class Prompt(Record):
     """A new instruction. id = content_id("prompt", text)."""
 
     text: str
-    source: str = "generated"  # generated | seed | eval
+    source: str = "generated"  # generated | file | seed | eval
     demonstrations: tuple[str, ...] = ()  # the texts shown, in order
 
 

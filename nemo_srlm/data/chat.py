@@ -3,7 +3,7 @@
 Shape: L ids of a document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.data.tokenizer import Tokenizer
+from nemo_srlm.errors import DataError
 
 Ids = npt.NDArray[np.int32]
 Weights = npt.NDArray[np.float32]
@@ -57,6 +58,25 @@ class Chat:
         weights = np.zeros(len(before) + len(after), np.float32)
         weights[len(before) :] = 1.0
         return Document(np.array(before + after, np.int32), weights)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Document:
+        """User and assistant turns ({"role", "content"}) as one document; the loss is on every assistant turn.
+
+        Raises DataError for another role: prefix and suffix have no place for a system message.
+        """
+        ids, weights = [self.tokenizer.bos_id], [0.0]
+        for message in messages:
+            if message["role"] == "user":
+                part = self.tokenizer.encode(f"{self.user_prefix}{message['content']}{self.user_suffix}")
+            elif message["role"] == "assistant":
+                part = self.response_ids(message["content"])
+            else:
+                raise DataError(
+                    "messages", f"a {message['role']} message", "user and assistant: chat.user_prefix is for them"
+                )
+            ids += part
+            weights += [float(message["role"] == "assistant")] * len(part)
+        return Document(np.array(ids, np.int32), np.array(weights, np.float32))
 
 
 def weighted_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]]) -> Document:

@@ -59,7 +59,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for line, row in read_json_lines(path):
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{line}", f"a {type(row).__name__}", "an object with chosen and rejected")
+            raise DataError(f"{path}:{line}", f"a {type(row).__name__}", "a JSON object per line")
         yield f"{path}:{line}", row
 
 

@@ -7,7 +7,7 @@ of the settings and the raw attempts alone, and can be computed again from the s
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,15 @@ class Attempt(Record):
 
 def attempt_id(index: int) -> str:
     return f"{index:09d}"
+
+
+def file_metrics(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """As PromptPool.metrics, of prompts that come from files: nothing was attempted."""
+    return {
+        "accepted": len(prompts), "attempts": 0, "rounds": 0, "rejected": {}, "of_files": len(prompts),
+        "words_mean": sum(len(prompt.text.split()) for prompt in prompts) / max(len(prompts), 1),
+        "summary": f"{len(prompts)} prompts of files",
+    }  # fmt: skip
 
 
 def max_attempts(section: PromptsSection) -> int:

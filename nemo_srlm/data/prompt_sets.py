@@ -1,21 +1,27 @@
-"""Prompt sets of the user for evaluation: AlpacaEval's, or any file with one prompt per row and optionally a category.
+"""Prompt files of the user, for evaluation and for training: any file with one prompt per row and optionally a category.
 
-JSON (a list), or JSON lines; both also gzipped. A row's prompt is `prompt`, `instruction` or `text`, its category
-`category` or `dataset` (AlpacaEval's name for where a prompt comes from).
+JSON (a list), JSON lines, plain text with one prompt per line (.txt), all also gzipped; or parquet. A row's prompt is
+`prompt`, `instruction`, `text`, or the first user turn of its `messages`; its category is `category` or `dataset`
+(AlpacaEval's name for where a prompt comes from). Prompts with a system message are left out: a prompt is one text.
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.core.files import open_text, read_json_lines
 from nemo_srlm.core.records import Prompt, content_id
+from nemo_srlm.data.conversations import turns
+from nemo_srlm.data.preference_pairs import read_rows
+from nemo_srlm.data.splits import MAX_EVAL_SHARE, instruction_id
 from nemo_srlm.errors import DataError
 
 NAMES = ("prompt", "instruction", "text")
+KEYS = (*NAMES, "messages")
 CATEGORIES = ("category", "dataset")
 
 
@@ -27,28 +33,96 @@ class PromptEntry:
     category: str = ""
 
 
-def read_prompt_set(path: Path, counts: Counter[str]) -> list[PromptEntry]:
-    """The prompts in the file's order; repeated texts are dropped and counted. Raises DataError with the row."""
+def read_prompt_set(path: Path, counts: Counter[str], source: str = "eval") -> list[PromptEntry]:
+    """The prompts in the file's order; `counts` gets "rows" and those left out by reason. Raises DataError with the row.
+
+    source: what the prompts are for (Prompt.source).
+    """
     found: dict[str, PromptEntry] = {}
     for where, row in _rows(path):
         if not isinstance(row, dict):
-            raise DataError(where, f"a {type(row).__name__}", f"an object with one of {', '.join(NAMES)}")
-        text = next((row[name] for name in NAMES if isinstance(row.get(name), str) and row[name].strip()), None)
-        if text is None:
-            raise DataError(where, f"no prompt among {sorted(row)}", f"a text in one of {', '.join(NAMES)}")
-        category = next((str(row[name]) for name in CATEGORIES if row.get(name)), "")
-        prompt = Prompt(content_id("prompt", text), text, "eval")
+            raise DataError(where, f"a {type(row).__name__}", f"an object with one of {', '.join(KEYS)}")
         counts["rows"] += 1
+        text = _text(row, where)
+        if text is None:
+            counts["system_message"] += 1
+            continue
+        category = next((str(row[name]) for name in CATEGORIES if row.get(name)), "")
+        prompt = Prompt(content_id("prompt", text), text, source)
         counts["duplicate"] += prompt.id in found
         found.setdefault(prompt.id, PromptEntry(prompt, category))
     if not found:
-        raise DataError(path, "no prompt", f"rows with one of {', '.join(NAMES)}")
+        raise DataError(path, f"no prompt ({dict(counts)})", f"rows with one of {', '.join(KEYS)}")
     return list(found.values())
+
+
+def file_prompts(
+    paths: Iterable[Path], apart: Set[str], num_held_out: int, counts: Counter[str]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """(prompts of the files to train on, those held out for evaluation), each once, in the order of a hash of the prompt.
+
+    apart: instruction_id of prompts that are held out already; they are left out and counted. At most an eighth of the
+    others is held out. `counts` gets "file_prompts", and what is left out as "file_prompts_<reason>".
+    """
+    read: Counter[str] = Counter()
+    unique: dict[str, Prompt] = {}
+    for path in paths:
+        for entry in read_prompt_set(path, read, "file"):
+            key = instruction_id(entry.prompt.text)
+            read["duplicate"] += key in unique
+            unique.setdefault(key, entry.prompt)
+    left = sorted(unique.keys() - apart, key=lambda key: content_id("file prompt", key))
+    num = min(num_held_out, math.floor(len(left) * MAX_EVAL_SHARE))
+    read["held_out"] = len(unique) - len(left)
+    counts.update({f"file_prompts_{name}": number for name, number in sorted(read.items()) if number})
+    counts["file_prompts"] = len(left) - num
+    if num:
+        counts["eval_prompts"] = num
+    return [unique[key] for key in left[num:]], [replace(unique[key], source="eval") for key in left[:num]]
+
+
+def part_of_iteration(prompts: Sequence[Prompt], iteration: int, iterations: int, num_prompts: int) -> list[Prompt]:
+    """The prompts of an iteration (from 1): consecutive parts, so that none comes twice in a run.
+
+    num_prompts: how many; 0 = an equal part for each of `iterations`. Raises DataError where they are too few.
+    """
+    if not iteration:
+        return []
+    each = num_prompts or len(prompts) // iterations
+    part = list(prompts[(iteration - 1) * each : iteration * each])
+    if not part or len(part) < each:
+        raise DataError(
+            "prompts.files", f"{len(prompts)} prompts that are not held out",
+            f"{max(each, 1)} for each of {iterations} iterations",
+            "set prompts.num_prompts=0 (an equal part for each iteration) or a smaller number, prompts.source=both, or give "
+            "more prompts",
+        )  # fmt: skip
+    return part
+
+
+def _text(row: dict[str, Any], where: str) -> str | None:
+    """The prompt of a row; None where a system message belongs to it. Raises DataError where there is none."""
+    text = next((row[name] for name in NAMES if isinstance(row.get(name), str) and row[name].strip()), None)
+    if text is None and "messages" in row:
+        roles, texts = turns(row, where)
+        if roles[0] == "system":
+            return None
+        text = texts[roles.index("user")] if "user" in roles else None
+    if not text:
+        raise DataError(where, f"no prompt among {sorted(row)}", f"a text in one of {', '.join(KEYS)}")
+    return str(text)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
-        raise DataError(path, "no such file", "a prompt set (JSON or JSONL)")
+        raise DataError(path, "no such file", "a prompt file (JSON, JSONL, txt or parquet)")
+    if path.suffix == ".parquet":
+        yield from read_rows(path)
+        return
+    if ".txt" in path.suffixes:
+        with open_text(path) as f:
+            yield from ((f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(f, 1) if line.strip())
+        return
     if ".jsonl" in path.suffixes:
         yield from ((f"{path}:{line}", row) for line, row in read_json_lines(path))
         return

@@ -33,21 +33,23 @@ def instruction_id(text: str) -> str:
 
 
 def split(
-    turns: Iterable[FirstTurn], seed: SeedSection, eft: EftSection, counts: Counter[str], held_out: bool = True
-) -> Split:
+    turns: Iterable[FirstTurn], seed: SeedSection, eft: EftSection, counts: Counter[str], held_out: bool = True,
+    shared_ift: bool = False,
+) -> Split:  # fmt: skip
     """Sorts first turns into the sets; `counts` gets the numbers asked for, given, and left out by reason.
 
     IFT takes the reply that humans ranked 0 and nothing else. EFT material is every ranked reply of an instruction with
-    at least two of them (eft.source "baseline"), or every ranked reply that has a judgement ("external"; instructions
-    with judged replies then never go to IFT). Where there is less than asked, IFT and EFT share what both could use in
-    proportion to what they ask for; where there is more, the rest becomes EFT material. `held_out=False`: the held-out
-    sets come from elsewhere (tiny world) and are empty here.
+    at least two of them, or every ranked reply that has a judgement (eft.source "external"; instructions with judged
+    replies then never go to IFT). The evaluation sets come first, then IFT, and the rest is EFT material; see `_ift_share`
+    for too few. `held_out=False`: the held-out sets come from elsewhere (tiny world) and are empty here.
+    `shared_ift`: nothing is trained on the IFT set (run.start=instruct; the prompt writer's demonstrations), so it may
+    have instructions of the EFT material, which then gets all of them.
     """
     unique = _unique(turns, counts)
     usable: dict[str, tuple[FirstTurn, list[RankedReply], bool]] = {}
     for key, turn in unique.items():
         replies = _eft_replies(key, turn, eft.source, counts)
-        can_ift = _best(turn) is not None and not (eft.source == "external" and replies)
+        can_ift = _best(turn) is not None and (shared_ift or not (eft.source == "external" and replies))
         if can_ift or replies:
             usable[key] = (turn, replies, can_ift)
         else:
@@ -62,19 +64,19 @@ def split(
     valid = set(_take_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
     order = [key for key in order if key not in valid]
 
-    both = [key for key in order if usable[key][2] and usable[key][1]]
-    only_ift = [key for key in order if not usable[key][1]]
-    want_ift = (seed.num_ift or math.inf) - len(only_ift)
-    want_eft = (eft.num_train or math.inf) / max(replies_each, 1) - (len(order) - len(both) - len(only_ift))
-    shared = set(both[: _ift_share(len(both), want_ift, want_eft)])
-    ift_keys = [key for key in order if key in shared or not usable[key][1]]
-    ift_keys.sort(key=lambda key: key in shared)  # stable: what only IFT can use goes first
-    ift_keys = ift_keys[: seed.num_ift or None]
-    counts["instruction_not_needed"] += len(only_ift) + len(shared) - len(ift_keys)
+    for_ift = [key for key in order if usable[key][2]]
+    for_eft = [key for key in order if usable[key][1]] if eft.source != "none" else []
+    want_eft = (eft.num_train or math.inf) / max(replies_each, 1)
+    if not shared_ift:
+        for_ift = _ift_keys(for_ift, for_eft, seed.num_ift or math.inf, want_eft)
+        taken = set(for_ift)
+        for_eft = [key for key in for_eft if key not in taken]
+    for_ift = for_ift[: seed.num_ift or None]
+    counts["instruction_not_needed"] += len(set(order) - {*for_ift, *for_eft})
 
     result = Split(
-        ift=[_ift_example(usable[key][0]) for key in ift_keys],
-        ranked_train=[reply for key in order if key not in shared for reply in usable[key][1]],
+        ift=[_ift_example(usable[key][0]) for key in for_ift],
+        ranked_train=[reply for key in for_eft for reply in usable[key][1]],
         ranked_valid=[reply for key in rankable if key in valid for reply in usable[key][1]],
         eval_prompts=[_eval_prompt(usable[key][0].text) for key in evaluation],
     )
@@ -86,6 +88,15 @@ def split(
         counts[f"asked_{name}"], counts[name] = asked, got
     counts["ranked_train"] = len(result.ranked_train)
     return result
+
+
+def _ift_keys(for_ift: list[str], for_eft: list[str], want_ift: float, want_eft: float) -> list[str]:
+    """The instructions for IFT: first what only IFT can use, then its share of what EFT could use, too."""
+    contested = set(for_eft)
+    only_ift = [key for key in for_ift if key not in contested]
+    both = [key for key in for_ift if key in contested]
+    others = len(for_eft) - len(both)
+    return only_ift + both[: _ift_share(len(both), want_ift - len(only_ift), want_eft - others)]
 
 
 def _unique(turns: Iterable[FirstTurn], counts: Counter[str]) -> dict[str, FirstTurn]:
@@ -144,13 +155,11 @@ def _take_until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list
 
 
 def _ift_share(total: int, want_ift: float, want_eft: float) -> int:
-    """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none)."""
-    want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
-    if want_ift + want_eft <= total or not want_ift:
-        return int(want_ift)
-    if math.isinf(want_ift):
-        return total - (total // 2 if math.isinf(want_eft) else min(math.ceil(want_eft), total // 2))
-    if math.isinf(want_eft):
-        return min(math.ceil(want_ift), total - total // 2)
-    share = round(total * want_ift / (want_ift + want_eft))
-    return min(max(share, 1), total - 1) if total >= 2 else share  # neither set stays empty while there are two
+    """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none).
+
+    IFT gets what it wants where one is left for EFT. Where there are not even enough for IFT, EFT keeps what it wants, at
+    most half.
+    """
+    if want_ift < total or want_eft <= 0:
+        return int(min(max(want_ift, 0), total))
+    return total - int(min(math.ceil(want_eft) if math.isfinite(want_eft) else total, total // 2))

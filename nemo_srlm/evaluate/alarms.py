@@ -90,7 +90,7 @@ def alarms_of_run(cfg: Config, run_dir: Path) -> list[Alarm]:
         done = manifest.read(stage_directory(run_dir, Ref(stage, t)))
         return done.metrics if done else None
 
-    models = evaluated_models(cfg.iterations)
+    models = evaluated_models(cfg, cfg.iterations)
     evaluated = {name: metrics(t, f"eval_responses{suffix}") for name, t, suffix in models}
     responses = {name: found["drift"] for name, found in evaluated.items() if found}
     iterations = range(1, cfg.iterations + 1)  # the policy of iteration t - 1 judges in iteration t

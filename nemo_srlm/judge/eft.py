@@ -65,6 +65,29 @@ def keep_parsed(judged: Iterable[JudgedReply], counts: Counter[str]) -> list[Jud
     return kept
 
 
+def of_ranks(replies: Iterable[RankedReply], max_score: int, before: str, counts: Counter[str]) -> list[JudgedReply]:
+    """Targets made of the ranks alone: `before` and the score, for a model that cannot judge yet.
+
+    Of an instruction with k different ranks the best reply gets max_score, the worst 0, and those between are spread
+    evenly, rounded to whole scores. `counts` gets "no_order": replies of instructions with a single rank.
+    """
+    groups: dict[str, list[RankedReply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.instruction_id, []).append(reply)
+    made: list[JudgedReply] = []
+    for group in groups.values():
+        ranks = sorted({reply.rank for reply in group})
+        if len(ranks) < 2:
+            counts["no_order"] += len(group)
+            continue
+        for reply in group:
+            score = (2 * max_score * (len(ranks) - 1 - ranks.index(reply.rank)) + len(ranks) - 1) // (
+                2 * (len(ranks) - 1)
+            )
+            made.append(JudgedReply(reply, f"{before}{score}", float(score)))
+    return made
+
+
 def _hash_order(item: JudgedReply) -> bytes:
     return hashlib.sha256(f"resample {item.reply.id}".encode()).digest()
 

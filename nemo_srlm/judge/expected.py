@@ -1,7 +1,8 @@
 """Expected scores (judge.method=expected): one greedy judgement, scored by the distribution over its score digit.
 
 The score is the mean over the digits 0..max_score under the judge's probabilities at the place where the text states
-its score; `spread` is the standard deviation of that distribution.
+its score; `spread` is the standard deviation of that distribution. With judge.lead_in the judge's turn begins with that
+text, and the place is the next token: then every response has a score, also by a model that never states one.
 """
 
 import functools
@@ -40,6 +41,23 @@ def digit_tokens(tokenizer: Tokenizer, max_score: int) -> Digits:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=2)
+def lead_in_tokens(tokenizer: Tokenizer, lead_in: str, max_score: int) -> tuple[tuple[int, ...], dict[int, int]]:
+    """(ids of the lead-in, token id -> score), as the tokenizer writes the lead-in with each score behind it.
+
+    Raises ConfigError when the scores do not differ in the last token alone: then there is no distribution to read.
+    """
+    whole = {score: tuple(tokenizer.encode(f"{lead_in}{score}")) for score in range(max_score + 1)}
+    before = {ids[:-1] for ids in whole.values()}
+    last = {ids[-1]: score for score, ids in whole.items()}
+    if len(before) > 1 or len(last) <= max_score:
+        raise ConfigError(
+            "judge.lead_in", f"{lead_in!r}, after which the tokenizer does not write each of 0..{max_score} as one token",
+            "a text such as 'Score: '", "set another judge.lead_in, or judge.method=sampled",
+        )  # fmt: skip
+    return before.pop(), last
+
+
 def expectation(logprobs: Mapping[int, float]) -> tuple[float, float]:
     """Mean and standard deviation of the score under the log-probabilities of the digits 0..max_score, normalised."""
     top = max(logprobs.values())
@@ -65,6 +83,15 @@ def expected_score(
                 if _SCORE_IS_NEXT.search(before):
                     return expectation({score: draw.logprobs[position][i] for i, score in ids.items()})
     return None
+
+
+def led_judgement(item: JudgeItem, outcome: Outcome, lead_in: str, scores: Mapping[int, int]) -> Judgement:
+    """The judgement of the one token behind the lead-in. `scores`: token id -> score."""
+    if isinstance(outcome, Failure):
+        return failed_judgement(item, outcome)
+    (draw,) = outcome
+    mean, spread = expectation({score: draw.logprobs[0][token] for token, score in scores.items()})
+    return Judgement(item.id, item.prompt_id, (mean,), (lead_in + draw.text,), ("stop",), spread=spread)
 
 
 def expected_judgement(

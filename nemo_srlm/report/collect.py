@@ -1,7 +1,7 @@
 """Reads a run directory into plain JSON data, which is report.json: what is finished, and nothing else.
 
-A model's key is "baseline" (SFT on IFT data only), "M1" (iteration 0), "M2" (iteration 1), ... A stage that is not finished,
-or an evaluation that is turned off, gives None.
+A model's key is "baseline" (SFT on IFT data only) or "M0" (an instruct model), "M1" (iteration 0), "M2"
+(iteration 1), ... A stage that is not finished, or an evaluation that is turned off, gives None.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_srlm.config.compose import as_yaml
 from nemo_srlm.core.files import read_records
-from nemo_srlm.core.pipeline import evaluated_models, pipeline, policy_ref, world_split
+from nemo_srlm.core.pipeline import base_ref, evaluated_models, pipeline, policy_ref, world_split
 from nemo_srlm.core.records import RankedReply
 from nemo_srlm.evaluate.alarms import alarms_of_models
 from nemo_srlm.report import costs, curves, preference_data, samples
@@ -22,7 +22,7 @@ def collect(run_dir: Path) -> Data:
     files = RunFiles(run_dir)
     cfg = files.cfg
     iterations = range(1, cfg.iterations + 1)
-    models = [_model(files, *model) for model in evaluated_models(cfg.iterations)]
+    models = [_model(files, *model) for model in evaluated_models(cfg, cfg.iterations)]
     made = [found for t in iterations if (found := preference_data.read(files, t)) is not None]
     return {
         "name": cfg.run.name,
@@ -56,7 +56,8 @@ def _state(files: RunFiles) -> Data:
 
 
 def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
-    training = "baseline" if suffix else policy_ref(files.cfg, iteration).stage
+    policy = policy_ref(files.cfg, iteration).stage
+    training = {"_baseline": "baseline", "_base": base_ref(files.cfg).stage}.get(suffix, policy)
     return {
         "name": name,
         "iteration": iteration,

@@ -97,7 +97,7 @@ def same_prompt(files: RunFiles) -> list[Data]:
     """Held-out prompts with the response of every model: [{"prompt", "responses": [{"model", "text", "error", "score"}]}]."""
     first: dict[str, dict[str, Candidate]] = {}  # model -> prompt id -> its first sample
     scores: dict[str, dict[str, float]] = {}
-    for name, t, suffix in evaluated_models(files.cfg.iterations):
+    for name, t, suffix in evaluated_models(files.cfg, files.cfg.iterations):
         path = files.path(t, f"eval_responses{suffix}", "responses.jsonl")
         if path is None:
             continue

@@ -4,13 +4,12 @@ from collections import Counter
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import pipeline
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {"seed": Ref("seed", 0), "base": pipeline.base_ref(cfg), "tokenizer": pipeline.tokenizer_ref(cfg)}
+    return training.sft_inputs(cfg, eft=False)
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
@@ -20,11 +19,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 def _run(ctx: Context) -> None:
     from nemo_srlm.data.chat import Chat
 
-    section = ctx.cfg.sft
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
-    documents = training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped)
-    training.fit_sft(ctx, {"ift": documents}, dropped)
+    training.fit_sft(ctx, training.seed_documents(ctx, chat, dropped), dropped)
 
 
 STAGE = Stage("baseline", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -6,6 +6,7 @@ from typing import Any
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
+from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common.generating import engine_identity
@@ -13,7 +14,7 @@ from nemo_srlm.stages.common.responding import merge_candidates, respond
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {"prompts": Ref("prompts", iteration), "model": Ref("export", iteration - 1)}
+    return {"prompts": Ref("prompts", iteration), "model": export_ref(cfg, iteration - 1)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """eft: ranked replies -> examples of judging (eft_train.jsonl, SftExample of kind "eft").
 
 source "baseline" (the paper): the SFT baseline writes one justification with score for every ranked reply; kept where
-the ranking by score agrees with the human one, then balanced (see judge/eft.py). source "external": the judgements come
-with the data and are kept unchanged where the score parses.
+the ranking by score agrees with the human one, then balanced (see judge/eft.py); an instruct model (run.start) judges
+itself. "external": the judgements come with the data and are kept unchanged where the score parses. "ranks": the targets
+are made of the ranks alone.
 """
 
 from collections import Counter
@@ -25,10 +26,13 @@ from nemo_srlm.judge.scores import judge_input, parse_score
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
+BOOTSTRAP = 1000  # draws for the interval; a setting would make the stage depend on the evaluation
+
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     seed = {"seed": Ref("seed", 0)}
-    return seed | {"model": Ref("export_baseline", 0)} if cfg.eft.source == "baseline" else seed
+    judge = "export_base" if cfg.run.start == "instruct" else "export_baseline"
+    return seed | {"model": Ref(judge, 0)} if cfg.eft.source == "baseline" else seed
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
@@ -37,6 +41,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "template": templates.load(cfg.judge.template, templates.JUDGE),
         "max_score": cfg.judge.max_score,
     }
+    if cfg.eft.source == "ranks":
+        own["before_score"] = _before_score(cfg)
     if cfg.eft.source == "baseline":
         own["sampling"] = {name: identity(cfg.judge)[name] for name in ("temperature", "top_p", "max_tokens")}
         own |= engine_identity(cfg)
@@ -53,8 +59,8 @@ def _replies(ctx: Context) -> Iterator[RankedReply]:
 
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
-    if cfg.eft.source == "external":
-        return  # nothing to generate: finalize reads the judgements of the data
+    if cfg.eft.source != "baseline":
+        return  # nothing to generate: finalize reads the data
     template = templates.load(cfg.judge.template, templates.JUDGE)
 
     def request(engine: Engine, item_id: str, reply: RankedReply) -> Request:
@@ -69,6 +75,13 @@ def _run(ctx: Context) -> None:
 
     items = ((reply.id, reply) for reply in _replies(ctx))
     run_requests(ctx, items, lambda: open_engine(ctx, "model"), request, records, "replies")
+
+
+def _before_score(cfg: Config) -> str:
+    """What stands before the score in a target of eft.source=ranks: what the judge will see there, too."""
+    if cfg.judge.lead_in:
+        return cfg.judge.lead_in
+    return f"{cfg.eft.justification.strip()}\n\nScore: ".lstrip()
 
 
 def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
@@ -92,6 +105,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     if cfg.eft.source == "external":
         judged = _external(replies, cfg.judge.max_score)
         kept = eft.keep_parsed(judged, counts)
+    elif cfg.eft.source == "ranks":
+        kept = judged = eft.of_ranks(replies, cfg.judge.max_score, _before_score(cfg), counts)
     else:
         judged = _generated(ctx, replies, counts)
         kept = eft.balance(eft.keep_agreeing(judged, counts), cfg.eft.dominant_keep, counts)
@@ -107,12 +122,25 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "source": cfg.eft.source,
         "examples": number,
         "asked": cfg.eft.num_train,
+        "parsed": sum(item.score is not None for item in judged),
+        "judging": None if cfg.eft.source == "ranks" else _judging(replies, judged, cfg.judge.max_score),
         "left_out": {name: count for name, count in sorted(counts.items()) if name != "replies"},
         "replies": counts["replies"],
         "scores_before": eft.score_counts(judged),
         "scores_after": eft.score_counts(kept),
-        "summary": f"{number} examples of {counts['replies']} judged replies ({cfg.eft.source})",
+        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})",
     }
+
+
+def _judging(replies: list[RankedReply], judged: list[JudgedReply], max_score: int) -> dict[str, Any]:
+    """How well the judgements order the replies, before any is left out: metrics of eval_reward."""
+    from nemo_srlm.evaluate.reward_metrics import reward_metrics
+
+    found = {
+        item.reply.id: Judgement(item.reply.id, item.reply.instruction_id, (item.score,), (), ()) for item in judged
+    }
+    metrics = reward_metrics(replies, found, 1, BOOTSTRAP, 0, max_score)
+    return {name: metrics[name] for name in ("pairwise_accuracy", "intervals", "counts")}
 
 
 STAGE = Stage("eft", "generate", _inputs, _identity, _run, _finalize, _shards)

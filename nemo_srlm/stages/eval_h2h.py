@@ -1,4 +1,4 @@
-"""eval_h2h: the model of an iteration against the SFT baseline and every model before it, on the held-out prompts.
+"""eval_h2h: the model of an iteration against every evaluated model before it, on the held-out prompts.
 
 Writes comparisons.jsonl (Comparison). The judge:
 - tiny world with neither of the judges below named: the oracle's scores, read from the files of eval_oracle;
@@ -33,9 +33,14 @@ def by_oracle(cfg: Config) -> bool:
     return has_oracle(cfg) and needs_own_judge(cfg, NAME, cfg.eval.h2h_judge_path)
 
 
+def _others(cfg: Config, iteration: int) -> list[tuple[str, int, str]]:
+    """The models before that of `iteration`: (name, iteration, suffix of its stages)."""
+    return evaluated_models(cfg, iteration)[:-1]
+
+
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     found = {"held_out": Ref("held_out", 0)}
-    for name, t, suffix in [*evaluated_models(iteration - 1), ("own", iteration, "")]:
+    for name, t, suffix in [*_others(cfg, iteration), ("own", iteration, "")]:
         found[f"responses_{name}"] = Ref(f"eval_responses{suffix}", t)
         if by_oracle(cfg):
             found[f"scores_{name}"] = Ref(f"eval_oracle{suffix}", t)
@@ -63,7 +68,7 @@ def _pairings(ctx: Context) -> Iterator[Pairing]:
     """Sample k of a prompt against the other's sample k (equal ids). Raises DataError when the two do not match."""
     prompts = {p.id: p for p in held_out.read_prompts(ctx)}
     ours = _responses(ctx, "own")
-    for other, _, _ in evaluated_models(ctx.iteration - 1):
+    for other, _, _ in _others(ctx.cfg, ctx.iteration):
         theirs = _responses(ctx, other)
         if ours.keys() != theirs.keys():
             raise DataError(
@@ -104,7 +109,7 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
     prompts = list(held_out.read_prompts(ctx))
     ours, our_words = _levels(ctx, "own"), _words(ctx, "own")
     categories, found = held_out.categories(ctx, prompts), []
-    for other, _, _ in evaluated_models(ctx.iteration - 1):
+    for other, _, _ in _others(ctx.cfg, ctx.iteration):
         theirs, their_words = _levels(ctx, other), _words(ctx, other)
         for p in prompts:
             if p.id not in ours or p.id not in theirs:
@@ -143,7 +148,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     write_records(ctx.dir / OUTPUT, comparisons)
     judge = "oracle" if oracle else _judge_name(ctx)
     rows = []
-    for other, _, _ in evaluated_models(ctx.iteration - 1):
+    for other, _, _ in _others(ctx.cfg, ctx.iteration):
         these = [c for c in comparisons if c.other == other]
         rows.append({
             "model": model_name(ctx.iteration), "other": other, "judge": judge, **headtohead.summary(these),

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.core.pipeline import export_ref, model_name
 from nemo_srlm.core.records import Candidate, Record, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data.chat import Chat
@@ -42,7 +42,7 @@ class TokenScore(Record):
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     return {
         "held_out": Ref("held_out", 0), "responses": Ref("eval_responses", iteration), "own": Ref("export", iteration),
-        "previous": Ref("export", iteration - 1),
+        "previous": export_ref(cfg, iteration - 1),
     }  # fmt: skip
 
 

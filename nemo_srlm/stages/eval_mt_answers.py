@@ -86,4 +86,4 @@ def _stage(suffix: str) -> Stage:
     return Stage(name, "generate", model, _identity, _run, _finalize, check=_check)
 
 
-STAGE, BASELINE = _stage(""), _stage("_baseline")
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

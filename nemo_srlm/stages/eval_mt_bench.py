@@ -126,4 +126,4 @@ def _stage(suffix: str) -> Stage:
     return Stage(name, "generate", _inputs(suffix), _identity, _run, _finalize, check=_check)
 
 
-STAGE, BASELINE = _stage(""), _stage("_baseline")
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

@@ -38,3 +38,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
 
 STAGE = Stage("eval_oracle", "cpu", _inputs("eval_responses"), _identity, _run, _finalize)
 BASELINE = Stage("eval_oracle_baseline", "cpu", _inputs("eval_responses_baseline"), _identity, _run, _finalize)
+BASE = Stage("eval_oracle_base", "cpu", _inputs("eval_responses_base"), _identity, _run, _finalize)

@@ -94,4 +94,4 @@ def _stage(suffix: str) -> Stage:
     )  # fmt: skip
 
 
-STAGE, BASELINE = _stage(""), _stage("_baseline")
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

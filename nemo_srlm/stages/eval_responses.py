@@ -41,5 +41,8 @@ def _shards(cfg: Config) -> int:
     return cfg.candidates.shards
 
 
-STAGE = Stage("eval_responses", "generate", _inputs("export"), _identity, _run, _finalize, _shards)
-BASELINE = Stage("eval_responses_baseline", "generate", _inputs("export_baseline"), _identity, _run, _finalize, _shards)
+def _stage(suffix: str) -> Stage:
+    return Stage(f"eval_responses{suffix}", "generate", _inputs(f"export{suffix}"), _identity, _run, _finalize, _shards)
+
+
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

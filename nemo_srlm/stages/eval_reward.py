@@ -52,5 +52,8 @@ def _shards(cfg: Config) -> int:
     return cfg.judge.shards
 
 
-STAGE = Stage("eval_reward", "generate", _inputs("export"), _identity, _run, _finalize, _shards)
-BASELINE = Stage("eval_reward_baseline", "generate", _inputs("export_baseline"), _identity, _run, _finalize, _shards)
+def _stage(suffix: str) -> Stage:
+    return Stage(f"eval_reward{suffix}", "generate", _inputs(f"export{suffix}"), _identity, _run, _finalize, _shards)
+
+
+STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

@@ -6,6 +6,7 @@ from typing import Any
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Candidate, Judgement, Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.judge.judgements import JudgeItem
@@ -23,7 +24,7 @@ def _items(ctx: Context) -> Iterator[JudgeItem]:
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     refs = {"prompts": Ref("prompts", iteration), "candidates": Ref("candidates", iteration)}
-    return refs if "judge" in cfg.api.stages else refs | {"model": Ref("export", iteration - 1)}
+    return refs if "judge" in cfg.api.stages else refs | {"model": export_ref(cfg, iteration - 1)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""prompts: new prompts, written few-shot by a fixed model or the policy, and filtered (prompts.jsonl, Prompt).
+"""prompts: the prompts of an iteration (prompts.jsonl, Prompt): of the user's files, or written few-shot by a fixed model
+or the policy and filtered; or both (prompts.source).
 
 The parts hold the raw attempts; a restarted stage replays the pool over them (see data/prompt_pool.py). The pool is
 sequential, so this stage has one shard; it is a small part of an iteration's generation.
@@ -7,6 +8,7 @@ sequential, so this stage has one shard; it is a small part of an iteration's ge
 import functools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,22 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text, shot_separator
 from nemo_srlm.data.prompt_filters import PromptFilter
-from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id
+from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id, file_metrics
+from nemo_srlm.data.prompt_sets import part_of_iteration
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import engine_for, note_usage, stage_identity, tokens_of, usage_metrics
+from nemo_srlm.stages.common.seed_files import FILE_PROMPTS
 from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
 OUTPUT = "prompts.jsonl"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    refs = {"seed": Ref("seed", 0)} | {f"prompts{t}": Ref("prompts", t) for t in range(1, iteration)}
+    refs = {"seed": Ref("seed", 0)}
+    if cfg.prompts.source == "file":
+        return refs
+    refs |= {f"prompts{t}": Ref("prompts", t) for t in range(1, iteration)}
     if "prompts" in cfg.api.stages:
         return refs
     if cfg.prompts.writer == "policy":
@@ -43,6 +50,9 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """The writer is identified by its files, not by its path."""
     own = identity(cfg.prompts)
+    if cfg.prompts.source == "file":  # nothing is written: how many prompts of which files is all that counts
+        shared = {} if cfg.prompts.num_prompts else {"iterations": cfg.iterations}
+        return {"prompts": {"source": "file", "num_prompts": cfg.prompts.num_prompts}, **shared}
     own["template"] = templates.read_text(cfg.prompts.template)
     if cfg.prompts.writer_path:
         own["writer_path"] = model_digest(Path(cfg.prompts.writer_path)) if cfg.prompts.writer == "fixed" else ""
@@ -75,9 +85,11 @@ def _attempts(ctx: Context) -> dict[int, Attempt]:
 def _pool(ctx: Context) -> PromptPool:
     """The pool before the first round. Raises DataError when there is no seed prompt."""
     section, seed_dir = ctx.cfg.prompts, ctx.inputs["seed"]
-    seeds = list(dict.fromkeys(example.prompt for example in read_records(seed_dir / "ift.jsonl", SftExample)))
+    files = [prompt.text for prompt in read_records(seed_dir / FILE_PROMPTS, Prompt)] if section.files else []
+    ift = (example.prompt for example in read_records(seed_dir / "ift.jsonl", SftExample))
+    seeds = list(dict.fromkeys([*ift, *files]))
     if not seeds:
-        raise DataError(seed_dir / "ift.jsonl", "no seed prompt", "IFT examples", "check seed.*")
+        raise DataError(seed_dir / "ift.jsonl", "no seed prompt", "IFT examples, or prompts.files", "check seed.*")
     earlier = [
         prompt.text
         for iteration in range(1, ctx.iteration)
@@ -85,11 +97,23 @@ def _pool(ctx: Context) -> PromptPool:
     ]
     held_out = {prompt.text for prompt in read_records(seed_dir / "eval_prompts.jsonl", Prompt)}
     held_out |= {reply.instruction for reply in read_records(seed_dir / "ranked_valid.jsonl", RankedReply)}
+    section = replace(section, num_prompts=section.num_prompts - len(_of_files(ctx)))
     own_mark = shot_separator(templates.load_shots(section.template))
     return PromptPool(
         section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
         PromptFilter(section, [*seeds, *earlier], sorted(held_out)), forbidden_prompt(ctx.cfg),
     )  # fmt: skip
+
+
+def _of_files(ctx: Context) -> list[Prompt]:
+    """This iteration's prompts of the files. Raises DataError where prompts.source=file and they are too few."""
+    section, t = ctx.cfg.prompts, ctx.iteration
+    if section.source == "written":
+        return []
+    found = list(read_records(ctx.inputs["seed"] / FILE_PROMPTS, Prompt))
+    if section.source == "both":
+        return found[(t - 1) * section.num_prompts : t * section.num_prompts]
+    return part_of_iteration(found, t, ctx.cfg.iterations, section.num_prompts)
 
 
 def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> Iterator[Attempt]:
@@ -122,7 +146,12 @@ def _attempt(index: int, number: int, demonstrations: tuple[str, ...], outcome: 
 
 def _run(ctx: Context) -> None:
     assert ctx.num_shards == 1
-    pool, wanted = _pool(ctx), ctx.cfg.prompts.num_prompts
+    if ctx.cfg.prompts.source == "file":
+        number = len(_of_files(ctx))
+        ctx.progress.update(number, number, "prompts")
+        return
+    pool = _pool(ctx)
+    wanted = pool.section.num_prompts
     writer = PartWriter(ctx)
     found, engine = _attempts(ctx), None
     started, before, num_tokens = time.monotonic(), len(found), 0
@@ -147,6 +176,10 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
+    of_files = _of_files(ctx)
+    if ctx.cfg.prompts.source == "file":
+        write_records(ctx.dir / OUTPUT, of_files)
+        return file_metrics(of_files)
     pool, found = _pool(ctx), _attempts(ctx)
     while not (pool.complete or pool.exhausted):
         indices = pool.next_round()
@@ -155,8 +188,11 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         pool.consume([found[index] for index in indices])
     if pool.exhausted:
         raise pool.shortfall(ctx.dir)
-    write_records(ctx.dir / OUTPUT, pool.accepted)
-    return pool.metrics() | {"engine": usage_metrics(ctx)}
+    write_records(ctx.dir / OUTPUT, [*of_files, *pool.accepted])
+    metrics = pool.metrics() | {"engine": usage_metrics(ctx)}
+    if of_files:
+        metrics |= {"of_files": len(of_files), "summary": f"{len(of_files)} of files; {metrics['summary']}"}
+    return metrics
 
 
 STAGE = Stage("prompts", "generate", _inputs, _identity, _run, _finalize)

@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import baseline_evaluations, evaluations
+from nemo_srlm.core.pipeline import evaluations, first_evaluations
 from nemo_srlm.core.stage import Context, Ref, Stage
 
 FILES = ("report.html", "report.md", "report.json")
@@ -17,7 +17,7 @@ FILES = ("report.html", "report.md", "report.json")
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     """The evaluations of all models: everything else is before them."""
     found = {f"{ref.stage}_{t}": ref for t in range(cfg.iterations + 1) for ref in evaluations(cfg, t)}
-    return found | {ref.stage: ref for ref in baseline_evaluations(cfg)}
+    return found | {ref.stage: ref for ref in first_evaluations(cfg)}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

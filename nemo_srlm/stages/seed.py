@@ -1,11 +1,13 @@
-"""seed: Open Assistant exports (or the tiny world's trees) -> IFT, ranked replies for EFT, held-out sets.
+"""seed: the user's data (or the tiny world's trees) -> IFT, ranked replies for EFT, prompts of files, held-out sets.
 
-Writes ift.jsonl (SftExample), ranked_train.jsonl and ranked_valid.jsonl (RankedReply), eval_prompts.jsonl (Prompt).
-No instruction is in two of them. In the tiny world the held-out sets are its dev and test splits together: no prompt
-that is written later may repeat either. The stage held_out chooses the one that evaluation reads.
+Writes ift.jsonl (SftExample), ranked_train.jsonl and ranked_valid.jsonl (RankedReply), eval_prompts.jsonl (Prompt);
+with seed.chat_files conversations.jsonl (Conversation), with prompts.files file_prompts.jsonl (Prompt).
+Nothing that is held out is in another set. In the tiny world the held-out sets are its dev and test splits together: no
+prompt that is written later may repeat either. The stage held_out chooses the one that evaluation reads.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import content_digest, read_json, write_json, write_records
 from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.data.conversations import first_user_turn, read_conversations
 from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.data.prompt_sets import file_prompts, part_of_iteration, read_prompt_set
 from nemo_srlm.data.splits import Split, instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.stages.common.seed_files import CONVERSATIONS, FILE_PROMPTS
 from nemo_srlm.tiny_world.files import HELD_OUT_SPLITS, TREES, read_eval_prompts, read_judge_eval
 
 COUNTS = "counts.json"
@@ -30,15 +35,29 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """Files count by content, not by path."""
     own, world = identity(cfg.seed), bool(world_inputs(cfg))
     own["files"] = [] if world else [content_digest(path) for path in _files(cfg)]
+    if cfg.seed.chat_files:
+        own["chat_files"] = [content_digest(Path(path)) for path in cfg.seed.chat_files]
     asked = {name: identity(cfg.eft)[name] for name in ("source", "num_train", "num_valid")}
-    return {"seed": own, "eft": asked, "world": world}
+    found = {"seed": own, "eft": asked, "world": world}
+    if cfg.run.start != "base":
+        found["run"] = {"start": cfg.run.start}
+    if cfg.prompts.files:
+        apart = {name: content_digest(path) for name, path in _held_out_files(cfg).items()}
+        found["prompts"] = {"files": [content_digest(Path(path)) for path in cfg.prompts.files], "held_out": apart}
+    return found
 
 
 def _files(cfg: Config) -> list[Path]:
-    if not cfg.seed.files:
+    """The Open Assistant exports. Raises ConfigError where a run needs some and there is none."""
+    ranks = cfg.eft.source != "none"
+    ift = cfg.run.start == "base" and not cfg.seed.chat_files
+    shots = cfg.prompts.source != "file" and not cfg.prompts.files
+    if not cfg.seed.files and (ranks or ift or shots):
+        use = f"eft.source={cfg.eft.source}" if ranks else f"run.start={cfg.run.start}" if ift else "prompts.source"
         raise ConfigError(
-            "seed.files", "empty", "Open Assistant exports (*.trees.jsonl.gz or *.messages.jsonl.gz)",
-            "set seed.files=[path, ...]; or world.enabled=true for the tiny world",
+            "seed.files", f"empty, with {use}", "Open Assistant exports (*.trees.jsonl.gz or *.messages.jsonl.gz)",
+            "set seed.files=[path, ...]; or run.start=instruct eft.source=none prompts.source=file prompts.files=[path] for an "
+            "instruct model and prompts alone; or world.enabled=true for the tiny world",
         )  # fmt: skip
     files = [Path(name) for name in cfg.seed.files]
     for path in files:
@@ -47,15 +66,22 @@ def _files(cfg: Config) -> list[Path]:
     return files
 
 
+def _held_out_files(cfg: Config) -> dict[str, Path]:
+    """The user's files of prompts that evaluation and selection read: nothing in them is trained on."""
+    asked = {"eval.prompts": cfg.eval.prompts, "select.prompts": cfg.select.prompts if cfg.select.every else ""}
+    return {name: Path(path) for name, path in asked.items() if path}
+
+
 def _run(ctx: Context) -> None:
     cfg, counts = ctx.cfg, Counter[str]()
     world = ctx.inputs.get("world")
     files = _files(cfg) if world is None else [world / TREES]
     turns = read_first_turns(files, cfg.seed.language, counts)
-    result = split(turns, cfg.seed, cfg.eft, counts, held_out=world is None)
+    result = split(turns, cfg.seed, cfg.eft, counts, held_out=world is None, shared_ift=cfg.run.start == "instruct")
     if world is not None:
         result = _with_world(result, world, counts)
-    if not result.ift:
+    result = _with_files(ctx, result, counts)
+    if not result.ift and cfg.run.start == "base" and not cfg.seed.chat_files:
         raise DataError(
             ", ".join(map(str, files)), f"no first turn for IFT ({dict(counts)})",
             f"finished trees in {cfg.seed.language!r} with a reply of rank 0", "check seed.files and seed.language",
@@ -66,6 +92,32 @@ def _run(ctx: Context) -> None:
     write_records(ctx.dir / "eval_prompts.jsonl", result.eval_prompts)
     write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
     ctx.progress.update(1, 1, "files")
+
+
+def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
+    """Writes the prompts of prompts.files and the conversations of seed.chat_files, without what is held out.
+
+    Where the trees give no evaluation prompts, some of the files' are held out for that.
+    """
+    cfg = ctx.cfg
+    apart = {instruction_id(prompt.text) for prompt in result.eval_prompts}
+    apart |= {reply.instruction_id for reply in result.ranked_valid}
+    for path in _held_out_files(cfg).values():
+        apart |= {instruction_id(entry.prompt.text) for entry in read_prompt_set(path, Counter())}
+    if cfg.prompts.files:
+        own = 0 if result.eval_prompts or cfg.eval.prompts else cfg.seed.num_eval_prompts
+        prompts, held_out = file_prompts(map(Path, cfg.prompts.files), apart, own, counts)
+        write_records(ctx.dir / FILE_PROMPTS, prompts)
+        if cfg.prompts.source == "file":  # too few are found now, not after an iteration
+            part_of_iteration(prompts, cfg.iterations, cfg.iterations, cfg.prompts.num_prompts)
+        result = replace(result, eval_prompts=result.eval_prompts or held_out)
+        apart |= {instruction_id(prompt.text) for prompt in held_out}
+    if cfg.seed.chat_files:
+        read = list(read_conversations(map(Path, cfg.seed.chat_files), counts))
+        kept = [c for c in read if instruction_id(first_user_turn(c)) not in apart]
+        counts["chat_held_out"] += len(read) - len(kept)
+        counts["chat"] = write_records(ctx.dir / CONVERSATIONS, kept)
+    return result
 
 
 def _with_world(result: Split, world: Path, counts: Counter[str]) -> Split:
@@ -83,7 +135,13 @@ def _with_world(result: Split, world: Path, counts: Counter[str]) -> Split:
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     counts: dict[str, Any] = read_json(ctx.dir / COUNTS)
-    names = ("ift", "ranked_train", "ranked_valid", "eval_prompts")
+    names = [
+        "ift",
+        *(n for n in ("chat", "file_prompts") if n in counts),
+        "ranked_train",
+        "ranked_valid",
+        "eval_prompts",
+    ]
     return {**counts, "summary": ", ".join(f"{counts[name]} {name}" for name in names)}
 
 

@@ -18,7 +18,7 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_json
 from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.pipeline import policy_stage, world_inputs
+from nemo_srlm.core.pipeline import export_ref, policy_stage, world_inputs
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
@@ -42,7 +42,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
         "responses": Ref("select_responses", iteration),
     }  # fmt: skip
     own = needs_own_judge(cfg, NAME, cfg.select.judge_path) and iteration
-    return found | world_inputs(cfg) | ({"judge": Ref("export", iteration - 1)} if own else {})
+    return found | world_inputs(cfg) | ({"judge": export_ref(cfg, iteration - 1)} if own else {})
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nemo_srlm.stages.common import training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    return {**training.sft_inputs(cfg), **{f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration + 1)}}
+    return {**training.sft_inputs(cfg, eft=True), **{f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration + 1)}}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
@@ -29,10 +29,7 @@ def _run(ctx: Context) -> None:
     section = ctx.cfg.sft
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
-    used = {
-        "ift": training.sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, section.max_length, dropped),
-        "eft": training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped),
-    }
+    used = training.seed_documents(ctx, chat, dropped)
     for t in range(1, ctx.iteration + 1):
         pairs = read_records(ctx.inputs[f"pairs_{t}"] / "pairs.jsonl", PreferencePair)
         chosen = (chat.document(pair.prompt, pair.chosen) for pair in pairs)

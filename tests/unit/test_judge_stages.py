@@ -1,6 +1,8 @@
 """The stages that judge, on a fake engine: requests, errors, alarms, the expected score, EFT examples."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,9 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.records import Candidate, Judgement, RankedReply, SftExample
 from nemo_srlm.core.stage import Context
-from nemo_srlm.errors import DataError
-from nemo_srlm.generate.requests import Completion, Failure
-from nemo_srlm.judge.expected import digit_tokens, expected_score
+from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.generate.requests import Completion, Failure, Request
+from nemo_srlm.judge.expected import digit_tokens, expected_score, lead_in_tokens
 from nemo_srlm.stages import candidates, eft, eval_reward, judge
 from tests.unit.fake_engine import Characters
 from tests.unit.generation_stages import config, context, judges, lines, responds, run, use, write_prompts
@@ -158,3 +160,109 @@ def test_progress_says_how_fast_the_engine_is(tmp_path: Path, monkeypatch: pytes
     written = json.loads((ctx.dir / "progress.json").read_text())
     assert (written["done"], written["total"], written["unit"]) == (6, 6, "prompts")
     assert written["info"]["tokens_per_s"] > 0
+
+
+# --- the score behind a lead-in -------------------------------------------------------------------------------------
+
+
+def led_config() -> Config:
+    cfg = config()
+    cfg.judge.method, cfg.judge.lead_in = "expected", "Score: "
+    return cfg
+
+
+def probabilities(**wanted: float) -> dict[int, float]:
+    """Log-probabilities of the six digits, as tokens of `Characters`."""
+    return {ord(str(k)): math.log(wanted.get(f"p{k}", 1e-9)) for k in range(6)}
+
+
+def test_behind_a_lead_in_every_response_has_a_score_whatever_the_judge_would_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = use(monkeypatch, judges)
+
+    def outcome(request: Request) -> list[Completion]:
+        good = "<response>good" in request.text
+        return [
+            Completion("!", 1, "length", (33,), (probabilities(p4=0.3, p2=0.1) if good else probabilities(p1=0.01),))
+        ]
+
+    monkeypatch.setattr(engine, "_outcome", outcome)
+    metrics = run(eval_reward.BASE, ctx := context(led_config(), tmp_path, "eval_reward_base", iteration=0))
+    made = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert {round(j.scores[0], 3) for j in made if j.scores[0] is not None} == {3.5, 1.0}
+    assert {j.texts for j in made} == {("Score: !",)}
+    assert (metrics["pairwise_accuracy"], metrics["counts"]["unscored"]) == (1.0, 0)
+    request = engine.requests[0]
+    assert Characters().decode(list(request.prompt_ids)).endswith(" [/INST]Score: ")
+    assert (request.max_tokens, request.n, request.logprob_ids) == (1, 1, tuple(map(ord, "012345")))
+
+
+class Merging(Characters):
+    """Writes " 5" as one token, as GPT-2 does."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text[:-2]] + [1000 + ord(text[-1])] if text[-2] == " " else super().encode(text)
+
+
+class TwoTokens(Characters):
+    def encode(self, text: str) -> list[int]:
+        return [part for c in text for part in ((ord(c), 7) if c == "3" else (ord(c),))]
+
+
+def test_the_lead_in_is_tokenized_with_the_score_behind_it() -> None:
+    before, scores = lead_in_tokens(Merging(), "Score: ", 5)  # type: ignore[arg-type]
+    assert Characters().decode(list(before)) == "Score:"
+    assert scores == {1048 + k: k for k in range(6)}
+    with pytest.raises(ConfigError, match=r"judge\.lead_in.*one token"):
+        lead_in_tokens(TwoTokens(), "Score: ", 5)  # type: ignore[arg-type]
+
+
+# --- EFT without a judge ----------------------------------------------------------------------------------------------
+
+
+def ranked(instruction: str, *ranks: int) -> list[RankedReply]:
+    return [
+        RankedReply(f"{instruction}{i}", instruction, f"{instruction}?", f"Reply {i}", r) for i, r in enumerate(ranks)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "response"),
+    [
+        ({}, "Score: 5"),
+        ({"eft.justification": "It is ranked best."}, "It is ranked best.\n\nScore: 5"),
+        ({"judge.method": "expected", "judge.lead_in": "Score: "}, "Score: 5"),
+        ({"judge.method": "expected", "judge.lead_in": "Points: "}, "Points: 5"),
+    ],
+)
+def test_ranks_alone_become_targets_of_judging(settings: dict, response: str, tmp_path: Path) -> None:
+    cfg = config()
+    for key, value in {"eft.source": "ranks", **settings}.items():
+        section, name = key.split(".")
+        setattr(getattr(cfg, section), name, value)
+    ctx = context(cfg, tmp_path, "eft", iteration=0)
+    rows = [*ranked("a", 2, 0, 1), *ranked("b", 0, 3), *ranked("c", 1, 1), *ranked("d", 0, 0, 1, 2, 3)]
+    write_records(tmp_path / "seed" / "ranked_train.jsonl", rows)
+    metrics = run(eft.STAGE, ctx)
+    examples = {e.source: e.response for e in read_records(ctx.dir / "eft_train.jsonl", SftExample)}
+    scores = {key: int(text[-1]) for key, text in examples.items()}
+    assert scores == {"a0": 0, "a1": 5, "a2": 3, "b0": 5, "b1": 0, "d0": 5, "d1": 5, "d2": 3, "d3": 2, "d4": 0}
+    assert examples["a1"] == response
+    assert metrics["left_out"] == {"duplicate": 0, "no_order": 2}
+    assert metrics["judging"] is None  # right by construction: no figure about a judge
+    assert eft.STAGE.inputs(cfg, 0).keys() == {"seed"}
+
+
+def test_the_stage_says_how_well_the_judgements_of_its_source_order_the_replies(tmp_path: Path) -> None:
+    cfg = config()
+    cfg.eft.source = "external"
+    ctx = context(cfg, tmp_path, "eft", iteration=0)
+    rows = [*ranked("a", 0, 1), *ranked("b", 0, 1), *ranked("c", 0, 1)]
+    given = ["Score: 4", "Score: 2", "Score: 1", "Score: 3", "Fine.", "Score: 2"]
+    rows = [replace(row, given_judgement=text) for row, text in zip(rows, given, strict=True)]
+    write_records(tmp_path / "seed" / "ranked_train.jsonl", rows)
+    metrics = run(eft.STAGE, ctx)
+    assert (metrics["examples"], metrics["parsed"], metrics["left_out"]) == (5, 5, {"duplicate": 0, "unparsed": 1})
+    assert metrics["judging"]["pairwise_accuracy"] == 0.5
+    assert metrics["judging"]["intervals"]["pairwise_accuracy"] == [0.0, 1.0]

@@ -47,14 +47,39 @@ def test_each_set_gets_what_was_asked_where_there_is_enough():
     assert all(example.response.startswith("Reply 0 ") for example in made.ift)
 
 
-def test_where_there_is_less_ift_and_eft_share_it_and_held_out_sets_stay_small():
+def test_where_there_is_not_enough_for_ift_eft_keeps_what_it_wants_at_most_half():
     counts: Counter[str] = Counter()
     made = split([turn(i) for i in range(80)], SeedSection(), EftSection(), counts)
     assert len(made.eval_prompts) == 10
     assert len(instructions(made)[2]) == 17
-    assert len(made.ift) == round(53 * 3200 / (3200 + 1630 / 3))
+    assert len(made.ift) == 27  # EFT wants 1,630 of three each
     assert len(made.ift) + len(instructions(made)[1]) == 53
     assert counts["asked_ift"] == 3200
+
+
+@pytest.mark.parametrize("source", ["baseline", "ranks"])
+def test_a_small_num_ift_is_given_exactly_however_much_eft_wants(source: str):
+    counts: Counter[str] = Counter()
+    made = split([turn(i) for i in range(40)], SeedSection(num_ift=16), EftSection(source=source), counts)
+    assert len(made.ift) == counts["ift"] == 16
+    assert len(instructions(made)[1]) == 40 - 5 - 8 - 16  # evaluation prompts and EFT evaluation come first
+
+
+def test_without_eft_everything_that_is_not_held_out_is_for_ift():
+    made = split([turn(i) for i in range(40)], SeedSection(num_ift=0), EftSection(source="none"), Counter())
+    assert len(made.ift) == 40 - 5 - 8
+    assert made.ranked_train == []
+    assert len(instructions(made)[2]) == 8  # a judge is measured all the same
+
+
+def test_for_an_instruct_model_eft_gets_every_ranked_instruction_and_ift_is_for_demonstrations():
+    made = split(
+        [turn(i) for i in range(40)], SeedSection(num_ift=10), EftSection(source="ranks"), Counter(), shared_ift=True
+    )
+    ift, train, valid, evaluation = instructions(made)
+    assert len(train) == 40 - 5 - 8
+    assert len(ift) == 10
+    assert not (ift | train) & (valid | evaluation)
 
 
 turns = st.lists(

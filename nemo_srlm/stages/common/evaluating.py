@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.core.pipeline import evaluated_name
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError
 
@@ -18,8 +18,7 @@ def of_model(export: str) -> Inputs:
 
 def full_name(ctx: Context) -> str:
     """The model's name in files for other programs: the run's name and the model's."""
-    model = "baseline" if ctx.dir.name.endswith("_baseline") else model_name(ctx.iteration)
-    return f"{ctx.cfg.run.name}-{model}"
+    return f"{ctx.cfg.run.name}-{evaluated_name(ctx.cfg, ctx.dir.name, ctx.iteration)}"
 
 
 def require(where: str, path: str, what: str) -> Path:

@@ -3,7 +3,7 @@
 An item is one response. Its draws are one request: the filled template as a user turn in chat format. An item that is
 too long, or whose request fails, becomes a judgement with an error and without draws. `judge.method`:
 - sampled (the paper): `judge.draws` sampled judgements; the score of each is parsed from its text;
-- expected: one greedy judgement; see judge/expected.py.
+- expected: one greedy judgement, or with `judge.lead_in` one token; see judge/expected.py.
 """
 
 import functools
@@ -21,7 +21,7 @@ from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.judge import health as judge_health
-from nemo_srlm.judge.expected import Digits, digit_tokens, expected_judgement
+from nemo_srlm.judge.expected import Digits, digit_tokens, expected_judgement, lead_in_tokens, led_judgement
 from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
 from nemo_srlm.judge.scores import judge_input
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests, stage_identity
@@ -44,21 +44,32 @@ def judge_all(ctx: Context, items: Iterable[JudgeItem], *seed_parts: object, mod
         own = ctx.inputs["model"] / "hf" if "model" in ctx.inputs else Path()  # none: an endpoint judges
         return engine_for(ctx, stage, model or own)
 
-    def digits(engine: Engine) -> tuple[Tokenizer, Digits]:
+    def tokenizer(engine: Engine) -> Tokenizer:
         if engine.tokenizer is None:
             raise ConfigError("judge.method", "expected on an endpoint", "sampled", "set judge.method=sampled")
-        return engine.tokenizer, digit_tokens(engine.tokenizer, judge.max_score)
+        return engine.tokenizer
+
+    def digits(engine: Engine) -> tuple[Tokenizer, Digits]:
+        return tokenizer(engine), digit_tokens(tokenizer(engine), judge.max_score)
+
+    def lead_in(engine: Engine) -> tuple[tuple[int, ...], dict[int, int]]:
+        return lead_in_tokens(tokenizer(engine), judge.lead_in, judge.max_score)
 
     def request(engine: Engine, item_id: str, item: JudgeItem) -> Request:
         text = judge_input(template, item.instruction, item.response)
         ids = chat_ids(engine, cfg, text)
         seed = item_seed(cfg.run.seed, *seed_parts, item_id)
+        if judge.lead_in:
+            before, scores = lead_in(engine)
+            return Request(item_id, (*ids, *before), 1, seed, 0.0, 1.0, 1, logprob_ids=tuple(sorted(scores)), text=text)
         if expected:
             wanted = tuple(sorted({i for ids_of_digits in digits(engine)[1] for i in ids_of_digits}))
             return Request(item_id, ids, 1, seed, 0.0, 1.0, judge.max_tokens, logprob_ids=wanted, text=text)
         return Request(item_id, ids, judge.draws, seed, judge.temperature, judge.top_p, judge.max_tokens, text=text)
 
     def records(item: JudgeItem, outcome: Outcome) -> list[Judgement]:
+        if judge.lead_in:
+            return [led_judgement(item, outcome, judge.lead_in, lead_in(engine_of())[1])]
         if expected:
             return [expected_judgement(item, outcome, *digits(engine_of()), judge.max_score)]
         return [sampled_judgement(item, outcome, judge.max_score)]

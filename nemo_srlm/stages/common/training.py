@@ -13,9 +13,10 @@ from nemo_srlm.config.training import TrainSection
 from nemo_srlm.core import pipeline
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_json, read_json_lines, read_records, write_json
-from nemo_srlm.core.records import SftExample
+from nemo_srlm.core.records import Conversation, SftExample
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.stages.common.seed_files import CONVERSATIONS
 from nemo_srlm.train import trackers
 
 if TYPE_CHECKING:
@@ -52,12 +53,25 @@ def policy_identity(cfg: Config, section: Literal["sft", "dpo"], stage: str) -> 
     return common_identity(cfg, section) | ({"select": {"every": every}} if every else {})
 
 
-def sft_inputs(cfg: Config) -> dict[str, Ref]:
-    """Inputs of a stage that tunes M0 on IFT and EFT."""
-    return {
-        "seed": Ref("seed", 0), "eft": Ref("eft", 0), "base": pipeline.base_ref(cfg),
-        "tokenizer": pipeline.tokenizer_ref(cfg),
-    }  # fmt: skip
+def sft_inputs(cfg: Config, eft: bool) -> dict[str, Ref]:
+    """Inputs of a stage that tunes M0 on the seed data: IFT where M0 is a base model, and EFT where `eft` and there is any."""
+    found = {"base": pipeline.base_ref(cfg), "tokenizer": pipeline.tokenizer_ref(cfg)}
+    found |= {"seed": Ref("seed", 0)} if cfg.run.start == "base" else {}
+    return found | ({"eft": Ref("eft", 0)} if eft and cfg.eft.source != "none" else {})
+
+
+def seed_documents(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "dict[str, list[Document]]":
+    """The documents of the inputs that `sft_inputs` named, by kind of data."""
+    used: dict[str, list[Document]] = {}
+    most = ctx.cfg.sft.max_length
+    if "seed" in ctx.inputs:
+        used["ift"] = sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, most, dropped)
+        if (conversations := ctx.inputs["seed"] / CONVERSATIONS).exists():
+            read = read_records(conversations, Conversation)
+            used["chat"] = keep((chat.conversation(c.messages()) for c in read), most, dropped)
+    if "eft" in ctx.inputs:
+        used["eft"] = sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, most, dropped)
+    return used
 
 
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":

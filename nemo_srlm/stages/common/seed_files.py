@@ -1,0 +1,4 @@
+"""The files of the stage seed that exist only where the user's config names more than trees."""
+
+CONVERSATIONS = "conversations.jsonl"  # Conversation, of seed.chat_files
+FILE_PROMPTS = "file_prompts.jsonl"  # Prompt, of prompts.files

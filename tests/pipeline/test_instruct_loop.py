@@ -1,0 +1,112 @@
+"""A run from an instruct model and a file of prompts alone, and one that learns to judge from ranks first.
+
+Import, Megatron, vLLM and the shipped config are real; the model is a random Llama of a million parameters, which never
+writes a score by itself: every response has one all the same, because it is read behind a lead-in.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.training import ModelSection
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import Judgement, Prompt, SftExample
+from tests.unit import tiny_llama
+from tests.unit.test_oasst import message, tree, write
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ModelSection(
+    num_layers=2, hidden_size=64, ffn_hidden_size=128, num_attention_heads=2, num_query_groups=1, vocab_size=512,
+    max_length=2048,
+)  # fmt: skip
+TINY = [
+    *(f"model.{name}={getattr(MODEL, name)}" for name in (
+        "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size", "max_length")),
+    "precision.dtype=fp32", "iterations=2", "generate.dtype=float32", "generate.enforce_eager=true",
+    "generate.max_num_seqs=32", "candidates.max_tokens=12", "eval.max_tokens=12", "judge.max_tokens=8", "eval.bootstrap=20",
+    *(f"{name}.{setting}" for name in ("sft", "dpo") for setting in (
+        "dropout=0.0", "global_batch=4", "micro_batch=2", "max_length=2048", "save_every=0", "lr=1e-3", "min_lr=1e-4")),
+]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a byte-level tokenizer that writes digits one by one, as the tokenizers of real models do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    directory = tmp_path_factory.mktemp("model")
+    tiny_llama.make(directory, MODEL, "fp32", scale=0.02)
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator([(ROOT / "configs/prompts/judge.txt").read_text()], trainers.BpeTrainer(
+        vocab_size=MODEL.vocab_size, special_tokens=["<s>", "</s>", "<unk>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    ))  # fmt: skip
+    core.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def start(*overrides: str) -> str:
+    command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "real", *TINY, *overrides]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_a_model_and_a_file_of_prompts_are_enough(model: Path, tmp_path: Path):
+    prompts = [f"Write {n} words about the sea." for n in range(40)]
+    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, prompts[0], ""]))
+    out = start(f"run.root={tmp_path}", f"import_hf.path={model}", f"prompts.files=[{tmp_path / 'prompts.txt'}]")
+    run = tmp_path / "real"
+    assert not (run / "iter0" / "sft").exists()
+    assert not (run / "iter0" / "eft").exists()
+    counts = manifest.read(run / "iter0/seed").metrics
+    assert (counts["file_prompts"], counts["eval_prompts"], counts["file_prompts_duplicate"]) == (35, 5, 1)
+    used = [{p.text for p in read_records(run / f"iter{t}/prompts/prompts.jsonl", Prompt)} for t in (1, 2)]
+    held_out = {p.text for p in read_records(run / "iter0/held_out/eval_prompts.jsonl", Prompt)}
+    assert [len(texts) for texts in used] == [17, 17]
+    assert not used[0] & used[1]
+    assert not (used[0] | used[1]) & held_out
+    for t in (1, 2):
+        judgements = list(read_records(run / f"iter{t}/judge/judgements.jsonl", Judgement))
+        assert len(judgements) == 4 * 17
+        assert all(0 < j.scores[0] < 5 and j.texts[0].startswith("Score: ") for j in judgements)
+    assert "M3" in out
+    report = json.loads((run / "report.json").read_text())
+    assert [m["name"] for m in report["models"]] == ["M1", "M2", "M3"]
+    assert all(m["trained"] and m["responses"] for m in report["models"])
+
+
+def test_ranks_teach_an_instruct_model_to_judge_before_the_first_iteration(model: Path, tmp_path: Path):
+    rows = [
+        tree(
+            f"q{i}",
+            *(message(f"q{i}-{rank}", f"Answer {rank} " + "good " * (3 - rank), f"q{i}", rank) for rank in range(3)),
+        )
+        for i in range(40)
+    ]
+    write(tmp_path / "ranked.trees.jsonl", rows)
+    (tmp_path / "prompts.txt").write_text("\n".join(f"Write {n} words about the sea." for n in range(40)))
+    start(
+        f"run.root={tmp_path}", f"import_hf.path={model}", f"prompts.files=[{tmp_path / 'prompts.txt'}]", "eft.source=ranks",
+        f"seed.files=[{tmp_path / 'ranked.trees.jsonl'}]", "prompts.num_prompts=8", "iterations=1",
+    )  # fmt: skip
+    run = tmp_path / "real"
+    examples = list(read_records(run / "iter0/eft/eft_train.jsonl", SftExample))
+    assert sorted({e.response for e in examples}) == ["Score: 0", "Score: 3", "Score: 5"]
+    assert set(manifest.read(run / "iter0/sft").metrics["data"]["used"]) == {"eft"}
+    models = json.loads((run / "report.json").read_text())["models"]
+    assert [m["name"] for m in models] == ["M0", "M1", "M2"]
+    assert all(m["reward"]["counts"]["unscored"] == 0 for m in models)  # M0 too, which cannot judge
