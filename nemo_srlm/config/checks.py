@@ -101,13 +101,6 @@ def _start(cfg: Config) -> None:
 
 def _prompts(cfg: Config) -> None:
     section = cfg.prompts
-    if section.source != "written" and not section.files:
-        raise ConfigError(
-            "prompts.files",
-            f"empty, with prompts.source={section.source}",
-            "files of prompts",
-            "set prompts.files=[path, ...]",
-        )
     if section.source != "written" and cfg.world.enabled:
         raise ConfigError("prompts.source", f"{section.source} in the tiny world, whose oracle scores its own prompts only",
                           "written", "set prompts.source=written")  # fmt: skip

@@ -41,9 +41,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     found = {"seed": own, "eft": asked, "world": world}
     if cfg.run.start != "base":
         found["run"] = {"start": cfg.run.start}
-    if cfg.prompts.files:
+    if prompts := _prompt_files(cfg):
         apart = {name: content_digest(path) for name, path in _held_out_files(cfg).items()}
-        found["prompts"] = {"files": [content_digest(Path(path)) for path in cfg.prompts.files], "held_out": apart}
+        found["prompts"] = {"files": [content_digest(path) for path in prompts], "held_out": apart}
     return found
 
 
@@ -64,6 +64,18 @@ def _files(cfg: Config) -> list[Path]:
         if not path.is_file():
             raise DataError(path, "no such file", "an Open Assistant export", "correct seed.files")
     return files
+
+
+def _prompt_files(cfg: Config) -> list[Path]:
+    """The files of prompts. Raises ConfigError where prompts come from files and there is none."""
+    if cfg.prompts.source != "written" and not cfg.prompts.files:
+        raise ConfigError(
+            "prompts.files",
+            f"empty, with prompts.source={cfg.prompts.source}",
+            "files of prompts",
+            "set prompts.files=[path, ...]",
+        )
+    return [Path(name) for name in cfg.prompts.files]
 
 
 def _held_out_files(cfg: Config) -> dict[str, Path]:
@@ -104,9 +116,9 @@ def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
     apart |= {reply.instruction_id for reply in result.ranked_valid}
     for path in _held_out_files(cfg).values():
         apart |= {instruction_id(entry.prompt.text) for entry in read_prompt_set(path, Counter())}
-    if cfg.prompts.files:
+    if files := _prompt_files(cfg):
         own = 0 if result.eval_prompts or cfg.eval.prompts else cfg.seed.num_eval_prompts
-        prompts, held_out = file_prompts(map(Path, cfg.prompts.files), apart, own, counts)
+        prompts, held_out = file_prompts(files, apart, own, counts)
         write_records(ctx.dir / FILE_PROMPTS, prompts)
         if cfg.prompts.source == "file":  # too few are found now, not after an iteration
             part_of_iteration(prompts, cfg.iterations, cfg.iterations, cfg.prompts.num_prompts)

@@ -211,5 +211,11 @@ def test_seed_files_are_asked_for_where_something_needs_them(settings: dict, mis
     for key, value in settings.items():
         section, name = key.split(".")
         setattr(getattr(cfg, section), name, value)
+    cfg.prompts.files = [] if cfg.prompts.source == "written" else ["p.txt"]
     with pytest.raises(ConfigError, match=rf"seed\.files: empty, with {missing}; expected .*run\.start=instruct"):
         seed.STAGE.identity(cfg, 0)
+
+
+def test_a_run_with_prompts_of_files_names_them():
+    with pytest.raises(ConfigError, match=r"prompts\.files: empty, with prompts\.source=file"):
+        seed.STAGE.identity(instruct(), 0)
