@@ -12,11 +12,20 @@ def head_size(hidden_size: int, num_attention_heads: int, head_dim: int) -> int:
     return head_dim or hidden_size // num_attention_heads
 
 
+# What the attention of a family has beyond Llama's. It follows from the family: the class in transformers has it too.
+QKV_BIAS = ("qwen2",)  # biases of query, key and value
+QK_NORM = ("qwen3",)  # an RMSNorm of every query head and key head, before RoPE
+NO_HEAD_DIM = ("qwen2",)  # vLLM derives the head size from the hidden size
+
+
 @dataclass
 class ModelSection:
     """The architecture: a decoder with RMSNorm, SwiGLU, RoPE and grouped-query attention."""
 
-    family: str = choice("llama", help="which file of convert/families/ converts it", added=True)
+    family: str = choice(
+        "llama", "mistral", "qwen2", "qwen3",
+        help="which file of convert/families/ converts it; qwen2 has QKV biases, qwen3 norms of queries and keys", added=True,
+    )  # fmt: skip
     num_layers: int = number(80, at_least=1)
     hidden_size: int = number(8192, at_least=1)
     ffn_hidden_size: int = number(28672, at_least=1)
@@ -53,6 +62,14 @@ class ModelSection:
         """Width of all key heads together, or of all value heads."""
         return self.num_query_groups * self.head_size
 
+    @property
+    def qkv_bias(self) -> bool:
+        return self.family in QKV_BIAS
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.family in QK_NORM
+
 
 def check_heads(model: ModelSection, where: object = "model") -> None:
     """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
@@ -60,6 +77,8 @@ def check_heads(model: ModelSection, where: object = "model") -> None:
     if not model.head_dim and model.hidden_size % heads:
         raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
                           "or set model.head_dim")  # fmt: skip
+    if model.family in NO_HEAD_DIM and model.head_size * heads != model.hidden_size:
+        raise ConfigError(f"{where}.head_dim", f"{model.head_dim}", f"hidden_size / heads in the family {model.family}")
     if heads % groups:
         raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
 

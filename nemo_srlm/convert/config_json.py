@@ -24,8 +24,10 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
     """The architecture of a decoder with grouped-query attention, RoPE, RMSNorm and SwiGLU.
 
     `rope_types`: the kinds of RoPE scaling that the family supports besides none. Raises CheckpointError for a field that
-    is absent, no positive integer where it must be one, or contradicts another.
+    is absent, no positive integer where it must be one, or contradicts another, and for another activation.
     """
+    if data.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(path, f"hidden_act {data['hidden_act']!r}", "'silu'")
     heads, hidden = _size(data, path, "num_attention_heads"), _size(data, path, "hidden_size")
     stated = _size(data, path, "head_dim", 0)
     if not stated and hidden % heads:
@@ -50,6 +52,28 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
     )
     check_heads(model, path)
     return model
+
+
+def refuse_biases(data: dict[str, Any], path: Path, *switches: str) -> None:
+    """Raises CheckpointError when one of the fields that add biases to linear layers is set."""
+    for name in switches:
+        if data.get(name):
+            raise CheckpointError(path, f"{name} is true", f"a {data.get('model_type')} without these biases")
+
+
+def refuse_window(data: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError when `sliding_window` hides positions from each other.
+
+    A window as long as the longest sequence hides nothing, and is dropped.
+    """
+    window, positions = data.get("sliding_window"), data.get("max_position_embeddings")
+    if window is not None and (not isinstance(positions, int) or window < positions):
+        raise CheckpointError(
+            path, f"sliding_window {window} for max_position_embeddings {positions}",
+            "attention to all positions: sliding-window attention is not implemented here",
+            f"in sequences of at most {window} tokens the window hides nothing: for those, set max_position_embeddings to "
+            f"{window} in a copy of config.json",
+        )  # fmt: skip
 
 
 def decoder_fields(model: ModelSection) -> dict[str, Any]:

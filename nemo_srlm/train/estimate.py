@@ -81,12 +81,18 @@ def layer_matrices(model: ModelSection) -> int:
     return h * (query + 2 * kv) + query * h + 3 * h * model.ffn_hidden_size
 
 
+def layer_vectors(model: ModelSection, tensor: int) -> int:
+    """Elements of one layer's vectors on a rank: norms are on every rank, tensor parallelism shards the QKV biases."""
+    norms = 2 * model.hidden_size + (2 * model.head_size if model.qk_norm else 0)
+    return norms + ((model.query_size + 2 * model.kv_size) // tensor if model.qkv_bias else 0)
+
+
 def stage_parameters(model: ModelSection, parallel: ParallelSection, stage: int) -> int:
-    """Parameters per rank of a pipeline stage. Tensor parallelism shards matrices; norms are on every rank."""
+    """Parameters per rank of a pipeline stage."""
     first, last = stage == 0, stage == parallel.pipeline - 1
     layers, h = model.num_layers // parallel.pipeline, model.hidden_size
     table = padded_vocab_size(model, parallel.tensor) * h // parallel.tensor
-    count = layers * (layer_matrices(model) // parallel.tensor + 2 * h)
+    count = layers * (layer_matrices(model) // parallel.tensor + layer_vectors(model, parallel.tensor))
     if first:
         count += table
     if last:
@@ -139,6 +145,7 @@ def layer_activations(
     narrow = 1 if fp8 else wide  # what a matrix product keeps of its input
     whole = 2 * h * wide + 2 * h * narrow + (2 * h if dropout else 0)  # two norms: in, out; dropout masks
     split = (q + 2 * kv) * wide + q * wide + (q if fp8 else 0)  # query, key, value, the attention's output
+    split += (q + kv) * wide if model.qk_norm else 0  # queries and keys before their norms
     split += 0 if precision.recompute == "selective" else 4 * model.num_attention_heads  # log-sum-exp of the softmax
     split += 2 * f * wide + f * narrow + (0 if fused else f * wide)  # gate and up; their product
     shards = parallel.tensor if parallel.sequence else 1

@@ -29,15 +29,21 @@ MODELS = {
     "tied": replace(tiny_llama.SHAPES["tied"], vocab_size=251),
     "head_dim": tiny_llama.SHAPES["head_dim"],
     "odd": replace(tiny_llama.SHAPES["odd"], rope_scaling=LLAMA3, vocab_multiple=128),
+    **{name: tiny_llama.SHAPES[name] for name in ("mistral", "qwen2", "qwen3_tied")},
 }
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1)]  # tensor, pipeline, virtual pipeline
-# (model, layout for loading, another layout for saving): every model under every layout, two with virtual stages, one
-# with an explicit head size
+# (model, layout for loading, another layout for saving): every Llama under every layout, two with virtual stages, one with
+# an explicit head size; every other family under layouts that split its own tensors
 CASES = [
     (name, load, LAYOUTS[(i + 1 + number % 3) % 4])
     for number, name in enumerate(("mha", "gqa", "tied", "odd"))
     for i, load in enumerate(LAYOUTS)
-] + [("gqa", (1, 2, 2), (2, 2, 1)), ("tied", (2, 2, 2), (1, 2, 2)), ("head_dim", (2, 2, 1), (2, 1, 1))]
+] + [
+    ("gqa", (1, 2, 2), (2, 2, 1)), ("tied", (2, 2, 2), (1, 2, 2)), ("head_dim", (2, 2, 1), (2, 1, 1)),
+    ("mistral", (2, 2, 1), (1, 1, 1)),
+    *((name, load, save) for name in ("qwen2", "qwen3_tied")
+      for load, save in (((1, 1, 1), (2, 1, 1)), ((2, 1, 1), (1, 2, 1)), ((1, 2, 1), (2, 2, 1)))),
+]  # fmt: skip
 WITH_OPTIMIZER = ("gqa",)  # saved as in training, with the optimizer's state
 
 
@@ -58,14 +64,14 @@ def at_the_edges(model: ModelSection) -> int:
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Imports every model; four processes load and save it in every case."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     root = tmp_path_factory.mktemp("worlds")
     for number, (name, model) in enumerate(MODELS.items()):
         here = root / name
         tiny_llama.make(here / "hf", model, "bf16", shards=2, seed=number)
         import_hf(here / "hf", here / "imported", slice_bytes=slice_bytes(model))
-        net = LlamaForCausalLM.from_pretrained(here / "hf", dtype=torch.float32).eval()
+        net = AutoModelForCausalLM.from_pretrained(here / "hf", dtype=torch.float32).eval()
         with torch.no_grad():
             np.save(here / "logits.npy", net(torch.tensor([TOKENS])).logits[0].numpy())
     cases = [

@@ -1,4 +1,4 @@
-"""Tiny random Llamas as HF directories, written by the safetensors library (not by the code under test)."""
+"""Tiny random models of every family as HF directories, written by the safetensors library (not by the code under test)."""
 
 import json
 from dataclasses import replace
@@ -21,6 +21,11 @@ SHAPES = {
     "tied": replace(SIZES, num_query_groups=2, tie_embeddings=True),
     "head_dim": replace(SIZES, num_query_groups=2, head_dim=24),  # four heads of 24 in a hidden size of 64
     "odd": replace(SIZES, vocab_size=251, ffn_hidden_size=88, rope_theta=5000.0, norm_epsilon=1e-6),
+    "mistral": replace(SIZES, family="mistral", num_query_groups=2, head_dim=24, ffn_hidden_size=88),
+    "qwen2": replace(SIZES, family="qwen2", num_query_groups=2, vocab_size=251, norm_epsilon=1e-6),
+    "qwen2_tied": replace(SIZES, family="qwen2", num_attention_heads=2, num_query_groups=2, tie_embeddings=True),
+    "qwen3": replace(SIZES, family="qwen3", num_query_groups=2, head_dim=24, vocab_size=251),
+    "qwen3_tied": replace(SIZES, family="qwen3", num_query_groups=2, head_dim=24, tie_embeddings=True),
 }
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,7 +36,7 @@ def weights(model: ModelSection, dtype: str = "bf16", seed: int = 0, scale: floa
     made = {}
     for tensor in table.hf_tensors(model):
         value = torch.randn(tensor.shape, generator=generator)
-        made[tensor.name] = (1 + 0.1 * value if len(tensor.shape) == 1 else scale * value).to(TORCH[dtype])
+        made[tensor.name] = (1 + 0.1 * value if "norm" in tensor.name else scale * value).to(TORCH[dtype])
     return made
 
 

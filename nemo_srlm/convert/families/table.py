@@ -9,10 +9,14 @@ from nemo_srlm.config.training import ModelSection, check_heads
 from nemo_srlm.convert import mapping
 from nemo_srlm.convert.families.family import Family
 from nemo_srlm.convert.families.llama import LLAMA
+from nemo_srlm.convert.families.mistral import MISTRAL
+from nemo_srlm.convert.families.qwen import QWEN2, QWEN3
 from nemo_srlm.convert.mapping import HfTensor, MegatronTensor
 from nemo_srlm.errors import CheckpointError
 
-FAMILIES = {family.name: family for family in (LLAMA,)}  # the same names as the choices of model.family
+FAMILIES = {
+    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)
+}  # the same names as the choices of model.family
 
 
 def family_of(model: ModelSection) -> Family:

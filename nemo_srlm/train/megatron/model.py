@@ -62,6 +62,8 @@ def transformer_config(
         activation_func=F.silu,
         gated_linear_unit=True,
         add_bias_linear=False,
+        add_qkv_bias=model.qkv_bias,
+        qk_layernorm=model.qk_norm,
         attention_dropout=dropout,
         hidden_dropout=dropout,
         init_method_std=model.init_std,
@@ -94,6 +96,8 @@ def local_spec(config: TransformerConfig, rope: Rope, vp_stage: int | None) -> T
     layer = spec.submodules
     layer.self_attention.submodules.core_attention = ModuleSpec(PackedAttention, params={"rope": rope})
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    if config.qk_layernorm:
+        layer.self_attention.submodules.q_layernorm = layer.self_attention.submodules.k_layernorm = RMSNorm
     layer.mlp.submodules.activation_func = SwiGLU
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=RMSNorm)
@@ -153,7 +157,8 @@ def layers_and_positions(config: TransformerConfig, model: ModelSection, vp_stag
     """GPTModel's arguments for its layers and RoPE: Transformer Engine's where it is, else PackedAttention applies RoPE."""
     if accelerator.has_transformer_engine():
         return {
-            "transformer_layer_spec": get_gpt_layer_with_transformer_engine_spec(), "position_embedding_type": "rope",
+            "transformer_layer_spec": get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_norm),
+            "position_embedding_type": "rope",
             "rotary_base": model.rope_theta, **rope_settings(model),
         }  # fmt: skip
     rope = Rope(config, model.rope_theta, **rope_settings(model))
@@ -170,7 +175,7 @@ def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1.0)  # norms
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)  # biases, norms
                 continue
             scaled = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
             std = model.init_std / math.sqrt(2.0 * model.num_layers) if scaled else model.init_std
