@@ -1,6 +1,6 @@
 """Builds every rank's model of a parallel layout without GPUs: on meta tensors, with a fake process group, and checks it.
 
-    python -m tools.meta_layouts                                  llama2_70b and llama2_70b_fp8, all ranks
+    python -m tools.meta_layouts                                  the 70B configs, all ranks
     python -m tools.meta_layouts --first-replica llama2_70b       one data-parallel replica (the others are equal)
 
 Checked: the ranks' checkpoint shards (Megatron's own sharding) tile every tensor of the model exactly once; each rank
@@ -99,7 +99,7 @@ def check(cfg: Config, name: str, first_replica: bool) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=["llama2_70b", "llama2_70b_fp8"])
+    parser.add_argument("configs", nargs="*", default=["llama2_70b", "llama2_70b_fp8", "llama3_70b"])
     parser.add_argument("--stages", nargs="*", default=["sft", "dpo"])
     parser.add_argument("--first-replica", action="store_true")
     args = parser.parse_args()

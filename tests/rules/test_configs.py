@@ -1,5 +1,6 @@
-"""Every shipped YAML file composes, and contains only settings that differ from the schema's defaults."""
+"""Every shipped YAML file composes, fits its GPUs, and contains only settings that differ from the schema's defaults."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.stages import load
+from nemo_srlm.train import estimate
 from nemo_srlm.train.layout import check_batches, check_layout, check_precision
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -33,6 +35,18 @@ def test_a_configs_layout_batches_and_precision_are_possible_on_its_gpus(path: P
     for name in ("pretrain", "sft", "dpo") if cfg.world.enabled else ("sft", "dpo"):
         check_batches(name, getattr(cfg, name), cfg.parallel)
     check_precision(cfg.precision, gpu=True, transformer_engine=True, fp8_gpu=True)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "tiny"], ids=lambda p: p.stem)
+def test_a_configs_training_fits_its_gpus_and_takes_the_memory_that_its_comment_states(path: Path):
+    cfg = compose(path.stem)
+    found = {
+        w.name: estimate.peak_memory(cfg.model, cfg.parallel, cfg.precision, w)[1].total for w in estimate.works(cfg)
+    }
+    assert max(found.values()) <= estimate.GPUS["h100"].memory * estimate.GIB
+    if stated := re.search(r"SFT (\d+) GiB, DPO (\d+) GiB", path.read_text(encoding="utf-8")):
+        wanted = [float(number) * estimate.GIB for number in stated.groups()]
+        assert [found["sft"], found["dpo"]] == pytest.approx(wanted, rel=0.03)
 
 
 def leaves(tree: DictConfig, prefix: str = "") -> dict[str, object]:

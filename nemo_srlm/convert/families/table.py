@@ -18,6 +18,19 @@ FAMILIES = {
     family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)
 }  # the same names as the choices of model.family
 
+GEMMA3 = "it has layers with a sliding window and a RoPE of their own, and norms on both sides of attention and MLP"
+# Why some known architectures do not convert: Megatron-core has no option for it, so the layer itself would be new.
+REFUSED = {
+    "olmo2": "it has a norm of the whole query and key (not of each head), and norms after attention and MLP",
+    "gemma2": "it has layers with a sliding window, softcapped logits and norms on both sides of attention and MLP",
+    "gemma3": GEMMA3,
+    "gemma3_text": GEMMA3,
+    "phi3": "its query, key and value are one tensor, as are gate and up, and RoPE is scaled by longrope",
+    "mixtral": "it has experts",
+    "qwen2_moe": "it has experts",
+    "qwen3_moe": "it has experts",
+}
+
 
 def family_of(model: ModelSection) -> Family:
     return FAMILIES[model.family]
@@ -29,8 +42,9 @@ def family_of_config(data: dict[str, Any], path: Path) -> Family:
     architectures = data.get("architectures")
     if family is None or (architectures or [family.architecture]) != [family.architecture]:
         known = ", ".join(f"model_type {f.name!r} with {f.architecture}" for f in FAMILIES.values())
+        reason = REFUSED.get(str(data.get("model_type")), "")
         raise CheckpointError(
-            path, f"model_type {data.get('model_type')!r}, architectures {architectures}",
+            path, f"model_type {data.get('model_type')!r}, architectures {architectures}{reason and f': {reason}'}",
             f"one of the families that can be converted: {known}", "docs/extending.md says how to add one",
         )  # fmt: skip
     return family
