@@ -53,6 +53,16 @@ def test_a_layout_does_not_change_the_losses(four: Results, kind: str, layout: s
         )
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("layout", ["tp2", "tp2_sp_pp2"])
+def test_a_layout_does_not_change_the_losses_of_another_family(four: Results, family: str, layout: str):
+    found, expected = four[f"layouts/{family}/{layout}"], four[f"layouts/{family}/dp4"]
+    assert_same_training(found, expected, 1e-4)
+    assert expected["losses"] != pytest.approx(four["layouts/sft/dp4"]["losses"][:4], abs=1e-3)  # it is another model
+    for ranks in (found["bytes"], expected["bytes"]):
+        assert all(r["weights"] == r["estimate"][0] for r in ranks)
+
+
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_two_replicas_train_as_four_do(two: Results, four: Results, kind: str):
     assert_same_training(two[f"batches/{kind}/micro1"], four[f"layouts/{kind}/dp4"], 1e-4)

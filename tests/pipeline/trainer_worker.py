@@ -5,6 +5,7 @@ torchrun --nproc-per-node N trainer_worker.py OUTPUT_DIR CHECK...
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -71,11 +72,12 @@ def pairs(count: int, seed: int) -> list[tuple[str, Document, Document]]:
 
 
 def job(
-    directory: Path, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None, **precision: Any
-) -> Job:
+    directory: Path, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None, family: str = "llama",
+    **precision: Any,
+) -> Job:  # fmt: skip
     layout = ParallelSection(processes=dist_size(), **parallel)
     return Job(
-        "test", MODEL, layout, PrecisionSection(**{"dtype": "fp32", **precision}),
+        "test", dataclasses.replace(MODEL, family=family), layout, PrecisionSection(**{"dtype": "fp32", **precision}),
         dataclasses.replace(TRAIN, **section), 11, directory, initial, Silent(),
     )  # fmt: skip
 
@@ -151,13 +153,13 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 
 def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict[str, Any], initial: Path | None,
-        settings: DpoSection = DPO, **precision: Any) -> dict[str, Any]:  # fmt: skip
+        settings: DpoSection = DPO, **changes: Any) -> dict[str, Any]:  # fmt: skip
     """One short training: losses and gradient norms of its steps, and a digest of this rank's final weights."""
     directory = out / name
     if dist.is_initialized():
         dist.barrier()
     directory.mkdir(exist_ok=True, parents=True)
-    trainer = start(job(directory, parallel, section, initial, **precision))
+    trainer = start(job(directory, parallel, section, initial, **changes))
     if kind == "sft":
         fit(trainer, sft_task(documents(40, 3), 7, 0.25), held_out())
     else:
@@ -187,6 +189,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cp2_tp2_sp": {"context": 2, "tensor": 2, "sequence": True},
     "plain_optimizer": {"distributed_optimizer": False},
 }
+FAMILIES = ("qwen2", "qwen3")  # with parameters that Llama has not: biases, norms that every head of a rank shares
 # for tools/bench/layouts.py: number of processes that a layout needs with one data-parallel replica -> its settings
 STEPS: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     1: {"one": ({}, {})},
@@ -228,6 +231,9 @@ def check_layouts(out: Path) -> dict[str, Any]:
     ):
         section = {"max_tokens_per_row": 64} if key.startswith("filled") else in_two(layout)
         found[key] = run(out, name, kind, layout, {**section, "max_steps": 2}, initial, **precision)
+    for family, name in itertools.product(FAMILIES, ("dp4", "tp2", "tp2_sp_pp2")):
+        section = {**in_two(LAYOUTS[name]), "max_steps": 4}
+        found[f"{family}/{name}"] = run(out, f"{family}-{name}", "sft", LAYOUTS[name], section, None, family=family)
     return found
 
 

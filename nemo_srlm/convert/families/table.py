@@ -14,9 +14,8 @@ from nemo_srlm.convert.families.qwen import QWEN2, QWEN3
 from nemo_srlm.convert.mapping import HfTensor, MegatronTensor
 from nemo_srlm.errors import CheckpointError
 
-FAMILIES = {
-    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)
-}  # the same names as the choices of model.family
+# the same names as the choices of model.family
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 GEMMA3 = "it has layers with a sliding window and a RoPE of their own, and norms on both sides of attention and MLP"
 # Why some known architectures do not convert: Megatron-core has no option for it, so the layer itself would be new.
