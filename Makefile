@@ -1,15 +1,19 @@
 # Two commands: `make demo` runs the whole loop at tiny size, `make test` runs all tests. Both set up the environment first.
 PYTHON ?= python3.11
+PYTHON_NEXT ?= python3.12
+MCORE_TESTS := $(addprefix tests/,pipeline/test_trainer.py pipeline/test_trainer_kills.py pipeline/test_convert_layouts.py \
+	unit/test_training.py unit/test_convert.py unit/test_meta_layouts.py unit/test_layout.py unit/test_batches.py)
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := tools/requirements
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIN := $(BIN)/pip install -qq -c $(PINS)/cpu-constraints.txt
+PIN_NEXT := $(VENV)-mcore-next/bin/pip install -qq -c $(PINS)/cpu-constraints.txt
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo demo-slurm test test-fast lint bench clean
+.PHONY: help venv demo demo-slurm doctor test test-fast test-mcore-next lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,12 +37,25 @@ demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a ta
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)
 
+doctor: venv ## is this machine fit: what is installed, short checks of training, resuming, conversion, vLLM
+	@$(BIN)/nemo-srlm doctor $(ARGS)
+
 # Three workers on two cores: the tests of tests/slurm mostly wait.
 test: venv ## all tests, and the 25 slowest
 	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=25 $(ARGS)
 
 test-fast: venv ## unit tests and rules
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder tests/unit tests/rules $(ARGS)
+
+# The newest megatron-core needs Python 3.12. Training and conversion only: no vLLM in this environment.
+test-mcore-next: ## the training and conversion tests with megatron-core 0.19 on Python 3.12, in .venv-mcore-next
+	@command -v $(PYTHON_NEXT) >/dev/null || { echo "needs Python 3.12 as $(PYTHON_NEXT); name yours with PYTHON_NEXT=..."; exit 1; }
+	@test -x $(VENV)-mcore-next/bin/python || $(PYTHON_NEXT) -m venv $(VENV)-mcore-next
+	@grep -v ^megatron-core== $(PINS)/cpu.txt | cat - $(PINS)/mcore-next.txt > $(VENV)-mcore-next/requirements.txt
+	@$(PIN_NEXT) "$(TORCH)+cpu" 2>/dev/null || $(PIN_NEXT) --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu" || $(PIN_NEXT) "$(TORCH)"
+	@$(PIN_NEXT) -r $(VENV)-mcore-next/requirements.txt
+	@$(VENV)-mcore-next/bin/pip install -qq --no-deps --no-build-isolation -e .
+	@$(VENV)-mcore-next/bin/python -m pytest -n 0 $(MCORE_TESTS) $(ARGS)
 
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -187,6 +187,12 @@ def _estimate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from nemo_srlm.doctor.verb import doctor
+
+    return doctor(args.dir, args.quick, args.json)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nemo-srlm", description="Self-Rewarding Language Models: M0 -> M1 -> M2 -> M3, resumable, at any size.",
@@ -275,6 +281,18 @@ def parser() -> argparse.ArgumentParser:
         help="print type, default, allowed values and help of a section (dpo), a key (dpo.beta) or, without KEY, of all",
     )  # fmt: skip
     _config_arguments(p)
+    p = verb(
+        "doctor",
+        _doctor,
+        "Is this machine fit? What is installed, and short checks of communication, training, resuming, conversion and "
+        "vLLM, each in a process of its own with a time limit. Exit code 0 when nothing that applies here failed.",
+    )
+    p.add_argument("--quick", action="store_true", help="fewer steps; without resume, vllm and layer")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found to FILE")
+    p.add_argument(
+        "--dir", type=Path, default=Path("runs/doctor"), metavar="DIR",
+        help="where the checks work, on the file system of the runs (default: runs/doctor); emptied first",
+    )  # fmt: skip
     for name in NAMES:
         if name == "report":
             continue  # the verb above

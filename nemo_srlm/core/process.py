@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+PARENT = "NEMO_SRLM_PARENT"  # environment: process id of the parent, for a child that is started by other software
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(parent: int | None = None) -> None:
+def die_with_parent(parent: int) -> None:
     """Has Linux kill this process when its parent dies, however it dies; also across a later exec.
 
-    `parent`: its process id, where it is known. Then a parent that died before this call is noticed too.
+    `parent`: its process id, read by the parent itself. The child cannot ask for it: a parent that died before this
+    call has been replaced by another process.
     """
-    parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), signal.SIGKILL)

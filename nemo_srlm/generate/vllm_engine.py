@@ -53,6 +53,9 @@ class VllmBackend:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        from nemo_srlm.generate import vllm_process
+
+        vllm_process.end_with_parent()
         self._params, self._kind, self._client_error = SamplingParams, RequestOutputKind, VLLMClientError
         gc.collect()
         gc.freeze()  # vLLM runs the garbage collector five times while it starts: spare it the imported objects

@@ -85,7 +85,7 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it overrides kv_cache_memory_bytes
     if section.tensor_parallel == 1:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs in this process: faster to start
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine runs in this process: faster to start
 
 
 def engine_options(

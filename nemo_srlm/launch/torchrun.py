@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from nemo_srlm.core.control import clear_error, stop_file
+from nemo_srlm.core.process import PARENT
 from nemo_srlm.core.stage import stage_directory
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse
 
@@ -19,6 +20,7 @@ OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"  # that torchrun handles: SIGTERM is han
 def main(arguments: Sequence[str]) -> int:
     """`arguments`: run directory, stage, torchrun's flags. Returns the exit code."""
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", OTHER_SIGNALS)
+    os.environ[PARENT] = str(os.getpid())  # for the ranks, which this process starts
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 

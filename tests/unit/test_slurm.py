@@ -304,7 +304,7 @@ def slowly(number, frame):
     time.sleep(1)
     pathlib.Path(sys.argv[1]).write_text("stacks")
     os._exit(1)
-die_with_parent()
+die_with_parent(os.getppid())
 signal.signal(signal.SIGABRT, slowly)
 pathlib.Path(sys.argv[1] + ".ready").touch()
 time.sleep(1000)

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
@@ -70,8 +71,8 @@ def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, st
     return contract.training_command(work, flags), env | contract.environment(job.threads)
 
 
-def prepare_child() -> None:
-    process.die_with_parent()
+def prepare_child(parent: int) -> None:
+    process.die_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -101,7 +102,7 @@ class WorkerSupervisor:
     def run(self) -> tuple[str, str]:
         """(done | again | stopped | signalled | fenced | user | hung | crashed, detail)."""
         words, env = command(self.job, self.attempt)
-        child = Popen(words, stdin=DEVNULL, env={**os.environ, **env}, preexec_fn=prepare_child)  # noqa: PLW1509
+        child = Popen(words, stdin=DEVNULL, env={**os.environ, **env}, preexec_fn=partial(prepare_child, os.getpid()))  # noqa: PLW1509
         detector = HangDetector(self.job.path, self.job.stages, self.job.hang, self.attempt.shard)
         asked = 0.0
         while child.poll() is None:

@@ -97,6 +97,7 @@ def _redirect_cuda_calls_to_cpu() -> None:
     nothing = lambda *args, **kwargs: None  # noqa: E731
     stand_ins: dict[str, Any] = {
         "current_device": lambda: cpu,
+        "current_stream": lambda device=None: None,  # asked for by megatron-core 0.19 before each gradient reduction
         "synchronize": nothing,
         "empty_cache": nothing,
         "manual_seed": torch.default_generator.manual_seed,  # torch.manual_seed keeps a stack trace for each absent kind of GPU

@@ -1,0 +1,42 @@
+"""The checks of `nemo-srlm doctor`, in the order in which they run."""
+
+from nemo_srlm.doctor import conversion, layer, system, training
+from nemo_srlm.doctor.check import Check
+from nemo_srlm.doctor.inventory import Machine
+
+
+def _no_gpu(machine: Machine) -> str:
+    return "" if machine.gpus else "no NVIDIA GPU"
+
+
+def _no_transformer_engine(machine: Machine) -> str:
+    return (
+        "" if machine.gpus or machine.transformer_engine else "no NVIDIA GPU, and Transformer Engine is not installed"
+    )
+
+
+def _no_fp8(machine: Machine) -> str:
+    return _no_gpu(machine) or ("" if machine.fp8_recipes else "the GPU has no FP8 (needs compute capability 8.9)")
+
+
+def _no_vllm(machine: Machine) -> str:
+    return "" if machine.vllm else "vLLM is not installed"
+
+
+TRAINED = ("sft",)
+CHECKS = (
+    Check("files", "locks, atomic renames and flushes where runs are written", system.files, 60),
+    Check("gpu", "torch sees the GPUs and multiplies in bf16", system.gpu, 120, _no_gpu),
+    Check("engine", "Transformer Engine can be imported", system.transformer_engine, 300, _no_transformer_engine),
+    Check("collective", "all-reduce of all training processes", system.collective, 180),
+    Check("sft", "bf16: pretraining and SFT by the launcher", training.sft, 900),
+    Check("dpo", "bf16: DPO, from ln 2", training.dpo, 600, after=TRAINED),
+    Check("fp8", "each FP8 recipe of this GPU follows bf16; DPO from ln 2", training.fp8, 1200, _no_fp8, TRAINED),
+    Check("export", "Megatron -> HF, bit for bit", conversion.export, 300, after=TRAINED),
+    Check("import", "HF -> Megatron, bit for bit", conversion.import_, 300, after=("export",)),
+    Check("resume", "killed with -9 and resumed: the same weights and losses", training.resume, 900,
+          after=("sft", "export"), quick=False),
+    Check("logits", "logits of Megatron and transformers are equal", conversion.logits, 300, after=("export",)),
+    Check("vllm", "greedy tokens of vLLM are those of transformers", conversion.vllm, 600, _no_vllm, ("export",), False),
+    Check("layer", "a layer of Llama 2 70B: tokens/s and MFU", layer.check, 600, _no_gpu, quick=False),
+)  # fmt: skip

@@ -1,0 +1,91 @@
+"""`nemo-srlm doctor`: the inventory, the checks with their progress, the table, the JSON file, the exit code."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from nemo_srlm import __version__
+from nemo_srlm.core.files import write_atomic
+from nemo_srlm.doctor.check import Check, Place, Result, results_json, run_check
+from nemo_srlm.doctor.inventory import inventory, machine
+from nemo_srlm.doctor.table import CHECKS
+from nemo_srlm.report.display import console, duration
+
+STEPS, QUICK_STEPS = 20, 5
+COLORS = {"ok": "green", "failed": "bold red", "not here": "dim"}
+
+
+def doctor(directory: Path, quick: bool, json_file: Path | None) -> int:
+    """Runs every check in `directory` (emptied first, removed when nothing failed). Returns the exit code."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    screen, found = console(), inventory(directory)
+    screen.print(inventory_table(found))
+    place = Place(directory.resolve(), machine(), QUICK_STEPS if quick else STEPS)
+    results = run_all(CHECKS, place, quick, screen)
+    screen.print(results_table(results))
+    failed = [result for result in results if result.status == "failed"]
+    if json_file is not None:
+        write_atomic(json_file, results_json(found, results, __version__) + "\n")
+    if failed:
+        print(f"{len(failed)} of {len(results)} checks failed; their logs are in {directory}", file=sys.stderr)
+    else:
+        shutil.rmtree(directory)
+    return 1 if failed else 0
+
+
+def run_all(checks: Sequence[Check], place: Place, quick: bool, screen: Console) -> list[Result]:
+    """Runs the checks that apply, one after another; prints a line before and after each."""
+    results: dict[str, Result] = {}
+    began = time.monotonic()
+    for number, check in enumerate(checks, 1):
+        reason = not_here(check, place, quick, results)
+        if reason:
+            results[check.name] = Result(check.name, check.what, "not here", reason)
+            continue
+        screen.print(
+            f"[{number}/{len(checks)}] {check.name}: {check.what} (at most {duration(check.limit)})", markup=False
+        )
+        results[check.name] = result = run_check(check, place)
+        words = result.reason.splitlines()[0] if result.reason else figures_text(result)
+        screen.print(f"    {result.status} in {duration(result.seconds)}  {words}", markup=False)
+    screen.print(f"took {duration(time.monotonic() - began)}")
+    return list(results.values())
+
+
+def not_here(check: Check, place: Place, quick: bool, results: dict[str, Result]) -> str:
+    """Why a check is not run; "" if it is."""
+    if quick and not check.quick:
+        return "left out by --quick"
+    if absent := check.absent(place.machine):
+        return absent
+    missing = [name for name in check.after if results[name].status != "ok"]
+    return f"needs {', '.join(missing)}, which did not pass" if missing else ""
+
+
+def figures_text(result: Result) -> str:
+    return ", ".join(f"{name} {value}" for name, value in result.figures.items())
+
+
+def inventory_table(found: dict[str, str]) -> Table:
+    table = Table("", "here", title="What is here")
+    for name, value in found.items():
+        table.add_row(name, value or "[dim]not here[/dim]")
+    return table
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    table = Table("check", "", "result", "time", "figures, or the reason", title="Checks")
+    for result in results:
+        color = COLORS[result.status]
+        seconds = duration(result.seconds) if result.status != "not here" else ""
+        table.add_row(
+            result.name, result.what, f"[{color}]{result.status}[/{color}]", seconds,
+            result.reason.replace("[", r"\[") or figures_text(result),
+        )  # fmt: skip
+    return table
