@@ -20,6 +20,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from nemo_srlm.errors import CheckpointError, DataError, UserError, of_system
 
 ROOT = Path(__file__).resolve().parents[1]
