@@ -1,4 +1,5 @@
-# Two commands: `make demo` runs the whole loop at tiny size, `make test` runs all tests. Both set up the environment first.
+# Three commands: `make demo` runs the whole loop at tiny size, `make demo-real` on a real model of 135M parameters, `make test`
+# runs all tests. Each sets up the environment first.
 PYTHON ?= python3.11
 PYTHON_NEXT ?= python3.12
 MCORE_TESTS := $(addprefix tests/,pipeline/test_trainer.py pipeline/test_trainer_kills.py pipeline/test_convert_layouts.py \
@@ -13,7 +14,7 @@ PIN_NEXT := $(VENV)-mcore-next/bin/pip install -qq -c $(PINS)/cpu-constraints.tx
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo demo-slurm doctor test test-fast test-mcore-next lint bench clean
+.PHONY: help venv demo demo-real demo-slurm doctor test test-fast test-mcore-next lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +34,9 @@ $(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
 
 demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a table and the path of a report
 	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
+
+demo-real: venv ## the loop on SmolLM2-135M-Instruct and real English, with a control arm; DATA=trees.jsonl takes your own data
+	@DATA='$(DATA)' MODEL='$(MODEL)' tools/demo_real.sh $(ARGS)
 
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)

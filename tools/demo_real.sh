@@ -14,7 +14,7 @@ if [ -n "${DATA:-}" ]; then
     data=("seed.files=['$(realpath "$DATA")']")
 fi
 [ -n "${MODEL:-}" ] || python tools/smollm2.py "$model"
-settings=(--config-name smollm2 "import_hf.path=$model" ${data[@]+"${data[@]}"} "$@")
+settings=(--config-name smollm2_135m "import_hf.path=$model" ${data[@]+"${data[@]}"} "$@")
 nemo-srlm run "${settings[@]}" "run.name=$name"
 echo "== the control: the same prompts, responses and scores, the scores permuted among the responses to a prompt"
 nemo-srlm run "${settings[@]}" run.arm=random "run.name=$name-random" "run.reuse=runs/$name"

@@ -89,7 +89,10 @@ class WorldSection:
 class SeedSection:
     """Seed data of a real run: IFT examples, judged replies and held-out prompts from Open Assistant."""
 
-    files: list[str] = setting([], "Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz")
+    files: list[str] = setting(
+        [],
+        "Open Assistant exports: *.trees.jsonl.gz or flat *.messages.jsonl.gz; data/everyday.trees.jsonl ships with the project",
+    )
     chat_files: list[str] = setting(
         [],
         "more IFT data: JSONL with `messages` of one or several turns; the loss is on every assistant turn",

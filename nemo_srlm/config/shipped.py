@@ -24,3 +24,9 @@ def job_directory() -> Path:
     directory, which is that of the submission.
     """
     return Path.cwd() if SLURM.is_relative_to(_PACKAGE) else _PACKAGE.parent
+
+
+def data_file(name: str) -> Path:
+    """A data file that a setting names: as given, or where there is none, the one of that name in the configs folder."""
+    path = Path(name)
+    return path if path.exists() or not (CONFIGS / path).is_file() else CONFIGS / path

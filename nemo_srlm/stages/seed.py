@@ -13,6 +13,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import data_file
 from nemo_srlm.core.files import content_digest, read_json, write_json, write_records
 from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -59,7 +60,7 @@ def _files(cfg: Config) -> list[Path]:
             "set seed.files=[path, ...]; or run.start=instruct eft.source=none prompts.source=file prompts.files=[path] for an "
             "instruct model and prompts alone; or world.enabled=true for the tiny world",
         )  # fmt: skip
-    files = [Path(name) for name in cfg.seed.files]
+    files = [data_file(name) for name in cfg.seed.files]
     for path in files:
         if not path.is_file():
             raise DataError(path, "no such file", "an Open Assistant export", "correct seed.files")
