@@ -74,6 +74,11 @@ class EvalSection(SamplingSection):
     alpaca: AlpacaSection = section(AlpacaSection)
     mt_bench: MtBenchSection = section(MtBenchSection)
     harness: HarnessSection = section(HarnessSection)
+    h2h_by: str = choice(
+        "compare", "score", added=True,
+        help="compare: the judge reads two responses in both orders; score: it scores each response alone, as it scores "
+        "candidates, for judges that cannot compare. Scores of the newest policy's own judge favour what it was trained on",
+    )  # fmt: skip
     h2h_template: str = setting("prompts/compare.txt", "of the head-to-head comparison", filled=True)
     h2h_judge_path: str = setting(
         "", 'HF directory of the judge; "" = in the tiny world the oracle, else the newest policy'

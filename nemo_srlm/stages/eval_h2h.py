@@ -5,6 +5,7 @@ Writes comparisons.jsonl (Comparison). The judge:
 - otherwise a model, at temperature 0, each pair of responses in both orders (verdicts.jsonl): an OpenAI-compatible
   endpoint where `api.stages` names this stage; the HF directory `eval.h2h_judge_path` through vLLM; or, with neither,
   this iteration's own export (it judges itself: a first look, no evidence).
+With eval.h2h_by=score the model scores each response alone (judgements.jsonl), and the higher score wins.
 """
 
 from collections.abc import Iterator
@@ -12,17 +13,21 @@ from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json_lines, read_records, write_records
+from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import evaluated_models, has_oracle, model_name
-from nemo_srlm.core.records import Candidate
+from nemo_srlm.core.records import Candidate, Judgement, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import headtohead
 from nemo_srlm.evaluate.headtohead import Comparison, comparison_id
+from nemo_srlm.judge.judgements import JudgeItem
+from nemo_srlm.judge.scores import aggregate, required_valid
 from nemo_srlm.stages.common import comparing, held_out
 from nemo_srlm.stages.common.comparing import Pairing
 from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
 from nemo_srlm.stages.common.judge_model import judge_directory, judge_model_identity, needs_own_judge
+from nemo_srlm.stages.common.judging import JUDGEMENTS, judge_all, judge_identity
 
 NAME = "eval_h2h"
 OUTPUT = "comparisons.jsonl"
@@ -31,6 +36,11 @@ OUTPUT = "comparisons.jsonl"
 def by_oracle(cfg: Config) -> bool:
     """Whether the oracle's scores decide: where there is an oracle and no judge is named."""
     return has_oracle(cfg) and needs_own_judge(cfg, NAME, cfg.eval.h2h_judge_path)
+
+
+def by_score(cfg: Config) -> bool:
+    """Whether the judge scores each response alone."""
+    return cfg.eval.h2h_by == "score" and not by_oracle(cfg)
 
 
 def _others(cfg: Config, iteration: int) -> list[tuple[str, int, str]]:
@@ -52,8 +62,11 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if by_oracle(cfg):
         return {"judge": "oracle"}
+    who = judge_model_identity(cfg, NAME, cfg.eval.h2h_judge_path, "eval.h2h_judge_path")
+    if by_score(cfg):
+        return {"by": "score", "who": who, **judge_identity(cfg, NAME)}
     return {
-        "judge": judge_model_identity(cfg, NAME, cfg.eval.h2h_judge_path, "eval.h2h_judge_path"),
+        "judge": who,
         "template": templates.load(cfg.eval.h2h_template, templates.COMPARE),
         "max_tokens": cfg.judge.max_tokens,
         **stage_identity(cfg, NAME),
@@ -80,8 +93,26 @@ def _pairings(ctx: Context) -> Iterator[Pairing]:
             yield Pairing(pair_id, other, prompts[response.prompt_id], response, theirs[key])
 
 
+def _scored(ctx: Context) -> dict[str, JudgeItem]:
+    """Every distinct response to a prompt, by the id of its judgement: equal texts have one score, whoever wrote them."""
+    items = {}
+    for pairing in _pairings(ctx):
+        for response in (pairing.ours, pairing.theirs):
+            if not response.error:
+                item_id = _score_id(response)
+                items[item_id] = JudgeItem(item_id, response.prompt_id, pairing.prompt.text, response.text)
+    return items
+
+
+def _score_id(response: Candidate) -> str:
+    return content_id("h2h_score", response.prompt_id, response.text)
+
+
 def _run(ctx: Context) -> None:
-    if not by_oracle(ctx.cfg):
+    if by_score(ctx.cfg):
+        model = judge_directory(ctx, ctx.cfg.eval.h2h_judge_path)
+        judge_all(ctx, _scored(ctx).values(), NAME, model=model)
+    elif not by_oracle(ctx.cfg):
         judge = judge_directory(ctx, ctx.cfg.eval.h2h_judge_path)
         template = templates.load(ctx.cfg.eval.h2h_template, templates.COMPARE)
         comparing.compare(ctx, NAME, _pairings(ctx), judge, template)
@@ -99,6 +130,25 @@ def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
             Comparison(
                 p.id, p.prompt.id, model_name(ctx.iteration), p.other, headtohead.outcome(first, second), first, second, texts,
                 categories[p.prompt.id], words, other_words,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _compare_by_score(ctx: Context) -> list[Comparison]:
+    pairings = list(_pairings(ctx))
+    categories = held_out.categories(ctx, list({p.prompt.id: p.prompt for p in pairings}.values()))
+    merge_parts(ctx, Judgement, _scored(ctx), JUDGEMENTS)
+    valid = required_valid(ctx.cfg.judge)
+    scores = {j.id: aggregate(j.scores, valid) for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
+    found = []
+    for p in pairings:
+        ours, theirs = (scores.get(_score_id(response)) for response in (p.ours, p.theirs))
+        outcome = "unjudged" if ours is None or theirs is None else headtohead.outcome_of_scores(ours, theirs)
+        found.append(
+            Comparison(
+                p.id, p.prompt.id, model_name(ctx.iteration), p.other, outcome, category=categories[p.prompt.id],
+                words=len(p.ours.text.split()), other_words=len(p.theirs.text.split()),
             )
         )  # fmt: skip
     return found
@@ -144,7 +194,8 @@ def _words(ctx: Context, name: str) -> dict[str, int]:
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     oracle = by_oracle(ctx.cfg)
-    comparisons = _compare_by_oracle(ctx) if oracle else _compare_by_verdicts(ctx)
+    by_judge = _compare_by_score if by_score(ctx.cfg) else _compare_by_verdicts
+    comparisons = (_compare_by_oracle if oracle else by_judge)(ctx)
     write_records(ctx.dir / OUTPUT, comparisons)
     judge = "oracle" if oracle else _judge_name(ctx)
     rows = []

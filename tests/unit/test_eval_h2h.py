@@ -82,6 +82,19 @@ class LikesGood:
     def close(self) -> None: ...
 
 
+class LikesLong(LikesGood):
+    """Scores a response by its number of words; of a text with "cut" it states no score."""
+
+    asked: int = 0
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
+        for request in requests:
+            LikesLong.asked += 1
+            text = request.text.split("<response>")[1].split("</response>")[0]
+            words = "I think" if "cut" in text else f"Score: {len(text.split())}"
+            yield request, [Completion(words, 3, "stop")] * request.n
+
+
 def judged(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: LikesGood())
     eval_h2h.STAGE.run(ctx)
@@ -111,6 +124,25 @@ def test_a_judge_decides_in_both_orders_and_a_position_bias_is_a_tie(tmp_path: P
     assert rows[0]["counts"] == {"win": 1, "tie": 1, "loss": 1, "unjudged": 0}
     assert rows[0]["order_bias"]["contradictions"] == pytest.approx(1 / 3)
     assert rows[1]["counts"] == {"win": 1, "tie": 1, "loss": 0, "unjudged": 1}
+
+
+def test_a_judge_that_scores_each_response_alone_decides_by_the_higher_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answers = {"own": ["a b c", "a b", "a"], "baseline": ["a", "a b", "a b"], "M1": ["a b c", "cut", "a b c d"]}
+    ctx = context(tmp_path, False, answers)
+    ctx.cfg.eval.h2h_by = "score"
+    monkeypatch.setattr(engines, "shared", lambda slot, path, cfg: LikesLong())
+    eval_h2h.STAGE.run(ctx)
+    rows = eval_h2h.STAGE.finalize(ctx)["comparisons"]
+    assert [row["counts"] for row in rows] == [
+        {"win": 1, "tie": 1, "loss": 1, "unjudged": 0},
+        {"win": 0, "tie": 1, "loss": 1, "unjudged": 1},
+    ]
+    assert LikesLong.asked == 7  # equal texts of one prompt are judged once
+    assert eval_h2h.STAGE.identity(ctx.cfg, 1)["by"] == "score"
+    ctx.cfg.eval.h2h_by = "compare"
+    assert "by" not in eval_h2h.STAGE.identity(ctx.cfg, 1)  # runs finished before the setting existed stay valid
 
 
 def test_what_cannot_be_judged_is_counted_and_no_tie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
