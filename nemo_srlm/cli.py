@@ -37,8 +37,9 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 def _compose(args: argparse.Namespace) -> Config:
     from nemo_srlm.config.compose import compose
     from nemo_srlm.config.shipped import CONFIGS
+    from nemo_srlm.convert.describe import describe
 
-    return compose(args.config_name, args.overrides, args.config_dir or CONFIGS)
+    return compose(args.config_name, args.overrides, args.config_dir or CONFIGS, describe)
 
 
 def latest_run() -> Path:
@@ -53,7 +54,11 @@ def latest_run() -> Path:
 def _run(args: argparse.Namespace) -> int:
     from nemo_srlm.launch.launcher import launcher_named
 
-    return launcher_named(args.launcher).start(_compose(args), args.until)
+    cfg = _compose(args)
+    stages = list(dict.fromkeys(ref.stage for ref in pipeline(cfg)))
+    if args.until and args.until not in stages:
+        raise UserError("--until", args.until, f"a stage of this run: {', '.join(stages)}")
+    return launcher_named(args.launcher).start(cfg, args.until)
 
 
 def _stage(args: argparse.Namespace) -> int:

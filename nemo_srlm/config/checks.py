@@ -23,7 +23,7 @@ def check(cfg: Config) -> None:
     _eft(cfg)
     _judging(cfg)
     _endpoint(cfg)
-    _tiny_world(cfg)
+    check_tiny_world(cfg)
 
 
 def check_fields(section: Any, where: str = "") -> None:
@@ -152,13 +152,20 @@ def _endpoint(cfg: Config) -> None:
             )
 
 
-def _tiny_world(cfg: Config) -> None:
+def check_tiny_world(cfg: Config) -> None:
+    """Raises ConfigError for settings that the tiny world, or a run without it, does not have."""
     if not cfg.world.enabled:
         if cfg.run.arm == "oracle":
             raise ConfigError(
                 "run.arm", "oracle without the tiny world", "world.enabled=true", "set it, or another run.arm"
             )
         return
+    for key, given in (("import_hf.path", cfg.import_hf.path), ("seed.files", cfg.seed.files)):
+        if given:
+            raise ConfigError(
+                key, f"{given!r} in the tiny world, which makes its own model and data", "a config without the tiny world",
+                f"leave {key} out, or choose another config, such as --config-name llama2_7b",
+            )  # fmt: skip
     if cfg.select.every and cfg.world.split == "dev":
         raise ConfigError(
             "world.split", "dev: with select.every these prompts choose the checkpoints", "test", "set world.split=test"

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.config.checks import check
+from nemo_srlm.config.checks import check, check_fields, check_tiny_world
 from nemo_srlm.config.fields import current_words
+from nemo_srlm.config.imported import Describe, with_imported
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.config.type_errors import type_error
@@ -14,11 +15,14 @@ from nemo_srlm.errors import ConfigError
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
 
-def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> Config:
+def compose(
+    config_name: str = "tiny", overrides: Sequence[str] = (), config_dir: Path = CONFIGS, describe: Describe | None = None
+) -> Config:  # fmt: skip
     """The config of `<config_dir>/<config_name>.yaml` and `key=value` overrides, checked against the schema.
 
-    The same Hydra composition that NeMo's `hydra_runner` does in the training workers, without NeMo's import time.
-    Raises ConfigError for an unknown file, key or type and for settings that contradict each other.
+    `describe` reads the model directory import_hf.path, whose architecture and chat format the config then has (see
+    config/imported.py). The composition is the one that NeMo's `hydra_runner` does in the training workers, without NeMo's
+    import time. Raises ConfigError for an unknown file, key or type and for settings that contradict each other.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -43,7 +47,7 @@ def compose(config_name: str = "tiny", overrides: Sequence[str] = (), config_dir
             loose = hydra_compose(name, overrides=forced)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: cluster=1
         raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
-    return typed(loose, f"{name}.yaml and overrides")
+    return typed(loose, f"{name}.yaml and overrides", describe)
 
 
 def _is_group(override: str, config_dir: Path) -> bool:
@@ -66,8 +70,8 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def typed(loose: Any, where: str) -> Config:
-    """An OmegaConf tree as a checked Config. Raises ConfigError naming the key."""
+def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
+    """An OmegaConf tree as a checked Config. Raises ConfigError naming the key. `describe`: see `compose`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
@@ -81,6 +85,13 @@ def typed(loose: Any, where: str) -> Config:
         plain = OmegaConf.to_container(loose)
         raise type_error(plain, where, error.full_key or "", _first_line(error)) from error
     current: Config = current_words(cfg)
+    check_fields(current)
+    check_tiny_world(current)  # it would not read the path
+    if describe is not None and current.import_hf.path:
+        found = describe(current.import_hf.path)
+        if found is not None:
+            stated: Any = OmegaConf.to_container(loose)
+            current = with_imported(current, stated, found)
     check(current)
     return current
 

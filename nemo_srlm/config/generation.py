@@ -1,6 +1,7 @@
 """The config sections of generation and judging: prompts, candidates, judge, pairs, engine, endpoint, chat format."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, SamplingSection, choice, number, setting
 
@@ -184,7 +185,18 @@ class ApiSection:
 
 @dataclass
 class ChatSection:
-    """Text around one user turn. The exported Jinja chat template is made of the same strings."""
+    """How messages become the model's input: by the model's own chat template, or by text around each user turn.
 
-    user_prefix: str = setting("[INST] ")
-    user_suffix: str = setting(" [/INST]")
+    A run from import_hf.path takes the directory's template where it has one; `nemo-srlm config` shows what was chosen.
+    """
+
+    user_prefix: str = setting("[INST] ", "format=strings: text before a user turn")
+    user_suffix: str = setting(" [/INST]", "format=strings: text between a user turn and its response")
+    format: str = choice(
+        "strings", "model", added=True,
+        help="strings: user_prefix and user_suffix, of which the exported template is made; model: the chat template that "
+        "comes with the model, the default where import_hf.path has one",
+    )  # fmt: skip
+    arguments: dict[str, Any] = setting(
+        {}, "format=model: given to the template, for example {enable_thinking: false}", added=True
+    )

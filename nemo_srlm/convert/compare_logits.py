@@ -73,7 +73,7 @@ def transformers_logits(
                 attention_mask=torch.ones(1, len(start), dtype=torch.long),
             )  # fmt: skip
             greedy = out[0, len(start) :].tolist()
-            if greedy and greedy[-1] == Tokenizer(directory).eos_id:
+            if greedy and greedy[-1] in Tokenizer(directory).end_ids:
                 greedy.pop()  # vllm_check.py does not return the end token either
     return logits, greedy
 

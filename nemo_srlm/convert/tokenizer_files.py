@@ -20,19 +20,20 @@ FILES = (
 )  # fmt: skip
 
 
-def chat_template(chat: ChatSection, before_user: str = "", before_assistant: str = "") -> str:
-    """Jinja: bos, then per user turn prefix + text + suffix, per assistant turn text + eos. Same text as data.chat.Chat."""
+def chat_template(chat: ChatSection, begin: bool, before_user: str = "", before_assistant: str = "") -> str:
+    """Jinja for data.chat.StringChat: per user turn bos (if `begin`), prefix, text, suffix; per response text and eos."""
     prefix, suffix, response = (
         json.dumps(text, ensure_ascii=False)
         for text in (before_user + chat.user_prefix, chat.user_suffix, before_assistant)
     )
     return (
-        "{{ bos_token }}{% for message in messages %}"
-        "{% if message['role'] == 'user' %}{{ " + prefix + " + message['content'] + " + suffix + " }}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ " + ("bos_token + " if begin else "") + prefix + " + message['content'] + "
+        + suffix + " }}"
         "{% elif message['role'] == 'assistant' %}{{ " + response + " + message['content'] + eos_token }}"
         "{% else %}{{ raise_exception('this chat format has the roles user and assistant only') }}{% endif %}"
         "{% endfor %}"
-    )
+    )  # fmt: skip
 
 
 def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, str]) -> str:
@@ -44,16 +45,15 @@ def fitted_chat_template(directory: Path, chat: ChatSection, special: dict[str, 
     """
     import jinja2
 
-    from nemo_srlm.data.chat import Chat
+    from nemo_srlm.data.chat import StringChat, assistant, user
     from nemo_srlm.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(directory)
-    ours = Chat.of(tokenizer, chat)
-    wanted = [*ours.prompt_ids("Why?"), *ours.response_ids("For 2.")]
-    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "For 2."}]
+    messages = [user("Why?"), assistant("For 2."), user("And you?"), assistant("So.")]
+    wanted = StringChat(tokenizer, chat.user_prefix, chat.user_suffix).next_turn_ids(messages)
     for before_user, before_assistant in itertools.product(("", " "), repeat=2):
-        template = chat_template(chat, before_user, before_assistant)
-        if tokenizer.encode(jinja2.Template(template).render(messages=messages, **special)) == wanted:
+        template = chat_template(chat, bool(tokenizer.begin_ids), before_user, before_assistant)
+        if tokenizer.encode_rendered(jinja2.Template(template).render(messages=messages, **special)) == wanted:
             return template
     raise CheckpointError(
         directory, "a tokenizer that encodes a whole chat differently from its parts",

@@ -27,10 +27,15 @@ def sample_demonstrations(
     return tuple(chosen)
 
 
-def few_shot_text(template: ShotTemplate, demonstrations: Sequence[str]) -> str:
-    """The writer's input: head, one shot per demonstration, tail."""
+def few_shot_parts(template: ShotTemplate, demonstrations: Sequence[str]) -> tuple[str, str]:
+    """The writer's input: (head and one shot per demonstration, tail). A chat model's response begins with the tail."""
     shots = [fill(template.shot, NUMBER=str(i), DEMONSTRATION=text) for i, text in enumerate(demonstrations, start=1)]
-    return template.head + "".join(shots) + fill(template.tail, NUMBER=str(len(shots) + 1))
+    return template.head + "".join(shots), fill(template.tail, NUMBER=str(len(shots) + 1))
+
+
+def few_shot_text(template: ShotTemplate, demonstrations: Sequence[str]) -> str:
+    """The whole input as one text."""
+    return "".join(few_shot_parts(template, demonstrations))
 
 
 def shot_separator(template: ShotTemplate) -> str:

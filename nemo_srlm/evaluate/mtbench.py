@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.records import Record, content_id, item_seed
-from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.chat import Chat, assistant, user
 from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Request
 
@@ -104,11 +104,10 @@ def turn_id(question_id: int, turn: int) -> str:
 
 def turn_request(chat: Chat, question: Question, before: Sequence[str], max_tokens: int, seed: int) -> Request:
     """The request for the turn that follows the responses `before` (none: the first turn)."""
-    turn, ids = len(before) + 1, []
+    turn, messages = len(before) + 1, []
     for asked, answered in zip(question.turns, before, strict=False):
-        # Llama 2's format: every turn has its own begin and end token
-        ids += [*chat.prompt_ids(asked), *chat.response_ids(answered)]
-    ids += chat.prompt_ids(question.turns[turn - 1])
+        messages += [user(asked), assistant(answered)]
+    ids = chat.next_turn_ids([*messages, user(question.turns[turn - 1])])
     draw = item_seed(seed, "mt_bench", question.id, turn)
     return Request(
         turn_id(question.id, turn), tuple(ids), 1, draw, TEMPERATURE[question.category], 1.0, max_tokens,

@@ -17,6 +17,7 @@ from typing import Any
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.slot import Slot
+from nemo_srlm.data.chat import model_end_ids
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import EngineError
 from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long
@@ -43,7 +44,7 @@ class VllmBackend:
             self._start(options)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise EngineError(path, f"vLLM does not start: {error}", remedy="see the log; check generate.*") from error
-        self._tokenizer = tokenizer
+        self._tokenizer, self._end_ids = tokenizer, model_end_ids(tokenizer)
         self._partial: dict[str, list[int]] = {}  # request id -> tokens so far, of requests with stop strings
         self._requests: dict[str, Request] = {}
 
@@ -72,7 +73,7 @@ class VllmBackend:
         try:
             params = self._params(
                 n=1 if greedy else request.n, seed=request.seed, temperature=request.temperature, top_p=request.top_p,
-                max_tokens=request.max_tokens, stop_token_ids=[self._tokenizer.eos_id], detokenize=False,
+                max_tokens=request.max_tokens, stop_token_ids=sorted(self._end_ids), detokenize=False,
                 logprob_token_ids=list(request.logprob_ids) or None,
                 prompt_logprobs=0 if request.score_from else None,  # 0: of the prompt's own tokens alone
                 output_kind=self._kind.DELTA if stops else self._kind.FINAL_ONLY,
@@ -105,7 +106,7 @@ class VllmBackend:
     def _find_stop(self, request: Request, output: Any) -> list[Completion]:
         ids = self._partial[request.id]
         ids.extend(output.outputs[0].token_ids)
-        text = self._tokenizer.decode([i for i in ids if i != self._tokenizer.eos_id])
+        text = self._tokenizer.decode([i for i in ids if i not in self._end_ids])
         found = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         if not found and not output.finished:
             return []
@@ -117,7 +118,7 @@ class VllmBackend:
 
     def _completion(self, token_ids: Sequence[int], reason: str, logprobs: Any) -> Completion:
         ids = tuple(token_ids)
-        body = ids[:-1] if ids and ids[-1] == self._tokenizer.eos_id else ids
+        body = ids[:-1] if ids and ids[-1] in self._end_ids else ids
         values = tuple({i: p.logprob for i, p in position.items()} for position in logprobs or ())
         return Completion(self._tokenizer.decode(list(body)), len(ids), reason, body, values)
 

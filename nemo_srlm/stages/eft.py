@@ -66,7 +66,7 @@ def _run(ctx: Context) -> None:
     def request(engine: Engine, item_id: str, reply: RankedReply) -> Request:
         text = judge_input(template, reply.instruction, reply.response)
         return Request(
-            item_id, chat_ids(engine, cfg, text), 1, item_seed(cfg.run.seed, "eft", item_id),
+            item_id, chat_ids(ctx, engine, text), 1, item_seed(cfg.run.seed, "eft", item_id),
             cfg.judge.temperature, cfg.judge.top_p, cfg.judge.max_tokens, text=text,
         )  # fmt: skip
 

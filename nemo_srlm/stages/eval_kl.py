@@ -16,11 +16,10 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import export_ref, model_name
 from nemo_srlm.core.records import Candidate, Record, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.data.chat import Chat
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import drift
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
-from nemo_srlm.stages.common.generating import engine_identity, open_engine, run_requests, usage_metrics
+from nemo_srlm.stages.common.generating import chat_of, engine_identity, open_engine, run_requests, usage_metrics
 from nemo_srlm.stages.common.held_out import read_prompts
 
 OUTPUT = "scored.jsonl"
@@ -57,16 +56,13 @@ def _items(ctx: Context, model: str) -> Iterator[tuple[str, Candidate]]:
 
 
 def _run(ctx: Context) -> None:
-    cfg = ctx.cfg
     texts = {p.id: p.text for p in read_prompts(ctx)}
 
     def request(engine: Engine, item_id: str, response: Candidate) -> Request:
         assert engine.tokenizer is not None
-        chat = Chat.of(engine.tokenizer, cfg.chat)
-        before, after = chat.prompt_ids(texts[response.prompt_id]), chat.response_ids(response.text)
-        if response.finish_reason == "length":
-            after = after[:-1]  # truncated: the policy generated no end token
-        return Request(item_id, (*before, *after), 1, 0, 0.0, 1.0, 1, score_from=len(before), text=response.text)
+        ended = response.finish_reason != "length"  # truncated: the policy generated no end token
+        ids, start = chat_of(ctx, engine.tokenizer).scored(texts[response.prompt_id], response.text, ended)
+        return Request(item_id, tuple(ids), 1, 0, 0.0, 1.0, 1, score_from=start, text=response.text)
 
     for model in MODELS:
 

@@ -12,12 +12,11 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files, parts
 from nemo_srlm.core.stage import Context, Stage
-from nemo_srlm.data.chat import Chat
 from nemo_srlm.evaluate import mtbench
 from nemo_srlm.evaluate.mtbench import Question, Turn, turn_id
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
 from nemo_srlm.stages.common.evaluating import full_name, of_model
-from nemo_srlm.stages.common.generating import engine_identity, open_engine, run_requests, usage_metrics
+from nemo_srlm.stages.common.generating import chat_of, engine_identity, open_engine, run_requests, usage_metrics
 from nemo_srlm.stages.common.mt_bench import TURNS, read_questions, read_turns
 
 
@@ -43,8 +42,9 @@ def _run(ctx: Context) -> None:
     def generate(turn: int, items: list[tuple[Question, tuple[str, ...]]]) -> None:
         def request(engine: Engine, item_id: str, item: tuple[Question, tuple[str, ...]]) -> Request:
             assert engine.tokenizer is not None
-            chat = Chat.of(engine.tokenizer, cfg.chat)
-            return mtbench.turn_request(chat, *item, cfg.eval.mt_bench.max_tokens, cfg.run.seed)
+            return mtbench.turn_request(
+                chat_of(ctx, engine.tokenizer), *item, cfg.eval.mt_bench.max_tokens, cfg.run.seed
+            )
 
         def records(item: tuple[Question, tuple[str, ...]], outcome: Outcome) -> list[Turn]:
             number = item[0].id

@@ -82,7 +82,7 @@ def _run(ctx: Context) -> None:
 
     def request(engine: Engine, item_id: str, item: Item) -> Request:
         system, user = (m["content"] for m in mtbench.judge_messages(*item, prompts))
-        ids = chat_ids(engine, cfg, f"{system}\n\n{user}")
+        ids = chat_ids(ctx, engine, f"{system}\n\n{user}")
         seed = item_seed(cfg.run.seed, NAME, item_id)
         limit = cfg.eval.mt_bench.judge_max_tokens
         return Request(item_id, ids, 1, seed, 0.0, 1.0, limit, text=user, system=system)

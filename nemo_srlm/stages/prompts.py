@@ -20,13 +20,13 @@ from nemo_srlm.core.parts import PartWriter, part_files
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
-from nemo_srlm.data.few_shot import few_shot_text, shot_separator
+from nemo_srlm.data.few_shot import few_shot_parts, shot_separator
 from nemo_srlm.data.prompt_filters import PromptFilter
 from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id, file_metrics
 from nemo_srlm.data.prompt_sets import part_of_iteration
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
-from nemo_srlm.stages.common.generating import engine_for, note_usage, stage_identity, tokens_of, usage_metrics
+from nemo_srlm.stages.common.generating import chat_of, engine_for, note_usage, stage_identity, tokens_of, usage_metrics
 from nemo_srlm.stages.common.seed_files import FILE_PROMPTS
 from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
@@ -64,7 +64,7 @@ def model_digest(path: Path) -> str:
     """A digest of an HF directory: small files by content, weights by name and size (they may be 140 GB)."""
     if not (path / "config.json").is_file():
         raise CheckpointError(path, "no config.json", "an HF model directory", "correct prompts.writer_path")
-    small = [p for p in sorted(path.glob("*.json")) if p.is_file()]
+    small = [p for p in sorted([*path.glob("*.json"), *path.glob("*.jinja")]) if p.is_file()]
     weights = [(p.name, p.stat().st_size) for p in sorted(path.glob("*.safetensors"))]
     return content_id([(p.name, files.file_digest(p)) for p in small], weights)
 
@@ -123,13 +123,13 @@ def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> I
     shown = {index: pool.demonstrations(index) for index in todo}
 
     def request(index: int) -> Request:
-        text = few_shot_text(template, shown[index])
+        text, start = few_shot_parts(template, shown[index])
         tokenizer = engine.tokenizer
-        ids = () if tokenizer is None else (tokenizer.bos_id, *tokenizer.encode(text))
+        ids = () if tokenizer is None else tuple(chat_of(ctx, tokenizer).continued_ids(text, start))
         seed = item_seed(cfg.run.seed, "prompts", ctx.iteration, index)
         return Request(
             attempt_id(index), ids, 1, seed, section.temperature, section.top_p, section.max_tokens,
-            stop=tuple(pool.separators), text=text,
+            stop=tuple(pool.separators), text=text + start,
         )  # fmt: skip
 
     engine.expect(tokens_of(request(index)) for index in todo)

@@ -49,7 +49,7 @@ def _run(ctx: Context) -> None:
 
     def request(engine: Engine, item_id: str, prompt: Prompt) -> Request:
         seed = item_seed(cfg.run.seed, "select_responses", prompt.id)
-        ids = chat_ids(engine, cfg, prompt.text)
+        ids = chat_ids(ctx, engine, prompt.text)
         return Request(
             item_id, ids, 1, seed, cfg.select.temperature, cfg.select.top_p, cfg.select.max_tokens, text=prompt.text
         )

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
@@ -9,10 +10,17 @@ from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 class Characters:
     """A tokenizer whose tokens are code points; 1 and 2 are the begin and end tokens."""
 
-    bos_id, eos_id, vocab_size = 1, 2, 0x110000
+    begin_ids, eos_id, end_ids, vocab_size = (1,), 2, frozenset({2}), 0x110000
+    directory = Path("no-directory")  # of no stage: a model without a chat template
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
+
+    def guarded(self, text: str, mark: str) -> str:
+        return text
+
+    def encode_rendered(self, text: str, mark: str = "") -> list[int]:
+        return self.encode(text)
 
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(i) for i in ids)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.data.chat import Chat, weighted_document
+from nemo_srlm.data.chat import StringChat, weighted_document
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError
 
@@ -31,15 +31,15 @@ def write_config(directory: Path, **config: object) -> None:
 
 
 def test_the_response_is_trained_on_and_the_prompt_is_not(tokenizer: Tokenizer):
-    made = Chat(tokenizer, "Q: ", " A:").document("one two", "three four")
+    made = StringChat(tokenizer, "Q: ", " A:").document("one two", "three four")
     assert [WORDS[i] for i in made.ids] == ["<s>", "Q:", "one", "two", "A:", "three", "four", "</s>"]
     assert made.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
 def test_prompt_and_response_are_encoded_apart(tokenizer: Tokenizer):
-    chat = Chat(tokenizer, "Q: ", " A:")
+    chat = StringChat(tokenizer, "Q: ", " A:")
     made = chat.document("one", "two")
-    assert made.ids.tolist() == chat.prompt_ids("one") + chat.response_ids("two")
+    assert made.ids.tolist() == [*chat.prompt_ids("one"), *tokenizer.encode("two"), tokenizer.eos_id]
 
 
 def test_segments_keep_their_own_weight(tokenizer: Tokenizer):
@@ -48,9 +48,7 @@ def test_segments_keep_their_own_weight(tokenizer: Tokenizer):
 
 
 @pytest.mark.parametrize("config", [{"bos_token": "<s>"}, {"bos_token": "<s>", "eos_token": "<none>"}])
-def test_a_tokenizer_without_its_special_tokens_is_refused(
-    tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]
-):
+def test_a_tokenizer_without_its_end_token_is_refused(tokenizer: Tokenizer, tmp_path: Path, config: dict[str, str]):
     (tmp_path / "tokenizer.json").write_bytes((tokenizer.directory / "tokenizer.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
         Tokenizer(tmp_path)

@@ -34,8 +34,7 @@ def whole_and_parts(directory: Path, chat: ChatSection) -> tuple[str, list[int],
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     text = jinja2.Template(template).render(messages=messages, bos_token="<s>", eos_token="</s>")
     tokenizer = Tokenizer(directory)
-    ours = Chat.of(tokenizer, chat)
-    return text, tokenizer.encode(text), [*ours.prompt_ids(question), *ours.response_ids(answer)]
+    return text, tokenizer.encode_rendered(text), Chat.of(tokenizer, chat).document(question, answer).ids.tolist()
 
 
 @pytest.mark.parametrize("chat", CHATS)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.data.chat_template import Messages
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import mtbench
 from nemo_srlm.evaluate.mtbench import Grade, Question
@@ -24,11 +25,9 @@ PROMPTS = {
 class WordChat:
     """A chat format whose tokens are characters, so that a test can read the model's input."""
 
-    def prompt_ids(self, text: str) -> list[int]:
-        return [1, *map(ord, f"<{text}>")]
-
-    def response_ids(self, text: str) -> list[int]:
-        return [*map(ord, text), 2]
+    def next_turn_ids(self, messages: Messages) -> list[int]:
+        turns = ((m["role"], [*map(ord, m["content"])]) for m in messages)
+        return [i for role, text in turns for i in ([1, ord("<"), *text, ord(">")] if role == "user" else [*text, 2])]
 
 
 def test_the_second_turn_sees_the_first_question_and_its_answer():

@@ -12,7 +12,7 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Conversation, Prompt
 from nemo_srlm.core.stage import Context
-from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.chat import StringChat
 from nemo_srlm.data.conversations import read_conversations
 from nemo_srlm.data.prompt_sets import file_prompts, read_prompt_set
 from nemo_srlm.errors import ConfigError, DataError
@@ -116,10 +116,10 @@ def test_conversations_are_kept_or_counted_by_reason(tmp_path: Path):
 
 
 def test_the_loss_is_on_every_assistant_turn():
-    chat = Chat(Characters(), "<", ">")  # type: ignore[arg-type]
+    chat = StringChat(Characters(), "<", ">")  # type: ignore[arg-type]
     document = chat.conversation(turns("hi", "yo", "so", "no"))
-    assert Characters().decode(list(document.ids)) == "\x01<hi>yo\x02<so>no\x02"
-    assert list(document.weights) == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
+    assert Characters().decode(list(document.ids)) == "\x01<hi>yo\x02\x01<so>no\x02"
+    assert list(document.weights) == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1]
     assert chat.conversation(turns("hi", "yo")).ids.tolist() == chat.document("hi", "yo").ids.tolist()
 
 

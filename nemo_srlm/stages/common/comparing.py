@@ -54,7 +54,7 @@ def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, 
         a, b = (p.ours, p.theirs) if order == "first" else (p.theirs, p.ours)
         text = fill(template, INSTRUCTION=p.prompt.text, FIRST=a.text, SECOND=b.text)
         seed = item_seed(cfg.run.seed, stage, item_id)
-        return Request(item_id, chat_ids(engine, cfg, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
+        return Request(item_id, chat_ids(ctx, engine, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
 
     def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
         verdict_id = content_id(item[0].id, item[1])

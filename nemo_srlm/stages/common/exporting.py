@@ -42,9 +42,10 @@ def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _
     """Writes `directory`/hf from a Megatron checkpoint, not yet verified. Resumes by file."""
     from nemo_srlm.convert.export_hf import export_hf
 
-    section = ctx.cfg.export
+    section, chat = ctx.cfg.export, ctx.cfg.chat
+    own_template = None if chat.format == "model" else chat  # None: the imported template is copied
     export_hf(
-        checkpoint, directory / HF, ctx.cfg.model, tokenizer=ctx.inputs["tokenizer"] / "tokenizer", chat=ctx.cfg.chat,
+        checkpoint, directory / HF, ctx.cfg.model, tokenizer=ctx.inputs["tokenizer"] / "tokenizer", chat=own_template,
         dtype=section.dtype, max_shard_bytes=int(section.max_shard_gb * 1e9), processes=section.processes, overwrite=True,
         report=report,
     )  # fmt: skip

@@ -1,19 +1,24 @@
 """Generation in a stage: the engine, requests for the items that remain, records appended as they finish, usage."""
 
+import functools
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.parts import PartWriter, remaining
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
 from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.chat_template import read_template
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.generate.vllm_engine import VllmEngine
 
@@ -48,9 +53,27 @@ def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
     return engine_identity(cfg) | ({"api": identity(cfg.api)} if stage in cfg.api.stages else {})
 
 
-def chat_ids(engine: Engine, cfg: Config, text: str) -> tuple[int, ...]:
+@functools.lru_cache(maxsize=4)
+def _chat(tokenizer: Tokenizer, prefix: str, suffix: str, format: str, arguments: str) -> Chat:
+    return Chat.of(tokenizer, ChatSection(prefix, suffix, format, json.loads(arguments)))
+
+
+def chat_of(ctx: Context, tokenizer: Tokenizer) -> Chat:
+    """The chat format of the model that a tokenizer belongs to: the run's own for the models that the run made.
+
+    A directory that a setting names (prompts.writer_path, ...) has its own: its chat template where it has one.
+    """
+    section = ctx.cfg.chat
+    directory = tokenizer.directory.resolve()
+    if not any(directory.is_relative_to(made.resolve()) for made in ctx.inputs.values()):
+        section = replace(section, format="model" if read_template(tokenizer.directory) else "strings")
+    arguments = json.dumps(section.arguments, sort_keys=True)
+    return _chat(tokenizer, section.user_prefix, section.user_suffix, section.format, arguments)
+
+
+def chat_ids(ctx: Context, engine: Engine, text: str) -> tuple[int, ...]:
     """One user turn as token ids; () for an engine that tokenizes by itself."""
-    return () if engine.tokenizer is None else tuple(Chat.of(engine.tokenizer, cfg.chat).prompt_ids(text))
+    return () if engine.tokenizer is None else tuple(chat_of(ctx, engine.tokenizer).prompt_ids(text))
 
 
 def run_requests(

@@ -57,7 +57,7 @@ def judge_all(ctx: Context, items: Iterable[JudgeItem], *seed_parts: object, mod
 
     def request(engine: Engine, item_id: str, item: JudgeItem) -> Request:
         text = judge_input(template, item.instruction, item.response)
-        ids = chat_ids(engine, cfg, text)
+        ids = chat_ids(ctx, engine, text)
         seed = item_seed(cfg.run.seed, *seed_parts, item_id)
         if judge.lead_in:
             before, scores = lead_in(engine)

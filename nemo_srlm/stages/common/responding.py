@@ -24,7 +24,7 @@ def respond(ctx: Context, prompts: Iterable[Prompt], sampling: SamplingSection, 
     cfg = ctx.cfg
 
     def request(engine: Engine, item_id: str, prompt: Prompt) -> Request:
-        ids = chat_ids(engine, cfg, prompt.text)
+        ids = chat_ids(ctx, engine, prompt.text)
         return Request(
             item_id, ids, num, item_seed(cfg.run.seed, *seed_parts, prompt.id), sampling.temperature, sampling.top_p,
             sampling.max_tokens, text=prompt.text,
