@@ -17,7 +17,8 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_system
-from nemo_srlm.launch.arguments import fraction, positive, stage_ref
+from nemo_srlm.launch import estimate
+from nemo_srlm.launch.arguments import stage_ref
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
@@ -180,15 +181,7 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from nemo_srlm.train import estimate
-
-    gpu = estimate.GPUS[args.gpu]
-    gpu = replace(gpu, memory=args.memory or gpu.memory)
-    if args.peak:
-        gpu = replace(gpu, bf16=args.peak, fp8=args.peak)
-    print(estimate.report(_compose(args), gpu, args.mfu))
+    print(estimate.run(args, _compose(args)))
     return 0
 
 
@@ -263,17 +256,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p.add_argument("--follow", "-f", action="store_true", help="continue as the log grows")
     p = verb(
-        "estimate", _estimate, "Memory per GPU, step time, tokens/s, and the smallest layouts that fit, for training."
-    )
-    p.add_argument("--gpu", default="h100", choices=["a100", "h100", "h200", "b200", "l40s"], help="default: h100")
-    p.add_argument("--memory", type=positive, metavar="GIB", help="memory of one GPU, in place of that of --gpu")
-    p.add_argument(
-        "--peak",
-        type=positive,
-        metavar="TFLOPS",
-        help="peak of one GPU in the precision used, in place of that of --gpu",
-    )
-    p.add_argument("--mfu", type=fraction, default=0.4, help="assumed model FLOPs utilisation (default: 0.4)")
+        "estimate", _estimate, "Memory, useful tokens, pipeline bubble and time of the training, GPU-hours of every stage of "
+        "an iteration, the smallest layouts that fit.",
+    )  # fmt: skip
+    estimate.add_arguments(p)
     _config_arguments(p)
     p = verb(
         "config",

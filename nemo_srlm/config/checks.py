@@ -17,6 +17,8 @@ def check(cfg: Config) -> None:
     _validation("dpo", cfg.dpo)
     _pretraining(cfg)
     _learning_rates(cfg)
+    _number_formats(cfg)
+    _overlap(cfg)
     _selection(cfg)
     _start(cfg)
     _prompts(cfg)
@@ -73,6 +75,44 @@ def _learning_rates(cfg: Config) -> None:
             raise ConfigError(
                 f"{name}.min_lr", str(section.min_lr), f"at most {name}.lr, {section.lr}", f"lower {name}.min_lr"
             )
+
+
+def _number_formats(cfg: Config) -> None:
+    """What makes gradients bf16 is for bf16 models."""
+    precision = cfg.precision
+    if precision.dtype != "fp32":
+        return
+    if not precision.grad_reduce_in_fp32:
+        raise ConfigError(
+            "precision.grad_reduce_in_fp32", "false with precision.dtype fp32", "true: the gradients are float32",
+            "set precision.grad_reduce_in_fp32=true, or precision.dtype=bf16",
+        )  # fmt: skip
+    if precision.cross_entropy == "native":
+        raise ConfigError(
+            "precision.cross_entropy", "native with precision.dtype fp32", "unfused: Megatron's kernel rounds gradients to bf16",
+            "set precision.cross_entropy=unfused, or precision.dtype=bf16",
+        )  # fmt: skip
+
+
+def _overlap(cfg: Config) -> None:
+    """Transformer Engine's overlap of tensor-parallel communication works on rows of one length."""
+    p = cfg.parallel
+    if not p.tp_comm_overlap:
+        return
+    if p.tensor == 1 or not p.sequence or p.tensor > p.processes:
+        raise ConfigError(
+            "parallel.tp_comm_overlap", f"true with tensor {p.tensor}, sequence {p.sequence}, {p.processes} processes per node",
+            "tensor parallelism inside a node, with parallel.sequence=true",
+            "change these, or set parallel.tp_comm_overlap=false",
+        )  # fmt: skip
+    for name, section, documents in (("sft", cfg.sft, 1), ("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)):
+        longest = documents * section.max_length
+        if section.max_tokens_per_row < longest:
+            raise ConfigError(
+                f"{name}.max_tokens_per_row", f"{section.max_tokens_per_row} with parallel.tp_comm_overlap",
+                f"at least {longest}, the longest example ({documents} x {name}.max_length): all rows have this length then",
+                f"raise it, lower {name}.max_length, or set parallel.tp_comm_overlap=false",
+            )  # fmt: skip
 
 
 def _selection(cfg: Config) -> None:

@@ -98,6 +98,18 @@ class ParallelSection:
     context: int = number(1, "context-parallel size (CP)", at_least=1, execution=True)
     sequence: bool = setting(False, "sequence parallelism, in the tensor-parallel group", execution=True)
     distributed_optimizer: bool = setting(True, "optimizer state sharded over the replicas", execution=True)
+    tp_comm_overlap: bool = setting(
+        False,
+        "Transformer Engine exchanges tensor-parallel activations in pieces while it multiplies. Its buffers have one size, "
+        "so every row is padded to max_tokens_per_row, which the longest example must fit: for full rows only",
+        execution=True,
+    )  # fmt: skip
+    expandable_segments: bool = setting(
+        True,
+        "the CUDA allocator grows its segments: rows have many lengths, and without it memory splits into pieces of old ones "
+        "(the launcher sets PYTORCH_CUDA_ALLOC_CONF)",
+        execution=True,
+    )  # fmt: skip
     peak_tflops: float = number(
         0.0, "dense peak of one GPU in the precision used, for the MFU of metrics.jsonl; 0 = by the GPU's name",
         at_least=0, execution=True,
@@ -114,9 +126,22 @@ class PrecisionSection:
         "delayed", "tensorwise", "blockwise", "mxfp8", help="how FP8 is scaled, in Megatron's names"
     )
     fp8_bf16_layers: int = number(1, "first and last layers kept in bf16", at_least=0)
+    grad_reduce_in_fp32: bool = setting(
+        True,
+        "bf16: gradients are summed over micro-batches and replicas in float32. false halves their memory and their exchange; "
+        "with a handful of rows per step, as here, little is lost",
+        added=True,
+    )  # fmt: skip
+    cross_entropy: str = choice(
+        "unfused", "native", "te", execution=True,
+        help="unfused: exact in every precision; native: Megatron's, two exchanges over tensor parallelism in place of three, "
+        "for bf16 logits; te: Transformer Engine's kernel, which keeps no float32 copy of them",
+    )  # fmt: skip
     recompute: str = choice(
-        "none", "selective", "full", help="activations computed again in the backward pass", execution=True
-    )
+        "none", "selective", "full", execution=True,
+        help="activations computed again in the backward pass. selective: the attention's, which Transformer Engine's fused "
+        "attention never keeps, so it only costs time there; full: whole layers, a third more computation",
+    )  # fmt: skip
 
 
 @dataclass

@@ -7,6 +7,7 @@ Shapes: B rows, S positions of a row, N documents of a micro-batch.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ def index_at(position: int, num: int, seed: int) -> int:
     A function of position and seed only, so that training resumes at any step without saved state.
     """
     return int(_permutation(num, seed, position // num)[position % num])
+
+
+def total_steps(section: TrainSection, num_units: int) -> int:
+    """max_steps if set, else the epochs in whole global batches; the last batch is filled up from the next epoch."""
+    if section.max_steps > 0:
+        return section.max_steps
+    return max(1, math.ceil(section.epochs * num_units / section.global_batch))
 
 
 def balance(sizes: Sequence[int], bins: int, sort_only: bool = False) -> list[list[int]]:
@@ -119,6 +127,7 @@ class BatchLayout:
     uniform: bool = False  # all micro-batches of a step have one length: pipeline stages exchange tensors of one shape
     budget: int = 0  # more than 0: packs are filled to this many positions, whatever the number of examples in them
     rounds: int = 1  # with a budget, the micro-batches of a replica are a multiple of this (interleaved schedule)
+    full: bool = False  # every row is padded to the budget: buffers of one size
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -132,7 +141,7 @@ def batch_layout(section: TrainSection, parallel: ParallelSection, precision: Pr
     return BatchLayout(
         packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
         multiple=multiple, uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
-        rounds=p.pipeline if p.virtual_pipeline > 1 else 1,
+        rounds=p.pipeline if p.virtual_pipeline > 1 else 1, full=p.tp_comm_overlap,
     )  # fmt: skip
 
 
@@ -144,7 +153,8 @@ def unit_length(lengths: Sequence[int], layout: BatchLayout) -> int:
 def row_length(lengths: Sequence[Sequence[int]], layout: BatchLayout) -> int:
     """Positions of a row that holds units with documents of these lengths."""
     if layout.packed:
-        return _round_up(sum(unit_length(unit, layout) for unit in lengths), layout.multiple)
+        filled = sum(unit_length(unit, layout) for unit in lengths)
+        return _round_up(max(filled, layout.budget) if layout.full else filled, layout.multiple)
     return _round_up(max(max(unit) for unit in lengths), layout.multiple)
 
 

@@ -1,4 +1,4 @@
-"""What a training layout costs, before anything is started: memory per GPU, step time, tokens/s, the layouts that fit.
+"""What a training layout costs, before anything is started: parameters, FLOPs, memory per GPU. Its time: step_time.py.
 
 Pure functions. Sizes are in bytes unless a name says otherwise. Activation memory follows Korthikanti et al. 2022 (arXiv
 2205.05198), adapted to flash attention, SwiGLU and grouped queries. FLOPs are the model's: 6 per parameter and token, and
@@ -6,39 +6,41 @@ causal attention; recomputation is not counted, as in the definition of MFU.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.core.pipeline import base_ref
-from nemo_srlm.errors import ConfigError
-from nemo_srlm.train.layout import check_batches, check_layout, data_parallel_size, padded_vocab_size, world_size
+from nemo_srlm.core.pipeline import base_ref, trains_m1
+from nemo_srlm.train.layout import data_parallel_size, padded_vocab_size
 
 GIB = 2**30
 OVERHEAD = 3 * GIB  # CUDA context, NCCL buffers, workspaces of cuBLAS and Transformer Engine
 FRAGMENTATION = 0.05  # share of activations and logits that the allocator holds but cannot use
 WIDTH = {"fp32": 4, "bf16": 2}
-MIN_CHUNK = 4  # fewest layers per virtual pipeline chunk in the layouts that are proposed
-RECOMPUTE = ("none", "selective", "full")  # cheapest in time first
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory` in GiB, as the driver offers it; dense peaks in TFLOP/s from the data sheets (0: no FP8)."""
+    """`memory` in GiB, as the driver offers it; the rest from the data sheets: dense peaks in TFLOP/s (fp8 0: none), GB/s.
+
+    `network` is what one GPU has to other nodes: a 400 Gbit/s adapter each (200 Gbit/s with A100), as in a DGX.
+    """
 
     memory: float
     bf16: float
-    fp8: float = 0.0
+    fp8: float
+    bandwidth: float  # of its memory
+    nvlink: float  # to the other GPUs of a node, in one direction (l40s: PCIe)
+    network: float = 50.0
 
     def peak(self, precision: PrecisionSection) -> float:
         return self.fp8 if precision.fp8 != "none" else self.bf16
 
 
 GPUS = {
-    "a100": Gpu(79.2, 312.0), "h100": Gpu(79.1, 989.4, 1978.9), "h200": Gpu(139.8, 989.4, 1978.9),
-    "b200": Gpu(178.3, 2250.0, 4500.0), "l40s": Gpu(44.4, 362.0, 733.0),
+    "a100": Gpu(79.2, 312.0, 0.0, 2039.0, 300.0, 25.0), "h100": Gpu(79.1, 989.4, 1978.9, 3350.0, 450.0),
+    "h200": Gpu(139.8, 989.4, 1978.9, 4800.0, 450.0), "b200": Gpu(178.3, 2250.0, 4500.0, 8000.0, 900.0),
+    "l40s": Gpu(44.4, 362.0, 733.0, 864.0, 32.0),
 }  # fmt: skip
 
 
@@ -58,18 +60,16 @@ class Work:
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens of a micro-batch in which every document has the maximum length."""
-        return self.documents * self.section.micro_batch * self.section.max_length
-
-    @property
-    def step_tokens(self) -> int:
-        return self.documents * self.section.global_batch * self.section.max_length
+        """Tokens of the longest micro-batch: every document has the maximum length, or the row is filled to its budget."""
+        longest = self.documents * self.section.micro_batch * self.section.max_length
+        return max(longest, self.section.max_tokens_per_row)
 
 
 def works(cfg: Config) -> list[Work]:
     """The training stages of a run."""
     found = [Work("pretrain", cfg.pretrain, 1)] if base_ref(cfg).stage == "pretrain" else []
-    return [*found, Work("sft", cfg.sft, 1), Work("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)]
+    found += [Work("sft", cfg.sft, 1)] if trains_m1(cfg) else []
+    return [*found, Work("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)]
 
 
 # --- parameters and FLOPs ------------------------------------------------------------------------------------------
@@ -159,7 +159,13 @@ def layers_in_flight(model: ModelSection, parallel: ParallelSection, stage: int,
     return min(chunks, micro_batches * v) * model.num_layers // (p * v)
 
 
+def gradient_width(precision: PrecisionSection) -> int:
+    """Bytes of a gradient in the buffers that are summed over micro-batches and replicas."""
+    return 4 if precision.grad_reduce_in_fp32 else WIDTH[precision.dtype]
+
+
 def micro_batches(section: TrainSection, parallel: ParallelSection) -> int:
+    """Of a replica in a step; with max_tokens_per_row at most so many."""
     return section.global_batch // (data_parallel_size(parallel) * section.micro_batch)
 
 
@@ -185,9 +191,10 @@ def stage_memory(
     logits = 0.0
     if stage == parallel.pipeline - 1:  # the logits, their softmax in float32, the logits' gradient
         vocabulary = padded_vocab_size(model, parallel.tensor) / parallel.tensor
-        logits = tokens / parallel.context * vocabulary * (2 * wide + 4)
+        copies_of_logits = 2 * wide + (0 if precision.cross_entropy == "te" else 4)  # te keeps no softmax
+        logits = tokens / parallel.context * vocabulary * copies_of_logits
     other = OVERHEAD + FRAGMENTATION * (activations + logits)
-    return Memory(count * wide + copies, 4.0 * count, state, activations, logits, other)
+    return Memory(count * wide + copies, float(gradient_width(precision) * count), state, activations, logits, other)
 
 
 def peak_memory(
@@ -196,122 +203,3 @@ def peak_memory(
     """(pipeline stage, bytes) of the fullest GPU: the first stage holds most micro-batches, the last the logits."""
     ends = sorted({0, parallel.pipeline - 1})
     return max(((i, stage_memory(model, parallel, precision, work, i)) for i in ends), key=lambda found: found[1].total)
-
-
-# --- time and fitting layouts --------------------------------------------------------------------------------------
-
-
-def step_seconds(model: ModelSection, work: Work, gpus: int, peak_tflops: float, mfu: float) -> float:
-    """Seconds of a step with every document of the maximum length, at a given model FLOPs utilisation."""
-    flops = training_flops(model, work.step_tokens, work.step_tokens * work.section.max_length)
-    return flops / (gpus * peak_tflops * 1e12 * mfu)
-
-
-def bubble(parallel: ParallelSection, work: Work) -> float:
-    """Share of a step that a pipeline stage is idle: b / (1 + b), b = (p - 1) / (v m) (Narayanan et al. 2021, section 2.2)."""
-    idle = (parallel.pipeline - 1) / (parallel.virtual_pipeline * micro_batches(work.section, parallel))
-    return idle / (1.0 + idle)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A layout that fits, and the bytes on its fullest GPU over all training stages."""
-
-    parallel: ParallelSection
-    precision: PrecisionSection
-    memory: float
-
-
-def _possible(model: ModelSection, todo: Sequence[Work], gpus: int) -> Iterator[ParallelSection]:
-    """Every valid layout of exactly `gpus` GPUs; tensor and context parallelism stay within a node of 8."""
-    sizes = [n for n in range(1, gpus + 1) if gpus % n == 0]
-    pipelines = [n for n in sizes if model.num_layers % n == 0]
-    for tensor, context, pipeline in itertools.product(sizes, sizes, pipelines):
-        if tensor > 8 or context > 8 or gpus % (tensor * context * pipeline):
-            continue
-        for chunks in range(1, model.num_layers // pipeline + 1):
-            # chunks of few layers spend most of their time on communication
-            if chunks > 1 and model.num_layers % (pipeline * chunks * MIN_CHUNK):
-                continue
-            found = ParallelSection(
-                processes=gpus, tensor=tensor, pipeline=pipeline, virtual_pipeline=chunks, context=context,
-                sequence=tensor > 1,
-            )  # fmt: skip
-            try:
-                check_layout(model, found)
-                for work in todo:
-                    check_batches(work.name, work.section, found)
-            except ConfigError:
-                continue
-            yield found
-
-
-def smallest_fits(
-    model: ModelSection, precision: PrecisionSection, todo: Sequence[Work], memory_gib: float, max_gpus: int = 512
-) -> list[Fit]:
-    """The best layout for each of the three smallest GPU counts (powers of two) in which every training stage fits.
-
-    Best: least recomputation, then least context, pipeline and tensor parallelism, then the shortest bubble.
-    """
-    fits: list[Fit] = []
-    gpus = 1
-    while gpus <= max_gpus and len(fits) < 3:
-        found = []
-        for parallel in _possible(model, todo, gpus):
-            for level, recompute in enumerate(RECOMPUTE):
-                asked = dataclasses.replace(precision, recompute=recompute)
-                memory = max(peak_memory(model, parallel, asked, work)[1].total for work in todo)
-                if memory <= memory_gib * GIB:
-                    p = parallel
-                    rank = (level, p.context, p.pipeline * p.tensor, p.tensor, -p.virtual_pipeline)
-                    found.append((rank, Fit(parallel, asked, memory)))
-                    break
-        if found:
-            fits.append(min(found, key=lambda pair: pair[0])[1])
-        gpus *= 2
-    return fits
-
-
-# --- words ---------------------------------------------------------------------------------------------------------
-
-
-def layout_words(parallel: ParallelSection) -> str:
-    p = parallel
-    words = [f"TP{p.tensor}", f"PP{p.pipeline}"]
-    words += [f"VPP{p.virtual_pipeline}"] if p.virtual_pipeline > 1 else []
-    words += [f"CP{p.context}"] if p.context > 1 else []
-    return " ".join([*words, f"DP{data_parallel_size(p)}", *(["SP"] if p.sequence else [])])
-
-
-def report(cfg: Config, gpu: Gpu, mfu: float) -> str:
-    """The estimate of every training stage of a run as text."""
-    model, parallel, precision = cfg.model, cfg.parallel, cfg.precision
-    gpus, peak = world_size(parallel), gpu.peak(precision)
-    lines = [
-        f"{total_parameters(model):,} parameters; {gpus} GPUs: {layout_words(parallel)}, {precision.dtype}"
-        f"{'' if precision.fp8 == 'none' else f' with FP8 {precision.fp8}'}, recompute {precision.recompute}"
-    ]
-    for work in works(cfg):
-        stage, memory = peak_memory(model, parallel, precision, work)
-        seconds = step_seconds(model, work, gpus, peak, mfu)
-        parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in dataclasses.asdict(memory).items())
-        verdict = "fits" if memory.total <= gpu.memory * GIB else "DOES NOT FIT"
-        lines += [
-            f"{work.name}: {memory.total / GIB:.1f} GiB on the fullest GPU (pipeline stage {stage}) of {gpu.memory} GiB:"
-            f" {verdict}",
-            f"  GiB: {parts}",
-            f"  step of {work.step_tokens:,} tokens: {seconds:.3g} s, {work.step_tokens / seconds:,.0f} tokens/s at MFU"
-            f" {mfu:.0%} of {peak:g} TFLOP/s; pipeline bubble {bubble(parallel, work):.0%}",
-        ]
-    pairs = cfg.prompts.num_prompts * cfg.pairs.max_per_prompt
-    lines.append(
-        f"dpo reference cache: at most {16 * pairs / 2**20:.2f} MiB of host memory, no GPU memory ({pairs} pairs)"
-    )
-    fits = smallest_fits(model, precision, works(cfg), gpu.memory)
-    lines.append("smallest layouts that fit:" if fits else f"no layout of up to 512 GPUs of {gpu.memory} GiB fits")
-    lines += [
-        f"  {world_size(f.parallel)} GPUs: {layout_words(f.parallel)}, recompute {f.precision.recompute}:"
-        f" {f.memory / GIB:.1f} GiB"
-        for f in fits
-    ]
-    return "\n".join(lines)

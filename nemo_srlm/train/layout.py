@@ -83,6 +83,20 @@ def check_batches(name: str, section: TrainSection, parallel: ParallelSection) -
         )  # fmt: skip
 
 
+def check_kernels(parallel: ParallelSection, precision: PrecisionSection, *, transformer_engine: bool) -> None:
+    """Raises ConfigError for kernels of Transformer Engine that are asked for where it does not compute."""
+    asked = (
+        ("parallel.tp_comm_overlap", parallel.tp_comm_overlap, "false"),
+        ("precision.cross_entropy", precision.cross_entropy == "te", "unfused"),
+    )
+    for key, wanted, other in asked:
+        if wanted and not transformer_engine:
+            raise ConfigError(
+                key, "Transformer Engine's kernel, on a machine without it or without a GPU", "a GPU with Transformer Engine",
+                f"set {key}={other}",
+            )  # fmt: skip
+
+
 def check_precision(precision: PrecisionSection, *, gpu: bool, transformer_engine: bool, fp8_gpu: bool) -> None:
     """Raises ConfigError for FP8 settings that contradict each other or that this machine cannot compute in."""
     if precision.fp8 == "none":

@@ -118,6 +118,15 @@ def test_bf16_is_near_fp32(two: Results):
     assert two["batches/bf16"]["losses"] == pytest.approx(two["batches/sft/micro1"]["losses"], abs=0.02)
 
 
+def test_gradients_summed_in_bf16_take_half_the_memory_and_train_nearly_alike(two: Results):
+    wide, narrow = two["batches/bf16"], two["batches/bf16_sums"]
+    assert narrow["losses"] == pytest.approx(wide["losses"], abs=0.05)
+    assert narrow["losses"] != wide["losses"]
+    for one, other in zip(wide["bytes"], narrow["bytes"], strict=True):
+        assert other["gradients"] * 2 == one["gradients"]
+        assert other["estimate"][1] * 2 == one["estimate"][1]
+
+
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_with_dropout(two: Results, kind: str):
     whole, resumed = two[f"resume/{kind}/whole"], two[f"resume/{kind}/resumed"]

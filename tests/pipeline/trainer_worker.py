@@ -265,6 +265,7 @@ def check_batches(out: Path) -> dict[str, Any]:
         found[f"variant/{name}"] = run(out, f"variant-{name}", "dpo", {}, {"dropout": 0.0}, None, settings)
     found["dropout"] = run(out, "dropout", "dpo", {}, {"dropout": 0.1}, None)
     found["bf16"] = run(out, "bf16", "sft", {}, {}, None, dtype="bf16")
+    found["bf16_sums"] = run(out, "bf16_sums", "sft", {}, {}, None, dtype="bf16", grad_reduce_in_fp32=False)
     return found
 
 

@@ -51,8 +51,8 @@ def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_d
     [
         (["logs", "nonsense", "RUN"], "'nonsense' is no stage of a run; expected iterT/STAGE"),
         (["logs", "iterx/judge"], "expected iterT/STAGE"),
-        (["estimate", "--mfu", "0"], "--mfu: '0'; expected a number above 0"),
-        (["estimate", "--mfu", "1.5"], "at most 1"),
+        (["estimate", "--efficiency", "0"], "--efficiency: '0'; expected a number above 0"),
+        (["estimate", "--efficiency", "1.5"], "at most 1"),
         (["estimate", "--memory", "nan"], "--memory: 'nan'; expected a number above 0"),
         (["estimate", "--memory", "inf"], "expected a number above 0"),
         (["estimate", "--peak", "-1"], "--peak: '-1'; expected a number above 0"),

@@ -139,3 +139,24 @@ def test_heads_of_their_own_size_need_not_divide_the_hidden_size():
 def test_plan_refuses_impossible_heads(capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "--config-name", "llama2_70b", "model.num_attention_heads=7"]) == 2
     assert "model.num_attention_heads: 7; expected a divisor of 8192" in capsys.readouterr().err
+
+
+OVERLAP = ["parallel.tp_comm_overlap=true", "sft.max_tokens_per_row=4096", "dpo.max_tokens_per_row=8192"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["precision.dtype=fp32", "precision.grad_reduce_in_fp32=false"], "precision.grad_reduce_in_fp32"),
+        (["precision.dtype=fp32", "precision.cross_entropy=native"], "precision.cross_entropy"),
+        ([*OVERLAP, "parallel.sequence=false"], "parallel.tp_comm_overlap"),
+        ([*OVERLAP, "parallel.processes=4"], "parallel.tp_comm_overlap"),
+        ([*OVERLAP, "dpo.max_tokens_per_row=8191"], "dpo.max_tokens_per_row"),
+        ([*OVERLAP, "sft.max_tokens_per_row=0"], "sft.max_tokens_per_row"),
+    ],
+)
+def test_switches_that_exclude_each_other_are_refused_when_a_run_starts(overrides: list[str], key: str):
+    compose("llama2_70b", OVERLAP)
+    with pytest.raises(ConfigError) as refused:
+        compose("llama2_70b", overrides)
+    assert key in str(refused.value)

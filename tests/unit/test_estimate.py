@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from nemo_srlm.cli import parser
 from nemo_srlm.config.compose import compose
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, SftSection
 from nemo_srlm.train import estimate
@@ -121,22 +120,6 @@ def test_a_pair_is_two_documents_and_a_replayed_example_a_third():
     assert [w.documents for w in estimate.works(compose("tiny"))] == [1, 1, 3]
 
 
-def test_the_smallest_layouts_fit_and_smaller_ones_do_not():
-    todo = estimate.works(compose("llama2_7b"))
-    fits = estimate.smallest_fits(LLAMA2_7B, BF16, todo, GPUS["h100"].memory, max_gpus=8)
-    sizes = [f.parallel.processes for f in fits]
-    assert sizes == [2, 4, 8]
-    assert all(f.memory <= GPUS["h100"].memory * GIB for f in fits)
-    assert estimate.smallest_fits(LLAMA2_7B, BF16, todo, 40.0, max_gpus=2) == []
-
-
-def test_a_step_takes_its_flops_over_the_speed():
-    work = sft(4096, 32)
-    flops = estimate.training_flops(LLAMA2_70B, 32 * 4096, 32 * 4096**2)
-    assert estimate.step_seconds(LLAMA2_70B, work, 32, 1000.0, 0.5) == pytest.approx(flops / (32 * 0.5e15))
-    assert estimate.bubble(layout(32, 4, 4, 5), work) == pytest.approx((3 / 80) / (1 + 3 / 80))
-
-
 @pytest.mark.parametrize(
     ("device", "name"),
     [
@@ -148,11 +131,3 @@ def test_a_step_takes_its_flops_over_the_speed():
 )
 def test_a_gpu_is_known_by_its_drivers_name(device: str, name: str | None):
     assert estimate.gpu_of(device) == (GPUS[name] if name else None)
-
-
-def test_the_command_prints_parts_and_verdict(capsys: pytest.CaptureFixture[str]):
-    args = parser().parse_args(["estimate", "--config-name", "tiny", "--memory", "4", "--peak", "0.1"])
-    assert args.function(args) == 0
-    text = capsys.readouterr().out
-    assert all(word in text for word in ("935,040 parameters", "weights", "optimizer", "logits", "of 0.1 TFLOP/s"))
-    assert "of 4.0 GiB: fits" in text

@@ -5,7 +5,14 @@ import pytest
 from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.train.layout import check_batches, check_layout, check_precision, data_parallel_size, padded_vocab_size
+from nemo_srlm.train.layout import (
+    check_batches,
+    check_kernels,
+    check_layout,
+    check_precision,
+    data_parallel_size,
+    padded_vocab_size,
+)
 
 MODEL = ModelSection(num_layers=8, hidden_size=64, ffn_hidden_size=96, num_attention_heads=8, num_query_groups=4)
 
@@ -80,6 +87,32 @@ def test_a_precision_that_cannot_be_is_refused(settings: dict[str, object], word
 def test_an_unknown_precision_is_refused(settings: dict[str, object], words: str):
     with pytest.raises(ConfigError, match=words):
         check_fields(PrecisionSection(**settings), "precision")
+
+
+@pytest.mark.parametrize(
+    ("parallel", "precision", "key"),
+    [
+        ({"tp_comm_overlap": True}, {}, r"parallel\.tp_comm_overlap"),
+        ({}, {"cross_entropy": "te"}, r"precision\.cross_entropy"),
+    ],
+)
+def test_transformer_engines_kernels_are_refused_without_it(
+    parallel: dict[str, bool], precision: dict[str, str], key: str
+):
+    asked = ParallelSection(**parallel), PrecisionSection(**precision)
+    check_kernels(*asked, transformer_engine=True)
+    with pytest.raises(ConfigError, match=key):
+        check_kernels(*asked, transformer_engine=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"micro_batch": 2}, "the tokens decide"), ({"packing": False}, "expected packing")],
+)
+def test_a_row_budget_wants_packs_of_its_own(settings: dict[str, int], words: str):
+    check_batches("sft", TrainSection(max_tokens_per_row=4096), ParallelSection(processes=2))
+    with pytest.raises(ConfigError, match=words):
+        check_batches("sft", TrainSection(max_tokens_per_row=4096, **settings), ParallelSection(processes=2))
 
 
 def test_the_vocabulary_is_padded_for_every_rank():

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 SIZES = {  # config: published number of parameters, ranks of a data-parallel replica, ranks
-    "llama2_70b": (68_976_648_192, 32, 64),
-    "llama3_70b": (70_553_706_496, 32, 64),
+    "llama2_70b": (68_976_648_192, 32, 32),
+    "llama3_70b": (70_553_706_496, 32, 32),
     "llama3_8b": (8_030_261_248, 2, 8),
     "mistral_7b": (7_248_023_552, 2, 8),
     "qwen2_7b": (7_615_616_512, 2, 8),

@@ -119,3 +119,9 @@ def test_the_reference_pass_fills_rows_too():
     assert sorted(p for b in batches for p in b.positions) == list(range(9))
     assert max(b.tokens_BS.shape[1] for b in batches) <= 40
     assert len(batches) < 9
+
+
+def test_buffers_of_one_size_get_rows_of_one_length():
+    units = pairs_of([(3 + i, 9) for i in range(4)])
+    found = step(units, 2, BatchLayout(packed=True, budget=40, multiple=8, full=True))
+    assert {b.tokens_BS.shape[1] for batches in found for b in batches} == {40}

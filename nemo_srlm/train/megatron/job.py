@@ -1,7 +1,6 @@
 """What a training stage asks for (Job), and the live objects that a process makes of it (Trainer, `start`)."""
 
 import gc
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,9 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.train.batches import BatchLayout, batch_layout
+from nemo_srlm.train.batches import BatchLayout, batch_layout, row_length
 from nemo_srlm.train.layout import check_batches
-from nemo_srlm.train.megatron import checkpoint, optim, setup
+from nemo_srlm.train.megatron import checkpoint, optim, setup, user_buffers
 from nemo_srlm.train.megatron.model import build_model, initialize_weights
 from nemo_srlm.train.stop_conditions import NO_LIMITS, Limits
 
@@ -62,6 +61,9 @@ def start(job: Job) -> Trainer:
     """
     device = setup.initialize(job.model, job.parallel, job.precision)
     check_batches(job.name, job.train, job.parallel)
+    layout = batch_layout(job.train, job.parallel, job.precision)
+    if job.parallel.tp_comm_overlap:
+        user_buffers.start(job.model, job.parallel, job.precision, row_length([[layout.budget]], layout))
     chunks = build_model(job.model, job.parallel, job.precision, job.train.dropout)
     if job.initial is None:
         initialize_weights(chunks, job.model, job.seed)
@@ -73,11 +75,4 @@ def start(job: Job) -> Trainer:
     optimizer = optim.build_optimizer(wrapped, job.train, job.parallel, job.precision)
     gc.collect()
     gc.freeze()  # a save collects garbage; without this it visits every object that the imports made
-    return Trainer(job, wrapped, optimizer, device.device, batch_layout(job.train, job.parallel, job.precision))
-
-
-def total_steps(section: TrainSection, num_units: int) -> int:
-    """max_steps if set, else the epochs in whole global batches; the last batch is filled up from the next epoch."""
-    if section.max_steps > 0:
-        return section.max_steps
-    return max(1, math.ceil(section.epochs * num_units / section.global_batch))
+    return Trainer(job, wrapped, optimizer, device.device, layout)

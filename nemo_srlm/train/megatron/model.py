@@ -52,6 +52,8 @@ def transformer_config(
         settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     elif precision.recompute == "selective":
         settings |= {"recompute_granularity": "selective"}
+    if precision.cross_entropy != "unfused":
+        settings |= {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": precision.cross_entropy}
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -88,6 +90,7 @@ def transformer_config(
         apply_rope_fusion=fused,
         gradient_accumulation_fusion=fused,
         batch_p2p_comm=gpu,
+        tp_comm_overlap=parallel.tp_comm_overlap,
         **settings,
     )
 

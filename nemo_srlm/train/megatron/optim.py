@@ -20,7 +20,7 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
     gpu = torch.cuda.is_available()
     inner = [Float16Module(config, c) if precision.dtype == "bf16" else c for c in chunks]
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
+        grad_reduce_in_fp32=precision.grad_reduce_in_fp32,
         overlap_grad_reduce=gpu,
         overlap_param_gather=gpu and parallel.distributed_optimizer,
         use_distributed_optimizer=parallel.distributed_optimizer,

@@ -10,7 +10,7 @@ from megatron.core import parallel_state, tensor_parallel
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
 from nemo_srlm.core.records import item_seed
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.train.layout import check_layout, check_precision, world_size
+from nemo_srlm.train.layout import check_kernels, check_layout, check_precision, world_size
 from nemo_srlm.train.megatron import accelerator
 
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -26,6 +26,7 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
     gpu = device.kind == "cuda"
     fp8_gpu = gpu and torch.cuda.get_device_capability() >= (8, 9)
     check_precision(precision, gpu=gpu, transformer_engine=accelerator.has_transformer_engine(), fp8_gpu=fp8_gpu)
+    check_kernels(parallel, precision, transformer_engine=accelerator.has_transformer_engine())
     if not dist.is_initialized():
         for name, value in (("MASTER_ADDR", "127.0.0.1"), ("RANK", "0"), ("WORLD_SIZE", "1")):
             os.environ.setdefault(name, value)

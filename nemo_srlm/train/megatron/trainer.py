@@ -10,13 +10,13 @@ from typing import Any
 
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.errors import UserError
-from nemo_srlm.train.batches import step_batches
+from nemo_srlm.train.batches import step_batches, total_steps
 from nemo_srlm.train.checkpoint_dir import is_finished, weights_name
 from nemo_srlm.train.layout import data_parallel_size
 from nemo_srlm.train.megatron import checkpoint, optim, ranks, setup, step
 from nemo_srlm.train.megatron.best import BestWeights
 from nemo_srlm.train.megatron.evaluation import evaluate
-from nemo_srlm.train.megatron.job import Job, Trainer, total_steps
+from nemo_srlm.train.megatron.job import Job, Trainer
 from nemo_srlm.train.megatron.reduction import micro_batch_loss, reduce_metrics
 from nemo_srlm.train.megatron.saving import Saver
 from nemo_srlm.train.megatron.step_log import StepLog, StepResult
