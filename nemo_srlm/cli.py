@@ -22,6 +22,7 @@ from nemo_srlm.launch.arguments import stage_ref
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
+A text with a line break is in double quotes inside single ones, as in YAML: 'chat.user_suffix="\\nAnswer:"'
 `nemo-srlm config` prints all keys with their values, `nemo-srlm config --describe` what each may hold."""
 WATCH_SECONDS = 2  # `status --watch`
 FOLLOW_SECONDS = 0.5  # `logs --follow`

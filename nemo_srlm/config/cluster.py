@@ -37,7 +37,9 @@ class HangSection:
 
     setup: int = number(1800, "until the first progress of a stage: imports, loading weights, compiling", at_least=0)
     work: int = number(1800, "between two progress updates", at_least=0)
-    save: int = number(3600, "after the last item or step, and while the trainer reports phase=save", at_least=0)
+    save: int = number(
+        3600, "after the last item or step, and while a trainer saves or an export is verified", at_least=0
+    )
 
 
 @dataclass

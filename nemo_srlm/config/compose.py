@@ -1,5 +1,6 @@
 """YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def compose(
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise ConfigError("override", repr(override), "key=value, for example dpo.beta=0.2")
+    overrides = [with_line_breaks(override) for override in overrides]
     forced = [
         o if o.startswith("~") else _pick(o, config_dir, name) if _is_group(o, config_dir) else "++" + o.lstrip("+")
         for o in overrides
@@ -48,6 +50,25 @@ def compose(
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: cluster=1
         raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
     return typed(loose, f"{name}.yaml and overrides", describe)
+
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\n": r"\n", r"\\t": r"\t"}
+
+
+def with_line_breaks(override: str) -> str:
+    """`key="a\\nb"` with a line break, as in YAML: in double quotes \\n and \\t are escapes, in single quotes they are text.
+
+    Hydra alone leaves both as they are. A backslash before an n in double quotes is written \\\\n.
+    """
+
+    def unescaped(match: re.Match[str]) -> str:
+        if match[0].startswith("'"):
+            return match[0]
+        return re.sub(r"\\{1,2}[nt]", lambda found: _ESCAPES[found[0]], match[0])
+
+    key, equals, value = override.partition("=")
+    return key + equals + _QUOTED.sub(unescaped, value)
 
 
 def _is_group(override: str, config_dir: Path) -> bool:

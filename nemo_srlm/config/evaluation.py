@@ -129,6 +129,10 @@ class DriftSection:
         0.5, "share of prompts whose eligible candidates all have one score", at_least=0, at_most=1, execution=True
     )
     parse_failures: float = number(0.2, "share of draws without a score", at_least=0, at_most=1, execution=True)
+    short: float = number(
+        0.1, "share that is missing of a set that was asked for (IFT, EFT, held-out sets)", at_least=0, at_most=1,
+        execution=True,
+    )  # fmt: skip
     truncated: float = number(0.1, "share of responses cut at the token limit", at_least=0, at_most=1, execution=True)
     distinct_drop: float = number(
         0.25, "relative fall of distinct-2 against the model before", at_least=0, at_most=1, execution=True

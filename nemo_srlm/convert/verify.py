@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def card_path(directory: Path) -> Path:
     return directory.with_name(directory.name + ".verification.json")
 
 
+def passes(level: str) -> tuple[str, ...]:
+    """What a verification goes through the parameters for: the comparison of tensors, and each forward pass."""
+    forward = {"round_trip": (), "logits": ("transformers", "megatron"), "vllm": ("transformers", "megatron", "vllm")}
+    return ("tensors", *forward[level])
+
+
 def verify(
     hf: Path, checkpoint: Path, *, level: str = "logits", layers: int = 0, memory_gb: float = 8.0,
     allow_bin: bool = False, report: Report = no_report,
@@ -46,7 +53,7 @@ def verify(
     """Compares the two, writes the card and returns it. Raises CheckpointError, after writing the card, when they differ.
 
     `layers` > 0 limits the comparison of logits; 0 takes as many as fit `memory_gb` (10^9 bytes of fp32 weights of both
-    models). `report` counts parameters.
+    models). `report` counts parameters, each once for every entry of `passes`.
     """
     if level == "vllm" and not (hf / "tokenizer.json").exists():
         raise CheckpointError(hf, "no tokenizer.json", "a directory that vLLM can serve", "export with a tokenizer")
@@ -61,10 +68,15 @@ def verify(
         # the processes load their models while the files are compared here
         used_layers = min(layers, model.num_layers) or compare_logits.num_layers_that_fit(model, memory_gb)
         processes = _start_processes(stack, hf, checkpoint, model, level, used_layers)
-        card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, report)
+        size, number = table.num_parameters(model), len(passes(level))
+        compared: Report = lambda done, total: report(done, number * size)  # noqa: E731
+        card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, compared)
         problems = [f"{len(trip['different'])} tensor(s) differ: {trip['different'][:5]}"] if trip["different"] else []
         if processes and not problems:
-            card |= _collect_results(processes, hf, model, used_layers)
+            card |= _collect_results(
+                processes, hf, model, used_layers, lambda done: report((1 + done) * size, number * size)
+            )
+            report(number * size, number * size)
             problems += _logit_problems(card)
     card["passed"], card["problems"], card["seconds"] = not problems, problems, round(time.time() - started, 2)
     write_atomic(card_path(hf), json.dumps(card, indent=1) + "\n")
@@ -153,8 +165,14 @@ def _start_processes(
     return processes
 
 
-def _collect_results(processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int) -> dict[str, Any]:
-    results = {name: process.result(hf) for name, process in processes.items()}
+def _collect_results(
+    processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int, report: Callable[[int], None]
+) -> dict[str, Any]:
+    """What the processes add to the card. `report`: (how many have finished)."""
+    results = {}
+    for name, process in processes.items():
+        results[name] = process.result(hf)
+        report(len(results))
     megatron, transformers = (processes[name].result_path.with_suffix(".npy") for name in ("megatron", "transformers"))
     found = compare_logits.compare(megatron, transformers)
     card = {"logits": {**found, "layers": layers, "of_layers": model.num_layers}}

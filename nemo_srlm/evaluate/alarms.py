@@ -1,6 +1,8 @@
-"""Drift alarms: figures of drift.py beyond their thresholds (`drift.*`). `status` shows them, so imports stay light.
+"""Alarms: figures of a run beyond their thresholds (`drift.*`). `status` shows them, so imports stay light.
 
-Each alarm concerns one model: its responses or its judging of candidates, for some figures against the model before it.
+Most concern one model: its responses, or a judgement that states no score, wherever one is asked for (candidates, held-out
+replies, EFT, head-to-head); for some figures against the model before it. The others concern the data: a set that stays
+short of what was asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import Any
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
-from nemo_srlm.core.pipeline import evaluated_models, model_name
+from nemo_srlm.core.pipeline import evaluated_models, has_ranked_replies, model_name
 from nemo_srlm.core.stage import Ref, stage_directory
 
 Data = dict[str, Any]
@@ -76,6 +78,67 @@ def alarms_of_models(
     return found
 
 
+def alarms_of_evaluation(
+    judges: Sequence[str], limits: DriftSection, reward: Mapping[str, Data | None], comparisons: Sequence[Data]
+) -> list[Alarm]:
+    """Judgements of evaluations that state no score or verdict.
+
+    judges: the models that are to judge; the others were never taught to. reward: metrics of eval_reward by model.
+    comparisons: the rows of eval_h2h.
+    """
+    found: list[Alarm] = []
+    for name in judges:
+        metrics = reward.get(name)
+        draws = metrics["counts"]["draws"] if metrics else 0
+        failed = metrics["counts"]["failed_draws"] / draws if metrics and draws else 0.0
+        if failed > limits.parse_failures:
+            text = "too many judgements of held-out replies do not parse"
+            found.append(Alarm(name, "parse_failures", failed, limits.parse_failures, text))
+    for row in comparisons:
+        number = sum(row["counts"].values())
+        share = row["counts"]["unjudged"] / number if number else 0.0
+        if share > limits.parse_failures:
+            text = f"too many comparisons with {row['other']} have no verdict of the judge"
+            found.append(Alarm(row["model"], "unjudged", share, limits.parse_failures, text))
+    return found
+
+
+def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Alarm]:
+    """Sets that stay short of what was asked, and EFT judgements that do not parse. `seed`, `eft`: metrics of the stages."""
+    found: list[Alarm] = []
+    asked = {
+        "ift": "IFT examples",
+        "ranked_valid": "replies of the EFT evaluation",
+        "eval_prompts": "evaluation prompts",
+    }
+    if cfg.run.start == "instruct":
+        del asked["ift"]  # nothing is trained on them
+    if not has_ranked_replies(cfg):
+        del asked["ranked_valid"]
+    if cfg.eval.prompts:
+        del asked["eval_prompts"]  # they come from that file
+    sets = [(text, seed[f"asked_{name}"], seed[name]) for name, text in asked.items()] if seed else []
+    sets += [("EFT examples", eft["asked"], eft["examples"])] if eft else []
+    for text, wanted, got in sets:
+        missing = 1 - got / wanted if wanted else 0.0
+        if missing > cfg.drift.short:
+            found.append(
+                Alarm("data", "short", missing, cfg.drift.short, f"{got} of {wanted} {text} that were asked for")
+            )
+    failed = 1 - eft["parsed"] / eft["replies"] if eft and eft.get("parsed") is not None and eft["replies"] else 0.0
+    if failed > cfg.drift.parse_failures:
+        text = "too many judgements for EFT do not parse"
+        found.append(Alarm("data", "parse_failures", failed, cfg.drift.parse_failures, text))
+    return found
+
+
+def judging_models(cfg: Config) -> list[str]:
+    """The models that judge, or were taught to: all policies; the model before M1 only where it writes the EFT judgements."""
+    return [
+        name for name, _, suffix in evaluated_models(cfg, cfg.iterations) if not suffix or cfg.eft.source == "baseline"
+    ]
+
+
 def judging_figures(health: Data) -> Data:
     """The figures that alarms compare, from the judge stage's metrics (judge.health)."""
     shares = health["score_shares"]
@@ -97,4 +160,10 @@ def alarms_of_run(cfg: Config, run_dir: Path) -> list[Alarm]:
     health = {model_name(t - 1): metrics(t, "judge") for t in iterations}
     judging = {name: judging_figures(found) for name, found in health.items() if found}
     kl = {model_name(t): metrics(t, "eval_kl") for t in iterations}
-    return alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl)
+    reward = {name: metrics(t, f"eval_reward{suffix}") for name, t, suffix in models}
+    versus = [found["comparisons"] for t in range(cfg.iterations + 1) if (found := metrics(t, "eval_h2h"))]
+    return [
+        *alarms_of_data(cfg, metrics(0, "seed"), metrics(0, "eft")),
+        *alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl),
+        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, [row for rows in versus for row in rows]),
+    ]

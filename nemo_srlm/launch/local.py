@@ -32,6 +32,13 @@ GRACE = 60.0  # seconds that an interrupted training may take to save
 MAX_AGAIN = 20  # times that one step may save and exit before its end
 
 
+WHAT_NEXT = {  # exit code -> what the user may do
+    EXIT_USER: "Running it again without a correction gives the same error. Finished work is kept.",
+    EXIT_FAILED: "Finished work is kept: the same command tries this stage again.",
+    EXIT_AGAIN: "Run the same command again to resume.",
+}
+
+
 class StageFailed(Exception):
     """A worker ended with an error; the message says why and where its log is. `code`: for the command line."""
 
@@ -213,7 +220,7 @@ def start(cfg: Config, until: str) -> int:
     try:
         run_dir = run(cfg, until)
     except StageFailed as error:
-        print(f"\n{error}\n  Run the same command again to resume.", file=sys.stderr)
+        print(f"\n{error}\n  {WHAT_NEXT[error.code]}", file=sys.stderr)
         return error.code
     if not until:
         console().print(terminal_table(run_dir))

@@ -11,8 +11,8 @@ from nemo_srlm.config.compose import as_yaml
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import base_ref, evaluated_models, pipeline, policy_ref, world_split
 from nemo_srlm.core.records import RankedReply
-from nemo_srlm.evaluate.alarms import alarms_of_models
-from nemo_srlm.report import costs, curves, preference_data, samples
+from nemo_srlm.evaluate.alarms import alarms_of_data, alarms_of_evaluation, alarms_of_models, judging_models
+from nemo_srlm.report import costs, curves, preference_data, samples, training_data
 from nemo_srlm.report.preference_data import num_lines
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -28,16 +28,19 @@ def collect(run_dir: Path) -> Data:
         "name": cfg.run.name,
         "path": str(run_dir),
         "arm": cfg.run.arm,
+        "start": cfg.run.start,
+        "eft_source": cfg.eft.source,
         "seed": cfg.run.seed,
         "world": world_split(cfg) is not None,
         "split": world_split(cfg),
         "iterations": cfg.iterations,
         "state": _state(files),
         "models": models,
-        "base_benchmarks": _section(files.metrics(0, "eval_harness_base"), "tasks"),
+        "base_benchmarks": _base_benchmarks(files),
         "head_to_head": _head_to_head(files),
         "preference_data": made,
         "seed_data": _seed_data(files),
+        "eft": training_data.read_eft(files),
         "alarms": _alarms(files, models, made),
         "curves": [c for key in sorted(files.manifests) if (c := curves.read(files, *key)) is not None],
         "stages": costs.read(files),
@@ -79,6 +82,13 @@ def _section(metrics: Data | None, name: str) -> Data | None:
     return None if metrics is None else metrics[name]
 
 
+def _base_benchmarks(files: RunFiles) -> Data | None:
+    """The benchmarks of M0, where it is not among the evaluated models."""
+    if any(suffix == "_base" for _, _, suffix in evaluated_models(files.cfg, 0)):
+        return None
+    return _section(files.metrics(0, "eval_harness_base"), "tasks")
+
+
 def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | None:
     """Length of the responses to AlpacaEval, and the leaderboard row where `nemo-srlm alpaca` has stored one."""
     responses, row = files.metrics(iteration, f"eval_alpaca{suffix}"), files.alpaca_rows.get(name)
@@ -113,10 +123,15 @@ def _seed_data(files: RunFiles) -> Data:
 
 
 def _alarms(files: RunFiles, models: list[Data], made: list[Data]) -> list[Data]:
-    """Drift alarms of each model. A model judges in the iteration after its own, which `made` (preference data) has."""
+    """Alarms of the data and of each model. A model judges in the iteration after its own, which `made` (preference data) has."""
     judging = {data["policy"]: data["judging"] for data in made}
     responses, kl = ({m["name"]: m[key] for m in models} for key in ("responses", "kl"))
-    found = alarms_of_models([m["name"] for m in models], files.cfg.drift, responses, judging, kl)
+    cfg, reward = files.cfg, {m["name"]: m["reward"] for m in models}
+    found = [
+        *alarms_of_data(cfg, files.metrics(0, "seed"), files.metrics(0, "eft")),
+        *alarms_of_models([m["name"] for m in models], cfg.drift, responses, judging, kl),
+        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, _head_to_head(files)),
+    ]
     return [vars(alarm) for alarm in found]
 
 

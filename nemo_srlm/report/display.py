@@ -29,10 +29,18 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def rate_words(rate: float, unit: str) -> str:
+    """`12.5/s`; of less than one per second the seconds for each: `8.0 s/step`."""
+    if rate >= 1:
+        return f"{rate:.1f}/s"
+    one = unit.removesuffix("ies") + "y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{1 / rate:.1f} s/{one}"
+
+
 def progress_words(progress: dict[str, Any]) -> str:
     words = f"{progress['done']:.0f}/{progress['total']:.0f} {progress['unit']}"
     if progress["rate"] > 0:
-        words += f"  {progress['rate']:.1f}/s"
+        words += f"  {rate_words(progress['rate'], progress['unit'])}"
     if progress["eta"] is not None and progress["done"] < progress["total"]:
         words += f"  {duration(progress['eta'])} left"
     for key, value in progress["info"].items():

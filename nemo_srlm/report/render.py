@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_srlm import __version__
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, costs, figures, summary
+from nemo_srlm.report import benchmarks, costs, figures, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -81,6 +81,8 @@ def html(runs: list[Data]) -> str:
         metric_names=METRIC_NAMES,
         matrix=costs.time_table(main),
         benchmarks=benchmarks.tables(runs),
+        data_tables=training_data.tables(runs),
+        lineage=summary.lineage(main),
         alarms=[(run, alarm) for run in runs for alarm in run["alarms"]],
     )
     return re.sub(r"\n\s*\n+", "\n", page)

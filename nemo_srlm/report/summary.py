@@ -103,20 +103,50 @@ def written(model: str) -> str:
 
 
 def headline(run: Data) -> str:
-    """One or two plain sentences."""
+    """One to three plain sentences."""
     if not any(m["trained"] for m in run["models"]):
         return "No model of this run is trained yet."
     tiles = {t["title"]: t for t in axes(run)}
+    others = [t for name in ("Correct answers", "Judging") if (t := tiles.get(name))]
     following = tiles.get("Following instructions")
-    if following is None:
-        return "No model of this run is evaluated yet."
-    if following["change"] is None:
-        return f"Only {following['latest']} is evaluated so far, so there is nothing to compare it with yet."
-    sentences = [_sentence(following)]
-    sentences += _others([t for name in ("Correct answers", "Judging") if (t := tiles.get(name))])
+    if following is None or following["change"] is None:
+        sentences = [_undecided(run, following)]
+        others = [tile for tile in others if tile["change"]]
+    else:
+        sentences = [_sentence(following)]
+    sentences += _others(others)
     if any(a["name"] == "length_growth" for a in run["alarms"]):
         sentences.append("Responses grew longer fast.")
     return " ".join(sentences)
+
+
+def _undecided(run: Data, following: Data | None) -> str:
+    """Why nothing can be said about following instructions: no result, nothing to compare with, or not evaluated yet."""
+    if following is not None:
+        wait = " so far" if run["state"]["missing"] else ""
+        return f"Only {written(following['latest'])} is evaluated{wait}, so there is nothing to compare it with."
+    asked = sum(sum(c["counts"].values()) for c in run["head_to_head"])
+    if asked:
+        return f"Whether responses got better is not known: the judge decided none of the {asked:,} comparisons between models."
+    if run["state"]["missing"]:
+        return "No model of this run is evaluated yet."
+    return "Whether responses got better is not known: no two models of this run were compared."
+
+
+def lineage(run: Data) -> str:
+    """What the models were trained on, in one sentence."""
+    start = {
+        "base": "The SFT baseline is tuned on instructions only, M1 also on judging",
+        "instruct": "M0 is the given instruct model, M1 is M0 tuned on judging",
+    }[run["start"]]
+    if run["eft_source"] == "none":
+        start = "M1 is M0 tuned on instructions" if run["start"] == "base" else "M1 is the given instruct model"
+    later = {
+        "external": "every later model is trained on preferences that files bring",
+        "sft_only": "every later model is M0 tuned on the same data and on the chosen responses",
+        "oracle": "every later model is trained on the oracle's preferences among responses of the previous one",
+    }.get(run["arm"], "every later model is trained on preferences of the previous one")
+    return f"{start}; {later}."
 
 
 def _sentence(tile: Data) -> str:

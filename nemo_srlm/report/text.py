@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, costs, summary
+from nemo_srlm.report import benchmarks, costs, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -119,7 +119,7 @@ def _run(run: Data, title: bool) -> list[str]:
     header, rows = model_rows(run)
     if rows:
         lines += ["", "### Models", "", "± is one standard error.", "", *grid(header, rows)]
-    lines += _judging(run) + _head_to_head(run) + _benchmarks(run) + _preference_data(run)
+    lines += _judging(run) + _head_to_head(run) + _tables(run) + _preference_data(run)
     if run["stages"]:
         times = costs.time_table(run)
         lines += ["", "### Time", "", f"{duration(times['total'])} of wall time in finished stages.", ""]
@@ -164,9 +164,9 @@ def _head_to_head(run: Data) -> list[str]:
     return ["", "### Head to head", "", *grid(header, rows)]
 
 
-def _benchmarks(run: Data) -> list[str]:
+def _tables(run: Data) -> list[str]:
     lines = []
-    for table in benchmarks.tables([run]):
+    for table in [*training_data.tables([run]), *benchmarks.tables([run])]:
         lines += ["", f"### {table['title']}", "", table["note"], "", *grid(*benchmarks.plain(table))]
     return lines
 
@@ -174,6 +174,19 @@ def _benchmarks(run: Data) -> list[str]:
 def _preference_data(run: Data) -> list[str]:
     if not run["preference_data"]:
         return []
+    if run["arm"] == "external":
+        made = [
+            [f"{r['iteration']} ({r['policy']} to {r['makes']})", count(r["funnel"]["pairs"])]
+            for r in run["preference_data"]
+        ]
+        return [
+            "",
+            "### Preference data",
+            "",
+            "Of pairs.files; no model judges.",
+            "",
+            *grid(["iteration", "pairs"], made),
+        ]
     rows = []
     for r in run["preference_data"]:
         f, judging = r["funnel"], r["judging"]

@@ -81,9 +81,11 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     reasons = {name: number for name, number in counts.items() if name.startswith("dropped_")}
     number = counts.pop("pairs") if "pairs" in counts else 0
     if not number:
+        external = ctx.cfg.run.arm == "external"
         raise DataError(
-            ctx.dir, f"not one preference pair ({reasons})", "prompts with two candidates of different text and score",
-            "look at the judge's health in its manifest",
+            ctx.dir, f"not one preference pair ({reasons})",
+            "rows of pairs.files with different texts" if external else "prompts with two candidates of different text and score",
+            "look at the files" if external else "look at the judge's health in its manifest",
         )  # fmt: skip
     chosen, rejected = counts.pop("chosen_characters"), counts.pop("rejected_characters")
     return {

@@ -275,3 +275,19 @@ def test_the_command_describes_without_composing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith('dpo.loss: str = "sigmoid"\n    one of sigmoid, ipo')
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        (r'chat.user_prefix="Q:\n"', "Q:\n"),
+        (r'chat.user_prefix="\tone\n\ntwo"', "\tone\n\ntwo"),
+        (r'chat.user_prefix="a\\nb"', r"a\nb"),  # an escaped backslash
+        (r"chat.user_prefix='Q:\n'", r"Q:\n"),  # single quotes: as it stands
+        (r"""chat.user_prefix='say "a\nb"'""", r'say "a\nb"'),
+        (r"chat.user_prefix=C\new", r"C\new"),
+    ],
+)
+def test_a_line_break_in_double_quotes_is_one(override: str, value: str):
+    assert compose("tiny", [override]).chat.user_prefix == value
+    assert compose("tiny", [r'prompts.separators=["\nTask ", "x"]']).prompts.separators == ["\nTask ", "x"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.schema import Config, ExportSection, ImportSection, WorldSection
+from nemo_srlm.convert import verify
 from nemo_srlm.convert.import_hf import import_hf as import_into
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -101,3 +102,29 @@ def test_each_export_reads_its_own_model_and_the_runs_tokenizer():
     assert export_baseline.STAGE.inputs(real, 0)["policy"] == Ref("baseline", 0)
     assert export.STAGE.inputs(real, 0)["policy"] == Ref("sft", 0)
     assert export.STAGE.inputs(real, 2)["policy"] == Ref("dpo", 2)
+
+
+def test_the_progress_of_an_export_is_complete_only_when_its_logits_are_checked(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(import_hf.STAGE, cfg, tmp_path / "m0")
+    seen: list[tuple[float, float]] = []
+    monkeypatch.setattr(Progress, "update", lambda self, done, total, *_, **__: seen.append((done, total)))
+    finished = iter([len(seen), len(seen)])
+
+    def result(self: object, hf: Path) -> dict[str, object]:
+        next(finished)
+        assert seen[-1][0] < seen[-1][1]
+        return {}
+
+    monkeypatch.setattr(verify._Process, "__init__", lambda self, *_: setattr(self, "result_path", tmp_path / "x"))
+    monkeypatch.setattr(verify._Process, "result", result)
+    equal = {"max_abs": 0.0, "mean_abs": 0.0, "largest_logit": 1.0, "same_top_token": 1.0, "tokens": 3, "dtype": "fp32"}
+    monkeypatch.setattr(verify.compare_logits, "compare", lambda *_: equal)
+    cfg.export.verify = "logits"
+    run(export.STAGE, cfg, tmp_path / "export", policy=tmp_path / "m0", tokenizer=tmp_path / "m0")
+    size = sum(t.numel() for t in tiny_llama.read(tmp_path / "hf").values())
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {total for _, total in seen} == {4 * size}  # written, compared, and two forward passes
+    assert seen[-1][0] == 4 * size
+    assert list(finished) == []

@@ -6,8 +6,16 @@ import pytest
 
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import JudgeSection
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Candidate, Judgement
-from nemo_srlm.evaluate.alarms import alarms_of_model, alarms_of_models, judging_figures
+from nemo_srlm.evaluate.alarms import (
+    alarms_of_data,
+    alarms_of_evaluation,
+    alarms_of_model,
+    alarms_of_models,
+    judging_figures,
+    judging_models,
+)
 from nemo_srlm.evaluate.drift import (
     bleu,
     count_grams,
@@ -145,3 +153,40 @@ def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():
     assert judging_figures(health) == pytest.approx(
         {name: ours[name] for name in ("high_scores", "tie_rate", "parse_failures")}
     )
+
+
+def test_judgements_without_a_score_raise_an_alarm_wherever_one_is_asked_for():
+    limits, counts = DriftSection(), {"draws": 27, "failed_draws": 27}
+    found = alarms_of_evaluation(["M1"], limits, {"M1": {"counts": counts}, "M0": {"counts": counts}}, [])
+    assert [(a.model, a.name, a.value) for a in found] == [("M1", "parse_failures", 1.0)]  # M0 is no judge of this run
+    rows = [
+        {"model": "M2", "other": "M1", "counts": {"win": 0, "tie": 0, "loss": 0, "unjudged": 27}},
+        {"model": "M3", "other": "M1", "counts": {"win": 9, "tie": 9, "loss": 9, "unjudged": 0}},
+    ]
+    assert [(a.model, a.name) for a in alarms_of_evaluation([], limits, {}, rows)] == [("M2", "unjudged")]
+    few = {"counts": {"draws": 10, "failed_draws": 2}}
+    assert alarms_of_evaluation(["M1"], limits, {"M1": few}, []) == []
+
+
+def test_the_judge_of_eft_is_among_the_judges_where_it_writes_the_judgements():
+    cfg = Config()
+    assert judging_models(cfg) == ["baseline", "M1", "M2", "M3"]
+    cfg.eft.source = "ranks"
+    assert judging_models(cfg) == ["M1", "M2", "M3"]
+    eft = {"asked": 0, "examples": 5, "replies": 27, "parsed": 5}
+    assert [(a.model, a.name) for a in alarms_of_data(cfg, None, eft)] == [("data", "parse_failures")]
+
+
+def test_a_set_that_stays_short_raises_an_alarm_with_both_numbers():
+    cfg = Config()
+    cfg.seed.files = ["x"]
+    seed = {"asked_ift": 3200, "ift": 3190, "asked_ranked_valid": 541, "ranked_valid": 541, "asked_eval_prompts": 256,
+            "eval_prompts": 0}  # fmt: skip
+    eft = {"asked": 1630, "examples": 1129, "replies": 2000, "parsed": 1990}
+    found = alarms_of_data(cfg, seed, eft)
+    assert [a.text for a in found] == [
+        "0 of 256 evaluation prompts that were asked for",
+        "1129 of 1630 EFT examples that were asked for",
+    ]
+    cfg.eval.prompts = "mine.jsonl"
+    assert len(alarms_of_data(cfg, seed, eft)) == 1

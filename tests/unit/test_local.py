@@ -8,11 +8,12 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch.contract import Work, parse
+from nemo_srlm.launch import local
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_FAILED, EXIT_USER, Work, parse
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import Step, fuse
-from nemo_srlm.report.display import Display, duration
+from nemo_srlm.report.display import Display, duration, progress_words, rate_words
 
 
 def tiny() -> Config:
@@ -72,3 +73,33 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(("seconds", "words"), [(None, "-"), (0.2, "0s"), (75.2, "1m15s"), (7260, "2h01m")])
 def test_durations_read_well(seconds: float | None, words: str):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("rate", "unit", "words"), [
+    (12.5, "items", "12.5/s"), (1.0, "steps", "1.0/s"), (0.01, "steps", "100.0 s/step"), (0.25, "replies", "4.0 s/reply"),
+])  # fmt: skip
+def test_a_slow_rate_is_given_as_seconds_for_each(rate: float, unit: str, words: str):
+    assert rate_words(rate, unit) == words
+    progress = {"done": 1, "total": 2, "unit": unit, "rate": rate, "eta": None, "info": {}}
+    assert progress_words(progress) == f"1/2 {unit}  {words}"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "not_said"),
+    [
+        (EXIT_USER, "without a correction gives the same error", "resume"),
+        (EXIT_FAILED, "tries this stage again", "resume"),
+        (EXIT_AGAIN, "Run the same command again to resume", "correction"),
+    ],
+)
+def test_running_again_is_advised_only_where_it_can_help(
+    code: int, said: str, not_said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(cfg: Config, until: str) -> Path:
+        raise local.StageFailed("iter0/seed failed: x", code)
+
+    monkeypatch.setattr(local, "run", fail)
+    assert local.start(tiny(), "") == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert not_said not in printed

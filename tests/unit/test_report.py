@@ -9,10 +9,13 @@ import pytest
 from rich.console import Console
 
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.report import summary
+from nemo_srlm.report import summary, training_data
+from nemo_srlm.report.benchmarks import plain
 from nemo_srlm.report.collect import collect
 from nemo_srlm.report.numbers import compact, decimal, points
 from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines, nice_ticks, tick_text
+from nemo_srlm.report.render import html
+from nemo_srlm.report.text import markdown
 from nemo_srlm.report.write import read_runs, terminal_table, write_report
 from tests.synthetic_run import SCRIPT, build
 
@@ -231,3 +234,61 @@ def test_numbers_are_written_for_people():
     assert (points(0.0004), points(-0.031)) == ("+0.0", "−3.1")
     assert (compact(999), compact(5.4e6), compact(1.2e12)) == ("999", "5.4M", "1.2T")
     assert (tick_text(1.5e-4), tick_text(0.25), tick_text(20000)) == ("1.5e-4", "0.25", "20,000")
+
+
+def unmeasured(root: Path, name: str) -> dict:
+    """A finished run without an oracle, whose head-to-head judge decided nothing."""
+    data = read_runs([build(root, name)])[0]
+    for model in data["models"]:
+        model["oracle"] = None
+    empty = dict.fromkeys(("win", "tie", "loss", "net", "win_rate", "net_interval", "sign_p", "words", "other_words"))
+    counts = {"win": 0, "tie": 0, "loss": 0, "unjudged": 60}
+    data["head_to_head"] = [{**row, **empty, "judged": 0, "counts": counts} for row in data["head_to_head"]]
+    return data
+
+
+def test_the_headline_of_a_finished_run_says_what_is_not_known_and_why(root: Path):
+    data = unmeasured(root, "undecided")
+    text = summary.headline(data)
+    number = 60 * len(data["head_to_head"])
+    assert f"the judge decided none of the {number} comparisons" in text
+    assert "Judging" in text  # what was measured is said all the same
+    data["head_to_head"] = []
+    assert "no two models of this run were compared" in summary.headline(data)
+    data["state"]["missing"] = ["iter2/eval_h2h"]
+    assert "is evaluated yet" in summary.headline(data)
+
+
+def test_the_external_arm_does_not_speak_of_judging_that_it_does_not_do(root: Path, tmp_path: Path):
+    run = build(root, "external-pairs")
+    data = read_runs([run])[0]
+    data["arm"], data["eft_source"] = "external", "none"
+    for model in data["models"]:
+        model["reward"] = None
+    for made in data["preference_data"]:
+        made["judging"] = None
+    page, text = html([data]), markdown([data])
+    assert "preferences that files bring" in page
+    assert not [words for words in ("responds and judges", "judged", "unparsed", "tuned on judging") if words in text]
+    assert "responds and judges" not in page
+    assert "M1 is M0 tuned on instructions" in page
+
+
+def test_the_yield_of_each_eft_source_and_dropped_examples_stand_in_the_report(run: Path):
+    data = collect(run)
+    judging = {"pairwise_accuracy": 0.546, "intervals": {"pairwise_accuracy": [0.48, 0.61]}, "counts": {"pairs": 251}}
+    left = {"unparsed": 40, "disagrees": 300, "duplicate": 0}
+    data["eft"] = {"source": "baseline", "replies": 600, "parsed": 560, "examples": 260, "asked": 1630, "left_out": left,
+                   "judging": judging, "judge": "the SFT baseline"}  # fmt: skip
+    data["models"][1]["training"]["data"] = {"used": {"ift": 16}, "dropped": {"too_long": 24}}
+    data["label"] = "run"
+    eft, examples = (plain(table) for table in training_data.tables([data]))
+    row = dict(zip(*[eft[0], eft[1][0]], strict=True))
+    assert row["ranked replies"] == "600"
+    assert row["kept"] == "260 of 1,630 asked"
+    assert row["targets, pairwise"] == "54.6% [48.0%, 61.0%], 251 pairs"
+    assert row["M1, pairwise"].endswith("pairs")
+    assert row["left out"] == "40 unparsed, 300 disagrees"
+    assert ["M1", "16 ift", "24 too long"] in examples[1]
+    assert "Learning to judge (EFT)" in html([data])
+    assert "54.6% [48.0%, 61.0%], 251 pairs" in markdown([data])

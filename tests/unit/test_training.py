@@ -4,7 +4,7 @@ import pytest
 
 from nemo_srlm.config.compose import compose
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.stages.common.training import hold_out
+from nemo_srlm.stages.common.training import dropped_words, hold_out
 
 
 def test_held_out_examples_are_drawn_by_the_seed_and_nothing_is_lost():
@@ -43,3 +43,9 @@ def test_looks_at_a_validation_loss_without_examples_are_refused(override: str):
     with pytest.raises(ConfigError, match="num_validation"):
         compose("tiny", [override])
     assert compose("tiny", ["sft.validate_every=10", "sft.num_validation=20"]).sft.num_validation == 20
+
+
+def test_dropped_examples_stand_in_the_summary_with_their_reason():
+    data = {"used": {"ift": 10, "eft": 6, "of_these_validation": 2}, "dropped": {"too_long": 24, "no_response": 0}}
+    assert dropped_words(data) == ", 24 of 40 examples dropped (24 too_long)"
+    assert dropped_words({"used": {"pairs": 3}, "dropped": {}}) == ""

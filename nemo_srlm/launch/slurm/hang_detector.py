@@ -36,7 +36,7 @@ class HangDetector:
         if found is None or (self.progress is not None and found["updated"] == self.progress["updated"]):
             return
         self.first, self.progress, self.changed = self.first or found, found, time.monotonic()
-        if found["done"] >= found["total"] or found["info"].get("phase") == "save":
+        if found["done"] >= found["total"] or found["info"].get("phase") in ("save", "verify"):
             self.phase = "save"
         else:
             self.phase = "setup" if found["done"] == self.first["done"] else "work"

@@ -52,7 +52,7 @@ def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.convert.verify import verify
+    from nemo_srlm.convert.verify import passes, verify
     from nemo_srlm.train.checkpoint_dir import latest
 
     if is_verified(ctx.dir):
@@ -62,10 +62,19 @@ def _run(ctx: Context) -> None:
     if checkpoint is None:
         raise CheckpointError(ctx.inputs["policy"] / "checkpoint", "no complete checkpoint", "final/ or step_*/",
                               "run the stage that trains it again")  # fmt: skip
-    write_hf(ctx, checkpoint, ctx.dir, lambda done, total: ctx.progress.update(done, 2 * total, "parameters"))
+    again = len(passes(section.verify))  # how often the verification goes through the parameters
+
+    def written(done: int, total: int) -> None:
+        ctx.progress.update(done, (1 + again) * total, "parameters")
+
+    def verified(done: int, total: int) -> None:
+        size = total // again
+        ctx.progress.update(size + done, size + total, "parameters", phase="verify")
+
+    write_hf(ctx, checkpoint, ctx.dir, written)
     verify(
         ctx.dir / HF, checkpoint, level=section.verify, layers=section.verify_layers, memory_gb=section.verify_memory_gb,
-        report=lambda done, total: ctx.progress.update(total + done, 2 * total, "parameters"),
+        report=verified,
     )  # fmt: skip
 
 

@@ -167,6 +167,16 @@ def write_data(ctx: Context, used: dict[str, int], dropped: Counter[str]) -> Non
         write_json(ctx.dir / DATA, {"used": used, "dropped": dict(dropped)})
 
 
+def dropped_words(data: dict[str, Any]) -> str:
+    """`, 24 of 40 examples dropped (24 too_long)`; "" where none was."""
+    dropped = {reason: number for reason, number in data["dropped"].items() if number}
+    if not dropped:
+        return ""
+    used = sum(number for name, number in data["used"].items() if name != "of_these_validation")
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped.items()))
+    return f", {sum(dropped.values())} of {used + sum(dropped.values())} examples dropped ({reasons})"
+
+
 def summary(ctx: Context) -> dict[str, Any]:
     """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
     from nemo_srlm.train.checkpoint_dir import BEST_FILE
@@ -199,5 +209,6 @@ def summary(ctx: Context) -> dict[str, Any]:
         f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "
         f"{found['tokens_per_s']:,.0f} tokens/s"
         + (f", best at step {found['best']['step']}" if "best" in found else "")
+        + dropped_words(found["data"])
     )
     return found
