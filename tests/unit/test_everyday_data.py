@@ -2,8 +2,9 @@
 
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
-from nemo_srlm.config.shipped import CONFIGS
+from nemo_srlm.config.shipped import CONFIGS, data_file
 from nemo_srlm.data.oasst import read_first_turns
 from nemo_srlm.data.splits import instruction_id
 
@@ -29,3 +30,13 @@ def test_the_longer_response_is_not_simply_the_better_one():
             pairs += 1
             better += (good > bad) + 0.5 * (good == bad)
     assert 0.45 < better / pairs < 0.58
+
+
+def test_a_shipped_file_is_found_from_any_directory_and_the_users_own_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "data/everyday.trees.jsonl"
+    assert data_file(name) == FILE
+    assert data_file("data/absent.trees.jsonl") == Path("data/absent.trees.jsonl")  # named as the user wrote it
+    (tmp_path / "data").mkdir()
+    (tmp_path / name).write_text("")
+    assert data_file(name) == Path(name)
