@@ -7,14 +7,19 @@ MCORE_TESTS := $(addprefix tests/,pipeline/test_trainer.py pipeline/test_trainer
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := tools/requirements
-TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-PIN := $(BIN)/pip install -qq -c $(PINS)/cpu-constraints.txt
-PIN_NEXT := $(VENV)-mcore-next/bin/pip install -qq -c $(PINS)/cpu-constraints.txt
+PIN := $(BIN)/pip install -qq -c $(PINS)/constraints.txt
+PIN_NEXT := $(VENV)-mcore-next/bin/pip install -qq -c $(PINS)/constraints.txt
 STAMP := $(VENV)/.installed
+GPU_VENV := .venv-gpu
+GPU_BIN := $(GPU_VENV)/bin
+GPU_STAMP := $(GPU_VENV)/.installed
+# $(call needs,VERSIONS): stops with one line unless $(PYTHON) is one of these
+needs = @$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' 2>/dev/null \
+	|| { echo "needs Python $(1): $(PYTHON) is not there or another version; name one with PYTHON=/path/to/python" >&2; exit 2; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo demo-real demo-slurm doctor test test-fast test-mcore-next lint bench clean
+.PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-mcore-next lint resolve bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,14 +28,30 @@ venv: $(STAMP) ## only the environment, in .venv
 
 # The CPU build of torch first: on the public package index a plain `torch` is the CUDA build.
 $(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 as $(PYTHON); name yours with PYTHON=..."; exit 1; }
+	$(call needs,3.11)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned environment into $(VENV) (about 3 minutes, 2.6 GB; once)"
-	@$(PIN) "$(TORCH)+cpu" 2>/dev/null || $(PIN) --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu"
+	@$(PIN) -r $(PINS)/cpu-torch.txt 2>/dev/null || $(PIN) --index-url $(TORCH_CPU_INDEX) -r $(PINS)/cpu-torch.txt
 	@$(PIN) -r $(PINS)/cpu.txt
 	@$(BIN)/pip install -qq --no-deps -r $(PINS)/cpu-nodeps.txt
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+venv-light: ## only the light commands (plan, submit, status), in .venv: for login nodes; any Python from 3.11
+	$(call needs,3.11 3.12 3.13)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIN) -r $(PINS)/light.txt -e .
+
+venv-gpu: $(GPU_STAMP) ## the GPU environment, in .venv-gpu: Python 3.11 or 3.12, CUDA 13; Transformer Engine is compiled
+
+$(GPU_STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml tools/build_transformer_engine.sh
+	$(call needs,3.11 3.12)
+	@test -x $(GPU_BIN)/python || $(PYTHON) -m venv $(GPU_VENV)
+	@echo "installing the pinned GPU environment into $(GPU_VENV) (about 12 GB), then compiling Transformer Engine's binding"
+	@$(GPU_BIN)/pip install -qq -c $(PINS)/constraints.txt -c $(PINS)/gpu-constraints.txt -r $(PINS)/gpu.txt
+	@tools/build_transformer_engine.sh $(GPU_BIN)/python
+	@$(GPU_BIN)/pip install -qq --no-deps --no-build-isolation -e .
+	@touch $(GPU_STAMP)
 
 demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a table and the path of a report
 	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
@@ -55,17 +76,21 @@ test-fast: venv ## unit tests and rules
 test-mcore-next: ## the training and conversion tests with megatron-core 0.19 on Python 3.12, in .venv-mcore-next
 	@command -v $(PYTHON_NEXT) >/dev/null || { echo "needs Python 3.12 as $(PYTHON_NEXT); name yours with PYTHON_NEXT=..."; exit 1; }
 	@test -x $(VENV)-mcore-next/bin/python || $(PYTHON_NEXT) -m venv $(VENV)-mcore-next
-	@grep -v ^megatron-core== $(PINS)/cpu.txt | cat - $(PINS)/mcore-next.txt > $(VENV)-mcore-next/requirements.txt
-	@$(PIN_NEXT) "$(TORCH)+cpu" 2>/dev/null || $(PIN_NEXT) --index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu" || $(PIN_NEXT) "$(TORCH)"
+	@cd $(PINS) && grep -hvE '^(-r |megatron-core==)' light.txt train.txt dev.txt cpu.txt | cat - mcore-next.txt > $(CURDIR)/$(VENV)-mcore-next/requirements.txt
+	@sed 's/+cpu$$//' $(PINS)/cpu-torch.txt > $(VENV)-mcore-next/torch.txt
+	@$(PIN_NEXT) -r $(PINS)/cpu-torch.txt 2>/dev/null || $(PIN_NEXT) --index-url $(TORCH_CPU_INDEX) -r $(PINS)/cpu-torch.txt || $(PIN_NEXT) -r $(VENV)-mcore-next/torch.txt
 	@$(PIN_NEXT) -r $(VENV)-mcore-next/requirements.txt
 	@$(VENV)-mcore-next/bin/pip install -qq --no-deps --no-build-isolation -e .
 	@$(VENV)-mcore-next/bin/python -m pytest -n 0 $(MCORE_TESTS) $(ARGS)
 
-lint: venv ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: venv ## ruff, mypy, hadolint
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint containers/train.Dockerfile
+
+resolve: venv ## whether all pinned sets still resolve, from the index's metadata alone
+	@$(BIN)/python tools/resolve.py $(ARGS)
 
 bench: venv ## the benchmarks of tools/bench, at reduced size
 	@for f in tools/bench/*.py; do echo "== $$f"; $(BIN)/python $$f --quick || exit 1; done
 
-clean: ## removes .venv and runs/
-	rm -rf $(VENV) runs
+clean: ## removes .venv, .venv-gpu and runs/
+	rm -rf $(VENV) $(GPU_VENV) runs

@@ -16,7 +16,7 @@ from nemo_srlm import __version__
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
-from nemo_srlm.errors import UserError, of_system
+from nemo_srlm.errors import UserError, of_missing_package, of_system
 from nemo_srlm.launch import estimate
 from nemo_srlm.launch.arguments import stage_ref
 
@@ -318,8 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        mistake = of_system(error, Path.cwd())
+    except (OSError, ModuleNotFoundError) as error:
+        mistake = of_missing_package(error) or of_system(error, Path.cwd())
         if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)

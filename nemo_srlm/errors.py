@@ -6,10 +6,15 @@ The command line prints the message without a traceback and exits with 2. Violat
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 
 # of an OSError while writing: what the user can fix
 FIXABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+INSTALL = (
+    "run `make venv` (CPU) or `make venv-gpu` and use that environment's bin/nemo-srlm; in a container, install "
+    "tools/requirements/train.txt or use the vLLM image (docs/install.md)"
+)
 FULL = 2**20  # bytes: with less free space than this, the full disk is the cause of any failed write
 
 
@@ -44,6 +49,17 @@ class CheckpointError(UserError):
 
 class EngineError(UserError):
     """The generation engine could not be started, or stopped responding."""
+
+
+class InstallError(UserError):
+    """A package that is not installed for the interpreter that needs it."""
+
+
+def of_missing_package(error: BaseException | None) -> UserError | None:
+    """The user's error behind an import of somebody else's package that is not there; None for anything else."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or error.name.split(".")[0] == "nemo_srlm":
+        return None
+    return InstallError(sys.executable, f"{error.name}: not installed", remedy=INSTALL)
 
 
 def of_system(error: BaseException | None, where: Path) -> UserError | None:

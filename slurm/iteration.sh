@@ -4,7 +4,7 @@
 #   sbatch slurm/iteration.sh [--config-name NAME] [key=value ...]     or the same without sbatch, on a login node
 #   sbatch slurm/iteration.sh --config-name llama2_70b cluster=dgx_h100 run.name=first
 #
-# Needs only the light environment (.venv of the checkout, or PYTHON=...); the jobs have their own (docs/slurm.md).
+# Needs only the light environment (.venv or .venv-gpu of the checkout, or PYTHON=...); the jobs have their own (docs/install.md).
 #SBATCH --job-name=nemo-srlm
 #SBATCH --ntasks=1 --time=01:00:00
 #SBATCH --output=nemo-srlm-%j.txt --open-mode=append
@@ -16,5 +16,12 @@ if [ -z "${NEMO_SRLM_ROOT:-}" ] && [ ! -e "$root/slurm/stage.sh" ]; then
     exit 2
 fi
 cd "$root"
-python=${PYTHON:-$root/.venv/bin/python}
+python=${PYTHON:-}
+for own in "$root/.venv/bin/python" "$root/.venv-gpu/bin/python"; do
+    if [ -z "$python" ] && [ -x "$own" ]; then python=$own; fi
+done
+if ! command -v "${python:-none}" >/dev/null; then
+    echo "error: ${python:-$root has no .venv}: no interpreter; run \`make venv-light\` there (Python 3.11 or later), or set PYTHON=/path/to/python" >&2
+    exit 2
+fi
 exec "$python" -m nemo_srlm.cli submit "$@"

@@ -45,7 +45,7 @@ prepare
 step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@: the step's; exit code in $rc
     # --overlap: after a restart the controller may count the resources of an ended step as used for some minutes
     srun --overlap --kill-on-bad-exit=1 --wait=120 --export=ALL "${CONTAINER[@]}" "${flags[@]}" \
-        "$PYTHON" -m nemo_srlm.launch.slurm.step "$job_dir" "$@" &
+        "${PYTHON[@]}" -m nemo_srlm.launch.slurm.step "$job_dir" "$@" &
     local pid=$! r
     rc=0
     while kill -0 "$pid" 2>/dev/null; do wait "$pid"; rc=$?; done   # a trapped signal interrupts `wait`
@@ -64,6 +64,10 @@ attempt_step() { # runs the step; its outcome in $word and $detail
         step "$@"
         IFS=$'\t' read -r word detail < <(outcome) || true
         if [ -n "$word" ] && { [ "$word" != done ] || [ "$rc" = 0 ]; }; then return; fi
+        if [ "$rc" = 2 ]; then   # nemo_srlm/__init__.py: the interpreter cannot run the package
+            word=user detail="${PYTHON[*]} cannot run nemo_srlm on this node; the log says what it needs"
+            return
+        fi
         word=crashed detail="srun ended with $rc and a node reported no outcome"
         if [ -n "$stopping" ]; then return; fi
         if job=$(scontrol -o show job "$self" 2>/dev/null); then

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nemo_srlm.config.fields import number, section, setting
+from nemo_srlm.config.fields import choice, number, section, setting
 
 
 @dataclass
@@ -26,8 +26,9 @@ class JobSection:
     )
     exclusive: bool = setting(False, "whole nodes")
     modules: list[str] = setting([], "environment modules, after cluster.modules")
-    image: str = setting("", 'pyxis --container-image; "" = cluster.image; "none" = no container')
-    mounts: list[str] = setting([], "pyxis --container-mounts, after cluster.mounts")
+    python: str = setting("", 'the interpreter of these jobs; "" = cluster.python')
+    image: str = setting("", 'container image; "" = cluster.image; "none" = no container')
+    mounts: list[str] = setting([], "FROM:TO, mounted in the container after cluster.mounts")
     flags: list[str] = setting([], "more sbatch flags, after cluster.flags")
 
 
@@ -57,8 +58,13 @@ class ClusterSection:
     modules: list[str] = setting([], "environment modules of every job")
     setup: list[str] = setting([], "shell lines before every attempt (exports, ulimit)")
     python: str = setting("", 'the interpreter of the jobs; "" = the one that submits')
-    image: str = setting("", "pyxis image of every job")
-    mounts: list[str] = setting([], "pyxis mounts of every job; the checkout and the run directory are always mounted")
+    container: str = choice(
+        "pyxis", "apptainer", help="what starts images: srun's flags of pyxis (with enroot), or apptainer exec"
+    )
+    image: str = setting("", "container image of every job: what pyxis or Apptainer takes, a file or a registry's name")
+    mounts: list[str] = setting(
+        [], "FROM:TO, mounted in every container; the checkout and the run directory always are"
+    )
     interface: str = setting("", 'NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME of training; "" = not set')
     fuse: bool = setting(False, "neighbouring unsharded stages share a job and an engine: fewer jobs, less in parallel")
     max_tasks: int = number(0, "elements of an array that run at the same time; 0 = any number", at_least=0)

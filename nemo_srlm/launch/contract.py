@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nemo_srlm.core.control import write_error
 from nemo_srlm.core.stage import Ref
-from nemo_srlm.errors import UserError, of_system
+from nemo_srlm.errors import UserError, of_missing_package, of_system
 from nemo_srlm.launch.arguments import shard, stage_ref
 from nemo_srlm.stages import load
 
@@ -77,7 +77,7 @@ def record_failure(error: Exception, ref: Ref, directory: Path, *, keep: bool = 
     Prints a user's mistake and returns it: the exit code is then EXIT_USER. Raises any other exception again. `keep`: a
     reason that is there stays.
     """
-    mistake = error if isinstance(error, UserError) else of_system(error, directory)
+    mistake = error if isinstance(error, UserError) else of_missing_package(error) or of_system(error, directory)
     write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}"), keep=keep)
     if mistake is None:
         raise error

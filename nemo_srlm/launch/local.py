@@ -20,6 +20,7 @@ from nemo_srlm.generate.replicas import gpus_of, num_replicas, visible_gpus
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.lock import locked
+from nemo_srlm.launch.packages import check_packages
 from nemo_srlm.launch.plan import Step, fuse, is_done, remaining, step_of
 from nemo_srlm.launch.slurm.submit import refuse_if_active
 from nemo_srlm.report.display import Display, console, duration
@@ -183,12 +184,13 @@ def run(cfg: Config, until: str) -> Path:
         refuse_if_active(run_dir)  # under the lock: before it, jobs could be submitted between check and start
         stop_file(run_dir).unlink(missing_ok=True)
         todo = remaining(cfg, run_dir)
-        save_resolved_config(cfg, run_dir)
         total = len(pipeline(cfg))
         num_done = total - len(todo)
         if until:
             places = [i for i, ref in enumerate(todo) if ref.stage == until]
             todo = todo[: places[0] + 1] if places else []
+        check_packages(cfg, todo)
+        save_resolved_config(cfg, run_dir)
         with Display(total) as display:
             if not todo:
                 what = f"everything up to {until} is done" if until else f"all of its {total} stages are done"
@@ -209,6 +211,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
         if stages.state(stage, cfg, ref.iteration, run_dir) == "done":
             print(f"{run_dir}/{ref} is up to date")
             return
+        check_packages(cfg, [ref])
         save_resolved_config(cfg, run_dir)
         with Display(1) as display:
             run_step(Session(cfg, run_dir, display, began), step_of(cfg, ref), 0)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from nemo_srlm.core.control import clear_error, stop_file
 from nemo_srlm.core.process import PARENT
 from nemo_srlm.core.stage import stage_directory
-from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse, record_failure
 
 OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"  # that torchrun handles: SIGTERM is handled here
 
@@ -21,11 +21,14 @@ def main(arguments: Sequence[str]) -> int:
     """`arguments`: run directory, stage, torchrun's flags. Returns the exit code."""
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", OTHER_SIGNALS)
     os.environ[PARENT] = str(os.getpid())  # for the ranks, which this process starts
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
     work, flags = parse(arguments[:2]), arguments[2:]
     directory = stage_directory(work.run_dir, work.refs[0])
+    try:
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+    except ModuleNotFoundError as error:
+        record_failure(error, work.refs[0], directory)
+        return EXIT_USER
     stop = stop_file(directory)
     stop.unlink(missing_ok=True)
     clear_error(directory)  # no rank has started yet: of the ranks that fail, the first writes the reason

@@ -72,7 +72,7 @@ def environment(directory: Path, *more: str) -> Path:
     venv.create(directory, with_pip=False)
     (site,) = directory.glob("lib/python*/site-packages")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for name in needed([*project["dependencies"], *more]):
+    for name in needed([*(Requirement(line).name for line in project["dependencies"]), *more]):
         for file in distribution(name).files or []:
             top = file.parts[0]
             if top not in ("..", "__pycache__") and not (site / top).exists():
@@ -130,6 +130,13 @@ def test_plan_shows_the_jobs_and_says_that_there_is_no_slurm(installed: Path, tm
     assert text.startswith("squeue: no such command")
     assert "planned as if nothing were queued" in text
     assert "iter2-dpo" in text
+
+
+def test_a_run_without_the_heavy_packages_says_which_are_missing_and_what_to_do(installed: Path, tmp_path: Path):
+    said = run(installed / "nemo-srlm", "run", "--config-name", "tiny", cwd=tmp_path, code=2)
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert all(name in said for name in ("torch, megatron-core, nemo-toolkit[core]", "vllm", "`make venv`"))
 
 
 def where(python: Path, cwd: Path) -> list[Path]:

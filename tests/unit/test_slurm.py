@@ -152,6 +152,22 @@ def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     ]  # fmt: skip
 
 
+def test_apptainer_stands_before_the_interpreter_and_takes_the_same_mounts():
+    cfg = config(image="/img/a b.sif", mounts=["/data:/data"], container="apptainer", python="python3", gpus_per_node=8)
+    cfg.cluster.generate.image, cfg.cluster.generate.python = "/img/vllm.sif", "/venv/bin/python"
+    found = {}
+    for job in (build([SEED])[0], build([SQUARE], cfg=cfg)[0]):
+        text = sbatch.shell(cfg, Path("/runs/r"), job)
+        script = f'{text}\nprepare; echo "${{#CONTAINER[@]}} $PYTHONNOUSERSITE"; printf \'%s\\n\' "${{PYTHON[@]}}"'
+        done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
+        found[job.kind] = done.stdout.splitlines()
+    mounts = f"/data:/data,{job_directory()}:{job_directory()},/runs/r:/runs/r"
+    assert found == {
+        "cpu": ["0 1", "apptainer", "exec", "--bind", mounts, "/img/a b.sif", "python3"],
+        "generate": ["0 1", "apptainer", "exec", "--nv", "--bind", mounts, "/img/vllm.sif", "/venv/bin/python"],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", [p.stem for p in sorted((CONFIGS / "cluster").glob("*.yaml"))])
 def test_every_cluster_profile_builds_and_changes_no_fingerprint(name: str, tmp_path: Path):
     folder = tmp_path / "configs"

@@ -107,8 +107,8 @@ def arguments(cfg: Config, run_dir: Path, job: Job, dependencies: list[str]) -> 
     return [*out, str(SLURM / "stage.sh"), str(folder), job.role]
 
 
-def python(cfg: Config) -> str:
-    return cfg.cluster.python or sys.executable
+def python(cfg: Config, job: Job) -> str:
+    return section(cfg, job).python or cfg.cluster.python or sys.executable
 
 
 def settings(cfg: Config, run_dir: Path, job: Job) -> JobSettings:
@@ -119,31 +119,33 @@ def settings(cfg: Config, run_dir: Path, job: Job) -> JobSettings:
     )  # fmt: skip
 
 
+def container(cfg: Config, run_dir: Path, job: Job) -> tuple[list[str], list[str]]:
+    """How the job's image is started: flags of srun, and what stands before the interpreter. Both empty without an image."""
+    site, own = cfg.cluster, section(cfg, job)
+    image = own.image or site.image
+    if not image or image == "none":
+        return [], []
+    always = [f"{path}:{path}" for path in (job_directory(), run_dir.resolve())]
+    mounts = ",".join([*site.mounts, *own.mounts, *always])
+    if site.container == "apptainer":  # it starts in the current directory, the job's
+        return [], ["apptainer", "exec", *(["--nv"] if num_gpus(cfg, job) else []), "--bind", mounts, image]
+    return [f"--container-image={image}", f"--container-mounts={mounts}", f"--container-workdir={job_directory()}"], []
+
+
 def shell(cfg: Config, run_dir: Path, job: Job) -> str:
     """What stage.sh sources (job.env): plain assignments and one function, every value quoted."""
     site, own = cfg.cluster, section(cfg, job)
-    image = own.image or site.image
-    srun: list[str] = []
-    if image and image != "none":
-        mounts = [
-            *site.mounts,
-            *own.mounts,
-            f"{job_directory()}:{job_directory()}",
-            f"{run_dir.resolve()}:{run_dir.resolve()}",
-        ]
-        srun = [
-            f"--container-image={image}",
-            f"--container-mounts={','.join(mounts)}",
-            f"--container-workdir={job_directory()}",
-        ]
+    srun, before = container(cfg, run_dir, job)
     prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
     if site.interface and job.kind == "train":
         name = shlex.quote(site.interface)
         prepare += [f"export NCCL_SOCKET_IFNAME={name} GLOO_SOCKET_IFNAME={name}"]
+    if srun or before:  # packages of the user's home directory belong to another Python than the image's
+        prepare += ["export PYTHONNOUSERSITE=1"]
     lines = [
         "# written at submit; read by slurm/stage.sh",
         f"ROOT={shlex.quote(str(job_directory()))}",
-        f"PYTHON={shlex.quote(python(cfg))}",
+        f"PYTHON=({shlex.join([*before, python(cfg, job)])})",
         f"MAX_RESTARTS={site.max_restarts}",
         f"RETRIES={site.retries}",
         f"KIND={job.kind}",

@@ -114,7 +114,7 @@ def save_submission(cfg: Config, run_dir: Path) -> None:
     names = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LOADEDMODULES", "SLURM_CONF")
     write_json(run_dir / FOLDER / SUBMIT, {
         "commit": found["commit"], "versions": found["versions"], "python": platform.python_version(),
-        "interpreter": sbatch.python(cfg), "host": platform.node(), "user": getpass.getuser(), "argv": sys.argv,
+        "interpreter": cfg.cluster.python or sys.executable, "host": platform.node(), "user": getpass.getuser(), "argv": sys.argv,
         "config": sbatch.config_digest(cfg), "environment": {n: os.environ[n] for n in names if n in os.environ},
         "time": time.time(),
     })  # fmt: skip
