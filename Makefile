@@ -62,8 +62,8 @@ demo-real: venv ## the loop on SmolLM2-135M-Instruct and real English, with a co
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)
 
-doctor: venv ## is this machine fit: what is installed, short checks of training, resuming, conversion, vLLM
-	@$(BIN)/nemo-srlm doctor $(ARGS)
+doctor: $(if $(wildcard $(GPU_STAMP)),venv-gpu,venv) ## is this machine fit: what is installed, short checks of training, resuming, conversion, vLLM
+	@$(if $(wildcard $(GPU_STAMP)),$(GPU_BIN),$(BIN))/nemo-srlm doctor $(ARGS)
 
 # Three workers on two cores: the tests of tests/slurm mostly wait.
 test: venv ## all tests, and the 25 slowest

@@ -1,5 +1,6 @@
 """Versions stand in tools/requirements alone, agree with each other and with pyproject.toml, and the check of them can fail."""
 
+import os
 import re
 import subprocess
 import sys
@@ -111,9 +112,7 @@ def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
 
 
 @pytest.mark.skipif(find_spec("uv") is None, reason="uv is not installed")
-@pytest.mark.parametrize(
-    ("pin", "reason"), [("b==2", ""), ("b==1", "a==1 depends on b>=2"), ("b==3", "no version of b==3")]
-)
+@pytest.mark.parametrize(("pin", "reason"), [("b==2", ""), ("b==1", "b>=2"), ("b==3", "no version of b==3")])
 def test_the_check_fails_with_the_reason_when_pins_contradict_or_a_release_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pin: str, reason: str
 ):
@@ -121,14 +120,10 @@ def test_the_check_fails_with_the_reason_when_pins_contradict_or_a_release_is_go
         wheel(tmp_path, name, version, *needs)
     (tmp_path / "set.txt").write_text(f"a==1\n{pin}\n")
     monkeypatch.setattr(resolve, "PINS", tmp_path)
-    env = {
-        "UV_FIND_LINKS": str(tmp_path),
-        "UV_NO_INDEX": "1",
-        "UV_CACHE_DIR": str(tmp_path / "cache"),
-        "HOME": str(tmp_path),
-    }
-    said = resolve.check(resolve.Pins("set", ("set.txt",), (), ("3.12",)), "3.12", env, tmp_path)
-    assert (reason in " ".join(said.split())) if reason else said == ""
+    env = {"UV_FIND_LINKS": str(tmp_path), "UV_NO_INDEX": "1", "UV_CACHE_DIR": str(tmp_path / "cache")}
+    said = resolve.check(resolve.Pins("set", ("set.txt",), (), ("3.12",)), "3.12", {**os.environ, **env}, tmp_path)
+    assert reason in " ".join(said.split())
+    assert bool(said) == bool(reason)
     assert (tmp_path / "set-3.12.txt").exists() == (not reason)
 
 
