@@ -3,7 +3,8 @@
 Two released formats, plain or gzipped: `*.trees.jsonl` (one tree per line, replies nested) and `*.messages.jsonl` (one
 message per line, linked by parent_id). Both give the same first turns. Only finished trees are used (tree_state
 "ready_for_export"): the moderation or ranking of the others is not complete. Everything that is left out is counted by
-reason. A reply may have an extra key "judgement" (a justification that ends in "Score: k"), for eft.source=external.
+reason. A reply may have an extra key "judgement" (a justification that ends in "Score: k"), for eft.source=external
+(docs/data.md).
 """
 
 from collections import Counter

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,13 +15,18 @@ from nemo_srlm.core.records import Conversation, Prompt
 from nemo_srlm.core.stage import Context
 from nemo_srlm.data.chat import StringChat
 from nemo_srlm.data.conversations import read_conversations
+from nemo_srlm.data.oasst import read_first_turns
 from nemo_srlm.data.prompt_sets import file_prompts, read_prompt_set
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.stages import prompts, seed
+from nemo_srlm.stages.common import training
 from tests.unit.fake_engine import Characters
 from tests.unit.generation_stages import config, run, sentence, use
 from tests.unit.generation_stages import context as stage_context
 from tests.unit.test_oasst import message, tree, write
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -219,3 +225,22 @@ def test_seed_files_are_asked_for_where_something_needs_them(settings: dict, mis
 def test_a_run_with_prompts_of_files_names_them():
     with pytest.raises(ConfigError, match=r"prompts\.files: empty, with prompts\.source=file"):
         seed.STAGE.identity(instruct(), 0)
+
+
+# --- what the documentation shows -------------------------------------------------------------------------------------
+
+
+def test_the_documented_tree_with_judgements_is_read_as_it_stands(tmp_path: Path):
+    (block,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.S)
+    path = write(tmp_path / "own.trees.jsonl", [json.loads(block)])
+    (turn,) = read_first_turns([path], "en", Counter())
+    assert [(reply.text, parse_score(reply.judgement)) for reply in turn.replies] == [("Bruno.", 4.0), ("No.", 0.0)]
+
+
+def test_conversations_that_the_chat_format_cannot_express_are_counted():
+    chat = StringChat(Characters(), "<", ">")  # type: ignore[arg-type]
+    made = [Conversation("a", ("system", "user", "assistant"), ("Be brief.", "hi", "yo")),
+            Conversation("b", ("user", "assistant"), ("hi", "yo"))]  # fmt: skip
+    dropped = Counter[str]()
+    assert len(list(training._chat_documents(made, chat, dropped))) == 1
+    assert dropped == {"chat_format": 1}

@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nemo_srlm.config.fields import identity
@@ -67,8 +67,9 @@ def seed_documents(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "dict[s
     if "seed" in ctx.inputs:
         used["ift"] = sft_documents(ctx.inputs["seed"] / "ift.jsonl", chat, most, dropped)
         if (conversations := ctx.inputs["seed"] / CONVERSATIONS).exists():
-            read = read_records(conversations, Conversation)
-            used["chat"] = keep((chat.conversation(c.messages()) for c in read), most, dropped)
+            used["chat"] = keep(
+                _chat_documents(read_records(conversations, Conversation), chat, dropped), most, dropped
+            )
     if "eft" in ctx.inputs:
         used["eft"] = sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, most, dropped)
     return used
@@ -106,6 +107,15 @@ def open_tokenizer(ctx: Context) -> "Tokenizer":
             "model.vocab_size", f"{ctx.cfg.model.vocab_size}", f"at least the tokenizer's {tokenizer.vocab_size} tokens"
         )
     return tokenizer
+
+
+def _chat_documents(conversations: Iterable[Conversation], chat: "Chat", dropped: Counter[str]) -> "Iterator[Document]":
+    """Those that the chat format can express; the others (a system message without a place for it) are counted."""
+    for conversation in conversations:
+        try:
+            yield chat.conversation(conversation.messages())
+        except DataError:
+            dropped["chat_format"] += 1
 
 
 def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
