@@ -18,7 +18,7 @@ from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError, of_missing_package, of_system
 from nemo_srlm.launch import estimate
-from nemo_srlm.launch.arguments import stage_ref
+from nemo_srlm.launch.arguments import count_or_zero, stage_ref
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
@@ -289,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "report":
             continue  # the verb above
         p = verb(name, _stage, f"Run the stage `{name}` of one iteration, if its inputs are done.")
-        p.add_argument("--iteration", type=int, default=0, metavar="T", help="default 0")
+        p.add_argument("--iteration", type=count_or_zero, default=0, metavar="T", help="default 0")
         _config_arguments(p)
     return top
 

@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_srlm.errors import CheckpointError, UserError
+from nemo_srlm.launch.arguments import count, count_or_zero, positive
 from nemo_srlm.train.checkpoint_dir import latest
 
 EXAMPLES = """\
@@ -123,15 +124,18 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(
             "--dtype", default="", choices=["", "fp32", "bf16", "fp16"], help="convert to (default: as stored)"
         )
-        p.add_argument("--processes", type=int, default=1, help="processes that share the work (default: 1)")
+        p.add_argument("--processes", type=count, default=1, help="processes that share the work (default: 1)")
         p.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
     def checks(p: argparse.ArgumentParser) -> None:
         p.add_argument(
-            "--layers", type=int, default=0, help="compare logits of the first N layers only (default: what fits)"
+            "--layers",
+            type=count_or_zero,
+            default=0,
+            help="compare logits of the first N layers only (default: what fits)",
         )
         p.add_argument(
-            "--memory-gb", type=float, default=8.0, help="limit on the fp32 weights of both models (default: 8)"
+            "--memory-gb", type=positive, default=8.0, help="limit on the fp32 weights of both models (default: 8)"
         )
 
     p = command("hf-to-megatron", "HF directory -> torch_dist checkpoint, loadable under any TP/PP/VPP")
@@ -150,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
         "--user-prefix", help="chat template: text before a user turn (default: keep the tokenizer's template)"
     )
     p.add_argument("--user-suffix", help="chat template: text after a user turn")
-    p.add_argument("--max-shard-gb", type=float, default=5.0, help="largest file in 10^9 bytes (default: 5)")
+    p.add_argument("--max-shard-gb", type=positive, default=5.0, help="largest file in 10^9 bytes (default: 5)")
     p.add_argument("--verify", choices=["round_trip", "logits", "vllm"], help="also verify the result")
     common(p)
     checks(p)

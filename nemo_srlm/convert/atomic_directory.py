@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,21 @@ def partial_path(final: Path) -> Path:
 
 
 @contextmanager
-def atomic_directory(final: Path, num_bytes: int, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    final: Path, num_bytes: int, overwrite: bool, inputs: Iterable[Path], resume: bool = False
+) -> Iterator[Path]:
     """A temporary directory beside `final`, renamed to `final` when the block ends without an error.
 
-    Refuses when `final` exists (unless `overwrite`) or when the disk has no room for `num_bytes`. After an error the
+    Refuses when `final` exists (unless `overwrite`), when it equals, contains or lies in one of the `inputs`, which would be
+    lost with it, or when the disk has no room for `num_bytes`. After an error the
     temporary directory is removed; after a kill it stays, and the next attempt empties it, or with `resume` keeps it.
     """
     temporary = partial_path(final)
+    for source in inputs:
+        one, other = final.resolve(), source.resolve()
+        if one == other or one in other.parents or other in one.parents:
+            raise CheckpointError(final, f"the output equals, contains or lies in the input {source}",
+                                  "two separate directories", "choose another output")  # fmt: skip
     if final.exists() and not overwrite:
         raise CheckpointError(final, "exists already", remedy="remove it or choose another directory")
     try:
@@ -61,3 +69,9 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def check_size(directory: Path, num_bytes: int) -> None:
+    """Asserts that the files hold at least the bytes that the conversion is about to report as written."""
+    held = sum(path.stat().st_size for path in directory.iterdir())
+    assert held >= num_bytes, f"{directory}: {held} bytes were written, {num_bytes} are to be reported"

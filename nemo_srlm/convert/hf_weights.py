@@ -1,14 +1,14 @@
 """The weights of an HF model directory: which tensor lies where, checked against config.json before any weight is read."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import safetensors_files, torch_save_files
 from nemo_srlm.convert.families import table
-from nemo_srlm.convert.tensor_files import DTYPE_NAMES, DTYPES, StoredTensor
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.convert.tensor_files import DTYPE_NAMES, DTYPES, StoredTensor, check_files
+from nemo_srlm.core.files import read_json
+from nemo_srlm.errors import CheckpointError, DataError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -44,15 +44,15 @@ def _read_bin(path: Path) -> dict[str, StoredTensor]:
 
 def _indexed(index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        listed = {str(name): str(file) for name, file in weight_map.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(index, f"no index of weights ({error!r})", 'JSON with "weight_map"') from error
+        found = read_json(index)
+    except DataError as error:
+        raise CheckpointError(index, error.found, "the index of a model's shards", "fetch it again") from error
+    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(index, "no index of weights", 'JSON with "weight_map": tensor name -> file name')
+    listed: dict[str, str] = weight_map
     files = sorted(set(listed.values()))
-    absent = [name for name in files if not (index.parent / name).exists()]
-    if absent:
-        raise CheckpointError(index, f"names {len(absent)} of {len(files)} files that are not there: {absent[:5]}",
-                              "every shard beside its index", "fetch the missing files")  # fmt: skip
+    check_files(index, files)
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         held = read_file(index.parent / file)

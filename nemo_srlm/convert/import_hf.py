@@ -9,7 +9,7 @@ import torch
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import hf_config, hf_weights, torch_dist_files
-from nemo_srlm.convert.atomic_directory import atomic_directory
+from nemo_srlm.convert.atomic_directory import atomic_directory, check_size
 from nemo_srlm.convert.families import table
 from nemo_srlm.convert.mapping import MegatronTensor
 from nemo_srlm.convert.processes import Report, no_report, prefetch, run_parallel
@@ -128,7 +128,7 @@ def import_hf(
     stored = DTYPES[dtype] if dtype else next(iter(tensors.values())).dtype
     parameters = table.num_parameters(config.model)
     num_bytes = parameters * stored.itemsize
-    with atomic_directory(checkpoint, num_bytes, overwrite) as temporary:
+    with atomic_directory(checkpoint, num_bytes, overwrite, [source]) as temporary:
         work = _Import(config.model, tensors, temporary, stored, source, slice_bytes)
         written = run_parallel(work, processes, parameters, report)
         shapes = {}
@@ -136,5 +136,6 @@ def import_hf(
             layers = () if tensor.layer is None else (config.model.num_layers,)
             shapes[tensor.key] = (*layers, *tensor.shape)
         torch_dist_files.write_metadata(temporary, shapes, stored, itertools.chain.from_iterable(written))
+        check_size(temporary, num_bytes)
         mark_complete(temporary)
     return ImportResult(config.model, DTYPE_NAMES[stored], len(tensors), parameters, num_bytes, tuple(ignored))

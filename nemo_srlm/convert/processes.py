@@ -46,6 +46,8 @@ def run_parallel(work: Work[Result], processes: int, total: int, report: Report)
     `total`: parameters in all, for `report`. A UserError or OSError of any process is raised here. CheckpointError when a
     process dies.
     """
+    if processes < 1:
+        raise CheckpointError("processes", f"{processes}", "at least 1")
     report(0, total)
     done = 0
     if processes == 1:

@@ -6,6 +6,7 @@ touched pages of a mapping count as resident memory, which would grow with the f
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,24 @@ from nemo_srlm.errors import CheckpointError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def check_files(index: Path, names: Collection[str]) -> None:
+    """Raises CheckpointError unless every name of an index is that of a file beside it: not `../x`, not a pipe.
+
+    A link is followed: caches of model hubs are directories of links.
+    """
+    bad = sorted(name for name in names if name in ("", ".", "..") or Path(name).name != name or "\0" in name)
+    if bad:
+        raise CheckpointError(index, f"names {bad[0]!r}", "file names without a folder",
+                              "the index is damaged or not to be trusted: fetch it again")  # fmt: skip
+    absent = sorted(name for name in names if not (index.parent / name).exists())
+    if absent:
+        raise CheckpointError(index, f"names {len(absent)} of {len(names)} files that are not there: {absent[:5]}",
+                              "every file beside its index", "fetch the missing files")  # fmt: skip
+    irregular = sorted(name for name in names if not (index.parent / name).is_file())
+    if irregular:
+        raise CheckpointError(index.parent / irregular[0], "a folder, pipe or device", "a file", "fetch it again")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_srlm.convert import torch_save_files
+from nemo_srlm.convert import torch_dist_metadata, torch_save_files
 from nemo_srlm.convert.mapping import MegatronTensor
 from nemo_srlm.convert.tensor_files import Reader, StoredTensor, start_writeback
 from nemo_srlm.errors import CheckpointError
@@ -50,7 +50,7 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        metadata = _read_metadata(directory)
+        metadata = torch_dist_metadata.read(directory)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._chunks: dict[tuple[str, int | None], list[Chunk]] = {}
@@ -65,11 +65,6 @@ class Checkpoint:
             offsets = tuple(index.offset)
             sizes = _chunk_sizes(metadata, index, offsets)
             self._add(index.fqn, offsets, sizes, info)
-        files = {chunk.file for chunks in self._chunks.values() for chunk in chunks}
-        absent = sorted(name for name in files if not (directory / name).exists())
-        if absent:
-            raise CheckpointError(directory, f"{len(absent)} of {len(files)} files are missing: {absent[:5]}",
-                                  "a complete torch_dist checkpoint")  # fmt: skip
 
     def _add(self, key: str, offsets: tuple[int, ...], sizes: tuple[int, ...], info: Any) -> None:
         layered = key.startswith("decoder.layers.") and not key.split(".")[2].isdigit()
@@ -141,23 +136,6 @@ def _chunk_sizes(metadata: Metadata, index: MetadataIndex, offsets: tuple[int, .
     if index.index is not None and index.index < len(chunks) and tuple(chunks[index.index].offsets) == offsets:
         return tuple(chunks[index.index].sizes)
     return next(tuple(chunk.sizes) for chunk in chunks if tuple(chunk.offsets) == offsets)
-
-
-def _read_metadata(directory: Path) -> Metadata:
-    if not (directory / "metadata.json").exists():
-        raise CheckpointError(directory, "no metadata.json", "a complete torch_dist checkpoint of Megatron-core")
-    try:
-        kind = json.loads((directory / "metadata.json").read_text(encoding="utf-8"))
-        if not isinstance(kind, dict) or kind.get("sharded_backend") != "torch_dist":
-            raise CheckpointError(directory, f"a checkpoint of kind {kind}", "sharded_backend torch_dist")
-        with (directory / ".metadata").open("rb") as f:
-            metadata = pickle.load(f)
-    except OSError as error:
-        raise CheckpointError(directory, f"unreadable ({error})", "a complete torch_dist checkpoint") from error
-    except (ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(directory, f"damaged metadata ({error})", "a complete torch_dist checkpoint") from error
-    assert isinstance(metadata, Metadata)
-    return metadata
 
 
 @dataclass(frozen=True)

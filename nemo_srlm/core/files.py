@@ -5,7 +5,11 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import stat
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -52,32 +56,63 @@ def dump(record: Record) -> str:
 
 
 def open_text(path: Path) -> IO[str]:
-    """For reading; .gz is decompressed."""
+    """For reading; .gz is decompressed. Raises DataError for a pipe or device, which could block for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory raises by itself
+        raise DataError(path, "no regular file", "a file", "write the content to a file first")
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, parsed line) of a .jsonl or .jsonl.gz file. DataError names file:line."""
+@contextmanager
+def text_file(path: Path, expected: str, remedy: str = "") -> Iterator[IO[str]]:
+    """The file opened by open_text; whatever the system, the decompressor or the decoder raises becomes a DataError that names it."""
     try:
-        with open_text(path) as f:
-            for number, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path}:{number}", f"not JSON ({error})", "one JSON object per line") from error
+        with open_text(path) as file:
+            yield file
     except FileNotFoundError as error:
-        raise DataError(path, "no such file", remedy="check the path or run the stage that writes it") from error
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise DataError(path, f"unreadable ({error})", "a complete UTF-8 .jsonl or .jsonl.gz file") from error
+        raise DataError(path, "no such file", remedy=remedy) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(path, f"unreadable ({error})", expected, remedy) from error
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror or error})", expected, remedy) from error
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str, where: object, expected: str = "", remedy: str = "", finite: bool = False) -> Any:
+    """The value of a JSON text. Raises DataError, also for what json.loads accepts or raises other errors for: numbers of
+    thousands of digits, thousands of nested brackets, half of a surrogate pair (it is no character, and no file can hold it).
+
+    `finite`: whether NaN and Infinity, which Python's and pandas' writers produce and JSON does not have, are errors too.
+    """
+    try:
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse_constant if finite else None)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # UnicodeEncodeError and JSONDecodeError are ValueErrors
+        raise DataError(where, f"not JSON ({error})", expected, remedy) from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def read_json_lines(path: Path, finite: bool = False) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, parsed line) of a .jsonl or .jsonl.gz file. DataError names file:line. `finite`: see parse_json."""
+    remedy = "check the path or run the stage that writes it"
+    with text_file(path, "a complete UTF-8 .jsonl or .jsonl.gz file", remedy) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, parse_json(line, f"{path}:{number}", "one JSON object per line", finite=finite)
 
 
 def read_records(path: Path, cls: type[R]) -> Iterator[R]:
     """Records of a JSONL file, streamed. DataError names file:line."""
-    for number, data in read_json_lines(path):
+    for number, data in read_json_lines(path, finite=True):
         yield cls.from_json(data, f"{path}:{number}")
 
 
@@ -108,10 +143,5 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_json(path: Path, remedy: str = "") -> Any:
     """The content of a .json or .json.gz file. Raises DataError, with `remedy`, when it is absent or is not JSON."""
-    try:
-        with open_text(path) as f:
-            return json.load(f)
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file", remedy=remedy) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(path, f"not JSON ({error})", remedy=remedy) from error
+    with text_file(path, "a complete UTF-8 .json or .json.gz file", remedy) as file:
+        return parse_json(file.read(), path, remedy=remedy)

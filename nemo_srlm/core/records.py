@@ -46,7 +46,9 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], where: object = "record") -> Self:
-        """Raises DataError naming `where` when a field is missing or unknown."""
+        """Raises DataError naming `where` when a field is missing, unknown or of another type."""
+        if not isinstance(data, dict):
+            raise DataError(where, f"a {type(data).__name__}", f"a {cls.__name__}: an object")
         names, required = _names(cls)  # type: ignore[arg-type]  # mypy: a class is not Hashable
         if not required <= data.keys() <= names:
             for word, wrong in (("unknown", data.keys() - names), ("missing", required - data.keys())):
@@ -54,8 +56,10 @@ class Record:
                     raise DataError(
                         where, f"{word} field(s) {sorted(wrong)}", f"a {cls.__name__} with {sorted(names)}"
                     )  # fmt: skip
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**fields)
+        try:
+            return msgspec.convert(data, cls)
+        except msgspec.ValidationError as error:
+            raise DataError(where, str(error), f"a {cls.__name__}") from error
 
 
 @functools.cache

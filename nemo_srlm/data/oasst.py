@@ -61,7 +61,7 @@ def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str])
 def _roots(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(file:line, tree state, root message with its replies) of either format."""
     flat: list[tuple[str, dict[str, Any]]] = []
-    for number, data in read_json_lines(path):
+    for number, data in read_json_lines(path, finite=True):
         where = f"{path}:{number}"
         if not isinstance(data, dict):
             raise DataError(where, f"a {type(data).__name__}", "an object: an Open Assistant tree or message")

@@ -57,7 +57,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(load_dataset("parquet", data_files=str(path), split="train", streaming=True)):
             yield f"{path} row {number}", row
         return
-    for line, row in read_json_lines(path):
+    for line, row in read_json_lines(path, finite=True):
         if not isinstance(row, dict):
             raise DataError(f"{path}:{line}", f"a {type(row).__name__}", "a JSON object per line")
         yield f"{path}:{line}", row

@@ -5,7 +5,6 @@ JSON (a list), JSON lines, plain text with one prompt per line (.txt), all also 
 (AlpacaEval's name for where a prompt comes from). Prompts with a system message are left out: a prompt is one text.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import open_text, read_json_lines
+from nemo_srlm.core.files import read_json, read_json_lines, text_file
 from nemo_srlm.core.records import Prompt, content_id
 from nemo_srlm.data.conversations import turns
 from nemo_srlm.data.preference_pairs import read_rows
@@ -120,17 +119,13 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from read_rows(path)
         return
     if ".txt" in path.suffixes:
-        with open_text(path) as f:
+        with text_file(path, "UTF-8 text with one prompt per line") as f:
             yield from ((f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(f, 1) if line.strip())
         return
     if ".jsonl" in path.suffixes:
-        yield from ((f"{path}:{line}", row) for line, row in read_json_lines(path))
+        yield from ((f"{path}:{line}", row) for line, row in read_json_lines(path, finite=True))
         return
-    with open_text(path) as f:
-        try:
-            data = json.load(f)
-        except json.JSONDecodeError as error:
-            raise DataError(path, f"not JSON ({error})", "a list of rows; JSON lines end in .jsonl") from error
+    data = read_json(path, "a list of rows; JSON lines end in .jsonl")
     if not isinstance(data, list):
         raise DataError(path, f"a {type(data).__name__}", "a list of rows")
     yield from ((f"{path}[{i}]", row) for i, row in enumerate(data))

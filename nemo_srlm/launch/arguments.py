@@ -33,6 +33,18 @@ def positive(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """A whole number above 0, in ASCII digits."""
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r}; expected a whole number above 0")
+    return int(text)
+
+
+def count_or_zero(text: str) -> int:
+    """A whole number from 0 on, in ASCII digits."""
+    return 0 if text == "0" else count(text)
+
+
 def fraction(text: str) -> float:
     """A number above 0 and at most 1."""
     number = positive(text)

@@ -1,9 +1,7 @@
 """Every fault of a model directory, a checkpoint or the disk gives one clear error and nothing under the final name."""
 
 import errno
-import json
 import os
-import pickle
 import resource
 import shutil
 import signal
@@ -13,18 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import atomic_directory, tensor_files
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.errors import CheckpointError
 from tests.unit import tiny_llama
+from tests.unit.damage import HEAD, INDEX, Q, cut, edit_config, edit_index, edit_weights, overwrite, put, remove
 
 MODEL = tiny_llama.SHAPES["gqa"]
 ROOT = Path(__file__).resolve().parents[2]
-INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
@@ -37,55 +34,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def edit_config(**changes: object) -> Callable[[Path], None]:
-    def edit(directory: Path) -> None:
-        path = directory / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return edit
-
-
-def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    def edit(directory: Path) -> None:
-        held = load_file(directory / "model.safetensors")
-        change(held)
-        save_file(held, directory / "model.safetensors", {"format": "pt"})
-
-    return edit
-
-
-def edit_index(change: Callable[[dict[str, str]], object]) -> Callable[[Path], None]:
-    def edit(directory: Path) -> None:
-        data = json.loads((directory / INDEX).read_text())
-        change(data["weight_map"])
-        (directory / INDEX).write_text(json.dumps(data))
-
-    return edit
-
-
-def cut(name: str, size: int) -> Callable[[Path], None]:
-    return lambda directory: os.truncate(directory / name, size)
-
-
-def overwrite(name: str, data: bytes, at: int = 0) -> Callable[[Path], None]:
-    def edit(directory: Path) -> None:
-        with (directory / name).open("rb+") as f:
-            f.seek(at)
-            f.write(data)
-
-    return edit
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda directory: (directory / name).unlink()
-
-
-def put(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
-    return lambda held: held[name].view(-1)[3:4].fill_(value)
-
-
-Q = "model.layers.0.self_attn.q_proj.weight"
-HEAD = "lm_head.weight"
 SECOND = "model-00002-of-00003.safetensors"
 # change to a good directory -> text that the error must contain
 BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
@@ -104,6 +52,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "html instead of weights": ("hf", overwrite("model.safetensors", b"<!DOCTYPE html>"), "truncated or corrupt"),
     "missing shard": ("sharded", remove(SECOND), rf"names 1 of 3 files that are not there: \['{SECOND}'\]"),
     "index names an absent file": ("sharded", edit_index(lambda m: m.update({Q: "x.safetensors"})), "x.safetensors"),
+    "index names a file elsewhere": ("sharded", edit_index(lambda m: m.update({Q: "../x.safetensors"})), "without a folder"),
+    "index nested": ("sharded", lambda d: (d / INDEX).write_text("[" * 99_999), "not JSON"),
     "index names a tensor elsewhere": (
         "sharded", edit_index(lambda m: m.update({HEAD: SECOND})), f"does not name there: .*{HEAD}",
     ),
@@ -191,69 +141,6 @@ def test_a_truncated_bin_file_is_refused(good: Path, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-# --- Megatron checkpoints --------------------------------------------------------------------------------------------
-
-
-def without_key(directory: Path) -> None:
-    with (directory / ".metadata").open("rb") as f:
-        metadata = pickle.load(f)
-    del metadata.state_dict_metadata["decoder.final_layernorm.weight"]
-    with (directory / ".metadata").open("wb") as f:
-        pickle.dump(metadata, f)
-
-
-CHECKPOINTS: dict[str, tuple[Callable[[Path], None], ModelSection, str]] = {
-    "not one": (shutil.rmtree, MODEL, "no metadata.json"),
-    "metadata damaged": (cut(".metadata", 50), MODEL, "damaged metadata"),
-    "another backend": (lambda d: (d / "metadata.json").write_text('{"sharded_backend": "zarr"}'), MODEL, "zarr"),
-    "file missing": (remove("__0_0.distcp"), MODEL, r"1 of 1 files are missing"),
-    "file truncated": (cut("__0_0.distcp", 60_000), MODEL, "archive"),
-    "weight missing": (without_key, MODEL, "no weight decoder.final_layernorm.weight"),
-    "more layers": (lambda d: None, replace(MODEL, num_layers=5), "no weight decoder.layers.4"),
-    "fewer layers": (lambda d: None, replace(MODEL, num_layers=3), "of 4 layers; expected 3"),
-    "other width": (lambda d: None, replace(MODEL, ffn_hidden_size=92), r"linear_fc1.weight of shape \[192, 64\]"),
-    "larger vocabulary": (
-        lambda d: None,
-        replace(MODEL, vocab_size=300),
-        r"of shape \[256, 64\]; expected \[300, 64\]",
-    ),
-    "tied": (
-        lambda d: None,
-        replace(MODEL, tie_embeddings=True),
-        r"weight.s. that a llama has not: .'output_layer.weight'",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_that_is_broken_or_another_models_is_refused(good: Path, tmp_path: Path, name: str):
-    damage, model, message = CHECKPOINTS[name]
-    shutil.copytree(good / "mg", tmp_path / "mg")
-    damage(tmp_path / "mg")
-    with pytest.raises(CheckpointError, match=message):
-        export_hf(tmp_path / "mg", tmp_path / "back", model)
-    assert not (tmp_path / "back").exists()
-    assert not (tmp_path / ".back.partial").exists()
-
-
-def test_weights_that_training_blew_up_are_not_exported(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nemo_srlm.convert.import_hf.check_finite", lambda *_: None)
-    shutil.copytree(good / "hf", tmp_path / "hf")
-    edit_weights(put(Q, float("nan")))(tmp_path / "hf")
-    import_hf(tmp_path / "hf", tmp_path / "mg")
-    with pytest.raises(CheckpointError, match=rf"linear_qkv.weight \({Q}\) holds 1 NaN"):
-        export_hf(tmp_path / "mg", tmp_path / "back", MODEL)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "mg"]
-
-
-def test_a_mistake_that_one_of_several_processes_finds_is_the_same_error(good: Path, tmp_path: Path):
-    shutil.copytree(good / "hf", tmp_path / "hf")
-    edit_weights(put(HEAD, float("nan")))(tmp_path / "hf")
-    with pytest.raises(CheckpointError, match=f"{HEAD} holds 1 NaN"):
-        import_hf(tmp_path / "hf", tmp_path / "mg", processes=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-
-
 # --- disk and names ------------------------------------------------------------------------------------------------
 
 
@@ -313,3 +200,21 @@ def test_a_failed_conversion_keeps_what_stood_under_the_name(good: Path, tmp_pat
     with pytest.raises(CheckpointError):
         export_hf(tmp_path / "mg", tmp_path / "out", MODEL, overwrite=True)
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("output", ["hf", ".", "hf/inside", "hf/../hf", "link"])
+def test_an_output_never_replaces_its_input(good: Path, tmp_path: Path, output: str):
+    shutil.copytree(good / "hf", tmp_path / "root" / "hf")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "root" / "hf")
+    before = (tmp_path / "root" / "hf" / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="equals, contains or lies in the input"):
+        import_hf(tmp_path / "root" / "hf", tmp_path / "root" / output, overwrite=True)
+    assert (tmp_path / "root" / "hf" / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_a_conversion_by_no_process_is_refused(good: Path, tmp_path: Path, processes: int):
+    with pytest.raises(CheckpointError, match="expected at least 1"):
+        export_hf(good / "mg", tmp_path / "out", MODEL, processes=processes)
+    assert not list(tmp_path.iterdir())
