@@ -67,7 +67,7 @@ def open_text(path: Path) -> IO[str]:
 
 @contextmanager
 def text_file(path: Path, expected: str, remedy: str = "") -> Iterator[IO[str]]:
-    """The file opened by open_text; whatever the system, the decompressor or the decoder raises becomes a DataError that names it."""
+    """The file, by open_text. What the system, the decompressor or the decoder raises becomes a DataError that names it."""
     try:
         with open_text(path) as file:
             yield file

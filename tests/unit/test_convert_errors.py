@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "unknown architecture": ("hf", edit_config(model_type="mamba", architectures=["MambaForCausalLM"]),
                              "model_type 'mamba'.* model_type 'llama' with LlamaForCausalLM"),
     "a classifier": ("hf", edit_config(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
-    "biases in config": ("hf", edit_config(attention_bias=True), "attention_bias is true; expected a Llama without biases"),
+    "biases in config": ("hf", edit_config(attention_bias=True), "attention_bias is true; expected a llama without these biases"),
     "biases in weights": (
         "hf", edit_weights(lambda h: h.update({Q.replace("weight", "bias"): torch.ones(64).bfloat16()})), "1 biases",
     ),
