@@ -56,15 +56,16 @@ def read(directory: Path) -> Metadata:
     check_files(directory / "metadata.json", [path.name])
     try:
         with path.open("rb") as file:
-            found = _Unpickler(file).load()
+            found: Any = _Unpickler(file).load()
     except OSError as error:
         raise CheckpointError(path, f"unreadable ({error.strerror})", COMPLETE) from error
     except Exception as error:  # a damaged pickle raises nearly any type
         raise CheckpointError(path, f"damaged metadata ({type(error).__name__}: {error})", COMPLETE, REMEDY) from error
     if not _well_formed(found):
         raise CheckpointError(path, "a pickle that is no metadata of a checkpoint", COMPLETE, REMEDY)
-    check_files(path, {info.relative_path for info in found.storage_data.values()})
-    return found
+    metadata: Metadata = found
+    check_files(path, {info.relative_path for info in metadata.storage_data.values()})
+    return metadata
 
 
 def _well_formed(found: Any) -> bool:
