@@ -18,6 +18,8 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
+# what tokenizers treat differently: blanks, digits, capitals, quotes, accents, other scripts, marks of turns
+_PROBE = "[INST]  It's 17.50 in 2024,\n\n  they'd SAID: Zürich, 東京 🙂\t<b>Why?</b> [/INST]\n"
 
 
 def chat_template(chat: ChatSection, begin: bool, before_user: str = "", before_assistant: str = "") -> str:
@@ -74,6 +76,32 @@ def copy_unchanged(source: Path, out: Path) -> list[str]:
     for name in names:
         shutil.copyfile(source / name, out / name)
     return names
+
+
+def copy_as_read(source: Path, out: Path) -> bool:
+    """`copy_unchanged`, with tokenizer.json as transformers reads it; whether that is another one than the file's.
+
+    transformers 5 builds the tokenizers of some classes anew (Llama 2's, without the blank after the begin token that the
+    published file writes). A chat template is for its readers: what vLLM and transformers tokenize is what is trained.
+    Raises CheckpointError when transformers cannot read the tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    from nemo_srlm.data.tokenizer import Tokenizer
+
+    copy_unchanged(source, out)
+    try:
+        theirs = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(source, f"a tokenizer that transformers does not read ({error})", "a fast tokenizer",
+                              "chat.format=strings does without it") from error  # fmt: skip
+    ours = Tokenizer(out)
+    named = ours.special_tokens.values()
+    if all(ours.encode_rendered(text) == theirs.encode(text, add_special_tokens=False).ids
+           for text in (_PROBE, *(f"{token}{_PROBE}{token} {_PROBE}" for token in named))):  # fmt: skip
+        return False
+    theirs.save(str(out / "tokenizer.json"))
+    return True
 
 
 def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> dict[str, int]:

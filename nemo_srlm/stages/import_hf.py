@@ -31,7 +31,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     }
     section = identity(cfg.import_hf)
     del section["path"]  # its content counts, not its path
-    return {"import_hf": section, "model": identity(cfg.model), "files": small, "weights": weights}
+    found = {"import_hf": section, "model": identity(cfg.model), "files": small, "weights": weights}
+    return found | ({"chat": {"format": "model"}} if cfg.chat.format == "model" else {})
 
 
 def _source(cfg: Config) -> Path:
@@ -47,11 +48,14 @@ def _source(cfg: Config) -> Path:
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.convert.import_hf import import_hf
-    from nemo_srlm.convert.tokenizer_files import copy_unchanged
+    from nemo_srlm.convert.tokenizer_files import copy_as_read, copy_unchanged
     from nemo_srlm.train.checkpoint_dir import FINAL
 
     section, source = ctx.cfg.import_hf, _source(ctx.cfg)
-    copy_unchanged(source, ctx.dir / "tokenizer")
+    if ctx.cfg.chat.format == "model":
+        copy_as_read(source, ctx.dir / "tokenizer")
+    else:
+        copy_unchanged(source, ctx.dir / "tokenizer")
     done = import_hf(
         source, ctx.dir / "checkpoint" / FINAL, dtype=section.dtype, expected=ctx.cfg.model, allow_bin=section.allow_bin,
         processes=section.processes, overwrite=True,
