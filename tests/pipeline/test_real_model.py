@@ -20,7 +20,7 @@ from tools import smollm2
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     "iterations=1", "eft.num_train=8", "eft.num_valid=3", "seed.num_eval_prompts=1", "parallel.processes=1",
-    "sft.epochs=1", "sft.global_batch=4", "sft.save_every=0", "dpo.global_batch=2", "dpo.save_every=0",
+    "sft.epochs=1", "sft.global_batch=4", "sft.save_every=0", "dpo.global_batch=2", "dpo.num_validation=0", "dpo.save_every=0",
     "prompts.num_prompts=3", "prompts.round_size=12", "prompts.max_tokens=24", "prompts.seed_shots=2",
     "candidates.num=2", "candidates.max_tokens=12", "eval.max_tokens=12", "judge.max_tokens=8",
     "export.verify=round_trip", "generate.threads=1",

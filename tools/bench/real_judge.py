@@ -123,7 +123,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few instructions and tokens, one iteration: a smoke test")
     parser.add_argument("overrides", nargs="*", help="settings, key=value")
     args = parser.parse_intermixed_args()
-    quick = ["prompts.num_prompts=4", "prompts.round_size=16", "candidates.max_tokens=16"] if args.quick else []
+    quick = (
+        ["dpo.num_validation=0", "prompts.num_prompts=4", "prompts.round_size=16", "candidates.max_tokens=16"]
+        if args.quick
+        else []
+    )
     try:
         if args.model == smollm2.DIRECTORY and not smollm2.is_complete(args.model):
             smollm2.make(args.model)
