@@ -2,6 +2,7 @@
 
     python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seed data and first pairs
     python tools/bench/train.py --quick        one round with few steps
+    python tools/bench/train.py --limit        our trainer alone, beside the limit: torch's matrix products of the same rows
 
 Same examples, model shape, precision (fp32) and settings for all; new weights; one epoch per round; the trainers
 alternate. Ours: two processes with one thread each, packed and padded. TRL (environment: see trl_parity.py): padded, the
@@ -9,6 +10,7 @@ better of one process with two threads and two processes with one thread each. M
 second, from the start of training, reference passes included, to the end of the last step; the median of the rounds.
 "Steps" excludes everything before the end of the first step, that is our reference pass and the check of ln 2, which
 happen once; TRL computes the reference in each step. Losses of packed and padded must agree to 1e-4.
+The limit (products.py) is measured by the training processes themselves, when their training has ended.
 """
 
 import argparse
@@ -26,10 +28,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 AIMS = {"sft": 1.2, "dpo": 2.0}  # required speed, as a multiple of TRL's tokens per second
-SHAPES = {  # layers, hidden, feed-forward, heads; the vocabulary is that of the run
-    "0.9M": (4, 128, 352, 4),
-    "13M": (6, 384, 1024, 6),
+SHAPES = {  # layers, hidden, feed-forward, heads, key/value heads, vocabulary (0: that of the run)
+    "0.9M": (4, 128, 352, 4, 4, 0),
+    "13M": (6, 384, 1024, 6, 6, 0),
+    "135M": (30, 576, 1536, 9, 3, 49152),
 }
+BESIDE_TRL = ("0.9M", "13M")
+LIMIT_AIMS = {"13M": 0.6, "135M": 0.75}  # required share of the limit
+LIMIT_STEPS = {"135M": 2}  # fewer steps, where one takes half a minute
 
 
 def prepare(run_dir: Path, folder: Path, steps: int) -> None:
@@ -82,28 +88,31 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
     from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
     from nemo_srlm.data.chat import Document
     from nemo_srlm.train import metrics
-    from nemo_srlm.train.megatron.dpo import fit_dpo
+    from nemo_srlm.train.megatron.dpo import dpo_task, fit_dpo
     from nemo_srlm.train.megatron.job import Job, start
     from nemo_srlm.train.megatron.quiet import quiet
     from nemo_srlm.train.megatron.tasks import sft_task
     from nemo_srlm.train.megatron.trainer import fit
+    from tools.bench import products
 
     quiet()
     data = json.loads((folder / "data.json").read_text())
     clock: list[float] = []
+    processor: list[float] = []
 
     class Clock:
         def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
             clock.append(time.perf_counter())
+            processor.append(time.process_time())
 
     def document(prompt: list[int], response: list[int]) -> Document:
         weights = np.array([0.0] * len(prompt) + [1.0] * len(response), np.float32)
         return Document(np.array(prompt + response, np.int32), weights)
 
-    layers, hidden, ffn, heads = SHAPES[shape]
+    layers, hidden, ffn, heads, groups, vocabulary = SHAPES[shape]
     model = ModelSection(
-        num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, num_query_groups=heads,
-        vocab_size=data["vocab"], max_length=data["length"],
+        num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, num_query_groups=groups,
+        vocab_size=vocabulary or data["vocab"], max_length=data["length"],
     )  # fmt: skip
     section = TrainSection(
         lr=1e-4, min_lr=1e-4, schedule="constant", warmup_steps=0, dropout=0.0, global_batch=data["batch"][kind],
@@ -114,14 +123,28 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
     )  # fmt: skip
     trainer = start(job)
     began = time.perf_counter()
+    settings = DpoSection(beta=data["beta"])
     if kind == "sft":
-        fit(trainer, sft_task([document(p, r) for p, r in data["sft"]], 0))
+        task = sft_task([document(p, r) for p, r in data["sft"]], 0)
+        fit(trainer, task)
     else:
         pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
-        fit_dpo(trainer, pairs, (), DpoSection(beta=data["beta"]))
+        task = dpo_task(pairs, (), None, settings, 0)
+        fit_dpo(trainer, pairs, (), settings)
+    found: dict[str, Any] = {}
+    if packing:  # every rank, so that both cores are busy, as in the training
+        found |= products.beside_trainer(trainer, task, data["steps"])
     if os.environ["RANK"] == "0":
+        if packing:
+            spent = found.pop("step_products")
+            found["limit"] = {
+                "wall": spent.wall / (clock[-1] - clock[0]),
+                "cpu": spent.cpu / (processor[-1] - processor[0]),
+            }
+            forward, pure = found.pop("forward"), found.pop("forward_products")
+            found["forward"] = {"wall": pure.wall / forward.wall, "cpu": pure.cpu / forward.cpu}
         lines = [json.loads(line) for line in (folder / kind / metrics.METRICS).read_text().splitlines()]
-        found = {
+        found |= {
             "seconds": clock[-1] - began,
             "steps": clock[-1] - clock[0],
             "losses": [line["loss"] for line in lines],
@@ -142,10 +165,10 @@ def theirs(folder: Path, kind: str, shape: str) -> None:
     data = json.loads((folder / "data.json").read_text())
     world = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(2 // world)
-    layers, hidden, ffn, heads = SHAPES[shape]
+    layers, hidden, ffn, heads, groups, vocabulary = SHAPES[shape]
     config = LlamaConfig(
-        vocab_size=data["vocab"], hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=data["length"],
+        vocab_size=vocabulary or data["vocab"], hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=data["length"],
         tie_word_embeddings=False,
     )  # fmt: skip
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
@@ -213,6 +236,28 @@ def call(python: Path, processes: int, *words: str) -> None:
         sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
 
 
+def print_limit(shape: str, kind: str, found: dict[str, Any]) -> bool:
+    """Prints our shares of the limit; returns whether they reach the aim."""
+    aim = LIMIT_AIMS.get(shape, 0.0)
+    for part, title in (("limit", f"{kind} steps"), ("forward", f"forward pass ({kind})")):
+        share = found.pop(part)
+        print(
+            f"{shape} {title}: torch's matrix products alone take {share['wall']:.2f} of our time, {share['cpu']:.2f} of our "
+            f"processor time{f' (aim {aim})' if aim else ''}", flush=True,
+        )  # fmt: skip
+        aim = aim if share["wall"] >= aim else 1.0  # an aim that is missed stays missed
+    return aim < 1.0
+
+
+def beside_limit(folder: Path, kind: str, shape: str) -> bool:
+    """Our packed training alone, beside the limit."""
+    (folder / kind).mkdir()
+    call(Path(sys.executable), 2, "--ours", str(folder), kind, shape, "packed")
+    found = json.loads((folder / "ours.json").read_text())
+    shutil.rmtree(folder / kind)
+    return print_limit(shape, kind, found)
+
+
 def beside(folder: Path, kind: str, shape: str, rounds: int, peer: Path) -> bool:
     """Prints the results; returns whether the required speed is reached and the losses agree."""
     times: dict[str, list[dict[str, float]]] = {}
@@ -224,6 +269,8 @@ def beside(folder: Path, kind: str, shape: str, rounds: int, peer: Path) -> bool
             call(Path(sys.executable), 2, "--ours", str(folder), kind, shape, name)
             found = json.loads((folder / "ours.json").read_text())
             losses[name] = found.pop("losses")
+            if name == "packed":
+                print_limit(shape, kind, found)
             times.setdefault(name, []).append(found)
         for name, processes in (("TRL, 2 threads", 1), ("TRL, 2 processes", 2)):
             call(peer, processes, "--theirs", str(folder), kind, shape)
@@ -252,6 +299,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--limit", action="store_true", help="without TRL, beside the limit, at three sizes")
     parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--theirs", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "nemo-srlm-trl")
@@ -267,15 +315,23 @@ def main() -> int:
     if not (args.run_dir / "iter1" / "pairs" / "manifest.json").exists():
         print(f"{args.run_dir}: no finished pairs of iteration 1; run `make demo` first", file=sys.stderr)
         return 0 if args.quick else 2
+    holds = True
+    if args.limit:
+        for shape in SHAPES:
+            with tempfile.TemporaryDirectory() as name:
+                steps = LIMIT_STEPS.get(shape, 4 if args.quick else args.steps)
+                prepare(args.run_dir, Path(name), steps)
+                for kind in AIMS:
+                    holds = beside_limit(Path(name), kind, shape) and holds
+        return 0 if holds or args.quick else 1
     from tools.bench.trl_parity import environment
 
     peer = environment(args.venv)
-    holds = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(args.run_dir, folder, 8 if args.quick else args.steps)
         shutil.copytree(args.run_dir / "iter0" / "world" / "tokenizer", folder / "tokenizer")
-        for shape in SHAPES:
+        for shape in BESIDE_TRL:
             for kind in AIMS:
                 holds = beside(folder, kind, shape, 1 if args.quick else args.rounds, peer) and holds
     return 0 if holds or args.quick else 1
