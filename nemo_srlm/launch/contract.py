@@ -10,6 +10,7 @@ by which it is stopped and by which it says why it failed are in core/control.py
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,3 +100,9 @@ def environment(threads: int = 0) -> dict[str, str]:
     """What a worker gets beside the environment of its launcher. `threads`: of a training rank."""
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return offline | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+
+
+def allocator(expandable_segments: bool) -> dict[str, str]:
+    """How PyTorch allocates GPU memory in a training rank. What the user's environment says stays."""
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    return {name: os.environ.get(name, "expandable_segments:True")} if expandable_segments else {}

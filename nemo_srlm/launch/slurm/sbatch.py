@@ -32,6 +32,7 @@ class JobSettings:
     processes: int  # training ranks per node
     threads: int
     hang: dict[str, int]  # phase -> seconds without progress that end an attempt, 0 = none
+    expandable_segments: bool = True  # jobs that an older version submitted do not say
 
     @property
     def path(self) -> Path:
@@ -116,6 +117,7 @@ def settings(cfg: Config, run_dir: Path, job: Job) -> JobSettings:
     return JobSettings(
         str(run_dir.resolve()), [str(ref) for ref in job.refs], job.kind, job.num_shards, config_digest(cfg),
         num_nodes(cfg, job), cfg.parallel.processes, cfg.parallel.threads, hang,
+        cfg.parallel.expandable_segments,
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, st
     work = Work(job.path, job.stages, attempt.shard, job.num_shards)
     if job.kind != "train":
         return contract.command(work), env | contract.environment()
+    env |= contract.allocator(job.expandable_segments)
     flags = [
         "--nnodes", str(job.nodes), "--node-rank", str(attempt.node), "--nproc-per-node", str(job.processes),
         "--master-addr", attempt.head, "--master-port", str(attempt.port),
