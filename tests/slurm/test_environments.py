@@ -1,0 +1,48 @@
+"""The interpreter of a job: in a container, and one that cannot run the package."""
+
+import sys
+from pathlib import Path
+
+from tests.slurm.conftest import Run
+
+# Apptainer is not in Debian. The stand-in takes the same words, writes them down and starts what stands behind the image.
+APPTAINER = """#!/bin/bash
+printf '%s\\n' "$PYTHONNOUSERSITE" "$PWD" "$@" > "$(dirname "$0")/words"
+while [ "${1:-}" != /images/toy.sif ]; do shift; done
+shift
+exec "$@"
+"""
+OLD = f"""#!/bin/bash
+exec {sys.executable} -S -c 'import sys; sys.version_info = (3, 9, 18); import nemo_srlm'
+"""
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_a_job_runs_inside_apptainer(run: Run, tmp_path: Path):
+    folder = script(tmp_path / "bin/apptainer", APPTAINER).parent
+    run.env |= {"TOY_STAGES": "1", "PATH": f"{folder}:{run.cluster.env['PATH']}"}
+    run.submit("cluster.container=apptainer", "cluster.image=/images/toy.sif", "cluster.mounts=[/data:/data]")
+    run.wait()
+    run.assert_whole()
+    site, place, verb, bind, mounts, image, python, *_ = (folder / "words").read_text().splitlines()
+    assert (site, verb, bind, image, python) == ("1", "exec", "--bind", "/images/toy.sif", sys.executable)
+    assert mounts == f"/data:/data,{place}:{place},{run.dir}:{run.dir}"
+
+
+def test_an_interpreter_that_cannot_run_the_package_ends_the_job_at_once_and_status_says_so(run: Run, tmp_path: Path):
+    python = script(tmp_path / "bin/python", OLD)
+    run.env |= {"TOY_STAGES": "2"}
+    run.submit(f"cluster.python={python}", "cluster.retries=3")
+    found = run.wait()
+    assert found["iter0/seed"]["state"] == "failed"
+    assert f"{python} cannot run nemo_srlm on this node" in found["iter0/seed"]["words"]
+    assert run.ends("iter0-seed") == ["start", "user"]  # trying again changes nothing
+    log = next((run.dir / "slurm/iter0-seed").glob("log-*.txt")).read_text()
+    assert "Python 3.9.18; expected 3.11 or later" in log
+    assert found["iter0/grow"]["state"] == "cancelled"
