@@ -117,7 +117,10 @@ def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Ala
         del asked["ranked_valid"]
     if cfg.eval.prompts:
         del asked["eval_prompts"]  # they come from that file
-    sets = [(text, seed[f"asked_{name}"], seed[name]) for name, text in asked.items()] if seed else []
+    counted = [
+        name for name in asked if seed and f"asked_{name}" in seed
+    ]  # not in a seed stage of somebody else's pipeline
+    sets = [(asked[name], seed[f"asked_{name}"], seed[name]) for name in counted] if seed else []
     sets += [("EFT examples", eft["asked"], eft["examples"])] if eft else []
     for text, wanted, got in sets:
         missing = 1 - got / wanted if wanted else 0.0
