@@ -97,7 +97,7 @@ def training_command(work: Work, flags: Sequence[str]) -> list[str]:
 
 
 def environment(threads: int = 0) -> dict[str, str]:
-    """What a worker gets beside the environment of its launcher. `threads`: of a training rank."""
+    """What a worker gets beside the environment of its launcher. `threads`: of each process, 0 = not set."""
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return offline | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
@@ -106,3 +106,17 @@ def allocator(expandable_segments: bool) -> dict[str, str]:
     """How PyTorch allocates GPU memory in a training rank. What the user's environment says stays."""
     name = "PYTORCH_CUDA_ALLOC_CONF"
     return {name: os.environ.get(name, "expandable_segments:True")} if expandable_segments else {}
+
+
+# what Megatron needs to overlap communication with computation, whoever starts it. A name that is set already stays.
+OVERLAP = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # one hardware queue: Megatron starts communication before what it overlaps with
+    "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # memory of a collective is released as soon as it was waited for
+    "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",  # Transformer Engine's norms leave multiprocessors to the collectives
+    "NVTE_BWD_LAYERNORM_SM_MARGIN": "16",
+}
+
+
+def training_environment(threads: int) -> dict[str, str]:
+    """`environment` of a training rank on any machine; without a GPU the additions have no effect."""
+    return environment(threads) | {name: os.environ.get(name, value) for name, value in OVERLAP.items()}

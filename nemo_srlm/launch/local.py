@@ -63,7 +63,7 @@ def command_for(session: Session, step: Step, shard: int) -> tuple[list[str], di
     cfg, work = session.cfg, Work(session.run_dir, step.refs, shard, step.num_shards)
     if step.kind == "train":
         flags = ["--standalone", "--nproc-per-node", str(cfg.parallel.processes)]
-        env = contract.environment(cfg.parallel.threads) | {STARTED: str(session.began)}
+        env = contract.training_environment(cfg.parallel.threads) | {STARTED: str(session.began)}
         return contract.training_command(work, flags), env | contract.allocator(cfg.parallel.expandable_segments)
     env = contract.environment()
     if step.kind == "generate" and step.num_shards > 1:  # shards run side by side here: each has GPUs of its own

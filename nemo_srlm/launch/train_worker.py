@@ -38,9 +38,11 @@ def _attempt(work: Callable[[], None]) -> int:
 
 
 def train(work: Work) -> None:
-    """Runs the stage. Raises StaleError when it was begun under another config."""
+    """Runs the stage. Raises StaleError when it was begun under another config, UserError when kernels are missing."""
+    from nemo_srlm.train.megatron import accelerator
     from nemo_srlm.train.megatron.run_config import run_config
 
+    accelerator.require_kernels()
     (ref,), cfg = work.refs, run_config(work.run_dir)
     stage = load(ref.stage)
     if stages.state(stage, cfg, ref.iteration, work.run_dir) == "missing":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.train import layout_search, loop_cost
-from nemo_srlm.train.estimate import GIB, Gpu, Work, peak_memory, total_parameters, training_flops, works
+from nemo_srlm.train.estimate import GIB, Gpu, Work, peak_memory, save_memory, total_parameters, training_flops, works
 from nemo_srlm.train.layout import check_batches, check_layout, world_size
 from nemo_srlm.train.layout_search import layout_words
 from nemo_srlm.train.lengths import Units, lognormal, mean_tokens
@@ -87,9 +87,10 @@ def text(cfg: Config, assumed: Assumed) -> str:
             f" (rows reach {assumed.efficiency:.0%})",
         ]
     pairs = loop_cost.num_pairs(cfg)
-    lines.append(
-        f"dpo reference cache: at most {16 * pairs / 2**20:.2f} MiB of host memory, no GPU memory ({pairs} pairs)"
-    )
+    lines += [
+        f"host memory of a save: {save_memory(cfg.model, cfg.parallel, cfg.precision) / GIB:.1f} GiB per node",
+        f"dpo reference cache: at most {16 * pairs / 2**20:.2f} MiB of host memory, no GPU memory ({pairs} pairs)",
+    ]
     return "\n".join([*lines, "", *loop_lines(cfg, assumed, found), "", *fit_lines(cfg, gpu)])
 
 

@@ -203,3 +203,13 @@ def peak_memory(
     """(pipeline stage, bytes) of the fullest GPU: the first stage holds most micro-batches, the last the logits."""
     ends = sorted({0, parallel.pipeline - 1})
     return max(((i, stage_memory(model, parallel, precision, work, i)) for i in ends), key=lambda found: found[1].total)
+
+
+def save_memory(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> float:
+    """Bytes of host memory per node while a training checkpoint is written: each rank copies what it writes.
+
+    That is its part of the float32 weights and both moments, and its share of the weights that its replicas hold too.
+    """
+    count = max(stage_parameters(model, parallel, stage) for stage in (0, parallel.pipeline - 1))
+    replicas = data_parallel_size(parallel) * parallel.context
+    return parallel.processes * count * (WIDTH[precision.dtype] + 12.0) / replicas

@@ -36,6 +36,8 @@ def parallel(layout: list[int]) -> ParallelSection:
 def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
     model, precision = ModelSection(**case["model"]), PrecisionSection(dtype=dtype)
     setup.initialize(model, parallel(layout), precision)
+    from megatron.core import parallel_state
+
     from nemo_srlm.train.megatron.model import build_model
 
     chunks = build_model(model, parallel(layout), precision)
@@ -44,11 +46,16 @@ def loaded(case: dict[str, Any], layout: list[int], dtype: str) -> list[Any]:
             parameter.data.fill_(float("nan"))  # a value that the load does not write stays NaN
     with counted() as (read, kept):
         checkpoint.load_model(Path(case["checkpoint"]), chunks)
+    counts = torch.tensor([sum(read), sum(kept)])
+    dist.all_reduce(
+        counts, group=parallel_state.get_data_parallel_group()
+    )  # replicas read each value once between them
+    num_read, num_kept = counts.tolist()
     own = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
-    padding = own - sum(kept)  # padding rows of the vocabulary, which no file contains
-    assert 0 <= padding <= 2 * 128 * model.hidden_size, (case["name"], layout, own, sum(kept))
-    in_vain = sum(read) - sum(kept)
-    assert 0 <= in_vain <= case["too_much"], f"{case['name']} under {layout}: {in_vain} of {sum(read)} values in vain"
+    padding = own - num_kept  # padding rows of the vocabulary, which no file contains
+    assert 0 <= padding <= 2 * 128 * model.hidden_size, (case["name"], layout, own, num_kept)
+    in_vain = num_read - num_kept
+    assert 0 <= in_vain <= case["too_much"], f"{case['name']} under {layout}: {in_vain} of {num_read} values in vain"
     return chunks
 
 
@@ -121,12 +128,12 @@ def main() -> None:
 
 def save_training(case: dict[str, Any], chunks: list[Any]) -> None:
     """Saves a training checkpoint: weights and the state of the distributed optimizer."""
-    from nemo_srlm.train.megatron import optim
+    from nemo_srlm.train.megatron import optim, optimizer_state
 
     layout, precision = parallel(case["save"]), PrecisionSection(dtype="bf16")
     wrapped = optim.wrap(chunks, layout, precision)
     optimizer = optim.build_optimizer(wrapped, SftSection(), layout, precision)
-    checkpoint._allocate(optimizer)
+    optimizer_state.allocate(optimizer)
     checkpoint.save_training(Path(case["saved"]), 7, wrapped, optimizer, keep_last=1)
 
 

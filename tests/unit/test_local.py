@@ -9,10 +9,12 @@ from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch import local
-from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_FAILED, EXIT_USER, Work, parse
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_FAILED, EXIT_USER, OVERLAP, Work, parse
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import Step, fuse
+from nemo_srlm.launch.slurm import step as slurm_step
+from nemo_srlm.launch.slurm.sbatch import JobSettings
 from nemo_srlm.report.display import Display, duration, progress_words, rate_words
 
 
@@ -50,6 +52,23 @@ def test_a_training_step_is_a_torchrun_of_the_resolved_config(tmp_path: Path):
         "--standalone", "--nproc-per-node", "2",
     ]  # fmt: skip
     assert (env["OMP_NUM_THREADS"], env["NEMO_SRLM_STARTED"]) == (str(cfg.parallel.threads), "12.5")
+
+
+def test_every_launcher_sets_what_overlapped_communication_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """For training alone; what the user or cluster.setup has set stays."""
+    for name in OVERLAP:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NVTE_FWD_LAYERNORM_SM_MARGIN", "0")
+    wanted = OVERLAP | {"NVTE_FWD_LAYERNORM_SM_MARGIN": "0"}
+    session = Session(tiny(), tmp_path, Display(1), 0.0)
+    _, local = command_for(session, Step((Ref("dpo", 1),), "train", 1), 0)
+    job = JobSettings(str(tmp_path), ["iter1/dpo"], "train", 1, "", 1, 8, 1, {})
+    attempt = slurm_step.Attempt("1", 0, 0, "head", 1, tmp_path, tmp_path)
+    _, slurm = slurm_step.command(job, attempt)
+    assert wanted.items() <= local.items()
+    assert wanted.items() <= slurm.items()
+    _, judging = command_for(session, Step((Ref("judge", 1),), "generate", 1), 0)
+    assert not OVERLAP.keys() & judging.keys()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, st
         "--nnodes", str(job.nodes), "--node-rank", str(attempt.node), "--nproc-per-node", str(job.processes),
         "--master-addr", attempt.head, "--master-port", str(attempt.port),
     ]  # fmt: skip
-    return contract.training_command(work, flags), env | contract.environment(job.threads)
+    return contract.training_command(work, flags), env | contract.training_environment(job.threads)
 
 
 def prepare_child(parent: int) -> None:

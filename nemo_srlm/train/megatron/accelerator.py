@@ -7,6 +7,8 @@ nothing. With a GPU nothing is replaced.
 """
 
 import functools
+import importlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -16,6 +18,8 @@ from typing import Any
 
 import torch
 from torch.utils._device import _device_constructors
+
+from nemo_srlm.errors import UserError
 
 _FACTORIES = (
     "zeros", "ones", "empty", "full", "tensor", "arange", "rand", "randn", "randint", "eye", "as_tensor",
@@ -53,11 +57,42 @@ def prepare(threads: int = 1) -> Accelerator:
 
 
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine is installed and there is a GPU, which it needs."""
-    if not torch.cuda.is_available():
+    """Whether Transformer Engine computes here: it needs a GPU. Raises UserError where it is installed in part."""
+    return torch.cuda.is_available() and _transformer_engine_imports()
+
+
+def require_kernels() -> None:
+    """Raises UserError on a GPU without Transformer Engine, and where Transformer Engine is installed in part.
+
+    Call it before Megatron is imported: with a part of Transformer Engine Megatron's import fails, on any machine.
+    """
+    if not _transformer_engine_imports() and torch.cuda.is_available():
+        raise UserError(
+            "Transformer Engine", f"not installed, on a machine with {torch.cuda.device_count()} GPUs",
+            "transformer_engine.pytorch, whose kernels training uses on a GPU",
+            "install it (README, Installing), or hide the GPUs by CUDA_VISIBLE_DEVICES= to train on the CPU",
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _transformer_engine_imports() -> bool:
+    if importlib.util.find_spec("transformer_engine") is None:
         return False
     try:
-        import transformer_engine.pytorch  # noqa: F401
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # its own checks raise FileNotFoundError, RuntimeError, AssertionError and others
+        raise UserError(
+            "Transformer Engine", f"installed in part: its import fails with {type(error).__name__}: {error}",
+            "transformer-engine, transformer_engine_cu13 and transformer_engine_torch of one version",
+            "install the missing part (README, Installing) or uninstall all of them",
+        ) from error  # fmt: skip
+    return True
+
+
+def has_fused_accumulation() -> bool:
+    """Whether apex's extension is here with which a matrix product adds a weight's gradient to its buffer."""
+    try:
+        importlib.import_module("fused_weight_gradient_mlp_cuda")
     except ImportError:
         return False
     return True

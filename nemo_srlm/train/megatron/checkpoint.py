@@ -12,49 +12,66 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name
+from nemo_srlm.train.megatron import optimizer_state
 from nemo_srlm.train.megatron.save_strategy import InProcessSave
-
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def model_state(chunks: list[Any]) -> dict[str, Any]:
     """Sharded weights of this rank's chunks, under their names in the whole model."""
     plain: list[GPTModel] = unwrap_model(chunks)
+    metadata = {"dp_cp_group": _replicas()}
     if len(plain) == 1:
-        return {"model": plain[0].sharded_state_dict(metadata=_metadata())}
-    return {f"model{i}": chunk.sharded_state_dict(metadata=_metadata()) for i, chunk in enumerate(plain)}
+        return {"model": plain[0].sharded_state_dict(metadata=metadata)}
+    return {f"model{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(plain)}
 
 
-def _metadata() -> dict[str, Any]:
-    from megatron.core import parallel_state
+def _replicas() -> Any:
+    """The process group of the ranks that hold the same weights."""
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
-    return {**_METADATA, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+
+def save_strategy() -> FullyParallelSaveStrategyWrapper:
+    """Each weight is written by one of the ranks that hold it, each of which has near the same number of bytes."""
+    return FullyParallelSaveStrategyWrapper(InProcessSave(), _replicas())
 
 
-def _optimizer_state(optimizer: Any, model: dict[str, Any], loading: bool) -> dict[str, Any]:
-    flat = model["model"] if len(model) == 1 else model
-    return dict(optimizer.sharded_state_dict(flat, is_loading=loading, metadata=_metadata()))
+def weights_to_save(chunks: list[Any]) -> dict[str, Any]:
+    """`model_state` after the last update: with overlapped communication Megatron gathers the updated parameters only
+    when the next forward pass uses them, and until then every rank has only its own part of them."""
+    for chunk in chunks:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
+    return model_state(chunks)
+
+
+def _of_optimizer(model: dict[str, Any]) -> dict[str, Any]:
+    """The weights as Megatron's optimizers want them."""
+    return model["model"] if len(model) == 1 else model
 
 
 def save_model(directory: Path, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
     """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank calls it."""
-    _write(directory, name, model_state(chunks), notes or {})
+    _write(directory, name, weights_to_save(chunks), notes or {})
 
 
 def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:
     """Sharded weights and optimizer state, and the number of steps done: all that training resumes from."""
-    state = model_state(chunks)
-    return state | {"optimizer": _optimizer_state(optimizer, state, loading=False), "step": step}
+    state = weights_to_save(chunks)
+    return state | {"optimizer": optimizer_state.to_save(optimizer, _of_optimizer(state)), "step": step}
 
 
 def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any, keep_last: int) -> None:
@@ -71,7 +88,7 @@ def keep_newest(directory: Path, keep_last: int) -> None:
 
 def _write(directory: Path, name: str, state: dict[str, Any], notes: dict[str, Any]) -> None:
     temporary = make_temporary(directory, name)
-    dist_checkpointing.save(state, str(temporary), sharded_strategy=InProcessSave(), validate_access_integrity=False)
+    dist_checkpointing.save(state, str(temporary), sharded_strategy=save_strategy(), validate_access_integrity=False)
     if dist.get_rank() == 0:
         for file, note in notes.items():
             (temporary / file).write_text(json.dumps(note), encoding="utf-8")
@@ -132,18 +149,19 @@ def load_training(directory: Path, chunks: list[Any], optimizer: Any) -> int:
         return 0
     if path.name == FINAL:
         raise CheckpointError(path, "training is finished", "a checkpoint to resume from", "nothing is left to train")
-    _allocate(optimizer)
-    wanted = model_state(chunks)
-    wanted |= {"optimizer": _optimizer_state(optimizer, wanted, loading=True)}
-    loaded = _load(path, wanted)
+    weights = model_state(chunks)
+    wanted, complete = optimizer_state.to_load(optimizer, _of_optimizer(weights))
+    loaded = _load(path, weights | {"optimizer": wanted})
     _fill(chunks, loaded)
-    _restore(optimizer, loaded["optimizer"])
+    complete(loaded["optimizer"])
     return int(loaded["step"])
 
 
 def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Loads what is `wanted`. A tensor that several ranks want is read by one of them, which sends it to the others."""
+    strategy = FullyParallelLoadStrategyWrapper(TorchDistLoadShardedStrategy(), _replicas())
     try:
-        return dict(dist_checkpointing.load(wanted, str(path)))
+        return dict(dist_checkpointing.load(wanted, str(path), sharded_strategy=strategy))
     except (dist_checkpointing.core.CheckpointingException, KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(path, f"does not fit this model ({str(error).splitlines()[0]})", "a checkpoint of the "
                               "architecture in the config's model section") from error  # fmt: skip
@@ -161,38 +179,6 @@ def _without_absent_scales(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 def _fill(chunks: list[Any], loaded: dict[str, Any]) -> None:
     for i, chunk in enumerate(unwrap_model(chunks)):
         chunk.load_state_dict(loaded["model" if len(chunks) == 1 else f"model{i}"], strict=False)
-
-
-def _restore(optimizer: Any, loaded: dict[str, Any]) -> None:
-    """Loads optimizer state in two parts, because of the `step` that torch's AdamW keeps for each parameter.
-
-    Megatron 0.16 fails on that key while loading the moments. It would also make all parameters share one step tensor,
-    which the next update would then increment once per parameter.
-    """
-    (inner,) = optimizer.chained_optimizers
-    if "param_state" not in loaded:  # without the distributed optimizer
-        inner.load_state_dict(loaded)
-        return
-    moments = loaded["param_state"]
-    inner.load_state_dict({k: v for k, v in loaded.items() if k != "param_state"})
-    states = list(inner.optimizer.state.values())
-    steps = [state.pop("step", None) for state in states]
-    inner.load_parameter_state_from_fully_reshardable(moments)
-    for state, step in zip(states, steps, strict=True):
-        if step is not None:
-            state["step"] = step.clone()
-
-
-def _allocate(optimizer: Any) -> None:
-    """Makes zero optimizer states to load into; torch's AdamW would make them at its first step."""
-    for inner in optimizer.chained_optimizers:
-        for group in inner.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = inner.optimizer.state[parameter]
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"] = torch.zeros_like(parameter.data)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter.data)
 
 
 def drop_training(directory: Path) -> None:

@@ -37,7 +37,7 @@ def transformer_config(
 ) -> TransformerConfig:
     """Megatron's own settings for the model. `dropout` is for hidden states and attention probabilities."""
     gpu = torch.cuda.is_available()
-    fused = gpu and accelerator.has_transformer_engine()
+    fused = accelerator.has_transformer_engine()
     dtype = DTYPES[precision.dtype]
     settings: dict[str, Any] = {}
     if precision.fp8 != "none":
@@ -88,7 +88,7 @@ def transformer_config(
         bias_dropout_fusion=fused,
         masked_softmax_fusion=False,
         apply_rope_fusion=fused,
-        gradient_accumulation_fusion=fused,
+        gradient_accumulation_fusion=fused and accelerator.has_fused_accumulation(),
         batch_p2p_comm=gpu,
         tp_comm_overlap=parallel.tp_comm_overlap,
         **settings,

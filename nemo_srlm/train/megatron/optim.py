@@ -14,15 +14,20 @@ from megatron.core.transformer.module import Float16Module
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 
 
+def can_overlap() -> bool:
+    """Whether collectives run while computation goes on. NCCL's do; gloo has no group of asynchronous ones."""
+    return torch.cuda.is_available()
+
+
 def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: PrecisionSection) -> list[Any]:
     """The model chunks in half precision (bf16 only) and Megatron's DDP, with the hooks that the schedules call."""
     config = chunks[0].config
-    gpu = torch.cuda.is_available()
     inner = [Float16Module(config, c) if precision.dtype == "bf16" else c for c in chunks]
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=precision.grad_reduce_in_fp32,
-        overlap_grad_reduce=gpu,
-        overlap_param_gather=gpu and parallel.distributed_optimizer,
+        overlap_grad_reduce=can_overlap(),
+        overlap_param_gather=can_overlap() and parallel.distributed_optimizer,
+        align_param_gather=len(chunks) > 1,  # then the interleaved schedule starts the gather, by param_sync_func below
         use_distributed_optimizer=parallel.distributed_optimizer,
         average_in_collective=False,
         check_for_nan_in_grad=False,  # the trainer checks the global norm instead
@@ -35,10 +40,8 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
     if ddp.overlap_grad_reduce:
         config.no_sync_func = [m.no_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
         config.grad_sync_func = [m.start_grad_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].start_grad_sync
-    if ddp.overlap_param_gather:
-        config.param_sync_func = (
-            [m.start_param_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].start_param_sync
-        )
+    if ddp.overlap_param_gather and ddp.align_param_gather:
+        config.param_sync_func = [m.start_param_sync for m in wrapped]
     return wrapped
 
 
@@ -58,7 +61,7 @@ def build_optimizer(
         bf16=precision.dtype == "bf16",
         params_dtype=torch.bfloat16 if precision.dtype == "bf16" else torch.float32,
         use_distributed_optimizer=parallel.distributed_optimizer,
-        overlap_param_gather=gpu and parallel.distributed_optimizer,
+        overlap_param_gather=can_overlap() and parallel.distributed_optimizer,
         clip_grad=section.clip_grad,
     )
     optimizer = get_megatron_optimizer(config, wrapped, use_gloo_process_groups=gpu)

@@ -16,7 +16,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from nemo_srlm.core.process import die_with_parent
 from nemo_srlm.train.checkpoint_dir import FINAL, step_name
 from nemo_srlm.train.megatron import checkpoint
-from nemo_srlm.train.megatron.save_strategy import InProcessSave, prepare_results_queue
+from nemo_srlm.train.megatron.save_strategy import prepare_results_queue
 
 
 def _write_until_parent_dies(parent: int, write: Callable[..., None], *args: Any, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class Saver:
         name = step_name(step)
         temporary = checkpoint.make_temporary(self._directory, name)
         request = dist_checkpointing.save(
-            checkpoint.training_state(step, chunks, optimizer), str(temporary), sharded_strategy=InProcessSave(),
+            checkpoint.training_state(step, chunks, optimizer), str(temporary), sharded_strategy=checkpoint.save_strategy(),
             validate_access_integrity=False, async_sharded_save=True,
         )  # fmt: skip
         if request.async_fn is not None:

@@ -19,9 +19,11 @@ TIMEOUT = datetime.timedelta(minutes=30)
 def initialize(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> accelerator.Accelerator:
     """Joins the process group (torchrun's environment, or a world of one) and sets Megatron's parallel state.
 
-    Raises ConfigError when the layout is impossible, the world has another size, or this machine lacks the precision.
+    Raises ConfigError when the layout is impossible, the world has another size, or this machine lacks the precision,
+    UserError when it has a GPU and no Transformer Engine.
     """
     check_layout(model, parallel)
+    accelerator.require_kernels()
     device = accelerator.prepare(parallel.threads)
     gpu = device.kind == "cuda"
     fp8_gpu = gpu and torch.cuda.get_device_capability() >= (8, 9)

@@ -1,0 +1,63 @@
+"""What is saved is what was trained, and no rank needs memory for more than its part. Four processes over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("saving_worker.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("saving")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", str(WORKER),
+        str(out),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=out, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    found: list[dict[str, Any]] = json.loads((out / "found.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("layout", ["dp2", "dp2_pp2_vpp2"])
+def test_overlapped_communication_saves_the_same_weights_and_state(ranks: list[dict[str, Any]], layout: str):
+    """Of the kept and the final weights and of a training checkpoint, and the run resumed from it: equal bits."""
+    for rank in ranks:
+        found = rank["overlap"]
+        whole, resumed = found[f"{layout}/plain/whole"], found[f"{layout}/plain/resumed"]
+        assert found[f"{layout}/overlapped/whole"] == whole
+        assert found[f"{layout}/overlapped/resumed"] == resumed
+        assert {k: v for k, v in resumed.items() if k != "step"} == whole
+
+
+@pytest.mark.parametrize("optimizer", ["distributed", "plain"])
+def test_fused_adam_resumes_bit_for_bit(ranks: list[dict[str, Any]], optimizer: str):
+    for rank in ranks:
+        whole, resumed = (rank["fused_adam"][f"{optimizer}/{how}"] for how in ("whole", "resumed"))
+        assert {k: v for k, v in resumed.items() if k != "step"} == whole
+
+
+def test_a_checkpoint_has_the_tensors_that_megatron_gathers(ranks: list[dict[str, Any]]):
+    for rank in ranks:
+        assert rank["memory"]["ours"] == rank["memory"]["megatrons"]
+
+
+def test_no_rank_holds_the_whole_optimizer_state_while_saving_or_loading(ranks: list[dict[str, Any]]):
+    """Growth of resident memory; Megatron's gathering shows that the measurement sees a whole state."""
+    whole = ranks[0]["memory"]["state"]
+    assert sum(rank["memory"]["owned"] for rank in ranks) == whole
+    for rank in ranks:
+        found = rank["memory"]
+        assert found["owned"] <= whole / 4 * 1.01
+        assert found["save"] < whole / 2
+        assert found["load"] < whole / 2
+        assert found["gathered"] > whole
+        assert found["written"] == pytest.approx(found["estimate"], rel=0.02)

@@ -1,0 +1,23 @@
+"""The row lengths that FP8 and the parallel layout need."""
+
+import pytest
+from megatron.core.enums import Fp8Recipe
+from megatron.core.fp8_utils import get_fp8_align_size
+
+from nemo_srlm.config.fields import rules
+from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.train.batches import batch_layout
+
+SHARDED = ParallelSection(tensor=4, sequence=True, context=2)
+
+
+@pytest.mark.parametrize("recipe", rules(PrecisionSection)["fp8_recipe"].choices)
+def test_rows_are_padded_to_what_the_fp8_recipe_needs_on_every_rank(recipe: str):
+    fp8 = PrecisionSection(fp8="hybrid", fp8_recipe=recipe)
+    needed = get_fp8_align_size(Fp8Recipe(recipe))
+    assert batch_layout(TrainSection(), ParallelSection(), fp8).multiple == needed
+    assert batch_layout(TrainSection(), SHARDED, fp8).multiple == 4 * 2 * needed
+
+
+def test_rows_without_fp8_are_padded_for_the_layout_alone():
+    assert batch_layout(TrainSection(), SHARDED, PrecisionSection()).multiple == 4 * 2
