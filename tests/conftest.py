@@ -8,7 +8,7 @@ import pytest
 # in this order, then as collected
 LONG = (
     "slurm", "test_whole_loop.py", "test_imported_loop.py", "test_trainer.py", "test_convert_verify.py", "test_vllm_stages.py",
-    "test_convert_layouts.py", "test_trainer_kills.py", "test_report_browser.py",
+    "test_convert_layouts.py", "test_trainer_kills.py", "test_report_browser.py", "test_saving.py", "test_reference.py",
 )  # fmt: skip
 
 

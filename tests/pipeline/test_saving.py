@@ -13,18 +13,22 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("saving_worker.py")
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("saving")
+def run_ranks(worker: Path, processes: int, out: Path) -> list[dict[str, Any]]:
+    """Runs a worker script in a process group; what each rank found."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [
-        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", str(WORKER),
-        str(out),
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        str(worker), str(out),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=out, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     found: list[dict[str, Any]] = json.loads((out / "found.json").read_text())
     return found
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_ranks(WORKER, 4, tmp_path_factory.mktemp("saving"))
 
 
 @pytest.mark.parametrize("layout", ["dp2", "dp2_pp2_vpp2"])

@@ -7,7 +7,6 @@ nothing. With a GPU nothing is replaced.
 """
 
 import functools
-import importlib
 import importlib.util
 import logging
 import os
@@ -79,7 +78,7 @@ def _transformer_engine_imports() -> bool:
     if importlib.util.find_spec("transformer_engine") is None:
         return False
     try:
-        importlib.import_module("transformer_engine.pytorch")
+        import transformer_engine.pytorch  # noqa: F401
     except Exception as error:  # its own checks raise FileNotFoundError, RuntimeError, AssertionError and others
         raise UserError(
             "Transformer Engine", f"installed in part: its import fails with {type(error).__name__}: {error}",
@@ -92,7 +91,7 @@ def _transformer_engine_imports() -> bool:
 def has_fused_accumulation() -> bool:
     """Whether apex's extension is here with which a matrix product adds a weight's gradient to its buffer."""
     try:
-        importlib.import_module("fused_weight_gradient_mlp_cuda")
+        import fused_weight_gradient_mlp_cuda  # noqa: F401
     except ImportError:
         return False
     return True

@@ -21,6 +21,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
@@ -53,7 +54,7 @@ def weights_to_save(chunks: list[Any]) -> dict[str, Any]:
     """`model_state` after the last update: with overlapped communication Megatron gathers the updated parameters only
     when the next forward pass uses them, and until then every rank has only its own part of them."""
     for chunk in chunks:
-        if chunk.ddp_config.overlap_param_gather:
+        if isinstance(chunk, DistributedDataParallel) and chunk.ddp_config.overlap_param_gather:
             chunk.start_param_sync(force_sync=True)
     return model_state(chunks)
 

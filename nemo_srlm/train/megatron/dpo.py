@@ -1,24 +1,31 @@
 """DPO and its relatives: the task with the cached reference, and the check of the first loss. Shape: R pairs."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from nemo_srlm.config.training import DpoSection
+from nemo_srlm.config.training import DpoSection, PrecisionSection
 from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError, UserError
 from nemo_srlm.train import losses
-from nemo_srlm.train.batches import Unit, index_at
+from nemo_srlm.train.batches import Unit, index_at, total_steps
 from nemo_srlm.train.losses import Loss
 from nemo_srlm.train.megatron import ranks, reference
-from nemo_srlm.train.megatron.evaluation import evaluate
+from nemo_srlm.train.megatron.evaluation import step_pass
 from nemo_srlm.train.megatron.job import Trainer
-from nemo_srlm.train.megatron.reference import Logps, Pair, document_sums
+from nemo_srlm.train.megatron.reduction import micro_batch_loss, reduce_metrics
+from nemo_srlm.train.megatron.reference import Pair, Reference, Training, document_sums
 from nemo_srlm.train.megatron.step import LocalBatch
 from nemo_srlm.train.megatron.tasks import Task
 from nemo_srlm.train.megatron.trainer import fit
+
+CHECKED_STEPS = 8
+# Same rows, same rounding: the first loss is exact but for kernels that are not deterministic, and for delayed FP8 scaling,
+# whose scales follow the passes before. An order of magnitude for each coarser format; a wrong reference is far outside.
+ROUNDING = {"fp32": 1.0, "bf16": 10.0, "fp8": 50.0}
 
 
 def fit_dpo(
@@ -32,25 +39,28 @@ def fit_dpo(
     if section.replay_weight and not replay:
         raise DataError("dpo.replay_weight", f"{section.replay_weight} without EFT examples", "EFT examples to replay")
     seed, num = trainer.job.seed, len(pairs)
-    fitted = held_out = None
+    known = None
     if losses.PREFERENCES[section.loss].needs_reference:
-        logps = reference.load_or_compute(trainer, [*pairs, *validation])
-        fitted, held_out = logps[:num], logps[num:]
-    task = dpo_task(pairs, replay, fitted, section, seed)
-    validation_task = dpo_task(validation, (), held_out, section, seed, shuffled=False) if validation else None
+        training = Training(
+            pairs, dpo_task(pairs, replay, None, section, seed).unit_at, lambda p: index_at(p, num, seed)
+        )
+        known = reference.load_or_compute(trainer, training, validation)
+    task = dpo_task(pairs, replay, known, section, seed)
+    validation_task = dpo_task(validation, (), known, section, seed, shuffled=False) if validation else None
     fit(trainer, task, validation_task, functools.partial(check_first_loss, trainer, task, section))
 
 
 def dpo_task(
-    pairs: Sequence[Pair], replay: Sequence[Document], logps: Logps | None, section: DpoSection, seed: int,
+    pairs: Sequence[Pair], replay: Sequence[Document], known: Reference | None, section: DpoSection, seed: int,
     shuffled: bool = True,
 ) -> Task:  # fmt: skip
     """A unit is (chosen, rejected) or (chosen, rejected, replayed example): its documents stay in one micro-batch.
 
-    `logps` are the reference's, None for a loss that needs none. There is one replayed example per pair, so every term
+    `known` is the reference, None for a loss that needs none. There is one replayed example per pair, so every term
     of the loss counts pairs and any split of a batch gives the same gradient.
     """
     num, width = len(pairs), 3 if replay and section.replay_weight else 2
+    logps_R2 = None if known is None else known.of(pairs)
 
     def index(position: int) -> int:
         return index_at(position, num, seed) if shuffled else position
@@ -67,8 +77,8 @@ def dpo_task(
         num_pairs = batch.num_documents // width
         sums_RW, lengths_RW = sums_N.view(num_pairs, width), lengths_N.view(num_pairs, width)
         of_reference = None
-        if logps is not None:
-            rows_R2 = torch.from_numpy(logps[[index(p) for p in batch.positions]]).to(sums_N)
+        if logps_R2 is not None:
+            rows_R2 = torch.from_numpy(logps_R2[[index(p) for p in batch.positions]]).to(sums_N)
             of_reference = rows_R2[:, 0], rows_R2[:, 1]
         found = losses.dpo(
             -sums_RW[:, 0], -sums_RW[:, 1], lengths_RW[:, 0], lengths_RW[:, 1], section, of_reference,
@@ -84,19 +94,37 @@ def dpo_task(
 
 
 def check_first_loss(trainer: Trainer, task: Task, section: DpoSection) -> None:
-    """Raises UserError unless the first batch, dropout off, has the loss of equal policy and reference.
+    """Raises UserError unless steps of the first epoch, dropout off, have the loss of equal policy and reference.
 
-    A loss without such a value (a reference-free one) is not checked.
+    Up to CHECKED_STEPS of them, evenly spread. A loss without such a value (a reference-free one) is not checked.
     """
     first_loss = losses.PREFERENCES[section.loss].first_loss
     if first_loss is None:
         return
-    first = Task(task.unit_at, min(task.num_units, trainer.job.train.global_batch), task.loss, task.metrics)
-    value, wanted = evaluate(trainer, first)["dpo_loss"], first_loss(section)
-    if not abs(value - wanted) <= section.ln2_tolerance * max(1.0, wanted):
-        path = trainer.job.directory / reference.REFERENCE
+    job = trainer.job
+    epoch = math.ceil(task.num_units / job.train.global_batch)
+    collected = [
+        found for number in spread(min(epoch, total_steps(job.train, task.num_units)), CHECKED_STEPS)
+        for found in step_pass(trainer, task.unit_at, number, micro_batch_loss(task))
+    ]  # fmt: skip
+    values, _ = reduce_metrics(task, collected, (), trainer.device)
+    value, wanted, allowed = values["dpo_loss"], first_loss(section), tolerance(section, job.precision)
+    if not abs(value - wanted) <= allowed * max(1.0, wanted):
+        path = job.directory / reference.REFERENCE
         raise UserError(
-            f"{trainer.job.name}, first loss of {section.loss}", f"{value:.6f}",
-            f"{wanted:.6f} within {section.ln2_tolerance}, as long as policy and reference are equal",
+            f"{job.name}, first loss of {section.loss}", f"{value:.6f}",
+            f"{wanted:.6f} within {allowed:g}, as long as policy and reference are equal",
             f"the reference is not the policy: remove {path} if the weights were changed",
         )  # fmt: skip
+
+
+def spread(num: int, most: int) -> list[int]:
+    """At most `most` of 0 .. num - 1, evenly spread, the first and the last among them."""
+    if num <= most:
+        return list(range(num))
+    return [i * (num - 1) // (most - 1) for i in range(most)]
+
+
+def tolerance(section: DpoSection, precision: PrecisionSection) -> float:
+    """dpo.ln2_tolerance, which is for fp32, in the precision of the training."""
+    return section.ln2_tolerance * ROUNDING["fp8" if precision.fp8 != "none" else precision.dtype]

@@ -1,9 +1,9 @@
 """Forward passes without gradient, dropout off: metrics of held-out units, and whatever else a loss function collects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nemo_srlm.train.batches import Unit, eval_batches, padding_batch
+from nemo_srlm.train.batches import Batch, Unit, eval_batches, padding_batch, step_batches
 from nemo_srlm.train.layout import data_parallel_size
 from nemo_srlm.train.megatron import ranks, step
 from nemo_srlm.train.megatron.job import Trainer
@@ -19,6 +19,25 @@ def forward_pass(trainer: Trainer, units: Sequence[Unit], loss: MicroBatchLoss) 
     batches = eval_batches(units, job.train.micro_batch, replicas, ranks.replica(), trainer.layout)
     if batches and job.parallel.virtual_pipeline > 1:  # the interleaved schedule wants a multiple of the stages
         batches += [padding_batch(batches[-1])] * (-len(batches) % job.parallel.pipeline)
+    return _without_dropout(trainer, batches, loss)
+
+
+def step_pass(trainer: Trainer, unit_at: Callable[[int], Unit], number: int, loss: MicroBatchLoss) -> list[Any]:
+    """One pass over the micro-batches that training step `number` has: the same rows, so the same rounding."""
+    return _without_dropout(trainer, training_batches(trainer, unit_at, number), loss)
+
+
+def training_batches(trainer: Trainer, unit_at: Callable[[int], Unit], number: int) -> list[Batch]:
+    """This replica's micro-batches of step `number` (from 0)."""
+    job, section = trainer.job, trainer.job.train
+    replicas = data_parallel_size(job.parallel)
+    num_micro = section.global_batch // (replicas * section.micro_batch)
+    return step_batches(
+        unit_at, number, section.global_batch, replicas, num_micro, ranks.replica(), trainer.layout
+    )  # fmt: skip
+
+
+def _without_dropout(trainer: Trainer, batches: Sequence[Batch], loss: MicroBatchLoss) -> list[Any]:
     for chunk in trainer.chunks:
         chunk.eval()
     collected = step.run_schedule(trainer.chunks, batches, loss, trainer.device, forward_only=True)

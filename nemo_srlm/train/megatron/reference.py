@@ -1,7 +1,17 @@
-"""The reference's log-probabilities of preference pairs: computed once, before the first step, and stored in reference.npz."""
+"""The reference's log-probabilities of preference pairs: computed once, before the first step, and stored in reference.npz.
 
-from collections.abc import Sequence
+In bf16 and FP8 a document's log-probability depends on the row that it is computed in. So the reference sees the very rows
+of the training steps, and reference.npz says which settings decide them: under others it is computed again.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +22,10 @@ from torch import Tensor
 from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError
 from nemo_srlm.train import losses
+from nemo_srlm.train.batches import Unit
+from nemo_srlm.train.layout import data_parallel_size
 from nemo_srlm.train.megatron import ranks, step
-from nemo_srlm.train.megatron.evaluation import forward_pass
+from nemo_srlm.train.megatron.evaluation import forward_pass, step_pass
 from nemo_srlm.train.megatron.job import Trainer
 from nemo_srlm.train.megatron.step import LocalBatch
 
@@ -22,14 +34,59 @@ Pair = tuple[str, Document, Document]  # id, chosen, rejected
 Logps = npt.NDArray[np.float64]  # [R, 2] summed log-probabilities of chosen and rejected
 
 
-def load_or_compute(trainer: Trainer, pairs: Sequence[Pair]) -> Logps:
-    """The stored log-probabilities of these pairs; those under the trainer's weights, which are then stored, if none are."""
-    path, ids = trainer.job.directory / REFERENCE, [pair[0] for pair in pairs]
-    found = load(path, ids)
-    if found is None:
-        found = compute(trainer, [pair[1:] for pair in pairs])
-        save(path, ids, found)
-    return found
+@dataclass(frozen=True)
+class Reference:
+    """Log-probabilities of pairs, and the rows in which they were computed."""
+
+    ids: Sequence[str]
+    logps_R2: Logps
+    rows: str
+
+    def of(self, pairs: Sequence[Pair]) -> Logps:
+        """[R, 2] of these pairs, in their order. Raises DataError when one is missing."""
+        place = {name: i for i, name in enumerate(self.ids)}
+        missing = [pair[0] for pair in pairs if pair[0] not in place]
+        if missing:
+            raise DataError(
+                REFERENCE, f"no log-probabilities of {len(missing)} pairs, such as {missing[0]}", "all pairs"
+            )
+        found: Logps = self.logps_R2[[place[pair[0]] for pair in pairs]]
+        return found
+
+
+@dataclass(frozen=True)
+class Training:
+    """The pairs of the training steps: `unit_at` and `index` map a position of their stream to its unit and its pair."""
+
+    pairs: Sequence[Pair]
+    unit_at: Callable[[int], Unit]
+    index: Callable[[int], int]
+
+
+def load_or_compute(trainer: Trainer, training: Training, validation: Sequence[Pair]) -> Reference:
+    """The stored reference of these pairs; the one under the trainer's weights, which is then stored, if there is none.
+
+    Also if the stored one was computed in other rows than those of this job's steps.
+    """
+    path, ids = trainer.job.directory / REFERENCE, [pair[0] for pair in (*training.pairs, *validation)]
+    found, rows = load(path, ids), row_settings(trainer)
+    if found is not None and found.rows == rows:
+        return found
+    if found is not None and ranks.is_main():
+        print(
+            f"{path}: computed in other rows ({found.rows or 'unknown'}); now {rows}: computed again", file=sys.stderr
+        )
+    logps = np.concatenate([_of_steps(trainer, training), _of_validation(trainer, validation)])
+    made = Reference(ids, logps, rows)
+    save(path, made)
+    return made
+
+
+def row_settings(trainer: Trainer) -> str:
+    """The settings that decide which documents share a row, and its length, as JSON."""
+    job = trainer.job
+    settings = dataclasses.asdict(trainer.layout) | {"replicas": data_parallel_size(job.parallel)}
+    return json.dumps(settings | ({} if trainer.layout.budget else {"micro_batch": job.train.micro_batch}))
 
 
 def document_sums(values_BS: Tensor, batch: LocalBatch) -> Tensor:
@@ -38,47 +95,69 @@ def document_sums(values_BS: Tensor, batch: LocalBatch) -> Tensor:
     return step.over_context(sums_N)
 
 
-def compute(trainer: Trainer, pairs: Sequence[tuple[Document, Document]]) -> Logps:
-    """Log-probabilities under the trainer's weights, dropout off, on every rank."""
+Collected = tuple[tuple[int, ...], list[list[float]]]  # positions of a micro-batch's units, log-probabilities of each
 
-    def collect(nll_BS: Tensor, batch: LocalBatch) -> tuple[Tensor, Tensor, tuple[tuple[int, ...], list[list[float]]]]:
-        sums_N = document_sums(nll_BS * batch.weights_BS, batch)
-        values = (-sums_N).view(batch.num_documents // 2, 2).double().cpu().tolist()
-        return sums_N.sum(), torch.tensor(1, dtype=torch.int, device=nll_BS.device), (batch.positions, values)
 
-    collected = forward_pass(trainer, list(pairs), collect)
-    mine = collected if ranks.holds_metrics() and ranks.is_first_context_rank() else []
-    gathered: list[list[tuple[tuple[int, ...], list[list[float]]]]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, mine)
-    logps = np.full((len(pairs), 2), np.nan)
-    for batches in gathered:
-        for positions, values in batches:
-            if positions:  # a padding batch has none
-                logps[list(positions)] = values
+def _collect(nll_BS: Tensor, batch: LocalBatch) -> tuple[Tensor, Tensor, Collected]:
+    sums_N = document_sums(nll_BS * batch.weights_BS, batch)
+    width = batch.num_documents // max(1, len(batch.positions))  # chosen, rejected and, with replay, its example
+    values = (-sums_N).view(len(batch.positions), width)[:, :2].double().cpu().tolist() if batch.positions else []
+    return sums_N.sum(), torch.tensor(1, dtype=torch.int, device=nll_BS.device), (batch.positions, values)
+
+
+def _of_steps(trainer: Trainer, training: Training) -> Logps:
+    """[R, 2] under the trainer's weights, dropout off, in the rows of the first epoch's steps."""
+    num = len(training.pairs)
+    collected: list[Collected] = []
+    for number in range(math.ceil(num / trainer.job.train.global_batch)):
+        collected += step_pass(trainer, training.unit_at, number, _collect)
+    # the last step is filled up with units of the next epoch, whose pairs have their values from this one
+    pairs = (
+        (training.index(p), value) for positions, values in collected
+        for p, value in zip(positions, values, strict=True) if p < num
+    )  # fmt: skip
+    return _on_every_rank(pairs, num)
+
+
+def _of_validation(trainer: Trainer, pairs: Sequence[Pair]) -> Logps:
+    """[R, 2] under the trainer's weights, in the rows in which the validation loss is computed."""
+    collected: list[Collected] = forward_pass(trainer, [pair[1:] for pair in pairs], _collect)
+    return _on_every_rank(((p, v) for ps, vs in collected for p, v in zip(ps, vs, strict=True)), len(pairs))
+
+
+def _on_every_rank(mine: Iterable[tuple[int, list[float]]], num: int) -> Logps:
+    """[num, 2] of the values that the ranks have between them, with their indices."""
+    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, list(mine) if ranks.holds_metrics() and ranks.is_first_context_rank() else [])
+    logps = np.full((num, 2), np.nan)
+    for rank in gathered:
+        for index, values in rank:
+            logps[index] = values
     assert np.isfinite(logps).all(), "a pair without reference log-probabilities"
     return logps
 
 
-def save(path: Path, ids: Sequence[str], logps: Logps) -> None:
+def save(path: Path, made: Reference) -> None:
     if dist.get_rank() == 0:
         temporary = path.with_name(f".{path.name}.tmp.npz")
-        np.savez(temporary, ids=np.array(ids), logps=logps)
+        np.savez(temporary, ids=np.array(made.ids), logps=made.logps_R2, rows=np.array(made.rows))
         temporary.replace(path)
     dist.barrier()
 
 
-def load(path: Path, ids: Sequence[str]) -> Logps | None:
-    """The stored log-probabilities, None if there is no file. Raises DataError unless they are those of these pairs."""
+def load(path: Path, ids: Sequence[str]) -> Reference | None:
+    """The stored reference, None if there is no file. Raises DataError unless it is that of these pairs."""
     if not path.exists():
         return None
     remedy = f"remove {path} and the checkpoints beside it to compute it again"
     try:
         with np.load(path) as stored:
             found, logps = [str(i) for i in stored["ids"]], np.asarray(stored["logps"], np.float64)
+            rows = str(stored["rows"]) if "rows" in stored else ""  # files of 0.1 do not say
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(path, f"unreadable ({error})", "reference log-probabilities of every pair", remedy) from error
     if found != list(ids) or logps.shape != (len(ids), 2) or not np.isfinite(logps).all():
         raise DataError(
             path, f"log-probabilities of {len(found)} other pairs", f"those of the {len(ids)} pairs here", remedy
         )
-    return logps
+    return Reference(found, logps, rows)

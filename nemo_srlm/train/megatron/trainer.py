@@ -10,12 +10,11 @@ from typing import Any
 
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.errors import UserError
-from nemo_srlm.train.batches import step_batches, total_steps
+from nemo_srlm.train.batches import total_steps
 from nemo_srlm.train.checkpoint_dir import is_finished, weights_name
-from nemo_srlm.train.layout import data_parallel_size
 from nemo_srlm.train.megatron import checkpoint, optim, ranks, setup, step
 from nemo_srlm.train.megatron.best import BestWeights
-from nemo_srlm.train.megatron.evaluation import evaluate
+from nemo_srlm.train.megatron.evaluation import evaluate, training_batches
 from nemo_srlm.train.megatron.job import Job, Trainer
 from nemo_srlm.train.megatron.reduction import micro_batch_loss, reduce_metrics
 from nemo_srlm.train.megatron.saving import Saver
@@ -90,14 +89,10 @@ def train_step(
     trainer: Trainer, task: Task, scheduler: Any, number: int, stop_reason: Callable[[], str]
 ) -> StepResult:  # fmt: skip
     """Step `number` (from 0): forward, backward, one reduction of metrics, optimizer. Ranks agree on all but `reason`."""
-    job, section = trainer.job, trainer.job.train
+    job = trainer.job
     began = time.perf_counter()
     setup.seed_everything(job.seed, number)
-    replicas = data_parallel_size(job.parallel)
-    num_micro = section.global_batch // (replicas * section.micro_batch)
-    batches = step_batches(
-        task.unit_at, number, section.global_batch, replicas, num_micro, ranks.replica(), trainer.layout
-    )  # fmt: skip
+    batches = training_batches(trainer, task.unit_at, number)
     for chunk in trainer.chunks:
         chunk.zero_grad_buffer()
     trainer.optimizer.zero_grad()
