@@ -79,6 +79,12 @@ def test_packing_changes_nothing(two: Results, kind: str, rows: str):
     assert_same_training(two[f"batches/{kind}/{rows}"], two[f"batches/{kind}/micro4"], 1e-5)
 
 
+def test_the_share_of_useful_positions_is_logged(two: Results):
+    shares = {name: two[f"batches/dpo/{name}"]["lines"][0]["useful"] for name in ("filled", "micro4", "rows")}
+    assert shares["filled"] == shares["micro4"] == 1.0  # packs without a pipeline have no padding
+    assert 0.5 < shares["rows"] < 1.0
+
+
 def test_rows_filled_to_a_budget_change_nothing_under_the_interleaved_schedule(four: Results):
     filled, expected = four["layouts/filled/vpp2"], four["layouts/dpo/dp4"]
     assert filled["losses"][0] == pytest.approx(expected["losses"][0], abs=1e-5)

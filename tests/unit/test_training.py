@@ -4,7 +4,7 @@ import pytest
 
 from nemo_srlm.config.compose import compose
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.stages.common.training import dropped_words, hold_out
+from nemo_srlm.stages.common.training import dropped_words, hold_out, useful_share
 
 
 def test_held_out_examples_are_drawn_by_the_seed_and_nothing_is_lost():
@@ -30,7 +30,7 @@ def test_holding_out_everything_is_refused():
         (["dpo.keep_best=true", "dpo.num_validation=9"], r"dpo\.keep_best"),
         (["pretrain.validate_every=5"], r"pretrain\.validate_every"),
         (["sft.keep_best=true", "sft.num_validation=9", "sft.validate_every=5", "select.every=10",
-          "select.stages=[sft,dpo]", "select.judge_path=x"], r"select\.stages"),
+          "select.stages=[sft,dpo]", "select.judge_path=x", "world.split=test"], r"select\.stages"),
     ],
 )  # fmt: skip
 def test_keep_best_wants_losses_to_choose_by_and_no_second_way_to_choose(overrides: list[str], where: str):
@@ -49,3 +49,9 @@ def test_dropped_examples_stand_in_the_summary_with_their_reason():
     data = {"used": {"ift": 10, "eft": 6, "of_these_validation": 2}, "dropped": {"too_long": 24, "no_response": 0}}
     assert dropped_words(data) == ", 24 of 40 examples dropped (24 too_long)"
     assert dropped_words({"used": {"pairs": 3}, "dropped": {}}) == ""
+
+
+def test_the_useful_share_of_a_training_weighs_its_steps_by_their_positions():
+    steps = [{"tokens": 90, "useful": 0.9}, {"tokens": 150, "useful": 0.5}]
+    assert useful_share(steps) == {"useful": 240 / (100 + 300)}
+    assert useful_share([{"tokens": 90}]) == {}, "logged by an older version"

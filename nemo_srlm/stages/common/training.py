@@ -187,6 +187,13 @@ def dropped_words(data: dict[str, Any]) -> str:
     return f", {sum(dropped.values())} of {used + sum(dropped.values())} examples dropped ({reasons})"
 
 
+def useful_share(steps: "Sequence[dict[str, Any]]") -> dict[str, float]:
+    """The share of computed positions that are tokens; {} for a training that an older version logged."""
+    told = [line for line in steps if "useful" in line]
+    positions = sum(line["tokens"] / line["useful"] for line in told)
+    return {"useful": sum(line["tokens"] for line in told) / positions} if told else {}
+
+
 def summary(ctx: Context) -> dict[str, Any]:
     """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
     from nemo_srlm.train.checkpoint_dir import BEST_FILE
@@ -205,6 +212,7 @@ def summary(ctx: Context) -> dict[str, Any]:
         "first": {name: steps[0][name] for name in names},
         "last": {name: sum(line[name] for line in tail) / len(tail) for name in names},
         "tokens": sum(line["tokens"] for line in steps),
+        **useful_share(steps),
         "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
         "data": read_json(ctx.dir / DATA),
     }

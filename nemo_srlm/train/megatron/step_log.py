@@ -22,6 +22,7 @@ class StepResult:
     lr: float
     grad_norm: float  # before clipping
     tokens: float  # of all replicas, without padding
+    positions: float  # of all replicas: tokens and padding
     squared_lengths: float  # sum over documents
     seconds: float
     stop: bool  # whether a rank has a reason to stop
@@ -46,6 +47,7 @@ class StepLog:
             self._log.write({
                 "step": result.done, **rounded(result.values), "lr": result.lr,
                 "grad_norm": float(f"{result.grad_norm:.6g}"), "tokens": int(result.tokens),
+                "useful": round(result.tokens / result.positions, 4),
                 "seconds": round(result.seconds, 4), "tokens_per_s": round(speed, 1), **utilisation(self._job, result),
                 "per": dict(self._task.metrics),
             })  # fmt: skip

@@ -100,19 +100,18 @@ def train_step(
     collected = step.run_schedule(trainer.chunks, batches, micro_batch_loss(task), trainer.device, forward_only=False)
     reason = stop_reason()
     counts = ranks.holds_metrics() and ranks.is_first_context_rank()
-    tokens, squares = (
-        (sum(b.num_tokens for b in batches), sum(b.squared_lengths for b in batches)) if counts else (0, 0)
-    )
-    values, (all_tokens, all_squares, stops) = reduce_metrics(
-        task, collected, (tokens, squares, bool(reason)), trainer.device
+    sizes = [(b.num_tokens, b.tokens_BS.size, b.squared_lengths) for b in batches] if counts else []
+    tokens, positions, squares = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
+    values, (all_tokens, all_positions, all_squares, stops) = reduce_metrics(
+        task, collected, (tokens, positions, squares, bool(reason)), trainer.device
     )
     norm = optim.gradient_norm(trainer.optimizer)
     _require_finite(job, number, values["loss"], norm)
     optim.clip_and_step(trainer.optimizer, norm)
     return StepResult(
         done=number + 1, values=values, lr=float(trainer.optimizer.param_groups[0]["lr"]), grad_norm=norm,
-        tokens=all_tokens, squared_lengths=all_squares, seconds=time.perf_counter() - began, stop=stops > 0,
-        reason=reason,
+        tokens=all_tokens, positions=all_positions, squared_lengths=all_squares,
+        seconds=time.perf_counter() - began, stop=stops > 0, reason=reason,
     )  # fmt: skip
 
 
