@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nemo_srlm.core.records import Record, content_id
+from nemo_srlm.judge.statements import CLOSE, OPEN, explanation, half_width, is_copy, offers_another, quoted_spans
 
 Outcome = Literal["win", "tie", "loss", "unjudged"]
 OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss", "unjudged")
 Z95 = 1.959963984540054
 
 # The colon is required: "A is better than B" in the reasoning is no verdict. Lower-case "a" counts at a line's end only.
-_VERDICT = re.compile(
-    r"(?i:better)[\s*_`]*(?i:response|answer|one)?[\s*_`]*[:：][\s*_`\"'(\[]*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*"
-    r"([AB]\b|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
+_HEAD = re.compile(rf"better{CLOSE}*(?:response|answer|one)?{CLOSE}*:", re.IGNORECASE)
+_VALUE = re.compile(
+    rf"{OPEN}*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*([AB](?![^\W_])|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
     re.MULTILINE,
 )
-_AND_ALSO = re.compile(r"[\s*_`\"')\]]*(?:/|,|\bor\b|\band\b)[\s*_`\"'(\[]*(?:response\s+)?[AB]\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,24 @@ def comparison_id(prompt_id: str, sample: int, model: str, other: str) -> str:
     return content_id("h2h", prompt_id, sample, model, other)
 
 
-def parse_verdict(text: str) -> str:
-    """The LAST "Better: X" of a judgement: "A", "B", "tie", or "" when there is none or it names both ("A or B")."""
-    matches = list(_VERDICT.finditer(text))
-    if not matches:
+def parse_verdict(text: str, responses: Sequence[str] = ()) -> str:
+    """The LAST "Better: X" that the judge itself makes: "A", "B", "tie"; "" for none, for both ("A or B") or an unclear one.
+
+    A statement in quotes, or in a copy of one of `responses`, is not the judge's (judge/statements.py).
+    """
+    text = half_width(text)
+    spans, last = quoted_spans(text), None
+    for head in _HEAD.finditer(text):
+        quoted = any(start < head.start() and head.end() < end for start, end in spans)
+        if not quoted and not any(is_copy(text, head.start(), head.end(), half_width(r)) for r in responses):
+            last = head
+    value = _VALUE.match(text, last.end()) if last else None
+    if value is None:
         return ""
-    last = matches[-1]
-    if _AND_ALSO.match(text, last.end()):
+    found = explanation(text[value.end() :].partition("\n")[0])
+    if found is None or offers_another(found):
         return ""
-    word = last[1].upper()
+    word = value[1].upper()
     return word if word in {"A", "B"} else "tie"
 
 

@@ -19,7 +19,7 @@ from nemo_srlm.judge.scores import parse_score
 
 Digits = tuple[dict[int, int], ...]  # token id -> score, one mapping for each way to write the digits
 
-_SCORE_IS_NEXT = re.compile(r"score[^\w\n]*:[^\w\n]*$", re.IGNORECASE)
+_SCORE_IS_NEXT = re.compile(r"score[^\w\n]*(?:[:：=]|is\b)(?:[^\w\n]|\\boxed)*$", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=2)
@@ -69,10 +69,10 @@ def expectation(logprobs: Mapping[int, float]) -> tuple[float, float]:
 
 
 def expected_score(
-    draw: Completion, tokenizer: Tokenizer, digits: Sequence[dict[int, int]], max_score: int
+    draw: Completion, tokenizer: Tokenizer, digits: Sequence[dict[int, int]], max_score: int, response: str = ""
 ) -> tuple[float, float] | None:
     """(mean, standard deviation) of the score at the digit with which the text states it; None when it states none."""
-    stated = parse_score(draw.text, max_score, draw.finish_reason == "length")
+    stated = parse_score(draw.text, max_score, draw.finish_reason == "length", response)
     if stated is None:
         return None
     for position in range(len(draw.token_ids) - 1, -1, -1):
@@ -101,6 +101,6 @@ def expected_judgement(
     if isinstance(outcome, Failure):
         return failed_judgement(item, outcome)
     (draw,) = outcome
-    found = expected_score(draw, tokenizer, digits, max_score)
+    found = expected_score(draw, tokenizer, digits, max_score, item.response)
     score, spread = found or (None, None)
     return Judgement(item.id, item.prompt_id, (score,), (draw.text,), (draw.finish_reason,), spread=spread)

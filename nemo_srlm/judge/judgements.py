@@ -31,4 +31,4 @@ def sampled_judgement(item: JudgeItem, outcome: Outcome, max_score: int) -> Judg
     if isinstance(outcome, Failure):
         return failed_judgement(item, outcome)
     texts, reasons = tuple(d.text for d in outcome), tuple(d.finish_reason for d in outcome)
-    return Judgement(item.id, item.prompt_id, parse_draws(texts, reasons, max_score), texts, reasons)
+    return Judgement(item.id, item.prompt_id, parse_draws(texts, reasons, max_score, item.response), texts, reasons)

@@ -1,9 +1,10 @@
-"""Scores of LLM-as-a-Judge: the judge's input, the parser of its text, the mean over the draws.
+r"""Scores of LLM-as-a-Judge: the judge's input, the parser of its text, the mean over the draws.
 
-The parser's rule: the LAST `Score: k` of a judgement counts, tolerant of case, markdown, brackets, spacing, "/5",
-"out of 5", "points" and decimals. When that last statement is not one number in 0..max_score on that scale (a range, a
-choice, "8/10", negative, spelled out, truncated), the judgement is unparsable: None, never a number, and never an
-earlier statement instead.
+The parser's rule: the LAST statement of a score that the judge itself makes counts (`Score: k`, `Score = k`, `Score is k`,
+`Score: $\boxed{k}$`), tolerant of case, markdown, brackets, spacing, full-width signs, "/5", "out of 5", "points" and
+decimals. When that last statement is not one number in 0..max_score on that scale (a range, a choice, "8/10", negative,
+spelled out, truncated, or followed by anything that is not known to be harmless), the judgement is unparsable: None, never
+a number, and never an earlier statement instead.
 """
 
 import math
@@ -13,40 +14,37 @@ from collections.abc import Iterable, Sequence
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.data import templates
+from nemo_srlm.judge.statements import CLOSE, OPEN, half_width, is_copy, is_harmless, quoted_spans
 
-# What may surround a number without changing it: markdown, quotes, brackets, table bars.
-_OPEN = r"[\s*_`\"'\[({<$|]"
-_CLOSE = r"[ \t*_`\"'\])}>$|]"
-_HEAD = re.compile(rf"(?<![^\W_])score{_CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){_CLOSE}*)?[:：]", re.IGNORECASE)
-_VALUE = re.compile(rf"(?P<gap>{_OPEN}*)(?P<number>[0-9]+(?:\.[0-9]+)?)")
-_UNIT = re.compile(r"[ \t*_]*(?:points?|pts?|stars?|punkte?n?|puntos?)\b", re.IGNORECASE)
+_HEAD = re.compile(
+    rf"(?<![^\W_])score{CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){CLOSE}*)?"
+    rf"(?::|(?:=|is\b)(?={OPEN}*[0-9]))",  # "the score is based on ..." states none
+    re.IGNORECASE,
+)
+_VALUE = re.compile(rf"(?P<gap>{OPEN}*)(?P<number>[0-9]+(?:\.[0-9]+)?)")
+_UNIT = re.compile(
+    r"[ \t*_]*(?:(?:points?|pts?|stars?|punkte?n?|puntos?|pontos?|punti|punto|балл(?:а|ов)?|étoiles?)(?![^\W_])|分|点|점)",
+    re.IGNORECASE,
+)
 _SCALE = re.compile(
-    rf"{_CLOSE}*[(\[]?[ \t]*"
-    r"(?:/|\bout[ \t]+of\b(?:[ \t]+an?)?(?:[ \t]+(?:possible|maximum|total))?(?:[ \t]+of)?|\b(?:of|von|de|sobre)\b)"
-    rf"{_CLOSE}*(?P<max>[0-9]+(?:\.[0-9]+)?|five\b)(?![0-9])",
+    rf"{CLOSE}*[(\[]?[ \t]*"
+    r"(?:/|\bout[ \t]+of\b(?:[ \t]+an?)?(?:[ \t]+(?:possible|maximum|total))?(?:[ \t]+of)?|\b(?:of|von|de|sobre|sur|su|из)\b)"
+    rf"{CLOSE}*(?P<max>[0-9]+(?:\.[0-9]+)?|five\b)(?![0-9])",
     re.IGNORECASE,
 )
-LOOK_AHEAD = 80  # characters after the number
 _SPACES = re.compile(r"[ \t]+")
-_JOIN = r"(?:to|through|until|bis|hasta|and|und|or|oder|[aouy])"
-_CONTINUES = re.compile(
-    r"[^\W_]|[.,:'’][0-9]|[-‐‑–]\w"  # glued: 4th, 4½, 4,5, 4-5, 4-ish
-    rf"|{_CLOSE}*(?:"
-    r"[0-9/+%]"  # a second number, another scale, a sum, a percentage
-    r"|[(\[]?[ \t]*out[ \t]+of\b"  # on a scale that is not ours
-    rf"|[-‐‑–—−~,;&(]?[ \t]*(?:or|oder)\b"  # a choice
-    r"|and[ \t]+an?[ \t]+(?:half|third|quarter)\b"
-    rf"|[-‐‑–—−~,;&][ \t]*{_OPEN}*[0-9]"  # a range or list
-    rf"|[(,;]?[ \t]*{_JOIN}[ \t]+{_OPEN}*(?:(?:even|maybe|perhaps|possibly)[ \t]+)?[0-9]"
-    r")",
-    re.IGNORECASE,
-)
 _OUR_SCALE = re.compile(
+    r"(?:on[ \t]+a[ \t]+scale[ \t]+(?:of|from)[ \t]+)?"
     r"[ \t]*(?:/|(?:out[ \t]+of|max(?:imum)?\.?|von|0[ \t]*(?:-|–|to|bis)|1[ \t]*(?:-|–|to|bis))[ \t]*)?(?P<max>[0-9]+)"
     r"(?:[ \t]*(?:points?|punkte))?[ \t]*",
     re.IGNORECASE,
 )
+_BRACKET = re.compile(r"[ \t]*\(([^()\n]*)\)")
+_SUM = re.compile(r"[ \t]*=[ \t]*([0-9]+(?:[ \t]*\+[ \t]*[0-9]+)+)")
+_PART = r"[0-9]+[ \t]+(?:points?[ \t]+)?for[ \t]+[^0-9,;+]+"
+_PARTS = re.compile(rf"{_PART}(?:[,;+][ \t]*(?:and[ \t]+)?{_PART})+")
 _SAYS_OWN_SCORE = re.compile(r"(?:^|[.!?:;)\]\"”’])$|(?:^|\W)(?:total|final|overall|my|the)$", re.IGNORECASE)
+LINE = 1000  # characters of a line that are looked at: the bound keeps the patterns fast on long runs of signs
 
 
 def judge_input(template: str, instruction: str, response: str) -> str:
@@ -54,36 +52,66 @@ def judge_input(template: str, instruction: str, response: str) -> str:
     return templates.fill(template, INSTRUCTION=instruction, RESPONSE=response)
 
 
-def parse_score(text: str, max_score: int = 5, truncated: bool = False) -> float | None:
-    """The score that a judgement states, or None when it states none (see the module's rule).
+def parse_score(text: str, max_score: int = 5, truncated: bool = False, response: str = "") -> float | None:
+    """The score that a judgement of `response` states, or None when it states none (see the module's rule).
 
     `truncated`: the judgement hit its token limit. Then the conclusion may be missing, so the last statement counts
     only when its line is finished (a cut "Score: 3" may have been "Score: 3 or 4") and when it is not a partial score
     such as "Relevance score: 1".
     """
-    heads = list(_HEAD.finditer(text))
-    if not heads or not _scale_is_ours((head := heads[-1])["scale"], max_score):
+    text = half_width(text)
+    head = _last_head(text, half_width(response))
+    if head is None or not _scale_is_ours(head["scale"], max_score):
         return None
     value = _VALUE.match(text, head.end())
     if value is None or len(value["number"]) > 12:
         return None
     line, newline, _ = text[value.end() :].partition("\n")
-    # A qualification of the number follows closely; the bound keeps the patterns fast on long runs of signs.
-    near = _SPACES.sub(" ", line[:1000])[:LOOK_AHEAD]
+    near = _SPACES.sub(" ", line[:LINE])
     rest = near[_end(_UNIT, near) :]
     if (scale := _SCALE.match(rest)) is not None:
         if float("5" if scale["max"].lower() == "five" else scale["max"]) != max_score:
             return None
         rest = rest[scale.end() :]
         rest = rest[_end(_UNIT, rest) :]
-    if _CONTINUES.match(rest):
+    score = float(value["number"])
+    if not is_harmless(_without_remark(rest, score, max_score)):
         return None
-    if "\n" in value["gap"] and (len(near) == LOOK_AHEAD or rest.strip(" *_`\"'])}>$|.\r")):
+    if "\n" in value["gap"] and rest.strip(" *_`\"'])}>$|.\r"):
         return None  # "Score:" and then, on another line, a sentence or list item that happens to begin with a number
     if truncated and (not newline or not _SAYS_OWN_SCORE.search(_before(text, head.start()))):
         return None
-    score = float(value["number"])
     return score if score <= max_score else None
+
+
+def _last_head(text: str, response: str) -> re.Match[str] | None:
+    """The beginning of the last statement that is the judge's own: not in quotes, not in a copy of the response."""
+    spans = quoted_spans(text)
+    last = None
+    for head in _HEAD.finditer(text):
+        if any(start < head.start() and head.end() < end for start, end in spans):
+            continue
+        value = _VALUE.match(text, head.end())
+        if response and is_copy(text, head.start(), value.end() if value else head.end(), response):
+            continue
+        last = head
+    return last
+
+
+def _without_remark(rest: str, score: float, max_score: int) -> str:
+    """`rest` without a remark in numbers that only explains the score: our scale in brackets, or parts that add up to it."""
+    if (bracket := _BRACKET.match(rest)) is not None:
+        inside = bracket[1].strip()
+        ours = _OUR_SCALE.fullmatch(inside)
+        parts = _PARTS.fullmatch(inside)
+        if (ours and not inside.isdigit() and int(ours["max"]) == max_score) or (parts and _adds_up(inside, score)):
+            return rest[bracket.end() :]
+    equation = _SUM.match(rest)
+    return rest[equation.end() :] if equation and _adds_up(equation[1], score) else rest
+
+
+def _adds_up(text: str, score: float) -> bool:
+    return sum(map(int, re.findall(r"[0-9]+", text))) == score
 
 
 def _end(pattern: re.Pattern[str], text: str) -> int:
@@ -104,10 +132,12 @@ def _scale_is_ours(scale: str | None, max_score: int) -> bool:
     return match is not None and int(match["max"]) == max_score
 
 
-def parse_draws(texts: Sequence[str], finish_reasons: Sequence[str], max_score: int = 5) -> tuple[float | None, ...]:
-    """One score (or None) per draw; a draw whose finish reason is "length" is parsed as truncated."""
+def parse_draws(
+    texts: Sequence[str], finish_reasons: Sequence[str], max_score: int = 5, response: str = ""
+) -> tuple[float | None, ...]:
+    """One score (or None) per draw about `response`; a draw whose finish reason is "length" is parsed as truncated."""
     return tuple(
-        parse_score(text, max_score, truncated=reason == "length")
+        parse_score(text, max_score, reason == "length", response)
         for text, reason in zip(texts, finish_reasons, strict=True)
     )
 

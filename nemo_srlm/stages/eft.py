@@ -86,7 +86,10 @@ def _before_score(cfg: Config) -> str:
 
 def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
     """The replies with the judgements that come with the data."""
-    return [JudgedReply(r, r.given_judgement, parse_score(r.given_judgement, max_score)) for r in replies]
+    return [
+        JudgedReply(r, r.given_judgement, parse_score(r.given_judgement, max_score, response=r.response))
+        for r in replies
+    ]
 
 
 def _generated(ctx: Context, replies: list[RankedReply], counts: Counter[str]) -> list[JudgedReply]:

@@ -60,7 +60,8 @@ def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, 
         verdict_id = content_id(item[0].id, item[1])
         if isinstance(outcome, Failure):
             return [Verdict(verdict_id, "", "", outcome.reason)]
-        return [Verdict(verdict_id, outcome[0].text, headtohead.parse_verdict(outcome[0].text))]
+        verdict = headtohead.parse_verdict(outcome[0].text, (item[0].ours.text, item[0].theirs.text))
+        return [Verdict(verdict_id, outcome[0].text, verdict)]
 
     run_requests(ctx, _items(pairings), lambda: engine_for(ctx, stage, judge), request, records, "verdicts")
 
