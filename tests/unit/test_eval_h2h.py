@@ -16,6 +16,7 @@ from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.stages import eval_h2h
+from tests.unit.fake_engine import Characters
 
 PROMPTS = [Prompt(content_id("prompt", t), t, "eval") for t in ("one", "two", "three")]
 
@@ -47,19 +48,10 @@ def context(tmp_path: Path, world: bool, answers: dict[str, list[str]], iteratio
     return Context(cfg, iteration, directory, inputs, Progress(directory))
 
 
-class Tokens:
-    """A tokenizer whose tokens are characters."""
-
-    bos_id, eos_id, bos, eos = 1, 2, 1, 2
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) for c in text]
-
-
 class LikesGood:
     """Prefers the response that contains "good", else A; its judgement of a text with "cut" is truncated."""
 
-    tokenizer: Any = Tokens()
+    tokenizer: Any = Characters()
     max_model_len = 10_000
 
     def expect(self, lengths: Iterable[int]) -> None:
