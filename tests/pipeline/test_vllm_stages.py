@@ -249,7 +249,7 @@ def test_expected_scores_are_read_off_the_engines_own_log_probabilities(root: Pa
     assert running.tokenizer is not None
     model = LlamaForCausalLM.from_pretrained(root / "judging" / "hf", dtype=torch.float32)
     for candidate, judgement in zip(made, judged, strict=True):
-        prompt = chat_ids(running, expected, f"Who?|{candidate.text}")
+        prompt = chat_ids(ctx, running, f"Who?|{candidate.text}")
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *running.tokenizer.encode("Score: ")]])).logits[0, -1]
         weights = [math.exp(float(logits[running.tokenizer.encode(str(score))[0]])) for score in range(6)]
