@@ -78,27 +78,44 @@ def copy_unchanged(source: Path, out: Path) -> list[str]:
     return names
 
 
-def copy_as_read(source: Path, out: Path) -> bool:
-    """`copy_unchanged`, with tokenizer.json as transformers reads it; whether that is another one than the file's.
+def copy_as_read(source: Path, out: Path) -> list[str]:
+    """`copy_unchanged` for a model with a chat template; returns the names of the files that are not as in `source`.
 
-    transformers 5 builds the tokenizers of some classes anew (Llama 2's, without the blank after the begin token that the
-    published file writes). A chat template is for its readers: what vLLM and transformers tokenize is what is trained.
+    tokenizer.json: as transformers reads it. Version 5 builds the tokenizers of some classes anew (Llama 2's, without the
+    blank after the begin token that the published file writes), and what vLLM and transformers read is what is to be trained.
+    generation_config.json: with the end of turn that the template writes, where it was not among the end tokens.
     Raises CheckpointError when transformers cannot read the tokenizer.
     """
+    from nemo_srlm.data.chat import model_end_ids
+    from nemo_srlm.data.tokenizer import Tokenizer
+
+    copy_unchanged(source, out)
+    changed = []
+    if _use_transformers_reading(source, out):
+        changed.append("tokenizer.json")
+    tokenizer = Tokenizer(out)
+    if (ends := model_end_ids(tokenizer)) > tokenizer.end_ids:
+        changed.append("generation_config.json")
+        path = out / "generation_config.json"
+        settings = (read_object(path) if path.exists() else {}) | {"eos_token_id": sorted(ends)}
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return changed
+
+
+def _use_transformers_reading(source: Path, out: Path) -> bool:
+    """Replaces out/tokenizer.json where transformers tokenizes otherwise than it says."""
     from transformers import AutoTokenizer
 
     from nemo_srlm.data.tokenizer import Tokenizer
 
-    copy_unchanged(source, out)
     try:
         theirs = AutoTokenizer.from_pretrained(source).backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(source, f"a tokenizer that transformers does not read ({error})", "a fast tokenizer",
                               "chat.format=strings does without it") from error  # fmt: skip
     ours = Tokenizer(out)
-    named = ours.special_tokens.values()
-    if all(ours.encode_rendered(text) == theirs.encode(text, add_special_tokens=False).ids
-           for text in (_PROBE, *(f"{token}{_PROBE}{token} {_PROBE}" for token in named))):  # fmt: skip
+    probes = [_PROBE, *(f"{token}{_PROBE}{token} {_PROBE}" for token in ours.special_tokens.values())]
+    if all(ours.encode_rendered(text) == theirs.encode(text, add_special_tokens=False).ids for text in probes):
         return False
     theirs.save(str(out / "tokenizer.json"))
     return True

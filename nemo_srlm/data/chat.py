@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nemo_srlm.config.generation import ChatSection
-from nemo_srlm.data.chat_template import ChatTemplate, Messages, read_template
+from nemo_srlm.data.chat_template import ChatTemplate, Messages
 from nemo_srlm.data.tokenizer import Tokenizer, unused_character
 from nemo_srlm.errors import CheckpointError, DataError
 
@@ -48,7 +48,7 @@ class Chat(ABC):
         """Raises CheckpointError when the model's own template is asked for and there is none."""
         if section.format == "strings":
             return StringChat(tokenizer, section.user_prefix, section.user_suffix)
-        text = read_template(tokenizer.directory)
+        text = tokenizer.chat_template
         if text is None:
             raise CheckpointError(
                 tokenizer.directory, "no chat template", "chat_template.jinja, as chat.format=model asks for",
@@ -69,6 +69,11 @@ class Chat(ABC):
     @abstractmethod
     def conversation(self, messages: Messages) -> Document:
         """All turns as one document; the loss is on every response and its end token. Raises as `next_turn_ids`."""
+
+    def conversations(self, messages: Messages) -> list[Document]:
+        """`conversation`. Where the format writes earlier turns in another way as soon as others follow (Qwen3 without
+        thinking): one document for each response, after what the model has read when it writes it."""
+        return [self.conversation(messages)]
 
     @abstractmethod
     def continued_ids(self, text: str, start: str) -> list[int]:
@@ -92,8 +97,15 @@ class Chat(ABC):
 
 def model_end_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Every token that ends a response of the model that the tokenizer belongs to."""
-    has_template = read_template(tokenizer.directory) is not None
-    return Chat.of(tokenizer, ChatSection(format="model" if has_template else "strings")).end_ids
+    return Chat.of(tokenizer, ChatSection(format="model" if tokenizer.chat_template else "strings")).end_ids
+
+
+class _RewrittenError(DataError):
+    """A chat template renders the beginning of a conversation differently when more turns follow."""
+
+
+def _responses(messages: Messages) -> list[int]:
+    return [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def user(text: str) -> dict[str, str]:
@@ -171,12 +183,23 @@ class TemplateChat(Chat):
         return [*self.prompt_ids(text), *self.tokenizer.encode(start)]
 
     def conversation(self, messages: Messages) -> Document:
+        return self._document(messages, _responses(messages))
+
+    def conversations(self, messages: Messages) -> list[Document]:
+        responses = _responses(messages)
+        try:
+            return [self._document(messages, responses)]
+        except _RewrittenError:
+            return [self._document(messages[: turn + 1], [turn]) for turn in responses]
+
+    def _document(self, messages: Messages, trained: Sequence[int]) -> Document:
+        """`trained`: the places of the messages that get the loss."""
         guarded, mark = self._guarded(messages)
         text = self.template.render(guarded, False)
         # what the model has read when it begins a response: the same ids as in generation
-        befores = [self.template.render(guarded[:i], True) for i, m in enumerate(guarded) if m["role"] == "assistant"]
+        befores = [self.template.render(guarded[:turn], True) for turn in trained]
         if not all(text.startswith(before) for before in befores):
-            raise DataError(
+            raise _RewrittenError(
                 self.template.where, f"the chat template renders the first of {len(messages)} messages in another way when "
                 "the others follow", "a template that only adds text, so that a response is trained where it is generated",
                 "split the conversation, or set what the template needs in chat.arguments",

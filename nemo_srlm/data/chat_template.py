@@ -4,7 +4,6 @@ The rendering is a function of the messages alone: a template that asks for toda
 the same tokens in every process and on every day.
 """
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ ROLES = ("system", "user", "assistant")
 DATE = datetime(2024, 7, 26)  # what Llama 3's templates show where no date is given
 
 
-@functools.cache
 def read_template(directory: Path) -> str | None:
     """The chat template of an HF directory; None when it has none.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.data.chat_template import read_template
 from nemo_srlm.errors import CheckpointError
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -22,7 +23,7 @@ class Tokenizer:
     begin_ids: what comes before a text that no chat template begins: the begin token, or nothing where the tokenizer has
     none (Qwen) or says add_bos_token=false.
     eos_id: ends a text. end_ids: every token that ends a completion, those of generation_config.json included.
-    special_tokens: {"bos_token": "<s>", ...}, as chat templates read them.
+    special_tokens: {"bos_token": "<s>", ...}, as chat templates read them. chat_template: the model's own, None without.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -37,6 +38,7 @@ class Tokenizer:
         settings = _object(config)
         if settings is None:
             raise CheckpointError(config, "no such file", "tokenizer_config.json with eos_token")
+        self.chat_template = read_template(self.directory)
         self.special_tokens = _special_tokens(settings, _object(self.directory / "special_tokens_map.json") or {})
         self.bos_id = self._id("bos_token", config) if "bos_token" in self.special_tokens else None
         self.eos_id = self._id("eos_token", config)

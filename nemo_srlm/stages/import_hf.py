@@ -52,8 +52,9 @@ def _run(ctx: Context) -> None:
     from nemo_srlm.train.checkpoint_dir import FINAL
 
     section, source = ctx.cfg.import_hf, _source(ctx.cfg)
+    changed = []
     if ctx.cfg.chat.format == "model":
-        copy_as_read(source, ctx.dir / "tokenizer")
+        changed = copy_as_read(source, ctx.dir / "tokenizer")
     else:
         copy_unchanged(source, ctx.dir / "tokenizer")
     done = import_hf(
@@ -63,7 +64,7 @@ def _run(ctx: Context) -> None:
     )  # fmt: skip
     write_json(ctx.dir / _REPORT, {
         "num_parameters": done.num_parameters, "hf_tensors": done.num_tensors, "dtype": done.dtype,
-        "ignored_buffers": len(done.ignored),
+        "ignored_buffers": len(done.ignored), **({"adapted_files": changed} if changed else {}),
     })  # fmt: skip
 
 

@@ -22,7 +22,12 @@ MODEL = ModelSection(  # head size 32: the smallest of vLLM's CPU attention
     num_layers=1, hidden_size=64, ffn_hidden_size=64, num_attention_heads=2, num_query_groups=1, vocab_size=600,
     max_length=512,
 )  # fmt: skip
-TALK = [user("What is the capital of France?\n 東京 🙂"), assistant("It's Paris."), user("Why? 17.50"), assistant("So.")]
+TALK = [
+    user("What is the capital of France?\n 東京 🙂"),
+    assistant("It's Paris."),
+    user("Why? 17.50"),
+    assistant("So."),
+]
 
 
 @pytest.mark.parametrize("name", ["llama_2_chat", "qwen3"])  # what transformers builds anew; no begin token

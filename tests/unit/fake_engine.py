@@ -11,7 +11,7 @@ class Characters:
     """A tokenizer whose tokens are code points; 1 and 2 are the begin and end tokens."""
 
     begin_ids, eos_id, end_ids, vocab_size = (1,), 2, frozenset({2}), 0x110000
-    directory = Path("no-directory")  # of no stage: a model without a chat template
+    directory, chat_template = Path("no-directory"), None
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]

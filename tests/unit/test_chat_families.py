@@ -1,6 +1,7 @@
 """The chat formats of six families: what is trained, what generation reads and what transformers makes are the same ids."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -143,12 +144,24 @@ def test_a_writer_that_knows_chats_continues_a_list_in_its_response(directories:
     assert text.endswith("user\nTasks:\nTask 1: Why?\n<|im_end|>\n<|im_start|>assistant\nTask 2:")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(directories: dict[str, tuple[Path, Path]]):
-    """Mistral's puts the system message into the last user turn; Qwen3's without thinking drops a block that it wrote."""
+def test_a_template_that_rewrites_earlier_turns_is_no_one_document(directories: dict[str, tuple[Path, Path]]):
+    """Mistral's puts the system message into the last user turn; Qwen3's without thinking drops a block that it wrote.
+
+    Such a conversation is trained response by response.
+    """
     with pytest.raises(DataError, match=r"renders the first of 5 messages in another way"):
         chat_of(directories["mistral"][1]).conversation([{"role": "system", "content": "Be brief."}, *TALK[:4]])
     with pytest.raises(DataError, match=r"chat\.arguments"):
         chat_of(directories["qwen3"][1], enable_thinking=False).conversation(TALK[:4])
+    silent = chat_of(directories["qwen3"][1], enable_thinking=False)
+    documents = silent.conversations(TALK)
+    assert len(documents) == 3
+    for turn, document in zip((1, 3, 5), documents, strict=True):
+        start = int(document.weights.argmax())
+        assert document.ids[:start].tolist() == silent.next_turn_ids(TALK[:turn])
+        trained = document.ids[document.weights > 0].tolist()
+        assert words(silent, trained) == TALK[turn]["content"] + "<|im_end|>"
+    assert len(chat_of(directories["qwen3"][1]).conversations(TALK)) == 1
 
 
 @pytest.mark.parametrize(
@@ -184,15 +197,18 @@ def test_a_template_brings_its_own_end_where_the_files_name_another(
     directories: dict[str, tuple[Path, Path]], tmp_path: Path
 ):
     """A base model with a chat template: its tokenizer ends texts with <|endoftext|>, its template turns with <|im_end|>."""
-    kept = tmp_path / "t"
-    copy_as_read(directories["qwen2_5"][0], kept)
-    config = kept / "tokenizer_config.json"
+    source = tmp_path / "s"
+    FAMILIES["qwen2_5"].make(source)
+    config = source / "tokenizer_config.json"
     config.write_text(config.read_text().replace("<|im_end|>", "<|endoftext|>"))
-    (kept / "generation_config.json").unlink()
-    chat = chat_of(kept)
+    (source / "generation_config.json").unlink()
+    chat = chat_of(source)
     ends = {chat.tokenizer._core.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>")}
     assert chat.tokenizer.end_ids < chat.end_ids == model_end_ids(chat.tokenizer) == ends
     assert words(chat, chat.scored("a", "b", ended=True)[0][-1:]) == IM[2]
+    assert copy_as_read(source, tmp_path / "t") == ["generation_config.json"]
+    assert json.loads((tmp_path / "t" / "generation_config.json").read_text()) == {"eos_token_id": sorted(ends)}
+    assert Tokenizer(tmp_path / "t").end_ids == ends
 
 
 def test_llama_2_is_kept_as_transformers_reads_it_and_the_others_byte_for_byte(

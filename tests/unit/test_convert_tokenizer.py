@@ -13,9 +13,10 @@ from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.convert import tokenizer_files
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
-from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.chat import Chat, assistant, user
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError
+from nemo_srlm.evaluate import mtbench
 from nemo_srlm.tiny_world.tokenizer import every_word, train
 from tests.unit import tiny_llama
 
@@ -54,6 +55,22 @@ def test_sentencepieces_blanks_are_in_the_template_of_the_tiny_worlds_tokenizer(
     text, whole, parts = whole_and_parts(tmp_path / "out", chat)
     assert text == "<s>Q: What's 2 + 2? <b> A: It is 4.</s>"
     assert whole == parts
+
+
+def test_trainer_exported_template_and_mt_bench_agree_on_several_turns(tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    chat = ChatSection("Q: ", "\nA:")
+    tiny_llama.make_tokenizer(tmp_path / "tok", 259)
+    tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 259, chat)
+    question = mtbench.Question(1, "math", ("What's 2 + 2?", "And 3?"))
+    messages = [user("What's 2 + 2?"), assistant("4."), user("And 3?"), assistant("5.")]
+    ours, theirs = Chat.of(Tokenizer(tmp_path / "out"), chat), AutoTokenizer.from_pretrained(tmp_path / "out")
+    trained = ours.conversation(messages).ids.tolist()
+    assert trained == theirs.apply_chat_template(messages)["input_ids"]
+    assert trained.count(ours.tokenizer.bos_id) == 2
+    second = mtbench.turn_request(ours, question, ("4.",), 9, 0).prompt_ids
+    assert list(second) == theirs.apply_chat_template(messages[:3])["input_ids"] == trained[: len(second)]
 
 
 def test_special_token_ids_reach_the_configs(tmp_path: Path):

@@ -17,7 +17,6 @@ from nemo_srlm.core.parts import PartWriter, remaining
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
 from nemo_srlm.data.chat import Chat
-from nemo_srlm.data.chat_template import read_template
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.generate.vllm_engine import VllmEngine
@@ -66,7 +65,7 @@ def chat_of(ctx: Context, tokenizer: Tokenizer) -> Chat:
     section = ctx.cfg.chat
     directory = tokenizer.directory.resolve()
     if not any(directory.is_relative_to(made.resolve()) for made in ctx.inputs.values()):
-        section = replace(section, format="model" if read_template(tokenizer.directory) else "strings")
+        section = replace(section, format="model" if tokenizer.chat_template else "strings")
     arguments = json.dumps(section.arguments, sort_keys=True)
     return _chat(tokenizer, section.user_prefix, section.user_suffix, section.format, arguments)
 

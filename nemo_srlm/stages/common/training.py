@@ -113,7 +113,7 @@ def _chat_documents(conversations: Iterable[Conversation], chat: "Chat", dropped
     """Those that the chat format can express; the others (a system message without a place for it) are counted."""
     for conversation in conversations:
         try:
-            yield chat.conversation(conversation.messages())
+            yield from chat.conversations(conversation.messages())
         except DataError:
             dropped["chat_format"] += 1
 
