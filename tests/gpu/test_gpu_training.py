@@ -68,6 +68,22 @@ def test_bf16_packed_attention_gives_the_losses_of_padded_rows(tmp_path: Path, k
     assert packed == pytest.approx(losses(tmp_path / "rows", kind, BF16, packing=False), abs=0.03)
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_rows_filled_to_a_budget_give_the_losses_of_packs_of_four(tmp_path: Path, kind: str):
+    filled = losses(tmp_path / "filled", kind, BF16, max_tokens_per_row=128, micro_batch=1)
+    assert filled == pytest.approx(losses(tmp_path / "four", kind, BF16), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"cross_entropy": "native"}, {"cross_entropy": "te"}, {"grad_reduce_in_fp32": False}]
+)
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_a_faster_kernel_follows_the_plain_one(tmp_path: Path, kind: str, setting: dict[str, Any]):
+    """DPO weighs the tokens of its responses differently, so the gradient of each must be its own."""
+    faster = losses(tmp_path / "faster", kind, dataclasses.replace(BF16, **setting))
+    assert faster == pytest.approx(losses(tmp_path / "plain", kind, BF16), abs=0.05)
+
+
 @pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise"])
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_fp8_follows_bf16(tmp_path: Path, kind: str, recipe: str):
