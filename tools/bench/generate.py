@@ -43,7 +43,7 @@ SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters without the emb
 POSITIONS = 1024
 
 
-def make_model(directory: Path, size: str) -> None:
+def make_model(directory: Path, size: str, positions: int = POSITIONS) -> None:
     """Writes a random Llama whose tokens are bytes. The end token has probability about 1/259, so lengths differ."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -54,7 +54,7 @@ def make_model(directory: Path, size: str) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(pieces), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=POSITIONS,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=positions,
         bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)

@@ -1,0 +1,136 @@
+"""The doctor's machinery: a check in its own process with a limit, what is not here, the table's exit code, the inventory."""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nemo_srlm.doctor import check as checks
+from nemo_srlm.doctor import inventory, verb
+from nemo_srlm.doctor.check import Check, Place, Result, run_check, run_process
+from nemo_srlm.doctor.inventory import Gpu, Machine
+from nemo_srlm.doctor.table import CHECKS
+from tests.processes import left_by
+
+CPU = Machine((), transformer_engine=False, vllm=False)
+H100 = Machine((Gpu("NVIDIA H100 80GB HBM3", "580.1", "81559 MiB", (9, 0)),) * 8, transformer_engine=True, vllm=True)
+BY_NAME = {check.name: check for check in CHECKS}
+
+
+def place(directory: Path, machine: Machine = CPU) -> Place:
+    return Place(directory, machine, 5)
+
+
+def test_a_check_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path):
+    started = tmp_path / "pid"
+    code = f"""
+import os, pathlib, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path({str(started)!r}).write_text(str(os.getpid()))
+print("waiting for nobody", flush=True)
+time.sleep(600)
+"""
+    reason = run_process([sys.executable, "-c", code], tmp_path / "log", 3.0)
+    assert "did not end within 3 s" in reason
+    assert "waiting for nobody" in reason
+    assert left_by(int(started.read_text())) == []
+
+
+def test_a_check_that_crashes_fails_with_the_end_of_its_log(tmp_path: Path):
+    reason = run_process([sys.executable, "-c", "import os; os.abort()"], tmp_path / "log", 60.0)
+    assert reason.startswith("exit code -6")
+    assert run_process([sys.executable, "-c", "pass"], tmp_path / "log", 60.0) == ""
+
+
+def test_a_check_answers_from_its_own_process(tmp_path: Path):
+    found = run_check(BY_NAME["files"], place(tmp_path))
+    assert (found.status, found.reason) == ("ok", "")
+    assert found.figures["flushed write ms"] > 0
+
+
+def test_a_file_system_without_locks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from nemo_srlm.doctor import system
+    from nemo_srlm.launch import lock
+
+    monkeypatch.setattr(lock.fcntl, "flock", lambda *_: None)
+    with pytest.raises(checks.Failed, match="flock does nothing"):
+        system.files(place(tmp_path))
+
+
+def test_what_the_machine_lacks_or_needs_is_not_here_and_not_failed(tmp_path: Path):
+    def reason(name: str, machine: Machine, quick: bool = False, **earlier: str) -> str:
+        results = {n: Result(n, "", status) for n, status in earlier.items()}  # type: ignore[arg-type]
+        return verb.not_here(BY_NAME[name], place(tmp_path, machine), quick, results)
+
+    assert reason("gpu", CPU) == reason("layer", CPU) == "no NVIDIA GPU"
+    assert reason("vllm", CPU, export="ok") == "vLLM is not installed"
+    assert reason("vllm", H100, export="ok") == reason("fp8", H100, sft="ok") == ""
+    assert reason("fp8", dataclasses.replace(H100, gpus=(Gpu("A100", "", "", (8, 0)),)), sft="ok").startswith(
+        "the GPU has no"
+    )
+    assert reason("resume", CPU, quick=True, sft="ok", export="ok") == "left out by --quick"
+    assert reason("dpo", CPU, sft="failed") == "needs sft, which did not pass"
+
+
+def test_a_machine_trains_with_as_many_gpus_as_fit_the_global_batch():
+    assert CPU.processes == 2
+    assert [dataclasses.replace(H100, gpus=H100.gpus[:1] * n).processes for n in (1, 3, 8, 16)] == [1, 2, 8, 8]
+    assert H100.fp8_recipes == ("delayed", "tensorwise", "blockwise")
+
+
+def test_the_exit_code_says_whether_something_that_applies_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    found = {"files": "ok", "collective": "ok"}
+
+    def run(check: Check, where: Place) -> Result:
+        return Result(check.name, check.what, found.get(check.name, "not here"), "no [bold] reason", 1.0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verb, "run_check", run)
+    monkeypatch.setattr(verb, "machine", lambda: CPU)
+    monkeypatch.setattr(verb, "console", lambda: Console(width=200))
+    directory, answer = tmp_path / "doctor", tmp_path / "found.json"
+    assert verb.doctor(directory, quick=True, json_file=answer) == 0
+    assert not directory.exists()
+    assert json.loads(answer.read_text())["fit"] is True
+    found["collective"] = "failed"
+    assert verb.doctor(directory, quick=True, json_file=answer) == 1
+    assert directory.exists()  # with the logs
+    read = json.loads(answer.read_text())
+    assert read["fit"] is False
+    assert [c["status"] for c in read["checks"] if c["name"] == "collective"] == ["failed"]
+    assert read["inventory"]["Python"]
+    shown = capsys.readouterr().out
+    assert "no [bold] reason" in shown
+    assert "[4/13] collective" in shown
+
+
+LINE = "NVIDIA H100 80GB HBM3, 580.95.05, 81559 MiB, 9.0"
+
+
+def nvidia_smi(directory: Path, monkeypatch: pytest.MonkeyPatch, lines: str, seconds: float = 0.0) -> None:
+    program = directory / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nsleep {seconds}\ncat <<'END'\n{lines}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+def test_the_gpus_are_those_that_the_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nvidia_smi(tmp_path, monkeypatch, "\n".join([LINE] * 3))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    found = inventory.inventory(tmp_path)
+    assert found["GPU"] == "2 x NVIDIA H100 80GB HBM3, 81559 MiB, compute capability 9.0"
+    assert found["driver"] == "580.95.05"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1234")
+    assert len(inventory.machine().gpus) == 1
+
+
+def test_a_driver_that_does_not_answer_does_not_hang_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nvidia_smi(tmp_path, monkeypatch, LINE, seconds=20)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(inventory, "COMMAND_SECONDS", 0.5)
+    assert inventory.inventory(tmp_path)["GPU"] == ""
