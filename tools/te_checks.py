@@ -15,6 +15,7 @@ put on the CPU, as on any machine without a GPU (train/megatron/accelerator.py).
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import itertools
 import json
 import sys
@@ -233,6 +234,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checks", nargs="*", choices=[*CHECKS, []], metavar="CHECK")
     chosen = parser.parse_args().checks or list(CHECKS)
+    if importlib.util.find_spec("transformer_engine") is None:
+        print("Transformer Engine is not installed; docs/measurements.md says how to build it", file=sys.stderr)
+        return 2
     quiet()
     import transformer_engine
 
