@@ -42,7 +42,7 @@ def measure(
     directory: Path, model: ModelSection, precision: PrecisionSection, section: TrainSection, lengths: list[int],
     peak_tflops: float = 0.0,
 ) -> Speed:  # fmt: skip
-    """Trains `section.max_steps` steps of SFT on documents of these lengths, on one device. Call it once per process.
+    """Trains `section.max_steps` steps of SFT on documents of so many inputs each, on one device. Call it once per process.
 
     `peak_tflops`: 0 = by the GPU's name.
     """
@@ -54,10 +54,7 @@ def measure(
     from nemo_srlm.train.megatron.trainer import train_step
 
     rng = np.random.default_rng(0)
-    documents = [
-        Document(rng.integers(3, model.vocab_size, length).astype(np.int32), np.ones(length, np.float32))
-        for length in lengths
-    ]
+    documents = [_document(rng, model.vocab_size, length) for length in lengths]
     parallel = ParallelSection(processes=1, peak_tflops=peak_tflops)
     trainer = start(Job("speed", model, parallel, precision, section, 0, directory, None, _Silent()))
     task = sft_task(documents, 0, shuffled=False)
@@ -83,6 +80,12 @@ def measure(
         statistics.median(r.seconds for r in timed), statistics.median(r.tokens / r.seconds for r in timed), tflops,
         tflops / peak if peak else None,
     )  # fmt: skip
+
+
+def _document(rng: np.random.Generator, vocab_size: int, num_inputs: int) -> Document:
+    weights = np.ones(num_inputs + 1, np.float32)
+    weights[0] = 0.0  # nothing predicts the first token
+    return Document(rng.integers(3, vocab_size, num_inputs + 1).astype(np.int32), weights)
 
 
 def figures(name: str, speed: Speed) -> Figures:
