@@ -1,0 +1,61 @@
+"""A child dies with its parent, also where the parent died before the child could ask Linux for it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed.run
+
+from nemo_srlm.core.process import PARENT
+from nemo_srlm.launch import torchrun
+from tests.processes import left_by
+
+ROOT = Path(__file__).resolve().parents[2]
+LATE = """
+import os, pathlib, subprocess, sys, time
+CHILD = '''
+import os, pathlib, sys, time
+from nemo_srlm.core.process import die_with_parent
+parent, out = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+while os.getppid() == parent:
+    time.sleep(0.01)
+out.with_suffix(".asks").touch()
+die_with_parent(parent)
+out.with_suffix(".survived").touch()
+'''
+subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid()), sys.argv[1]])
+"""
+
+
+def test_a_child_that_asks_too_late_dies_too(tmp_path: Path):
+    parent = subprocess.Popen([sys.executable, "-c", LATE, str(tmp_path / "child")], cwd=ROOT, start_new_session=True)
+    parent.wait()
+    while not (tmp_path / "child.asks").exists():
+        time.sleep(0.01)
+    assert left_by(parent.pid) == []
+    assert not (tmp_path / "child.survived").exists()
+
+
+def test_a_rank_whose_torchrun_is_gone_ends_at_once(tmp_path: Path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "nemo_srlm.launch.train_worker", str(tmp_path), "iter0/sft"]
+    rank = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, PARENT: str(gone.pid)}, capture_output=True, check=False
+    )
+    assert rank.returncode == -9
+    assert rank.stderr == b""
+
+
+def test_torchrun_hands_its_process_id_to_its_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    handed: list[str] = []
+    monkeypatch.setattr(torch.distributed.run, "run", lambda args: handed.append(os.environ[PARENT]))
+    for name in (PARENT, "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(torchrun.signal, "signal", lambda *_: None)
+    (tmp_path / "iter0" / "sft").mkdir(parents=True)
+    assert torchrun.main([str(tmp_path), "iter0/sft", "--standalone"]) == 0
+    assert handed == [str(os.getpid())]
