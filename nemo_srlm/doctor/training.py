@@ -25,6 +25,7 @@ MODEL = ModelSection(
 NUM_PAIRS = 64
 FP8_TOLERANCE = 0.15  # of a loss, against bf16
 DETERMINISTIC = {"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+RESUME_TOLERANCE = 0.05  # of a loss, on a GPU whose attention has no deterministic backward pass
 
 
 def settings(place: Place, run: str) -> list[str]:
@@ -42,6 +43,15 @@ def settings(place: Place, run: str) -> list[str]:
     ]  # fmt: skip
 
 
+def is_deterministic(place: Place) -> bool:
+    """Transformer Engine's attention of packed rows is deterministic, when asked, since compute capability 9.0."""
+    return all(gpu.capability >= (9, 0) for gpu in place.machine.gpus)
+
+
+def environment(place: Place) -> dict[str, str]:
+    return {**os.environ, **(DETERMINISTIC if is_deterministic(place) else {})}
+
+
 def command(place: Place, run: str, stage: str, extra: Sequence[str] = ()) -> list[str]:
     """`nemo-srlm STAGE` on a check's run."""
     iteration = "1" if stage in ("pairs", "dpo") else "0"
@@ -57,7 +67,7 @@ def run_stages(place: Place, run: str, stages: Sequence[str], *extra: str) -> No
         print(f"--- {run}: {stage}", flush=True)
         done = subprocess.run(
             command(place, run, stage, extra),
-            env=os.environ | DETERMINISTIC,
+            env=environment(place),
             capture_output=True,
             text=True,
             check=False,
@@ -146,6 +156,11 @@ def resume(place: Place) -> Figures:
     at = _kill_in_the_middle(place, killed / "iter0" / "sft" / "checkpoint")
     run_stages(place, "resumed", ("sft",), "sft.save_every=1")
     expected, found = losses(place, "bf16", "sft"), losses(place, "resumed", "sft")
+    if not is_deterministic(place):
+        apart = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+        if not apart <= RESUME_TOLERANCE:
+            raise Failed(f"a loss is {apart:.3f} away from the undisturbed one, allowed {RESUME_TOLERANCE}")
+        return {"killed after step": at, "largest difference, nondeterministic attention": round(apart, 5)}
     if expected != found:
         first = next(i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b)
         raise Failed(f"losses differ from step {first + 1} on: {expected[first]} undisturbed, {found[first]} resumed")
@@ -161,7 +176,7 @@ def _kill_in_the_middle(place: Place, checkpoints: Path) -> int:
     parent = os.getpid()
     with (place.directory / "killed.log").open("wb") as log:
         child = subprocess.Popen(
-            command(place, "resumed", "sft", ["sft.save_every=1"]), env=os.environ | DETERMINISTIC, stdout=log, stderr=log,
+            command(place, "resumed", "sft", ["sft.save_every=1"]), env=environment(place), stdout=log, stderr=log,
             preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - the only way; this process has one thread
         )  # fmt: skip
         while child.poll() is None:
