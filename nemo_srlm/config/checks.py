@@ -17,6 +17,7 @@ def check(cfg: Config) -> None:
     _validation("dpo", cfg.dpo)
     _pretraining(cfg)
     _learning_rates(cfg)
+    _preferences(cfg)
     _number_formats(cfg)
     _overlap(cfg)
     _selection(cfg)
@@ -113,6 +114,14 @@ def _overlap(cfg: Config) -> None:
                 f"at least {longest}, the longest example ({documents} x {name}.max_length): all rows have this length then",
                 f"raise it, lower {name}.max_length, or set parallel.tp_comm_overlap=false",
             )  # fmt: skip
+
+
+def _preferences(cfg: Config) -> None:
+    if cfg.dpo.label_smoothing and cfg.dpo.loss == "ipo":
+        raise ConfigError(
+            "dpo.label_smoothing", f"{cfg.dpo.label_smoothing} with dpo.loss=ipo", "0: IPO's loss has no label smoothing",
+            "set dpo.label_smoothing=0, or dpo.loss=sigmoid",
+        )  # fmt: skip
 
 
 def _selection(cfg: Config) -> None:

@@ -4,7 +4,7 @@ A pair needs two eligible candidates that differ as text and in score. Nothing i
 ever a number, and a prompt without a pair drops nothing else.
 
 Reasons for a prompt without pairs: "no_candidates" (none was made), "too_few_eligible" (fewer than two with a score),
-"same_text" (all eligible ones are one text), "tie" (all scores equal), "margin" (no difference above
+"same_text" (all of them, or all eligible ones, are one text), "tie" (all scores equal), "margin" (no difference above
 pairs.min_margin), "same_text_or_margin" (scores differ enough only between equal texts).
 """
 
@@ -32,6 +32,8 @@ def choose_pairs(
     candidates: Sequence[Scored], prompt_id: str, section: PairsSection, max_score: int, shuffle_seed: int | None
 ) -> Pairs | str:
     """The pairs of one prompt, or the reason for none. `shuffle_seed`: of the random-score control; None = no shuffle."""
+    if len(candidates) > 1 and len({candidate.text for candidate in candidates}) == 1:
+        return "same_text"  # pooled, they would be one candidate, too few
     if section.pool_equal_texts:
         candidates = pool_equal_texts(candidates)
     if shuffle_seed is not None:  # after pooling, so that control and treatment choose among the same candidates

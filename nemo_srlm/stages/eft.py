@@ -93,11 +93,18 @@ def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
 
 
 def _generated(ctx: Context, replies: list[RankedReply], counts: Counter[str]) -> list[JudgedReply]:
-    """The replies with the baseline's judgements. Writes judgements.jsonl; `counts` gets "errors"."""
+    """The replies with the baseline's judgements. Writes judgements.jsonl.
+
+    `counts` gets "errors", and "cut_off": judgements that reached max_tokens, which would teach not to end. A score
+    before the cut still parses.
+    """
     merge_parts(ctx, Judgement, [reply.id for reply in replies], JUDGEMENTS)
     found = {row.id: row for row in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     counts["errors"] = sum(1 for row in found.values() if row.error)
-    return [JudgedReply(reply, row.texts[0], row.scores[0]) for reply in replies if not (row := found[reply.id]).error]
+    written = {name: row for name, row in found.items() if not row.error}
+    ended = {name: row for name, row in written.items() if row.finish_reasons[0] != "length"}
+    counts["cut_off"] = len(written) - len(ended)
+    return [JudgedReply(r, ended[r.id].texts[0], ended[r.id].scores[0]) for r in replies if r.id in ended]
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

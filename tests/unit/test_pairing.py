@@ -10,7 +10,7 @@ from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.judge import pairing
-from nemo_srlm.judge.pairing import Scored, select
+from nemo_srlm.judge.pairing import Scored, choose_pairs, select
 
 scored = st.builds(
     Scored, st.sampled_from(["a", "bb", "ccc", "dddd", ""]), st.none() | st.integers(0, 15).map(lambda n: n / 3)
@@ -61,6 +61,14 @@ def test_the_best_stands_against_the_worst(scores, pair):
 )
 def test_a_prompt_without_a_pair_has_a_reason(items, reason):
     assert select(items, PairsSection()) == reason
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("scores", [(5.0, 1.0), (5.0, None), (None, None)])
+def test_one_text_for_all_candidates_is_that_reason(scores, pooled: bool):
+    section = PairsSection(pool_equal_texts=pooled)
+    assert choose_pairs([Scored("same", s) for s in scores], "p", section, 5, None) == "same_text"
+    assert choose_pairs([Scored("same", 5.0)], "p", section, 5, None) == "too_few_eligible"
 
 
 def test_differences_up_to_the_margin_make_no_pair():
