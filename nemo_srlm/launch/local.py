@@ -1,5 +1,6 @@
 """The local launcher: runs the unfinished stages of a run on this machine, one worker process per step and shard."""
 
+import math
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from nemo_srlm.stages import load
 from nemo_srlm.train.stop_conditions import STARTED, limits
 
 POLL = 0.2  # seconds between two looks at the workers
-GRACE = 60.0  # seconds that an interrupted training may take to save
+GRACE = 60.0  # seconds that an interrupted worker may take to end; a training takes as long as its step
 MAX_AGAIN = 20  # times that one step may save and exit before its end
 
 
@@ -132,9 +133,23 @@ def run_workers(session: Session, step: Step, num_done: int) -> int:
                 return EXIT_DONE
             time.sleep(POLL)
     finally:
-        for worker in workers:
-            if worker.poll() is None:
-                process.stop(worker, GRACE)
+        end(session, step, [worker for worker in workers if worker.poll() is None])
+
+
+def end(session: Session, step: Step, workers: list[Popen[bytes]]) -> None:
+    """Stops workers that still run. A training may take as long as its step, after which it saves, or until a second
+    interrupt."""
+    training = step.kind == "train"
+    if training and workers:
+        ref = current(session.run_dir, step)
+        session.display.line(
+            f"  stopping {ref}: it saves at the end of its step. Interrupt again to stop at once, without saving."
+        )
+    for worker in workers:
+        try:
+            process.stop(worker, math.inf if training else GRACE)
+        except KeyboardInterrupt:
+            process.stop(worker, 0.0)
 
 
 def announce(session: Session, ref: Ref, seconds: float) -> None:
