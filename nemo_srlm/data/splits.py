@@ -157,9 +157,15 @@ def _take_until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list
 def _ift_share(total: int, want_ift: float, want_eft: float) -> int:
     """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none).
 
-    IFT gets what it wants where one is left for EFT. Where there are not even enough for IFT, EFT keeps what it wants, at
-    most half.
+    IFT gets what it wants where one is left for EFT. Where there are not even enough for IFT, the two share them in
+    proportion to what they want, and an infinite want of one leaves the other what it wants, at most half.
     """
-    if want_ift < total or want_eft <= 0:
-        return int(min(max(want_ift, 0), total))
-    return total - int(min(math.ceil(want_eft) if math.isfinite(want_eft) else total, total // 2))
+    want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
+    if want_ift < total or not want_eft:
+        return int(min(want_ift, total))
+    if math.isinf(want_ift):
+        return total - (total // 2 if math.isinf(want_eft) else min(math.ceil(want_eft), total // 2))
+    if math.isinf(want_eft):
+        return min(math.ceil(want_ift), total - total // 2)
+    share = round(total * want_ift / (want_ift + want_eft))
+    return min(max(share, 1), total - 1) if total >= 2 else share  # neither set stays empty while there are two

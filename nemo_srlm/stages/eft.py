@@ -138,8 +138,13 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "replies": counts["replies"],
         "scores_before": eft.score_counts(judged),
         "scores_after": eft.score_counts(kept),
-        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})",
+        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})" + _left_out(counts),
     }
+
+
+def _left_out(counts: Counter[str]) -> str:
+    reasons = [f"{number} {reason}" for reason, number in sorted(counts.items()) if number and reason != "replies"]
+    return f"; left out: {', '.join(reasons)}" if reasons else ""
 
 
 def _judging(replies: list[RankedReply], judged: list[JudgedReply], max_score: int) -> dict[str, Any]:

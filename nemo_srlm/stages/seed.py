@@ -155,7 +155,13 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "ranked_valid",
         "eval_prompts",
     ]
-    return {**counts, "summary": ", ".join(f"{counts[name]} {name}" for name in names)}
+    return {**counts, "summary": ", ".join(_of_asked(counts, name) for name in names)}
+
+
+def _of_asked(counts: dict[str, Any], name: str) -> str:
+    """`16 ift`; where a set stays short, `10 of 16 asked ift`."""
+    asked = counts.get(f"asked_{name}") or 0  # the training sets of EFT are sized by the stage eft
+    return f"{counts[name]} of {asked} asked {name}" if asked > counts[name] > 0 else f"{counts[name]} {name}"
 
 
 STAGE = Stage("seed", "cpu", _inputs, _identity, _run, _finalize)

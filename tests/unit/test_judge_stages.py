@@ -283,4 +283,5 @@ def test_the_stage_says_how_well_the_judgements_of_its_source_order_the_replies(
     metrics = run(eft.STAGE, ctx)
     assert (metrics["examples"], metrics["parsed"], metrics["left_out"]) == (5, 5, {"duplicate": 0, "unparsed": 1})
     assert metrics["judging"]["pairwise_accuracy"] == 0.5
+    assert metrics["summary"] == "5 examples of 6 ranked replies (external); left out: 1 unparsed"
     assert metrics["judging"]["intervals"]["pairwise_accuracy"] == [0.0, 1.0]

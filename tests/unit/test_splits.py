@@ -47,12 +47,12 @@ def test_each_set_gets_what_was_asked_where_there_is_enough():
     assert all(example.response.startswith("Reply 0 ") for example in made.ift)
 
 
-def test_where_there_is_not_enough_for_ift_eft_keeps_what_it_wants_at_most_half():
+def test_where_there_is_not_enough_for_ift_it_shares_with_eft_in_proportion_to_what_they_want():
     counts: Counter[str] = Counter()
     made = split([turn(i) for i in range(80)], SeedSection(), EftSection(), counts)
     assert len(made.eval_prompts) == 10
     assert len(instructions(made)[2]) == 17
-    assert len(made.ift) == 27  # EFT wants 1,630 of three each
+    assert len(made.ift) == round(53 * 3200 / (3200 + 1630 / 3))
     assert len(made.ift) + len(instructions(made)[1]) == 53
     assert counts["asked_ift"] == 3200
 
@@ -204,3 +204,14 @@ def test_the_identity_knows_the_files_content_not_their_place(tmp_path: Path):
     assert identities[0] == identities[1]
     write(second, rows * 2)
     assert STAGE.identity(Config(seed=SeedSection(files=[str(second)])), 0) != identities[0]
+
+
+def test_a_set_that_stays_short_says_so_in_the_summary(tmp_path: Path):
+    rows = [tree(f"q{i}", message(f"a{i}", "A", f"q{i}", 0), message(f"b{i}", "B", f"q{i}", 1)) for i in range(40)]
+    path = write(tmp_path / "x.trees.jsonl", rows)
+    cfg = Config(seed=SeedSection(files=[str(path)], num_ift=16))
+    ctx = context(cfg, tmp_path / "seed")
+    STAGE.run(ctx)
+    assert STAGE.finalize(ctx)["summary"] == (
+        "16 ift, 22 ranked_train, 16 of 541 asked ranked_valid, 5 of 256 asked eval_prompts"
+    )
