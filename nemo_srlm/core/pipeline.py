@@ -121,6 +121,11 @@ def has_ranked_replies(cfg: Config) -> bool:
     return cfg.world.enabled or bool(cfg.seed.files)
 
 
+def has_judge(cfg: Config) -> bool:
+    """Whether a model of the run judges, or is taught to: not where preferences come from files and there is no EFT."""
+    return cfg.run.arm != "external" or cfg.eft.source != "none"
+
+
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +140,7 @@ def _policy(cfg: Config, iteration: int) -> list[Ref]:
 def _evaluations_of_every_model(cfg: Config) -> list[str]:
     """Evaluations that the model before M1 has too. Neighbours use the same model, so they share an engine."""
     chosen = {
-        "eval_responses": True, "eval_reward": has_ranked_replies(cfg), "eval_oracle": has_oracle(cfg),
+        "eval_responses": True, "eval_reward": has_ranked_replies(cfg) and has_judge(cfg), "eval_oracle": has_oracle(cfg),
         "eval_preferences": bool(cfg.eval.preferences), "eval_alpaca": bool(cfg.eval.alpaca.prompts),
         "eval_mt_answers": bool(cfg.eval.mt_bench.questions), "eval_mt_bench": bool(cfg.eval.mt_bench.questions),
         "eval_harness": cfg.eval.harness.enabled,

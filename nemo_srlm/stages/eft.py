@@ -124,7 +124,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     if not kept:
         raise DataError(
             ctx.dir, f"no EFT example is left ({dict(counts)})", "judgements whose score parses and agrees with humans",
-            "see the judgements; a larger or better trained baseline, more seed data, or eft.source=external",
+            "see the judgements; a larger or better trained baseline, more seed data, eft.source=external; or eft.source=ranks, "
+            "which needs no judge",
         )  # fmt: skip
     template = templates.load(cfg.judge.template, templates.JUDGE)
     number = write_records(ctx.dir / "eft_train.jsonl", eft.examples(kept, template, counts))

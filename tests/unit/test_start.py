@@ -78,6 +78,11 @@ def test_the_baseline_is_made_where_it_is_asked_for():
     assert Ref("baseline", 0) not in pipeline(config("base", "none", always=True))  # it would be M1 once more
 
 
+def test_no_model_is_measured_as_a_judge_where_none_judges():
+    stages = [{ref.stage for ref in pipeline(config("base", source, "external"))} for source in ("none", "ranks")]
+    assert ["eval_reward" in found for found in stages] == [False, True]
+
+
 def test_an_instruct_model_is_tuned_on_eft_alone():
     inputs = load("sft").inputs(config("instruct", "ranks"), 0)
     assert set(inputs) == {"base", "tokenizer", "eft"}
