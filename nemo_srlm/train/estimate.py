@@ -145,7 +145,7 @@ def layer_activations(
     narrow = 1 if fp8 else wide  # what a matrix product keeps of its input
     whole = 2 * h * wide + 2 * h * narrow + (2 * h if dropout else 0)  # two norms: in, out; dropout masks
     split = (q + 2 * kv) * wide + q * wide + (q if fp8 else 0)  # query, key, value, the attention's output
-    split += (q + kv) * wide if model.qk_norm else 0  # queries and keys before their norms
+    split += (q + model.kv_size) * wide if model.qk_norm else 0  # queries and keys before their norms
     split += 0 if precision.recompute == "selective" else 4 * model.num_attention_heads  # log-sum-exp of the softmax
     split += 2 * f * wide + f * narrow + (0 if fused else f * wide)  # gate and up; their product
     shards = parallel.tensor if parallel.sequence else 1

@@ -172,9 +172,9 @@ def test_the_estimate_counts_the_bytes_that_the_ranks_hold(four: Results, layout
         assert all(gradients <= r["gradients"] <= 1.3 * gradients for r in these)
 
 
-@pytest.mark.parametrize("layout", ["dp4", "tp2", "tp2_sp"])
-def test_the_estimate_is_near_what_a_layer_keeps_for_the_backward_pass(four: Results, layout: str):
-    found = four[f"layouts/sft/{layout}"]["layer"]
+@pytest.mark.parametrize("training", ["sft/dp4", "sft/tp2", "sft/tp2_sp", "qwen2/dp4", "qwen3/dp4"])
+def test_the_estimate_is_near_what_a_layer_keeps_for_the_backward_pass(four: Results, training: str):
+    found = four[f"layouts/{training}"]["layer"]
     assert found["kept"] == pytest.approx(found["estimate"], rel=0.06)
 
 

@@ -168,7 +168,7 @@ def run(out: Path, name: str, kind: str, parallel: dict[str, Any], section: dict
     dist.barrier()
     found: dict[str, Any] = {"digest": digest(trainer), "bytes": held_bytes(trainer)}
     found["reference"] = (directory / REFERENCE).exists()
-    if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp"):
+    if name in ("sft-dp4", "sft-tp2", "sft-tp2_sp", "qwen2-dp4", "qwen3-dp4"):
         found["layer"] = layer_bytes(trainer)
     steps = [line for line in lines(directory) if "validation" not in line]
     found["lines"] = [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s", "per")} for line in steps]
