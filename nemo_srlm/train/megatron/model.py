@@ -89,7 +89,8 @@ def transformer_config(
         masked_softmax_fusion=False,
         apply_rope_fusion=fused,
         gradient_accumulation_fusion=fused and accelerator.has_fused_accumulation(),
-        batch_p2p_comm=gpu,
+        batch_p2p_comm=gpu and parallel.virtual_pipeline == 1,
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,  # the interleaved schedule has another chunk to compute meanwhile
         tp_comm_overlap=parallel.tp_comm_overlap,
         **settings,
     )
