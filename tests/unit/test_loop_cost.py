@@ -105,6 +105,14 @@ def test_layouts_are_a_table_the_fastest_first(capsys: pytest.CaptureFixture[str
     assert all(found and found == sorted(found) for found in hours.values())
 
 
+def test_the_documented_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]):
+    assert main(["estimate", "--config-name", "llama2_70b", "--layouts", "32"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 32 |")]
+    documented = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
+    assert len(rows) >= 4
+    assert all(row in documented for row in rows[:4]), "print docs/layouts.md's tables again"
+
+
 def test_a_run_without_sft_has_none_in_its_estimate(capsys: pytest.CaptureFixture[str]):
     assert main(["estimate", "--config-name", "real"]) == 0
     text = capsys.readouterr().out
