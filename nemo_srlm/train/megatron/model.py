@@ -90,7 +90,7 @@ def transformer_config(
         apply_rope_fusion=fused,
         gradient_accumulation_fusion=fused and accelerator.has_fused_accumulation(),
         batch_p2p_comm=gpu and parallel.virtual_pipeline == 1,
-        overlap_p2p_comm=parallel.virtual_pipeline > 1,  # the interleaved schedule has another chunk to compute meanwhile
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,  # there is another chunk to compute meanwhile
         tp_comm_overlap=parallel.tp_comm_overlap,
         **settings,
     )
