@@ -21,8 +21,10 @@ class FusedAdam(torch.optim.Optimizer):
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
         weight_decay: float = 0.0, *, bias_correction: bool = True, adam_w_mode: bool = True,
+        capturable: bool = False,
     ) -> None:  # fmt: skip
         assert adam_w_mode
+        assert not capturable
         defaults = {
             "lr": lr, "bias_correction": bias_correction, "betas": betas, "eps": eps, "weight_decay": weight_decay
         }  # fmt: skip
