@@ -57,7 +57,7 @@ def measure(
     documents = [_document(rng, model.vocab_size, length) for length in lengths]
     parallel = ParallelSection(processes=1, peak_tflops=peak_tflops)
     trainer = start(Job("speed", model, parallel, precision, section, 0, directory, None, _Silent()))
-    task = sft_task(documents, 0, shuffled=False)
+    task = sft_task(documents, 0)
     scheduler = optim.build_scheduler(trainer.optimizer, section, section.max_steps)
     on_gpu = torch.cuda.is_available()
     results = []
