@@ -40,7 +40,6 @@ NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NEMO_SRLM_HEAD NEMO_SRLM_PORT=$((10000 + SLURM_JOB_ID % 20000))
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not use SLURM_CPUS_PER_TASK
 cd "$ROOT" || exit 1
-prepare
 
 step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@: the step's; exit code in $rc
     # --overlap: after a restart the controller may count the resources of an ended step as used for some minutes
@@ -90,6 +89,10 @@ ask_requeue() {
     done
 }
 leave() { rm -f "$stop_file"; record "$1" "${2:-}"; say "$1: ${2:-}"; exit "$3"; }
+
+set +u   # module and conda read variables that are not set
+if ! prepare; then leave failed "$failed" 1; fi
+set -u
 
 try=0
 while :; do

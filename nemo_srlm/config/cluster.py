@@ -56,7 +56,10 @@ class ClusterSection:
     gpu_type: str = setting("", "as in --gres=gpu:TYPE:N")
     flags: list[str] = setting([], "more sbatch flags for every job")
     modules: list[str] = setting([], "environment modules of every job")
-    setup: list[str] = setting([], "shell lines before every attempt (exports, ulimit)")
+    setup: list[str] = setting(
+        [],
+        "shell commands before every job (exports, ulimit, conda activate), a whole one each; one that fails ends the job",
+    )
     python: str = setting("", 'the interpreter of the jobs; "" = the one that submits')
     container: str = choice(
         "pyxis", "apptainer", help="what starts images: srun's flags of pyxis (with enroot), or apptainer exec"

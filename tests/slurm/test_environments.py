@@ -46,3 +46,17 @@ def test_an_interpreter_that_cannot_run_the_package_ends_the_job_at_once_and_sta
     log = next((run.dir / "slurm/iter0-seed").glob("log-*.txt")).read_text()
     assert "Python 3.9.18; expected 3.11 or later" in log
     assert found["iter0/grow"]["state"] == "cancelled"
+
+
+def test_site_scripts_may_read_unset_variables_and_a_command_of_setup_that_fails_is_named(run: Run):
+    run.env |= {"TOY_STAGES": "2"}
+    fine, bad = "at_site() { echo at $NOT_SET; }; at_site", "activate /envs/llm"
+    run.submit(f'cluster.setup=["{fine}"]', f'cluster.train.modules=["{bad}"]', "cluster.max_replans=3")
+    found = run.wait()
+    assert found["iter0/seed"]["state"] == "done"
+    assert found["iter0/grow"]["state"] == "failed"
+    assert (
+        "`module load 'activate /envs/llm'` of the site's modules or setup ended with exit code 127"
+        in found["iter0/grow"]["words"]
+    )
+    assert run.ends("iter0-grow") == ["failed"]

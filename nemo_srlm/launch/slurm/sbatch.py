@@ -135,7 +135,10 @@ def container(cfg: Config, run_dir: Path, job: Job) -> tuple[list[str], list[str
 
 
 def shell(cfg: Config, run_dir: Path, job: Job) -> str:
-    """What stage.sh sources (job.env): plain assignments and one function, every value quoted."""
+    """What stage.sh sources (job.env): plain assignments and functions, every value quoted.
+
+    `prepare` runs the site's modules and setup lines, and stops at the first that fails, with its words in $failed.
+    """
     site, own = cfg.cluster, section(cfg, job)
     srun, before = container(cfg, run_dir, job)
     prepare = [f"module load {shlex.quote(m)}" for m in (*site.modules, *own.modules)] + list(site.setup)
@@ -153,8 +156,9 @@ def shell(cfg: Config, run_dir: Path, job: Job) -> str:
         f"KIND={job.kind}",
         f"ARRAY={1 if job.shards else 0}",
         f"CONTAINER=({shlex.join(srun)})",
+        'checked() { [ "$1" = 0 ] || { failed="\\`$2\\` of the site\'s modules or setup ended with exit code $1"; return 1; }; }',
         "prepare() {",
-        *(f"    {line}" for line in prepare or [":"]),
+        *(f"    {line}\n    checked $? {shlex.quote(line)} || return" for line in prepare or [":"]),
         "}",
     ]
     return "\n".join(lines) + "\n"
