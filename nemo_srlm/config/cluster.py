@@ -68,6 +68,9 @@ class ClusterSection:
     mounts: list[str] = setting(
         [], "FROM:TO, mounted in every container; the checkout and the run directory always are"
     )
+    check_paths: bool = setting(
+        True, "refuse to submit when an image, mount or interpreter is not on this machine, or an input is in no mount"
+    )
     interface: str = setting("", 'NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME of training; "" = not set')
     fuse: bool = setting(False, "neighbouring unsharded stages share a job and an engine: fewer jobs, less in parallel")
     max_tasks: int = number(0, "elements of an array that run at the same time; 0 = any number", at_least=0)

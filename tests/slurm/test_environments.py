@@ -8,7 +8,7 @@ from tests.slurm.conftest import Run
 # Apptainer is not in Debian. The stand-in takes the same words, writes them down and starts what stands behind the image.
 APPTAINER = """#!/bin/bash
 printf '%s\\n' "$PYTHONNOUSERSITE" "$PWD" "$@" > "$(dirname "$0")/words"
-while [ "${1:-}" != /images/toy.sif ]; do shift; done
+while [ "${1:-}" != "$TOY_IMAGE" ]; do shift; done
 shift
 exec "$@"
 """
@@ -26,13 +26,14 @@ def script(path: Path, text: str) -> Path:
 
 def test_a_job_runs_inside_apptainer(run: Run, tmp_path: Path):
     folder = script(tmp_path / "bin/apptainer", APPTAINER).parent
-    run.env |= {"TOY_STAGES": "1", "PATH": f"{folder}:{run.cluster.env['PATH']}"}
-    run.submit("cluster.container=apptainer", "cluster.image=/images/toy.sif", "cluster.mounts=[/data:/data]")
+    image = script(tmp_path / "toy.sif", "")
+    run.env |= {"TOY_STAGES": "1", "TOY_IMAGE": str(image), "PATH": f"{folder}:{run.cluster.env['PATH']}"}
+    run.submit("cluster.container=apptainer", f"cluster.image={image}", f"cluster.mounts=[{tmp_path}:/data]")
     run.wait()
     run.assert_whole()
-    site, place, verb, bind, mounts, image, python, *_ = (folder / "words").read_text().splitlines()
-    assert (site, verb, bind, image, python) == ("1", "exec", "--bind", "/images/toy.sif", sys.executable)
-    assert mounts == f"/data:/data,{place}:{place},{run.dir}:{run.dir}"
+    site, place, verb, bind, mounts, started, python, *_ = (folder / "words").read_text().splitlines()
+    assert (site, verb, bind, started, python) == ("1", "exec", "--bind", str(image), sys.executable)
+    assert mounts == f"{tmp_path}:/data,{place}:{place},{run.dir}:{run.dir}"
 
 
 def test_an_interpreter_that_cannot_run_the_package_ends_the_job_at_once_and_status_says_so(run: Run, tmp_path: Path):

@@ -21,6 +21,7 @@ from nemo_srlm.launch.plan import remaining
 from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm.jobs import FOLDER, Active, Job, Role
 from nemo_srlm.launch.slurm.shards import done_shards
+from nemo_srlm.launch.slurm.site_checks import refuse_problems
 
 RECORD = "jobs.json"  # every job that was submitted for the run
 SUBMIT = "submit.json"  # commit, versions and environment of the last submission
@@ -161,6 +162,7 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
         missing = plan(cfg, run_dir, running)
         if not missing:
             return run_dir, [], running
+        refuse_problems(cfg, run_dir, missing)
         old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
         (run_dir / FOLDER / SUPERVISION).unlink(missing_ok=True)  # the supervisor counts its submissions anew

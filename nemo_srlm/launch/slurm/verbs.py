@@ -11,6 +11,7 @@ from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
+from nemo_srlm.launch.slurm.site_checks import problems
 from nemo_srlm.report.display import console
 
 
@@ -45,6 +46,8 @@ def plan(cfg: Config) -> int:
     screen.print(title if missing or active else f"{run_dir} is up to date", markup=False)
     if missing or active:
         screen.print(table_of(cfg, missing, active))
+    for problem in problems(cfg, run_dir, missing):
+        screen.print(f"submit would refuse: {problem}", style="yellow", markup=False)
     return 0
 
 

@@ -1,0 +1,96 @@
+"""What a submission can see of a site before its jobs queue: images, mounts, interpreters, inputs that no container mounts.
+
+Without this, a setting that was forgotten shows in the first job of every kind, and again in the next submission.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.cluster import JobSection
+from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import job_directory
+from nemo_srlm.errors import ConfigError, UserError
+from nemo_srlm.launch.slurm import sbatch
+from nemo_srlm.launch.slurm.jobs import Job
+
+IMAGE_FILES = (".sif", ".sqsh", ".img")
+ELSEWHERE = "where only the nodes have it: cluster.check_paths=false"
+
+
+def image_of(cfg: Config, own: JobSection) -> str:
+    """The image of a kind of job; "" without a container."""
+    image = own.image or cfg.cluster.image
+    return "" if image == "none" else image
+
+
+def mounts_of(cfg: Config, own: JobSection) -> list[tuple[str, str]]:
+    """(path on the node, path in the container) of what the config mounts."""
+    parts = [mount.split(":") for mount in (*cfg.cluster.mounts, *own.mounts)]
+    return [(part[0], part[1] if len(part) > 1 else part[0]) for part in parts]
+
+
+def within(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def absent_files(cfg: Config, kind: str, own: JobSection) -> Iterator[ConfigError]:
+    """Files that the jobs of a kind start with and that are not here."""
+    site, image, mounts = cfg.cluster, image_of(cfg, own), mounts_of(cfg, own)
+    if (image.startswith("/") or image.endswith(IMAGE_FILES)) and not Path(image).exists():
+        key = f"cluster.{kind}.image" if own.image else "cluster.image"
+        yield ConfigError(key, f"{image}: no such file", "an image", f"docs/install.md makes them; {ELSEWHERE}")
+    for outside, _ in mounts if image else ():
+        if not Path(outside).exists():
+            yield ConfigError(f"cluster.{kind}.mounts", f"{outside}: no such file or folder", "FROM:TO", ELSEWHERE)
+    python = own.python or site.python
+    if not python.startswith("/"):
+        return
+    key = f"cluster.{kind}.python" if own.python else "cluster.python"
+    # in a container: where its mount comes from; the image's own interpreters cannot be seen
+    places = [outside + python.removeprefix(inside) for outside, inside in mounts if within(python, inside)]
+    for place in places[-1:] if image else [python]:
+        if not os.path.lexists(place):  # a link may lead to an interpreter of the image
+            yield ConfigError(key, f"{place}: no such file", "an interpreter", f"docs/install.md; {ELSEWHERE}")
+
+
+def paths(section: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """(setting, path) of every absolute path in a config that exists here."""
+    for field in dataclasses.fields(section):
+        value, key = getattr(section, field.name), f"{where}.{field.name}" if where else field.name
+        if dataclasses.is_dataclass(value):
+            yield from paths(value, key)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text.startswith("/") and Path(text).exists():
+                yield key, text
+
+
+def unmounted_inputs(cfg: Config, run_dir: Path, used: dict[str, JobSection]) -> Iterator[ConfigError]:
+    """Inputs outside every mount, where all these kinds of jobs run in containers."""
+    if not all(image_of(cfg, own) for own in used.values()):
+        return
+    seen = [inside for own in used.values() for _, inside in mounts_of(cfg, own)]
+    seen += [str(job_directory()), str(run_dir.resolve())]
+    for key, path in paths(dataclasses.replace(cfg, cluster=type(cfg.cluster)())):
+        if key != "run.root" and not any(within(path, folder) for folder in seen):  # the run directory is mounted
+            yield ConfigError(
+                key, f"{path} lies outside every mount", "a path that containers see", "add it to cluster.mounts"
+            )
+
+
+def problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> list[ConfigError]:
+    """Everything found, each once. Empty with cluster.check_paths=false."""
+    used = {job.kind: sbatch.section(cfg, job) for job in jobs if job.role == "work"}
+    if not cfg.cluster.check_paths:
+        return []
+    found = [error for kind, own in used.items() for error in absent_files(cfg, kind, own)]
+    found += unmounted_inputs(cfg, run_dir, used)
+    return list({str(error): error for error in found}.values())
+
+
+def refuse_problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> None:
+    """Raises UserError with all of them."""
+    if found := problems(cfg, run_dir, jobs):
+        raise UserError(run_dir, "\n    ".join(["its jobs would not start:", *map(str, found)]))

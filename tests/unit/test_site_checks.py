@@ -1,0 +1,78 @@
+"""What a submission refuses because jobs could not start with it."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.cluster import ClusterSection
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.errors import UserError
+from nemo_srlm.launch.slurm.jobs import Job
+from nemo_srlm.launch.slurm.site_checks import problems, refuse_problems
+
+JOBS = [
+    Job("iter0-sft", "work", (Ref("sft", 0),), "train", (), 1, (), ()),
+    Job("iter1-judge", "work", (Ref("judge", 1),), "generate", (), 1, (), ()),
+    Job("supervise", "supervise", (), "cpu", (), 1, (), ()),
+]
+
+
+def site(tmp_path: Path) -> Config:
+    """A config with everything in place: two images, a mounted interpreter and mounted inputs."""
+    for name in ("train.sqsh", "vllm.sqsh", "data/trees.jsonl", "light/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    cfg = Config(cluster=ClusterSection(mounts=[f"{tmp_path}/data:{tmp_path}/data:ro"], python="python3"))
+    cfg.cluster.train.image, cfg.cluster.generate.image = f"{tmp_path}/train.sqsh", f"{tmp_path}/vllm.sqsh"
+    cfg.cluster.generate.mounts, cfg.cluster.generate.python = [f"{tmp_path}/light:/light"], "/light/bin/python"
+    cfg.seed.files = [f"{tmp_path}/data/trees.jsonl"]
+    return cfg
+
+
+def found(cfg: Config, tmp_path: Path) -> list[str]:
+    return [str(problem) for problem in problems(cfg, tmp_path / "runs/r", JOBS)]
+
+
+def test_a_site_with_everything_in_place_is_accepted(tmp_path: Path):
+    assert found(site(tmp_path), tmp_path) == []
+    refuse_problems(site(tmp_path), tmp_path / "runs/r", JOBS)
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("train.sqsh", "cluster.train.image: {}/train.sqsh: no such file"),
+        ("vllm.sqsh", "cluster.generate.image: {}/vllm.sqsh: no such file"),
+        ("light/bin/python", "cluster.generate.python: {}/light/bin/python: no such file"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_its_setting(tmp_path: Path, gone: str, said: str):
+    cfg = site(tmp_path)
+    (tmp_path / gone).unlink()
+    (problem,) = found(cfg, tmp_path)
+    assert problem.startswith(said.format(tmp_path))
+    assert "cluster.check_paths=false" in problem
+    cfg.cluster.check_paths = False
+    assert found(cfg, tmp_path) == []
+
+
+def test_an_input_outside_every_mount_is_named_and_all_problems_come_at_once(tmp_path: Path):
+    cfg = site(tmp_path)
+    cfg.cluster.mounts = [f"{tmp_path}/nowhere:/data"]
+    with pytest.raises(UserError) as raised:
+        refuse_problems(cfg, tmp_path / "runs/r", JOBS)
+    text = str(raised.value)
+    assert f"seed.files: {tmp_path}/data/trees.jsonl lies outside every mount" in text
+    assert f"cluster.train.mounts: {tmp_path}/nowhere: no such file or folder" in text
+
+
+def test_without_containers_only_the_interpreter_is_looked_for(tmp_path: Path):
+    cfg = Config(cluster=ClusterSection(python=str(tmp_path / "python")))
+    cfg.seed.files = [str(tmp_path)]
+    assert [problem.partition(":")[0] for problem in found(cfg, tmp_path)] == ["cluster.python"]
+
+
+def test_names_in_a_registry_and_on_path_cannot_be_looked_for(tmp_path: Path):
+    cfg = Config(cluster=ClusterSection(image="nvcr.io#nvidia/pytorch:25.12-py3", python="python3"))
+    assert found(cfg, tmp_path) == []
