@@ -3,7 +3,8 @@
 #
 #   tools/build_transformer_engine.sh .venv-gpu/bin/python      MAX_JOBS=8: compilers at the same time (2 GB of memory each)
 #
-# No GPU and no nvcc are needed: a C++17 compiler, and Python's headers. CUDA's, cuDNN's and NCCL's headers come with the pinned packages.
+# No GPU and no CUDA toolkit are needed: a C++20 compiler (g++ 11 or later) and Python's headers. The headers of CUDA, cuDNN and
+# NCCL come with the pinned packages.
 set -euo pipefail
 python=${1:?the interpreter of the environment}
 pins=$(dirname "$0")/requirements/gpu-nodeps.txt

@@ -67,11 +67,11 @@ def paths(section: Any, where: str = "") -> Iterator[tuple[str, str]]:
                 yield key, text
 
 
-def unmounted_inputs(cfg: Config, run_dir: Path, used: dict[str, JobSection]) -> Iterator[ConfigError]:
+def unmounted_inputs(cfg: Config, run_dir: Path, kinds: list[JobSection]) -> Iterator[ConfigError]:
     """Inputs outside every mount, where all these kinds of jobs run in containers."""
-    if not all(image_of(cfg, own) for own in used.values()):
+    if not all(image_of(cfg, own) for own in kinds):
         return
-    seen = [inside for own in used.values() for _, inside in mounts_of(cfg, own)]
+    seen = [inside for own in kinds for _, inside in mounts_of(cfg, own)]
     seen += [str(job_directory()), str(run_dir.resolve())]
     for key, path in paths(dataclasses.replace(cfg, cluster=type(cfg.cluster)())):
         if key != "run.root" and not any(within(path, folder) for folder in seen):  # the run directory is mounted
@@ -86,7 +86,7 @@ def problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> list[ConfigErro
     if not cfg.cluster.check_paths:
         return []
     found = [error for kind, own in used.items() for error in absent_files(cfg, kind, own)]
-    found += unmounted_inputs(cfg, run_dir, used)
+    found += unmounted_inputs(cfg, run_dir, list(used.values()))
     return list({str(error): error for error in found}.values())
 
 
