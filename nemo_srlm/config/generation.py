@@ -164,7 +164,11 @@ class ApiSection:
         each=("prompts", "judge", "select", "eval_h2h", "eval_mt_bench"),
     )  # fmt: skip
     url: str = setting(
-        "", "up to and with /v1", execution=True, pattern=r"(https?://\S+)?", allowed='http://... or https://..., or ""'
+        "",
+        "up to and with /v1",
+        execution=True,
+        pattern=r"(https?://[^\s@]+)?",
+        allowed='http://... or https://..., without user or password, or ""',
     )
     model: str = setting("")
     key_variable: str = setting(
@@ -174,7 +178,7 @@ class ApiSection:
         pattern="[A-Za-z_][A-Za-z0-9_]*",
         allowed="the name of an environment variable (letters, digits and _)",
     )
-    workers: int = number(16, "requests at the same time, a thread each", at_least=1, at_most=10_000, execution=True)
+    workers: int = number(16, "requests at the same time", at_least=1, at_most=10_000, execution=True)
     retries: int = number(6, at_least=0, execution=True)
     timeout: float = number(120.0, "seconds per request", above=0, execution=True)
     prompt_price: float = number(

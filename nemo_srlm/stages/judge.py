@@ -40,11 +40,13 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     merge_parts(ctx, Judgement, (candidate.id for candidate in made if not candidate.error), JUDGEMENTS)
     health = checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), ctx.cfg.judge.alarm_stops)
     failure, mean = health["parse_failure"] or 0.0, health["score_mean"]
+    unjudged = sum(health["errors"].values())
     shown = "no score" if mean is None else f"mean score {mean:.2f}"
     return {
         **health,
         "engine": usage_metrics(ctx),
-        "summary": f"{health['judgements']} judged, {shown}, {failure:.1%} without a score",
+        "summary": f"{health['judgements'] - unjudged} judged, {shown}, {failure:.1%} without a score"
+        + (f", {unjudged} not judged" if unjudged else ""),
     }
 
 

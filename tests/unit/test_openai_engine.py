@@ -16,12 +16,12 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt
 from nemo_srlm.core.stage import Context
-from nemo_srlm.errors import ConfigError, EngineError
+from nemo_srlm.errors import ConfigError, DataError, EngineError
 from nemo_srlm.generate.openai_engine import OpenAIEngine
 from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.stages import judge
 
-KEY = "sk-secret"
+KEY = "sk-secret-0123456789"
 Answer = tuple[int, Any]
 
 
@@ -108,14 +108,26 @@ def test_an_endpoint_that_gives_one_choice_at_a_time_is_asked_again_with_the_nex
     assert [draw.text for draw in outcome] == ["t0 0", "t0 1", "t0 2"]
 
 
-def test_a_busy_endpoint_is_tried_again_and_one_that_stays_away_is_a_failure_of_the_item(start: Start) -> None:
+def test_a_busy_endpoint_is_tried_again(start: Start) -> None:
     engine, _ = start(lambda body, call: answers(body) if call > 3 else (429, "slow down"), retries=4)
     ((_, outcome),) = engine.stream(requests(1))
     assert isinstance(outcome, list)
     assert engine.usage()["retries"] == 3
-    engine, _ = start(lambda body, call: (503, "down"), retries=1)
-    ((_, outcome),) = engine.stream(requests(1))
-    assert outcome == Failure("engine: no response after 1 retries; the last: HTTP 503: down")
+
+
+def test_a_request_without_a_response_has_no_outcome_so_that_a_rerun_asks_again(start: Start) -> None:
+    engine, _ = start(lambda body, call: (503, "down") if body["seed"] == 64 else answers(body), retries=1)
+    found = []
+    with pytest.raises(EngineError, match="1 requests had no response after 1 retries each; the last: HTTP 503: down"):
+        found.extend(engine.stream(requests(7)))
+    assert sorted(r.id for r, _ in found) == ["r0", "r2", "r3", "r4", "r5", "r6"]
+
+
+def test_a_dead_endpoint_ends_the_stream_after_as_many_failures_as_workers(start: Start) -> None:
+    engine, server = start(lambda body, call: (503, "down"), retries=1)
+    with pytest.raises(EngineError, match="no response"):
+        list(engine.stream(requests(2_000)))
+    assert len(server.bodies) < 20
 
 
 def test_one_request_that_the_endpoint_refuses_stops_no_other(start: Start) -> None:
@@ -137,9 +149,6 @@ def test_a_wrong_key_stops_at_once_and_is_never_repeated_in_a_message(start: Sta
 
 def test_what_is_no_completion_is_a_failure(start: Start) -> None:
     engine, _ = start(lambda body, call: (200, {"object": "list"}))
-    ((_, outcome),) = engine.stream(requests(1))
-    assert isinstance(outcome, Failure)
-    engine, _ = start(lambda body, call: (200, "<html>"), retries=0)
     ((_, outcome),) = engine.stream(requests(1))
     assert isinstance(outcome, Failure)
 
@@ -195,3 +204,18 @@ def test_an_endpoint_judges_a_stage_with_its_cost_in_the_manifest_and_its_key_in
     printed = capsys.readouterr()
     for text in (*written, as_yaml(cfg), json.dumps(metrics), json.dumps(judge.STAGE.identity(cfg, 1)), *printed):
         assert KEY not in text
+
+
+def test_a_stage_that_judged_nothing_fails(start: Start, tmp_path: Path) -> None:
+    _, server = start(lambda body, call: (400, "no"))
+    cfg = Config()
+    cfg.api = ApiSection(["judge"], f"http://127.0.0.1:{server.server_port}/v1", "m", "A_KEY")
+    inputs = {name: tmp_path / name for name in ("prompts", "candidates")}
+    for directory in (*inputs.values(), tmp_path / "judge"):
+        directory.mkdir()
+    write_records(inputs["prompts"] / "prompts.jsonl", [Prompt("p", "Why?")])
+    write_records(inputs["candidates"] / "candidates.jsonl", [Candidate("c", "p", 0, "answer", "stop", 3)])
+    ctx = Context(cfg, 1, tmp_path / "judge", inputs, Progress(tmp_path / "judge"))
+    judge.STAGE.run(ctx)
+    with pytest.raises(DataError, match=r"not one of 1 items was judged: \{'refused': 1\}"):
+        judge.STAGE.finalize(ctx)

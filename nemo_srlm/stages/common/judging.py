@@ -85,9 +85,17 @@ def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
 
 
 def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -> dict[str, Any]:
-    """The judge's health, with its alarms printed and recorded. Raises DataError when an alarm is to stop the run."""
+    """The judge's health, with its alarms printed and recorded.
+
+    Raises DataError when there is no draw at all, and when an alarm is to stop the run.
+    """
     cfg = ctx.cfg
     health = judge_health.health(judgements, cfg.judge)
+    if health["judgements"] and not health["draws"]:
+        raise DataError(
+            ctx.dir, f"not one of {health['judgements']} items was judged: {health['errors']}", "judgements",
+            "mend the cause (the errors are in parts/), remove the directory and run the same command again",
+        )  # fmt: skip
     alarms = judge_health.alarms(health, cfg.judge)
     for alarm in alarms:
         print(f"warning: {ctx.dir}: {alarm}", file=sys.stderr, flush=True)
