@@ -1,8 +1,8 @@
 """A run as with a real model, in Spanish: an HF model is imported, the seed data are real Spanish Open Assistant trees.
 
-Import, Megatron under TP2, vLLM and the shipped Spanish config are real; only the model is small: a random Llama of a
-million parameters that memorizes its few examples. The trees contain judgements made from their human ranks, because
-such a model never writes a score by itself.
+Import, Megatron under TP2, vLLM and the shipped Spanish config are real; only the model is small: a random Qwen2.5 of a
+million parameters, without a begin token and with its own chat template, that memorizes its few examples. The trees contain
+judgements made from their human ranks, because such a model never writes a score by itself.
 """
 
 import gzip
@@ -10,26 +10,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config.compose import compose
+from nemo_srlm.config.compose import compose, load_resolved_config
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import Judgement, PreferencePair, Prompt, SftExample
 from tests.unit import tiny_llama
+from tests.unit.chat_families import FAMILIES, IM, split
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
 MODEL = ModelSection(
-    num_layers=2, hidden_size=128, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, vocab_size=1536,
-    max_length=2048,
+    family="qwen2", num_layers=2, hidden_size=128, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2,
+    vocab_size=1536, max_length=2048,
 )  # fmt: skip
 SETTINGS = [
-    *(f"model.{name}={getattr(MODEL, name)}" for name in (
-        "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size", "max_length")),
+    "~model",  # the config is Llama 2 7B's: the imported model describes itself
     "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
     "eft.source=external", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
     *(f"sft.{setting}" for setting in (
@@ -68,22 +69,20 @@ def texts(message: dict) -> list[str]:
 
 
 def make_model(directory: Path, corpus: list[str]) -> None:
-    """Writes a random Llama with a byte-level BPE tokenizer trained on the corpus."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Writes a random Qwen2.5 with a byte-level BPE tokenizer trained on the corpus."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tiny_llama.make(directory, MODEL, "fp32", scale=0.02)
-    core = Tokenizer(models.BPE(unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
+    core = Tokenizer(models.BPE())
+    core.normalizer, core.pre_tokenizer, core.decoder = normalizers.NFC(), split(""), decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<s>", "</s>", "<unk>"]
     core.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=MODEL.vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False,
+        vocab_size=MODEL.vocab_size - len(IM), initial_alphabet=alphabet, show_progress=False,
     ))  # fmt: skip
+    core.add_special_tokens(list(IM))
     core.save(str(directory / "tokenizer.json"))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "tokenizer_config.json").write_text(json.dumps(FAMILIES["qwen2_5"].settings))
+    (directory / "chat_template.jinja").write_text(FAMILIES["qwen2_5"].template)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +108,15 @@ def test_the_whole_loop_runs_from_an_imported_model_to_a_report(run: Path):
     assert manifest.read(run / "iter1/dpo") is not None
     first = manifest.read(run / "iter1/dpo").metrics["first"]["dpo_loss"]
     assert first == pytest.approx(0.693147, abs=1e-3)
+
+
+def test_the_run_has_taken_architecture_and_chat_from_the_directory(run: Path):
+    cfg = load_resolved_config(run)
+    assert replace(cfg.model, init_std=MODEL.init_std) == MODEL
+    assert cfg.chat.format == "model"
+    kept, exported = (run / place for place in ("iter0/import_hf/tokenizer", "iter1/export/hf"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (kept / name).read_bytes() == (exported / name).read_bytes() == (run.parent / "m0" / name).read_bytes()
 
 
 def test_what_is_held_out_is_not_trained_on_and_its_loss_is_logged(run: Path):

@@ -192,7 +192,8 @@ def byte_level(pre_tokenizer: Any, normalizer: Any = None) -> Tokenizer:
     return core
 
 
-def _split(digits: str) -> Any:
+def split(digits: str) -> Any:
+    """The pre-tokenizer of Llama 3 ({1,3} digits in a token) or Qwen (one: "")."""
     pattern = Regex(SPLIT.replace("{1,3}", digits))
     return pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), _bytes(use_regex=False)])
 
@@ -257,7 +258,7 @@ FAMILIES = {
         _named("<s>", "</s>", "LlamaTokenizer", unk_token="<unk>", add_bos_token=True, legacy=False), ("</s>",), "<s>",
     ),
     "llama_3": ChatFamily(
-        LLAMA_3, lambda: byte_level(_split("{1,3}")), HEADERS,
+        LLAMA_3, lambda: byte_level(split("{1,3}")), HEADERS,
         _named("<|begin_of_text|>", "<|eot_id|>", "PreTrainedTokenizerFast"),
         ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"), "<|begin_of_text|>",
     ),
@@ -270,11 +271,11 @@ FAMILIES = {
         _named("<s>", "</s>", "LlamaTokenizer", unk_token="<unk>", add_bos_token=True, legacy=False), ("</s>",), "<s>",
     ),
     "qwen2_5": ChatFamily(
-        QWEN_2_5, lambda: byte_level(_split(""), normalizers.NFC()), IM,
+        QWEN_2_5, lambda: byte_level(split(""), normalizers.NFC()), IM,
         _named(None, "<|im_end|>", "Qwen2Tokenizer", add_bos_token=False), ("<|im_end|>", "<|endoftext|>"), "<|im_start|>",
     ),
     "qwen3": ChatFamily(
-        QWEN_3, lambda: byte_level(_split(""), normalizers.NFC()), IM,
+        QWEN_3, lambda: byte_level(split(""), normalizers.NFC()), IM,
         _named(None, "<|im_end|>", "Qwen2Tokenizer", add_bos_token=False), ("<|im_end|>", "<|endoftext|>"), "<|im_start|>",
         plain=("<think>", "</think>"),
     ),
