@@ -32,6 +32,7 @@ MODEL = ModelSection(
 SETTINGS = [
     "~model",  # the config is Llama 2 7B's: the imported model describes itself
     "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
+    "precision.cross_entropy=unfused",
     "eft.source=external", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
     *(f"sft.{setting}" for setting in (
         "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0",
