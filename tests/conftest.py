@@ -3,7 +3,12 @@
 from pathlib import PurePosixPath
 from typing import Any
 
+import hypothesis
 import pytest
+
+# its default of 200 ms is about the machine, not about the code: a busy one takes seconds now and then
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 # in this order, then as collected
 LONG = (
