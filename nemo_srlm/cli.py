@@ -303,7 +303,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest:
-        if "overrides" not in args or any("=" not in word or word.startswith("--") for word in rest):
+        if "overrides" not in args or any(
+            ("=" not in word and word[:1] != "~") or word.startswith("--") for word in rest
+        ):
             top.error(f"unrecognized arguments: {' '.join(rest)}")
         args.overrides = [*args.overrides, *rest]
     return args

@@ -54,7 +54,7 @@ def _architecture(cfg: Config, stated: Mapping[str, Any], found: ModelSection) -
             raise ConfigError(
                 f"model.{name}", f"{was}, but {cfg.import_hf.path} is a model with {is_}",
                 "the architecture of import_hf.path, which describes itself: model.* is for models made from nothing",
-                "leave model.* out (the override `~model` removes what a config states), or choose another directory",
+                "leave model.* out (the setting '~model' removes what a config states), or choose another directory",
             )  # fmt: skip
         values[name] = was  # head_dim may be stated where it is 0 in the directory: fingerprints keep it
     return replace(cfg.model, **values)

@@ -10,8 +10,8 @@ from nemo_srlm import cli
 
 
 def test_settings_may_stand_before_and_after_options():
-    args = cli.parse(["run", "a=1", "--config-name", "tiny", "b=2", "c.d=[/x]"])
-    assert args.overrides == ["a=1", "b=2", "c.d=[/x]"]
+    args = cli.parse(["run", "a=1", "--config-name", "tiny", "b=2", "c.d=[/x]", "~model"])
+    assert args.overrides == ["a=1", "b=2", "c.d=[/x]", "~model"]
 
 
 @pytest.mark.parametrize(

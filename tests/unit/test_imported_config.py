@@ -67,7 +67,7 @@ def test_the_fingerprint_of_a_stated_architecture_is_that_of_the_same_one_import
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["model.num_layers=5"], r"model\.num_layers: 5, but .*hf is a model with 4; .*`~model`"),
+        (["model.num_layers=5"], r"model\.num_layers: 5, but .*hf is a model with 4; .*'~model'"),
         (["model.rope_scaling={rope_type: linear, factor: 2}"], r"model\.rope_scaling: .*is a model with \{\}"),
         (["sft.max_length=97"], r"sft\.max_length: 97; expected at most the 96 positions of .*hf"),
         (["chat.format=model"], r"chat\.format: model, but .*hf has no chat template"),
