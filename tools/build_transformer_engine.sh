@@ -15,7 +15,7 @@ import torch
 if torch.version.cuda is None:
     sys.exit(f"error: torch {torch.__version__} is a build without CUDA; install that of tools/requirements/gpu.txt")
 PY
-CPATH=$(printf '%s:' "$site"/nvidia/*/include)${CPATH:-}
+CPATH=$(printf '%s:' "$site"/nvidia/*/include "$site"/nvidia/*/include/cccl)${CPATH:-}
 # built, not fetched: the sdist would first look for a wheel on a release page; only C++ is compiled, the kernels are a wheel
 export CPATH NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE MAX_JOBS=${MAX_JOBS:-$(nproc)}
 "$python" -m pip install --no-deps --no-build-isolation -r "$pins"
