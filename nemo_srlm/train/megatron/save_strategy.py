@@ -43,8 +43,9 @@ class InProcessSave(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # mega
         super().__init__("torch_dist", 1, thread_count=1)
         prepare_results_queue(asynchronous=False)
 
-    def async_save(self, *args: Any, **kwargs: Any) -> AsyncRequest:
-        request = super().async_save(*args, **kwargs)
+    def async_save(self, state: Any, directory: Any, *strategy: str, **kwargs: Any) -> AsyncRequest:
+        # `strategy`: who writes, an argument since megatron-core 0.17. Its default is a package that is not needed here.
+        request = super().async_save(state, directory, *("mcore" for _ in strategy), **kwargs)
         if request.async_fn is None:  # nothing to write on this rank
             return request
         return request._replace(async_fn=partial(_write, *request.async_fn.args))
