@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a stage failed, 2 the user's mistake (one message, no trac
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from nemo_srlm import __version__
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.core.terminal import console, print_log, say
 from nemo_srlm.errors import UserError, of_missing_package, of_system
 from nemo_srlm.launch import estimate
 from nemo_srlm.launch.arguments import count_or_zero, stage_ref
@@ -25,7 +25,6 @@ OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's wa
 A text with a line break is in double quotes inside single ones, as in YAML: 'chat.user_suffix="\\nAnswer:"'
 `nemo-srlm config` prints all keys with their values, `nemo-srlm config --describe` what each may hold."""
 WATCH_SECONDS = 2  # `status --watch`
-FOLLOW_SECONDS = 0.5  # `logs --follow`
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +73,7 @@ def _stage(args: argparse.Namespace) -> int:
     try:
         local.run_stage(cfg, ref)
     except local.StageFailed as error:
-        print(error, file=sys.stderr)
+        say(error, error=True)
         return error.code
     return 0
 
@@ -82,12 +81,11 @@ def _stage(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from nemo_srlm.launch.launcher import launcher_of
     from nemo_srlm.report import status
-    from nemo_srlm.report.display import console
 
     run_dir, screen = args.run_dir or latest_run(), console()
     launcher = launcher_of(run_dir)
     if args.json:
-        print(json.dumps(status.as_json(run_dir, *launcher.rows(run_dir)), indent=1))
+        say(json.dumps(status.as_json(run_dir, *launcher.rows(run_dir)), indent=1))
         return 0
     while True:
         table = status.table(run_dir, *launcher.rows(run_dir))
@@ -126,22 +124,16 @@ def _logs(args: argparse.Namespace) -> int:
     found = launcher_of(run_dir).logs(run_dir, args.stage)
     if not found:
         raise UserError(f"{run_dir}/{args.stage}", "no logs yet", remedy="see `nemo-srlm status`")
-    print("\n".join(map(str, found)), file=sys.stderr)
-    with found[-1].open("rb") as f:
-        while True:
-            sys.stdout.buffer.write(f.read())
-            sys.stdout.flush()
-            if not args.follow:
-                return 0
-            time.sleep(FOLLOW_SECONDS)
-            os.stat(found[-1])  # raises when the log is removed, in place of waiting for ever
+    say("\n".join(map(str, found)), error=True)
+    print_log(found[-1], args.follow)
+    return 0
 
 
 def _show(args: argparse.Namespace) -> int:
     from nemo_srlm.report import show
 
     run_dir = args.run_dir or latest_run()
-    print(
+    say(
         json.dumps(show.item(run_dir, args.id), indent=1, ensure_ascii=False)
         if args.json
         else show.text(run_dir, args.id)
@@ -153,7 +145,7 @@ def _report(args: argparse.Namespace) -> int:
     from nemo_srlm.report.write import write_report
 
     run_dirs = args.run_dirs or [latest_run()]
-    print(write_report(run_dirs, args.out or run_dirs[0] / "report.html"))
+    say(write_report(run_dirs, args.out or run_dirs[0] / "report.html"))
     return 0
 
 
@@ -163,9 +155,9 @@ def _alpaca(args: argparse.Namespace) -> int:
     if (args.run is None) != (args.model is None):
         raise UserError("--run and --model", "one without the other", "both, or none")
     row = alpaca_rows.row_of(args.file, args.calibration)
-    print(json.dumps(row, indent=1) if args.json else alpaca_rows.as_text(row))
+    say(json.dumps(row, indent=1) if args.json else alpaca_rows.as_text(row))
     if args.run:
-        print(f"stored for the report in {alpaca_rows.save_row(args.run, args.model, row)}", file=sys.stderr)
+        say(f"stored for the report in {alpaca_rows.save_row(args.run, args.model, row)}", error=True)
     return 0
 
 
@@ -175,14 +167,14 @@ def _config(args: argparse.Namespace) -> int:
     if args.describe is not None:
         from nemo_srlm.config.describe import describe
 
-        print(describe(args.describe))
+        say(describe(args.describe))
         return 0
-    print(as_yaml(_compose(args)), end="")
+    say(as_yaml(_compose(args)).rstrip("\n"))
     return 0
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    print(estimate.run(args, _compose(args)))
+    say(estimate.run(args, _compose(args)))
     return 0
 
 
@@ -318,16 +310,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.function(args))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except (OSError, ModuleNotFoundError) as error:
         mistake = of_missing_package(error) or of_system(error, Path.cwd())
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        say(f"error: {mistake}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        say("\ninterrupted; run the same command again to resume", error=True)
         return 130
 
 

@@ -14,6 +14,7 @@ from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.verify import round_trip
 from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.process import die_with_parent
+from nemo_srlm.core.terminal import say
 from nemo_srlm.doctor.check import Failed, Figures, Place
 from nemo_srlm.train.checkpoint_dir import latest
 
@@ -64,7 +65,7 @@ def command(place: Place, run: str, stage: str, extra: Sequence[str] = ()) -> li
 def run_stages(place: Place, run: str, stages: Sequence[str], *extra: str) -> None:
     """Runs stages one after another. Raises Failed with the launcher's message."""
     for stage in stages:
-        print(f"--- {run}: {stage}", flush=True)
+        say(f"--- {run}: {stage}")
         done = subprocess.run(
             command(place, run, stage, extra),
             env=environment(place),
@@ -72,7 +73,7 @@ def run_stages(place: Place, run: str, stages: Sequence[str], *extra: str) -> No
             text=True,
             check=False,
         )
-        print(done.stdout, done.stderr, sep="", flush=True)
+        say(done.stdout + done.stderr)
         if done.returncode:
             raise Failed((done.stderr.strip() or done.stdout.strip())[-2000:])
 

@@ -1,7 +1,6 @@
 """`nemo-srlm doctor`: the inventory, the checks with their progress, the table, the JSON file, the exit code."""
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from rich.table import Table
 
 from nemo_srlm import __version__
 from nemo_srlm.core.files import write_atomic
+from nemo_srlm.core.terminal import console, say
 from nemo_srlm.doctor.check import Check, Place, Result, results_json, run_check
 from nemo_srlm.doctor.inventory import inventory, machine
 from nemo_srlm.doctor.table import CHECKS
-from nemo_srlm.report.display import console, duration
+from nemo_srlm.report.display import duration
 
 STEPS, QUICK_STEPS = 20, 5
 COLORS = {"ok": "green", "failed": "bold red", "not here": "dim"}
@@ -33,7 +33,7 @@ def doctor(directory: Path, quick: bool, json_file: Path | None) -> int:
     if json_file is not None:
         write_atomic(json_file, results_json(found, results, __version__) + "\n")
     if failed:
-        print(f"{len(failed)} of {len(results)} checks failed; their logs are in {directory}", file=sys.stderr)
+        say(f"{len(failed)} of {len(results)} checks failed; their logs are in {directory}", error=True)
     else:
         shutil.rmtree(directory)
     return 1 if failed else 0

@@ -8,12 +8,12 @@ A request's draws use the seeds seed, seed + 1, ... seed + n - 1: seeds of diffe
 """
 
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import EngineError
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
@@ -123,12 +123,12 @@ class RequestScheduler:
         lost, crashed = list(in_flight.values()), self.backend
         in_flight.clear()
         self.backend = None
-        print(f"the engine crashed with {len(lost)} requests in flight: {error!r}", file=sys.stderr, flush=True)
+        say(f"the engine crashed with {len(lost)} requests in flight: {error!r}", error=True)
         if crashed is not None:
             try:
                 crashed.close()
             except Exception as close_error:  # what matters is that its memory is freed
-                print(f"  and again while closing: {close_error!r}", file=sys.stderr, flush=True)
+                say(f"  and again while closing: {close_error!r}", error=True)
         del crashed
         gc.collect()
         if self.restarts >= self.max_restarts:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nemo_srlm.core.control import write_error
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError, of_missing_package, of_system
 from nemo_srlm.launch.arguments import shard, stage_ref
 from nemo_srlm.stages import load
@@ -82,7 +83,7 @@ def record_failure(error: Exception, ref: Ref, directory: Path, *, keep: bool = 
     write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}"), keep=keep)
     if mistake is None:
         raise error
-    print(f"error: {mistake}", file=sys.stderr, flush=True)
+    say(f"error: {mistake}", error=True)
     return mistake
 
 

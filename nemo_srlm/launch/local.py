@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from nemo_srlm.core.control import clear_error, read_error, stop_file
 from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
+from nemo_srlm.core.terminal import console, say
 from nemo_srlm.errors import of_system
 from nemo_srlm.generate.replicas import gpus_of, num_replicas, visible_gpus
 from nemo_srlm.launch import contract
@@ -24,7 +24,7 @@ from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.packages import check_packages
 from nemo_srlm.launch.plan import Step, fuse, is_done, remaining, step_of
 from nemo_srlm.launch.slurm.submit import refuse_if_active
-from nemo_srlm.report.display import Display, console, duration
+from nemo_srlm.report.display import Display, duration
 from nemo_srlm.report.write import terminal_table
 from nemo_srlm.stages import load
 from nemo_srlm.train.stop_conditions import STARTED, limits
@@ -224,7 +224,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
     run_dir, stage, began = run_directory(cfg), load(ref.stage), time.time()
     with locked(run_dir):
         if stages.state(stage, cfg, ref.iteration, run_dir) == "done":
-            print(f"{run_dir}/{ref} is up to date")
+            say(f"{run_dir}/{ref} is up to date")
             return
         check_packages(cfg, [ref])
         save_resolved_config(cfg, run_dir)
@@ -238,9 +238,9 @@ def start(cfg: Config, until: str) -> int:
     try:
         run_dir = run(cfg, until)
     except StageFailed as error:
-        print(f"\n{error}\n  {WHAT_NEXT[error.code]}", file=sys.stderr)
+        say(f"\n{error}\n  {WHAT_NEXT[error.code]}", error=True)
         return error.code
     if not until:
         console().print(terminal_table(run_dir))
-        print(f"report: {run_dir}/report.html   ({time.time() - began:.0f} s)")
+        say(f"report: {run_dir}/report.html   ({time.time() - began:.0f} s)")
     return EXIT_DONE

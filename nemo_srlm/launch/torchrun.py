@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from nemo_srlm.core.control import clear_error, stop_file
 from nemo_srlm.core.process import PARENT
 from nemo_srlm.core.stage import stage_directory
+from nemo_srlm.core.terminal import say
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse, record_failure
 
 OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"  # that torchrun handles: SIGTERM is handled here
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         for code in (EXIT_USER, EXIT_AGAIN):
             if code in codes:
                 return code
-        print(failed, file=sys.stderr)
+        say(failed, error=True)
         return EXIT_FAILED
     finally:
         stop.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.process import PARENT, die_with_parent
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.core.terminal import say
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_USER, Work, parse, record_failure
 from nemo_srlm.stages import load
 from nemo_srlm.train.megatron.quiet import quiet
@@ -32,7 +33,7 @@ def _attempt(work: Callable[[], None]) -> int:
         work()
         setup.shutdown()
     except Stopped as stopped:
-        print(stopped, file=sys.stderr, flush=True)
+        say(stopped, error=True)
         return EXIT_AGAIN
     return EXIT_DONE
 

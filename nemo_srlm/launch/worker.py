@@ -8,6 +8,7 @@ from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.core.terminal import say
 from nemo_srlm.generate.replicas import num_replicas
 from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse, record_failure
@@ -36,11 +37,11 @@ def run_stage(work: Work, ref: Ref, slot: Slot) -> None:
 def run(work: Work, slot: Slot) -> int:
     """Runs the stages in order and returns the exit code. Raises what is no mistake of the user's, written down before."""
     for ref in work.refs:
-        print(f"--- {ref}", flush=True)
+        say(f"--- {ref}")
         try:
             run_stage(work, ref, slot)
         except replicas.ReplicaFailed as failed:
-            print(f"error: {ref}: {failed}", file=sys.stderr)
+            say(f"error: {ref}: {failed}", error=True)
             return failed.code
         except Exception as error:
             record_failure(error, ref, stage_directory(work.run_dir, ref))

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.core.terminal import console
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same stage when there is no terminal
 
@@ -46,15 +47,6 @@ def progress_words(progress: dict[str, Any]) -> str:
     for key, value in progress["info"].items():
         words += f"  {key} {value:.4g}" if isinstance(value, float) else f"  {key} {value}"
     return words
-
-
-WIDTH = 160  # columns when the output is a file or a pipe
-
-
-def console() -> Console:
-    """A console as wide as the terminal, or WIDTH for a file or a pipe."""
-    found = Console()
-    return found if found.is_terminal else Console(width=WIDTH)
 
 
 class Display:

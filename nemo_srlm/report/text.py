@@ -1,8 +1,10 @@
 """The report as plain text: report.md, and the table in the terminal."""
 
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
+from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate import paper
 from nemo_srlm.report import benchmarks, costs, summary, training_data
 from nemo_srlm.report.display import duration
@@ -76,7 +78,8 @@ def table(run: Data) -> "Table":
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table with aligned columns, readable as plain text too."""
+    """A Markdown table with aligned columns, readable as plain text too. No cell ends its row or column."""
+    header, *rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -93,12 +96,13 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(runs: list[Data]) -> str:
+    """report.md. Text of models and files in it is neither HTML nor a control character to whoever renders or prints it."""
     lines = [f"# Report: {', '.join(r['label'] for r in runs)}", ""]
     for run in runs:
         lines += _run(run, title=len(runs) > 1)
     if control := summary.control_sentence(runs[0], runs[1:]):
         lines += ["## Control arms", "", control + ".", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return escape(visible("\n".join(lines)), quote=False).rstrip() + "\n"
 
 
 def _run(run: Data, title: bool) -> list[str]:

@@ -7,7 +7,6 @@ this stage and of the evaluations, of no other stage.
 """
 
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from nemo_srlm.core.files import content_digest, read_json, read_records, write_
 from nemo_srlm.core.pipeline import world_inputs, world_split
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data.prompt_sets import read_prompt_set
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.stages.common.held_out import CATEGORIES, PROMPTS, RANKED
@@ -80,7 +80,7 @@ def _overlap(ctx: Context) -> dict[str, int]:
     selecting = {instruction_id(a.prompt.text) for a in read_prompt_set(Path(ctx.cfg.select.prompts), Counter())}
     found = sum(instruction_id(p.text) in selecting for p in read_records(ctx.dir / PROMPTS, Prompt))
     if found:
-        print(f"warning: {found} prompts of the evaluation are also in select.prompts", file=sys.stderr, flush=True)
+        say(f"warning: {found} prompts of the evaluation are also in select.prompts", error=True)
     return {"also_in_select": found}
 
 

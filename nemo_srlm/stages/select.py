@@ -9,7 +9,6 @@ before this training. It compares two responses in both orders, or (select.by=sc
 import itertools
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import export_ref, policy_stage, world_inputs
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluate import headtohead, selection
@@ -144,7 +144,7 @@ def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError as error:  # another file system (run.reuse), or one without links
-        print(f"note: {source} is copied, it cannot be linked ({error.strerror})", file=sys.stderr, flush=True)
+        say(f"note: {source} is copied, it cannot be linked ({error.strerror})", error=True)
         shutil.copy2(source, target)
 
 

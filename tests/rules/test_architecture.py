@@ -155,3 +155,15 @@ def test_a_file_owns_one_thing_and_says_which(path: Path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES
     assert ast.get_docstring(ast.parse(text)), "a module docstring says what the file owns"
+
+
+def test_only_the_terminal_module_prints():
+    """What is printed may come from a model or a file: core/terminal.py shows its control characters. The package's own
+    `__init__` prints before it can import anything."""
+    printing = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console")
+    }
+    assert printing == {"__init__.py", "core/terminal.py"}

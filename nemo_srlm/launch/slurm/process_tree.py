@@ -2,11 +2,12 @@
 
 import os
 import signal
-import sys
 import time
 from itertools import chain
 from pathlib import Path
 from subprocess import Popen
+
+from nemo_srlm.core.terminal import say
 
 DUMP_SECONDS = 5.0  # that a hung process gets to write its stacks
 
@@ -44,7 +45,7 @@ def kill(child: "Popen[bytes]") -> None:
 
 def dump(child: "Popen[bytes]") -> None:
     """Has every process below write its stacks and ends them, the youngest first: a worker dies with its launcher."""
-    print(f"--- hung: the stacks of {child.pid} and the processes below it", file=sys.stderr, flush=True)
+    say(f"--- hung: the stacks of {child.pid} and the processes below it", error=True)
     for pids in generations(child.pid):
         send(pids, signal.SIGABRT)
         deadline = time.monotonic() + DUMP_SECONDS

@@ -6,13 +6,13 @@ from rich.table import Table
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import run_directory
+from nemo_srlm.core.terminal import console, say
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
 from nemo_srlm.launch.slurm.site_checks import problems
-from nemo_srlm.report.display import console
 
 
 def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
@@ -58,21 +58,21 @@ def submit(cfg: Config, until: str) -> int:
     run_dir, done, before = submission.submit(cfg)
     ids = [i for job in before for i in job.tasks.values()]
     if done:
-        print(f"{run_dir}: submitted {len(done)} jobs ({done[0].id} to {done[-1].id}), {len(ids)} were there before")
-        print("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
+        say(f"{run_dir}: submitted {len(done)} jobs ({done[0].id} to {done[-1].id}), {len(ids)} were there before")
+        say("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
     elif ids:
-        print(f"{run_dir}: nothing to submit; queued or running already: {' '.join(ids)}")
+        say(f"{run_dir}: nothing to submit; queued or running already: {' '.join(ids)}")
     else:
-        print(f"{run_dir} is up to date")
+        say(f"{run_dir} is up to date")
     return 0
 
 
 def supervise(run_dir: Path) -> int:
-    print(supervisor.supervise(run_dir))
+    say(supervisor.supervise(run_dir))
     return 0
 
 
 def cancel(run_dir: Path) -> int:
     ids = submission.cancel(run_dir)
-    print(f"{run_dir}: cancelled {' '.join(ids)}" if ids else f"{run_dir}: nothing is queued or running")
+    say(f"{run_dir}: cancelled {' '.join(ids)}" if ids else f"{run_dir}: nothing is queued or running")
     return 0

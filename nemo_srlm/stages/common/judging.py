@@ -7,7 +7,6 @@ too long, or whose request fails, becomes a judgement with an error and without 
 """
 
 import functools
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Judgement, item_seed
 from nemo_srlm.core.stage import Context
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data import templates
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -
         )  # fmt: skip
     alarms = judge_health.alarms(health, cfg.judge)
     for alarm in alarms:
-        print(f"warning: {ctx.dir}: {alarm}", file=sys.stderr, flush=True)
+        say(f"warning: {ctx.dir}: {alarm}", error=True)
     if alarms and stops:
         raise DataError(
             ctx.dir, "; ".join(alarms), "a healthy judge", "look at its judgements; judge.alarm_stops=false goes on"

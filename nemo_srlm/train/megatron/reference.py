@@ -7,7 +7,6 @@ of the training steps, and reference.npz says which settings decide them: under 
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError
 from nemo_srlm.train import losses
@@ -73,9 +73,7 @@ def load_or_compute(trainer: Trainer, training: Training, validation: Sequence[P
     if found is not None and found.rows == rows:
         return found
     if found is not None and ranks.is_main():
-        print(
-            f"{path}: computed in other rows ({found.rows or 'unknown'}); now {rows}: computed again", file=sys.stderr
-        )
+        say(f"{path}: computed in other rows ({found.rows or 'unknown'}); now {rows}: computed again", error=True)
     logps = np.concatenate([_of_steps(trainer, training), _of_validation(trainer, validation)])
     made = Reference(ids, logps, rows)
     save(path, made)
