@@ -35,7 +35,7 @@ def say(text: object, *, error: bool = False) -> None:
 class _Console(Console):
     """rich turns every string, cells and titles of tables too, into Text by this method."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # rich's eight keywords, handed on
+    def render_str(self, text: str, **options: Any) -> Text:  # rich's own options, handed on
         return super().render_str(visible(text), **options)
 
 
