@@ -5,6 +5,7 @@ import re
 from argparse import ArgumentTypeError
 
 from nemo_srlm.core.stage import Ref
+from nemo_srlm.train.step_time import NODE
 
 
 def stage_ref(text: str) -> Ref:
@@ -38,6 +39,14 @@ def count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) < 1:
         raise ArgumentTypeError(f"{text!r}; expected a whole number above 0")
     return int(text)
+
+
+def gpu_count(text: str) -> int:
+    """GPUs of a part of a node, or of whole nodes."""
+    number = count(text)
+    if number > NODE and number % NODE:
+        raise ArgumentTypeError(f"{text!r}; expected 1 to {NODE} GPUs, or a multiple of {NODE}: nodes have {NODE}")
+    return number
 
 
 def count_or_zero(text: str) -> int:

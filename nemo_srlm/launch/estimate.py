@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.launch.arguments import fraction, positive
+from nemo_srlm.launch.arguments import fraction, gpu_count, positive
 from nemo_srlm.report import estimate
 from nemo_srlm.report.estimate import Assumed
 from nemo_srlm.train import loop_cost
@@ -33,7 +33,11 @@ def add_arguments(p: ArgumentParser) -> None:
     p.add_argument("--sigma", type=positive, default=SIGMA, help=f"of the lengths' logarithms (default: {SIGMA:g})")
     p.add_argument("--run", type=Path, metavar="RUN_DIR", help="the lengths of this run's own data, in place of these")
     p.add_argument(
-        "--layouts", type=int, nargs="+", metavar="GPUS", help="compare the layouts of so many GPUs by time, as a table"
+        "--layouts",
+        type=gpu_count,
+        nargs="+",
+        metavar="GPUS",
+        help="compare the layouts of so many GPUs by time, as a table; above 8 whole nodes of 8",
     )
     p.add_argument("--decode", type=positive, default=0.0, metavar="TOKENS/S", help="written per GPU when generating")
     p.add_argument("--prefill", type=positive, default=0.0, metavar="TOKENS/S", help="read per GPU when generating")

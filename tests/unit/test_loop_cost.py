@@ -160,3 +160,11 @@ def test_a_runs_own_data_give_the_lengths(tmp_path: Path, capsys: pytest.Capture
     assert run_lengths(compose("tiny"), run)[0]["dpo"] == [(7, 6, 10)], "with a replayed example"
     assert main(command) == 0
     assert "10 of sft, 1 of dpo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["0", "-8", "12", "eight"])
+def test_layouts_are_of_whole_nodes(number: str, capsys: pytest.CaptureFixture[str]):
+    """12 GPUs were estimated as one node of 8 and shown as 12."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["estimate", "--config-name", "llama2_7b", "--layouts", number])
+    assert "expected" in capsys.readouterr().err
