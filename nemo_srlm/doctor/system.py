@@ -43,6 +43,12 @@ def _refused(directory: Path) -> bool:
 
 
 def gpu(place: Place) -> Figures:
+    shown, named = len(place.machine.gpus), place.machine.devices
+    if shown < named:
+        raise Failed(
+            f"nvidia-smi shows {shown} of the {named} GPUs that /dev or CUDA_VISIBLE_DEVICES names: mend the driver (in a "
+            "container: NVIDIA_DRIVER_CAPABILITIES=compute,utility), or hide the GPUs by CUDA_VISIBLE_DEVICES="
+        )
     import torch
 
     if not torch.cuda.is_available():

@@ -9,6 +9,11 @@ def _no_gpu(machine: Machine) -> str:
     return "" if machine.gpus else "no NVIDIA GPU"
 
 
+def _no_device(machine: Machine) -> str:
+    """A GPU whose driver does not answer is a finding, not a machine without a GPU."""
+    return "" if machine.devices else _no_gpu(machine)
+
+
 def _no_transformer_engine(machine: Machine) -> str:
     return (
         "" if machine.gpus or machine.transformer_engine else "no NVIDIA GPU, and Transformer Engine is not installed"
@@ -26,7 +31,7 @@ def _no_vllm(machine: Machine) -> str:
 TRAINED = ("sft",)
 CHECKS = (
     Check("files", "locks, atomic renames and flushes where runs are written", system.files, 60),
-    Check("gpu", "torch sees the GPUs and multiplies in bf16", system.gpu, 120, _no_gpu),
+    Check("gpu", "nvidia-smi and torch see the GPUs; bf16 products", system.gpu, 120, _no_device),
     Check("engine", "Transformer Engine can be imported", system.transformer_engine, 300, _no_transformer_engine),
     Check("collective", "all-reduce of all training processes", system.collective, 180),
     Check("sft", "bf16: pretraining and SFT by the launcher", training.sft, 900),

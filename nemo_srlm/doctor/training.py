@@ -64,6 +64,7 @@ def command(place: Place, run: str, stage: str, extra: Sequence[str] = ()) -> li
 
 def run_stages(place: Place, run: str, stages: Sequence[str], *extra: str) -> None:
     """Runs stages one after another. Raises Failed with the launcher's message."""
+    parent = os.getpid()
     for stage in stages:
         say(f"--- {run}: {stage}")
         done = subprocess.run(
@@ -72,6 +73,7 @@ def run_stages(place: Place, run: str, stages: Sequence[str], *extra: str) -> No
             capture_output=True,
             text=True,
             check=False,
+            preexec_fn=lambda: die_with_parent(parent),  # an interrupted doctor leaves no training behind
         )
         say(done.stdout + done.stderr)
         if done.returncode:

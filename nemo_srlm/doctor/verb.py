@@ -1,5 +1,6 @@
 """`nemo-srlm doctor`: the inventory, the checks with their progress, the table, the JSON file, the exit code."""
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,16 +15,23 @@ from nemo_srlm.core.terminal import console, say
 from nemo_srlm.doctor.check import Check, Place, Result, results_json, run_check
 from nemo_srlm.doctor.inventory import inventory, machine
 from nemo_srlm.doctor.table import CHECKS
+from nemo_srlm.errors import UserError
 from nemo_srlm.report.display import duration
 
 STEPS, QUICK_STEPS = 20, 5
+MARK = ".doctor"  # in a directory that the doctor made and may empty
 COLORS = {"ok": "green", "failed": "bold red", "not here": "dim"}
 
 
 def doctor(directory: Path, quick: bool, json_file: Path | None) -> int:
-    """Runs every check in `directory` (emptied first, removed when nothing failed). Returns the exit code."""
+    """Runs every check in `directory` (emptied first, removed when nothing failed). Returns the exit code.
+
+    Raises UserError for a directory that is not the doctor's own, and for a JSON file that could not be kept.
+    """
+    check_arguments(directory, json_file)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    (directory / MARK).touch()
     screen, found = console(), inventory(directory)
     screen.print(inventory_table(found))
     place = Place(directory.resolve(), machine(), QUICK_STEPS if quick else STEPS)
@@ -37,6 +45,23 @@ def doctor(directory: Path, quick: bool, json_file: Path | None) -> int:
     else:
         shutil.rmtree(directory)
     return 1 if failed else 0
+
+
+def check_arguments(directory: Path, json_file: Path | None) -> None:
+    """Raises UserError unless nothing of the user's is lost, and the answer, minutes later, can be written."""
+    if directory.exists() and not (
+        directory.is_dir() and ((directory / MARK).exists() or not any(directory.iterdir()))
+    ):
+        raise UserError(
+            "--dir", f"{directory} holds other files", "a new directory, or one of an earlier doctor: it is emptied",
+            "name another directory, such as a new one below it",
+        )  # fmt: skip
+    if json_file is None:
+        return
+    if json_file.resolve().is_relative_to(directory.resolve()):
+        raise UserError("--json", f"{json_file} is inside {directory}", "a file elsewhere: the directory is removed")
+    if json_file.is_dir() or not os.access(json_file.resolve().parent, os.W_OK):
+        raise UserError("--json", f"{json_file} cannot be written", "a file in a directory that is there and writable")
 
 
 def run_all(checks: Sequence[Check], place: Place, quick: bool, screen: Console) -> list[Result]:

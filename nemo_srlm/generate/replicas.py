@@ -4,6 +4,7 @@ With R replicas, shard k of n is done by R processes with the shards k, k + n, .
 to a shard by its position, so together they do exactly the items of shard k of n.
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by CUDA's names; [] on a machine without."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = [name.strip() for name in named.split(",") if name.strip()]
+        # CUDA's list ends at the first name that is none; -1 and NoDevFiles are what hides all GPUs
+        return list(itertools.takewhile(lambda name: name != "NoDevFiles" and not name.startswith("-"), names))
     return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 

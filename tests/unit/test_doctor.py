@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from nemo_srlm.doctor import inventory, verb
 from nemo_srlm.doctor.check import Check, Place, Result, run_check, run_process
 from nemo_srlm.doctor.inventory import Gpu, Machine
 from nemo_srlm.doctor.table import CHECKS
+from nemo_srlm.errors import UserError
 from tests.processes import left_by
 
 CPU = Machine((), transformer_engine=False, vllm=False)
@@ -134,3 +137,62 @@ def test_a_driver_that_does_not_answer_does_not_hang_the_inventory(tmp_path: Pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(inventory, "COMMAND_SECONDS", 0.5)
     assert inventory.inventory(tmp_path)["GPU"] == ""
+
+
+def test_a_driver_that_fails_is_a_finding_and_no_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """nvidia-smi that fails was an empty inventory: checked as a CPU machine, found fit."""
+    from nemo_srlm.doctor import system
+
+    nvidia_smi(tmp_path, monkeypatch, "Failed to initialize NVML: Driver/library version mismatch")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    broken = inventory.machine()
+    assert (broken.gpus, broken.devices) == ((), 2)
+    assert verb.not_here(BY_NAME["gpu"], place(tmp_path, broken), True, {}) == ""
+    with pytest.raises(checks.Failed, match="shows 0 of the 2 GPUs"):
+        system.gpu(place(tmp_path, broken))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert inventory.machine().devices == 0
+
+
+def test_only_a_directory_of_its_own_is_emptied(tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "weeks_of_work").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        verb.doctor(tmp_path / "runs", quick=True, json_file=None)
+    with pytest.raises(UserError, match="holds other files"):
+        verb.doctor(tmp_path / "runs" / "weeks_of_work", quick=True, json_file=None)
+    assert (tmp_path / "runs" / "weeks_of_work").exists()
+    (tmp_path / "earlier").mkdir()
+    verb.check_arguments(tmp_path / "earlier", None)
+    (tmp_path / "earlier" / verb.MARK).touch()
+    (tmp_path / "earlier" / "sft.log").touch()
+    verb.check_arguments(tmp_path / "earlier", None)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), [("doctor/found.json", "inside"), ("none/found.json", "cannot be written"), (".", "cannot")]
+)
+def test_a_json_file_that_would_be_lost_is_refused_before_the_checks(tmp_path: Path, file: str, words: str):
+    with pytest.raises(UserError, match=words):
+        verb.doctor(tmp_path / "doctor", quick=True, json_file=tmp_path / file)
+
+
+def test_an_interrupted_doctor_leaves_no_training_behind(tmp_path: Path):
+    """The check's process is killed with its parent; the launcher that it started must end with it."""
+    code = f"""
+import pathlib, sys
+from nemo_srlm.doctor import training
+from nemo_srlm.doctor.check import Place
+from nemo_srlm.doctor.inventory import Machine
+hang = "import os, pathlib, time; pathlib.Path({str(tmp_path / "started")!r}).touch(); time.sleep(600)"
+training.command = lambda *_: [sys.executable, "-c", hang]
+training.run_stages(Place(pathlib.Path({str(tmp_path)!r}), Machine((), False, False), 5), "bf16", ("sft",))
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    until = time.monotonic() + 120
+    while not (tmp_path / "started").exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (tmp_path / "started").exists()
+    child.kill()
+    child.wait()
+    assert left_by(child.pid) == []

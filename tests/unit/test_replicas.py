@@ -59,6 +59,12 @@ def test_each_engine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gpus_of(0, 3, 2, []) == {}  # a machine without GPUs
 
 
+@pytest.mark.parametrize(("named", "found"), [("-1", []), ("NoDevFiles", []), ("", []), ("2, 0,-1,3", ["2", "0"])])
+def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch, named: str, found: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == found
+
+
 def test_shards_that_the_local_runner_starts_side_by_side_have_gpus_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
