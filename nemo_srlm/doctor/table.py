@@ -30,7 +30,7 @@ def _no_vllm(machine: Machine) -> str:
 
 TRAINED = ("sft",)
 CHECKS = (
-    Check("files", "locks, atomic renames and flushes where runs are written", system.files, 60),
+    Check("files", "locks, atomic renames and flushes where runs are written", system.files, 300),
     Check("gpu", "nvidia-smi and torch see the GPUs; bf16 products", system.gpu, 120, _no_device),
     Check("engine", "Transformer Engine can be imported", system.transformer_engine, 300, _no_transformer_engine),
     Check("collective", "all-reduce of all training processes", system.collective, 180),
