@@ -5,7 +5,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import DpoSection, SftSection, check_heads
+from nemo_srlm.config.training import DpoSection, SftSection, check_fp8, check_heads
 from nemo_srlm.errors import ConfigError
 
 
@@ -13,6 +13,7 @@ def check(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that is not allowed, alone or beside another."""
     check_fields(cfg)
     check_heads(cfg.model)
+    check_fp8(cfg.model, cfg.parallel, cfg.precision)
     _validation("sft", cfg.sft)
     _validation("dpo", cfg.dpo)
     _pretraining(cfg)

@@ -144,6 +144,26 @@ class PrecisionSection:
     )  # fmt: skip
 
 
+def check_fp8(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> None:
+    """Raises ConfigError for FP8 settings that contradict each other or the layout, on any machine."""
+    if precision.fp8 == "none":
+        return
+    kept, stage = precision.fp8_bf16_layers, model.num_layers // parallel.pipeline
+    if precision.dtype != "bf16":
+        raise ConfigError("precision.dtype", f"{precision.dtype} with fp8 {precision.fp8}", "bf16")
+    if precision.fp8_recipe == "delayed" and kept:
+        raise ConfigError(
+            "precision.fp8_bf16_layers", f"{kept} with fp8_recipe delayed",
+            "0: Megatron's delayed scaling cannot keep first and last layers in bf16",
+            "set precision.fp8_bf16_layers=0 or another precision.fp8_recipe",
+        )  # fmt: skip
+    if kept > stage:
+        raise ConfigError(
+            "precision.fp8_bf16_layers", f"{kept} with {stage} layers per pipeline stage",
+            f"at most {stage}: Megatron keeps layers of the first and the last stage", "lower it or parallel.pipeline",
+        )  # fmt: skip
+
+
 @dataclass
 class TrainSection:
     """What pretrain, sft and dpo share. Optimizer, betas, weight decay, warm-up and epochs: the paper does not state them."""

@@ -45,8 +45,13 @@ GPUS = {
 
 
 def gpu_of(device_name: str) -> Gpu | None:
-    """The table's entry for a driver's device name ("NVIDIA H100 80GB HBM3"), None for an unknown one."""
+    """The table's entry for a driver's device name ("NVIDIA H100 80GB HBM3"), None for an unknown one.
+
+    Unknown too: the cards for PCIe of H100 and H200, which compute less than the modules of the table; A100's do not.
+    """
     words = device_name.lower().replace("-", " ").split()
+    if {"h100", "h200"} & set(words) and {"pcie", "nvl"} & set(words):
+        return None
     return next((gpu for name, gpu in GPUS.items() if name in words), None)
 
 

@@ -135,6 +135,9 @@ def test_a_save_copies_each_weight_and_state_once_to_host_memory():
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA H200", "h200"),
         ("NVIDIA T4", None),
+        ("NVIDIA A100-PCIE-40GB", "a100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
     ],
 )
 def test_a_gpu_is_known_by_its_drivers_name(device: str, name: str | None):

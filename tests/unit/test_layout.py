@@ -3,7 +3,8 @@
 import pytest
 
 from nemo_srlm.config.checks import check_fields
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection, check_fp8
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import (
     check_batches,
@@ -66,14 +67,30 @@ def test_the_interleaved_schedule_wants_whole_rounds():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"fp8": "hybrid", "fp8_bf16_layers": 0}, "no GPU"),
-        ({"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_bf16_layers": 1}, "fp8_bf16_layers"),
-        ({"fp8": "e4m3", "fp8_recipe": "tensorwise", "dtype": "fp32"}, "bf16"),
+        (
+            {"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_bf16_layers": 1},
+            "fp8_bf16_layers: 1 with fp8_recipe delayed",
+        ),
+        ({"fp8": "e4m3", "fp8_recipe": "tensorwise", "dtype": "fp32"}, "expected bf16"),
+        ({"fp8": "e4m3", "fp8_recipe": "tensorwise", "fp8_bf16_layers": 21}, "21 with 20 layers per pipeline stage"),
     ],
 )
-def test_a_precision_that_cannot_be_is_refused(settings: dict[str, object], words: str):
+def test_fp8_that_contradicts_itself_is_refused_when_a_run_starts(settings: dict[str, object], words: str):
+    """By the config, on any machine, not by the first training of a run."""
+    overrides = [f"precision.{name}={value}" for name, value in settings.items()]
     with pytest.raises(ConfigError, match=words):
-        check_precision(PrecisionSection(**settings), gpu=False, transformer_engine=False, fp8_gpu=False)
+        compose("llama2_70b", [*overrides, "precision.cross_entropy=unfused"])
+    with pytest.raises(ConfigError, match=words):
+        check_fp8(ModelSection(), ParallelSection(pipeline=4), PrecisionSection(**settings))
+    compose("llama2_70b", ["precision.fp8=hybrid", "precision.fp8_bf16_layers=0"])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "engine", "words"), [(False, False, "no GPU"), (True, False, "no Transf"), (True, True, "a GPU w")]
+)
+def test_fp8_that_a_machine_cannot_compute_is_refused(gpu: bool, engine: bool, words: str):
+    with pytest.raises(ConfigError, match=words):
+        check_precision(PrecisionSection(fp8="hybrid"), gpu=gpu, transformer_engine=engine, fp8_gpu=False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, check_fp8
 from nemo_srlm.core.records import item_seed
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import check_kernels, check_layout, check_precision, world_size
@@ -23,6 +23,7 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
     UserError when it has a GPU and no Transformer Engine.
     """
     check_layout(model, parallel)
+    check_fp8(model, parallel, precision)
     accelerator.require_kernels()
     device = accelerator.prepare(parallel.threads)
     gpu = device.kind == "cuda"
