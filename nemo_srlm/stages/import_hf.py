@@ -35,11 +35,15 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return found | ({"chat": {"format": "model"}} if cfg.chat.format == "model" else {})
 
 
-def _source(cfg: Config) -> Path:
+def _check(cfg: Config) -> None:
     if not cfg.import_hf.path:
         raise ConfigError(
             "import_hf.path", "empty", "the HF directory of M0", "set import_hf.path=/path/to/Llama-2-7b-hf"
         )
+
+
+def _source(cfg: Config) -> Path:
+    _check(cfg)
     path = Path(cfg.import_hf.path)
     if not path.is_dir():
         raise DataError("import_hf.path", f"{path} is no directory", "the HF directory of M0")
@@ -73,4 +77,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return metrics
 
 
-STAGE = Stage("import_hf", "convert", _inputs, _identity, _run, _finalize)
+STAGE = Stage("import_hf", "convert", _inputs, _identity, _run, _finalize, check=_check)

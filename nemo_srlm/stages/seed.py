@@ -48,8 +48,14 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return found
 
 
-def _files(cfg: Config) -> list[Path]:
-    """The Open Assistant exports. Raises ConfigError where a run needs some and there is none."""
+def _check(cfg: Config) -> None:
+    """Raises ConfigError where a run needs Open Assistant exports or files of prompts and none is named."""
+    if not world_inputs(cfg):
+        _trees_named(cfg)
+    _prompt_files(cfg)
+
+
+def _trees_named(cfg: Config) -> None:
     ranks = cfg.eft.source != "none"
     ift = cfg.run.start == "base" and not cfg.seed.chat_files
     shots = cfg.prompts.source != "file" and not cfg.prompts.files
@@ -60,6 +66,11 @@ def _files(cfg: Config) -> list[Path]:
             "set seed.files=[path, ...]; or run.start=instruct eft.source=none prompts.source=file prompts.files=[path] for an "
             "instruct model and prompts alone; or world.enabled=true for the tiny world",
         )  # fmt: skip
+
+
+def _files(cfg: Config) -> list[Path]:
+    """The Open Assistant exports. Raises ConfigError where a run needs some and there is none."""
+    _trees_named(cfg)
     files = [data_file(name) for name in cfg.seed.files]
     for path in files:
         if not path.is_file():
@@ -164,4 +175,4 @@ def _of_asked(counts: dict[str, Any], name: str) -> str:
     return f"{counts[name]} of {asked} asked {name}" if asked > counts[name] > 0 else f"{counts[name]} {name}"
 
 
-STAGE = Stage("seed", "cpu", _inputs, _identity, _run, _finalize)
+STAGE = Stage("seed", "cpu", _inputs, _identity, _run, _finalize, check=_check)

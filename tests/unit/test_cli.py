@@ -47,6 +47,24 @@ def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_d
 
 
 @pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["prompts.files=[prompts.txt]"], "import_hf.path: empty"),
+        (["import_hf.path=/models/x"], "prompts.files: empty, with prompts.source=file"),
+        (["import_hf.path=/models/x", "prompts.files=[prompts.txt]", "eft.source=ranks"], "seed.files: empty, with eft.source=ranks"),
+    ],
+)  # fmt: skip
+def test_an_input_that_is_not_named_is_asked_for_before_the_run_begins(
+    tmp_path: Path, overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["run", "--config-name", "real", f"run.root={tmp_path}", *overrides]) == 2
+    told = capsys.readouterr()
+    assert f"error: {said}" in told.err
+    assert "starting" not in told.out
+    assert list(tmp_path.rglob("iter0")) == []
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["logs", "nonsense", "RUN"], "'nonsense' is no stage of a run; expected iterT/STAGE"),
