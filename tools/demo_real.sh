@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 model=${MODEL:-.cache/SmolLM2-135M-Instruct}
 name=smollm2
+[ -z "${MODEL:-}" ] || name=$(basename "$(realpath "$MODEL")" | tr -c 'A-Za-z0-9_\n-' -)
 data=()
+# a run directory for each model and each data file: a finished run does not change them
 if [ -n "${DATA:-}" ]; then
-    # a run directory for each data file: a finished run does not change its data
-    name=smollm2-$(basename "$DATA" | cut -d. -f1 | tr -c 'A-Za-z0-9_\n-' -)
+    name=$name-$(basename "$DATA" | cut -d. -f1 | tr -c 'A-Za-z0-9_\n-' -)
     data=("seed.files=['$(realpath "$DATA")']")
 fi
 [ -n "${MODEL:-}" ] || python tools/smollm2.py "$model"

@@ -32,6 +32,8 @@ def choose_pairs(
     candidates: Sequence[Scored], prompt_id: str, section: PairsSection, max_score: int, shuffle_seed: int | None
 ) -> Pairs | str:
     """The pairs of one prompt, or the reason for none. `shuffle_seed`: of the random-score control; None = no shuffle."""
+    # one that could not be generated has neither text nor score: it is not the same text as another
+    candidates = [candidate for candidate in candidates if candidate.text or candidate.score is not None]
     if len(candidates) > 1 and len({candidate.text for candidate in candidates}) == 1:
         return "same_text"  # pooled, they would be one candidate, too few
     if section.pool_equal_texts:

@@ -38,6 +38,7 @@ def collect(run_dir: Path) -> Data:
         "models": models,
         "base_benchmarks": _base_benchmarks(files),
         "head_to_head": _head_to_head(files),
+        "h2h_by": cfg.eval.h2h_by,
         "preference_data": made,
         "seed_data": _seed_data(files),
         "eft": training_data.read_eft(files),

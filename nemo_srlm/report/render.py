@@ -83,6 +83,7 @@ def html(runs: list[Data]) -> str:
         benchmarks=benchmarks.tables(runs),
         data_tables=training_data.tables(runs),
         lineage=summary.lineage(main),
+        comparing=summary.comparing(main),
         alarms=[(run, alarm) for run in runs for alarm in run["alarms"]],
     )
     return re.sub(r"\n\s*\n+", "\n", page)

@@ -149,6 +149,18 @@ def lineage(run: Data) -> str:
     return f"{start}; {later}."
 
 
+def comparing(run: Data) -> str:
+    """Who decides the head-to-head comparisons, and how."""
+    judges = list(dict.fromkeys(row["judge"] for row in run["head_to_head"]))
+    if judges in ([], ["oracle"]):
+        return "The oracle compares the two responses."
+    own = all(judge.endswith(" itself") for judge in judges)
+    who = "The first model is the judge itself: a first look, no evidence." if own else f"Judge: {', '.join(judges)}."
+    if run["h2h_by"] == "score":
+        return f"{who} Each response is scored alone, and the higher score wins."
+    return f"{who} The judge sees both orders; when they disagree it is a tie."
+
+
 def _sentence(tile: Data) -> str:
     direction = tile["change"]["direction"]
     first, last = written(tile["first"]), written(tile["latest"])

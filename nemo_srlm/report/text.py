@@ -165,7 +165,7 @@ def _head_to_head(run: Data) -> list[str]:
         lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
         rows.append([f"{c['model']} vs {c['other']}", *shares, net, count(c["judged"]), lengths, beside])
     header = ["models", "win", "tie", "loss", "win - loss (95%)", "prompts", "words", "paper"]
-    return ["", "### Head to head", "", *grid(header, rows)]
+    return ["", "### Head to head", "", summary.comparing(run), "", *grid(header, rows)]
 
 
 def _tables(run: Data) -> list[str]:

@@ -10,7 +10,7 @@ from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common.generating import engine_identity
-from nemo_srlm.stages.common.responding import merge_candidates, respond
+from nemo_srlm.stages.common.responding import check_room, merge_candidates, respond
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -34,4 +34,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return merge_candidates(ctx, _prompts(ctx), ctx.cfg.candidates.num, "candidates.jsonl")
 
 
-STAGE = Stage("candidates", "generate", _inputs, _identity, _run, _finalize, lambda cfg: cfg.candidates.shards)
+def _check(cfg: Config) -> None:
+    check_room(cfg, "candidates", cfg.candidates)
+
+
+STAGE = Stage("candidates", "generate", _inputs, _identity, _run, _finalize, lambda cfg: cfg.candidates.shards, _check)

@@ -10,7 +10,7 @@ from nemo_srlm.core.records import Candidate
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.stages.common.generating import engine_identity
 from nemo_srlm.stages.common.held_out import read_prompts
-from nemo_srlm.stages.common.responding import merge_candidates, respond
+from nemo_srlm.stages.common.responding import check_room, merge_candidates, respond
 
 OUTPUT = "responses.jsonl"
 
@@ -41,8 +41,13 @@ def _shards(cfg: Config) -> int:
     return cfg.candidates.shards
 
 
+def _check(cfg: Config) -> None:
+    check_room(cfg, "eval", cfg.eval)
+
+
 def _stage(suffix: str) -> Stage:
-    return Stage(f"eval_responses{suffix}", "generate", _inputs(f"export{suffix}"), _identity, _run, _finalize, _shards)
+    model = _inputs(f"export{suffix}")
+    return Stage(f"eval_responses{suffix}", "generate", model, _identity, _run, _finalize, _shards, _check)
 
 
 STAGE, BASELINE, BASE = _stage(""), _stage("_baseline"), _stage("_base")

@@ -51,7 +51,8 @@ def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_d
     [
         (["prompts.files=[prompts.txt]"], "import_hf.path: empty"),
         (["import_hf.path=/models/x"], "prompts.files: empty, with prompts.source=file"),
-        (["import_hf.path=/models/x", "prompts.files=[prompts.txt]", "eft.source=ranks"], "seed.files: empty, with eft.source=ranks"),
+        (["import_hf.path=/models/x", "prompts.files=[prompts.txt]", "eft.source=ranks"],
+         "seed.files: empty, with eft.source=ranks"),
     ],
 )  # fmt: skip
 def test_an_input_that_is_not_named_is_asked_for_before_the_run_begins(

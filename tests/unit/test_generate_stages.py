@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nemo_srlm.config.compose import compose
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import Candidate
+from nemo_srlm.core.stage import Stage
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate.requests import Failure
 from nemo_srlm.stages import candidates, eval_responses, judge
@@ -108,6 +109,31 @@ def test_a_prompt_that_the_engine_cannot_answer_is_recorded_and_stops_nothing(
     assert {(c.prompt_id, c.text, c.finish_reason) for c in failed} == {("p3", "", "error")}
     assert metrics["errors"] == {"too_long": 4}
     assert metrics["responses"] == 20
+
+
+def test_a_set_without_one_response_ends_the_run_with_the_engines_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(tmp_path)
+    use(monkeypatch, lambda text, seed: Failure("too_long: 9 > 8"))
+    with pytest.raises(
+        DataError, match=r"not one response could be made \(\{'too_long': 24\}\); the first: too_long: 9 > 8"
+    ):
+        run(candidates.STAGE, context(config(), tmp_path, "out"))
+
+
+@pytest.mark.parametrize(("key", "stage"), [("candidates", candidates.STAGE), ("eval", eval_responses.STAGE)])
+def test_responses_that_leave_a_prompt_no_position_are_refused_before_the_run(key: str, stage: Stage) -> None:
+    cfg = config()
+    cfg.model.max_length = getattr(cfg, key).max_tokens + 1
+    stage.check(cfg)
+    cfg.model.max_length -= 1
+    with pytest.raises(ConfigError, match=rf"{key}\.max_tokens: \d+; expected less than \d+, the positions"):
+        stage.check(cfg)
+    cfg.model.max_length *= 4
+    cfg.generate.max_model_len = 64
+    with pytest.raises(ConfigError, match="less than 64"):
+        stage.check(cfg)
 
 
 @pytest.mark.parametrize("key", ["candidates.num", "judge.draws", "eval.samples"])

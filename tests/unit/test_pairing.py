@@ -71,6 +71,14 @@ def test_one_text_for_all_candidates_is_that_reason(scores, pooled: bool):
     assert choose_pairs([Scored("same", 5.0)], "p", section, 5, None) == "too_few_eligible"
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_candidates_that_could_not_be_generated_are_not_one_text(pooled: bool):
+    section, failed = PairsSection(pool_equal_texts=pooled), Scored("", None)
+    assert choose_pairs([failed] * 4, "p", section, 5, None) == "no_candidates"
+    assert choose_pairs([failed, failed, Scored("a", 1.0)], "p", section, 5, None) == "too_few_eligible"
+    assert choose_pairs([Scored("", 1.0)] * 2, "p", section, 5, None) == "same_text"
+
+
 def test_differences_up_to_the_margin_make_no_pair():
     assert select(candidates(4.0, 3.0), PairsSection(min_margin=1.0)) == "margin"
     assert texts(select(candidates(4.0, 2.5), PairsSection(min_margin=1.0))) == [("text 0", "text 1")]

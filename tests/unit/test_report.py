@@ -259,6 +259,24 @@ def test_the_headline_of_a_finished_run_says_what_is_not_known_and_why(root: Pat
     assert "is evaluated yet" in summary.headline(data)
 
 
+def test_the_head_to_head_names_its_judge_and_how_it_decides(root: Path):
+    data = read_runs([build(root, "judges")])[0]
+    assert summary.comparing(data) == "The oracle compares the two responses."
+    for judge, by, said in (
+        (
+            "M2 itself",
+            "score",
+            "The first model is the judge itself: a first look, no evidence. Each response is scored alone",
+        ),
+        ("M2 itself", "verdict", "no evidence. The judge sees both orders"),
+        ("gpt-4", "verdict", "Judge: gpt-4. The judge sees both orders"),
+    ):
+        rows = [{**row, "judge": judge} for row in data["head_to_head"]]
+        shown = {**data, "head_to_head": rows, "h2h_by": by}
+        assert said in html([shown])
+        assert said in markdown([shown])
+
+
 def test_the_external_arm_does_not_speak_of_judging_that_it_does_not_do(root: Path, tmp_path: Path):
     run = build(root, "external-pairs")
     data = read_runs([run])[0]

@@ -1,11 +1,15 @@
 """tools/smollm2.py without its package, and beside files that are not its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "smollm2.py"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "smollm2.py"
 
 
 def call(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -28,3 +32,38 @@ def test_a_directory_of_other_files_is_refused_and_kept(tmp_path):
     assert done.returncode == 2
     assert "holds something else" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        ({"MODEL": "{tmp}/My Model.v2/"}, "My-Model-v2"),
+        ({"MODEL": "{tmp}/m", "DATA": "{tmp}/my trees.jsonl.gz"}, "m-my-trees"),
+        ({}, "smollm2"),
+        ({"DATA": "x.jsonl"}, "smollm2-x"),
+    ],
+)
+def test_each_model_and_data_file_has_its_own_run_directory(tmp_path: Path, given: dict[str, str], run: str):
+    for folder in ("tools", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "demo_real.sh", tmp_path / "tools")
+    for name in ("nemo-srlm", "python"):
+        command = tmp_path / ".venv" / "bin" / name
+        command.write_text('#!/bin/sh\necho "$@"\n')
+        command.chmod(0o755)
+    settings = {name: value.format(tmp=tmp_path) for name, value in given.items()}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MODEL", "DATA")}
+    done = subprocess.run(
+        ["bash", tmp_path / "tools" / "demo_real.sh"],
+        env=inherited | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [
+        word
+        for line in done.stdout.splitlines()
+        for word in line.split()
+        if word.startswith(("run.name=", "run.reuse="))
+    ]
+    assert names == [f"run.name={run}", f"run.name={run}-random", f"run.reuse=runs/{run}"]
