@@ -138,4 +138,8 @@ class DriftSection:
         0.25, "relative fall of distinct-2 against the model before", at_least=0, at_most=1, execution=True
     )
     self_bleu: float = number(0.15, "rise of self-BLEU against the model before", at_least=0, at_most=1, execution=True)
+    identical_draws: float = number(
+        0.9, "share of prompts (judged responses) whose draws are all one text: an endpoint that ignores `n` or `seed`, or a "
+        "temperature near 0", at_least=0, at_most=1, execution=True,
+    )  # fmt: skip
     kl: float = number(0.5, "nats per token to the policy before it (needs eval.kl)", at_least=0, execution=True)

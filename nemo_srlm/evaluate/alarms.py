@@ -135,6 +135,17 @@ def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Ala
     return found
 
 
+def alarms_of_draws(cfg: Config, made: Sequence[tuple[str, str, Data | None]]) -> list[Alarm]:
+    """Draws that are all one text. made: (model, what it wrote, metrics with "identical_draws" or without) of each stage."""
+    limit = cfg.drift.identical_draws
+    found = [(model, what, (metrics or {}).get("identical_draws") or 0.0) for model, what, metrics in made]
+    return [
+        Alarm(model, "identical_draws", share, limit, f"all draws are one text for {share:.0%} of the {what}")
+        for model, what, share in found
+        if share > limit
+    ]
+
+
 def judging_models(cfg: Config) -> list[str]:
     """The models that judge, or were taught to: all policies; the model before M1 only where it writes the EFT judgements."""
     return [
@@ -164,9 +175,14 @@ def alarms_of_run(cfg: Config, run_dir: Path) -> list[Alarm]:
     judging = {name: judging_figures(found) for name, found in health.items() if found}
     kl = {model_name(t): metrics(t, "eval_kl") for t in iterations}
     reward = {name: metrics(t, f"eval_reward{suffix}") for name, t, suffix in models}
+    draws = [(model_name(t - 1), "prompts with candidates", metrics(t, "candidates")) for t in iterations]
+    draws += [(name, "judged candidates", found) for name, found in health.items()]
+    draws += [(name, "judged held-out replies", found.get("health")) for name, found in reward.items() if found]
+    draws += [(name, "evaluation prompts", found) for name, found in evaluated.items() if found]
     versus = [found["comparisons"] for t in range(cfg.iterations + 1) if (found := metrics(t, "eval_h2h"))]
     return [
         *alarms_of_data(cfg, metrics(0, "seed"), metrics(0, "eft")),
         *alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl),
         *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, [row for rows in versus for row in rows]),
+        *alarms_of_draws(cfg, draws),
     ]

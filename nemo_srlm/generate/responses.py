@@ -23,9 +23,13 @@ def to_candidates(prompt: Prompt, num: int, outcome: Outcome) -> list[Candidate]
 
 
 def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:
-    """Counts and means over the responses that were made; errors separately, by kind. None: a mean over nothing."""
+    """Counts and means over the responses that were made; errors separately, by kind. None: a mean over nothing.
+
+    `identical_draws`: share of the prompts with two or more responses whose responses are one text.
+    """
     made = truncated = empty = num_tokens = characters = 0
     errors: list[str] = []
+    texts: dict[str, list[str]] = {}
     for candidate in candidates:
         if candidate.error:
             errors.append(candidate.error)
@@ -35,11 +39,14 @@ def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:
         empty += not candidate.text.strip()
         num_tokens += candidate.num_tokens
         characters += len(candidate.text)
+        texts.setdefault(candidate.prompt_id, []).append(content_id(candidate.text))  # a hash: responses are long
+    repeated = [found for found in texts.values() if len(found) >= 2]
     return {
         "responses": made,
         "errors": error_kinds(errors),
         "truncated": truncated / made if made else None,
         "empty": empty,
+        "identical_draws": sum(len(set(found)) == 1 for found in repeated) / len(repeated) if repeated else None,
         "tokens": num_tokens,
         "tokens_mean": num_tokens / made if made else None,
         "characters_mean": characters / made if made else None,

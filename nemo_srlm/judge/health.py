@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.judge.scores import aggregate, required_valid
@@ -26,6 +27,8 @@ class _Tally:
     ineligible: int = 0
     draw_pairs: int = 0
     draw_pairs_equal: int = 0
+    repeated: int = 0  # judgements of two or more draws
+    identical: int = 0  # of these, all draws one text
     prompts: int = 0
     ties: int = 0
 
@@ -37,6 +40,9 @@ class _Tally:
             return
         self.draws += len(judgement.scores)
         self.truncated += judgement.finish_reasons.count("length")
+        if len(judgement.texts) >= 2:
+            self.repeated += 1
+            self.identical += len(set(judgement.texts)) == 1
         valid = [score for score in judgement.scores if score is not None]
         self.parsed += len(valid)
         for score in valid:
@@ -55,7 +61,8 @@ def health(judgements: Iterable[Judgement], judge: JudgeSection) -> dict[str, An
 
     One pass; the judgements of one prompt must be consecutive. A share is None where its denominator is 0.
     `agreement` is the share of pairs of parsed draws (of one candidate) with equal scores; `tie_rate` is the share of
-    prompts with at least two eligible candidates whose means are all equal.
+    prompts with at least two eligible candidates whose means are all equal; `identical_draws` is the share of judgements of
+    two or more draws whose draws are one text.
     """
     tally, needed = _Tally(), required_valid(judge)
     for _, group in groupby(judgements, key=lambda judgement: judgement.prompt_id):
@@ -82,11 +89,12 @@ def health(judgements: Iterable[Judgement], judge: JudgeSection) -> dict[str, An
         "score_std": None if variance is None else math.sqrt(variance),
         "agreement": _share(tally.draw_pairs_equal, tally.draw_pairs),
         "tie_rate": _share(tally.ties, tally.prompts),
+        "identical_draws": _share(tally.identical, tally.repeated),
     }
 
 
-def alarms(summary: Mapping[str, Any], judge: JudgeSection) -> list[str]:
-    """A message for each problem: one score dominates, too many draws fail, nothing was judged at all."""
+def alarms(summary: Mapping[str, Any], judge: JudgeSection, drift: DriftSection) -> list[str]:
+    """A message for each problem: one score dominates, too many draws fail or are one text, nothing was judged at all."""
     if not summary["draws"]:
         return [f"the judge gave no draw at all: {summary['judgements']} judgements, errors {summary['errors']}"]
     found = []
@@ -100,6 +108,12 @@ def alarms(summary: Mapping[str, Any], judge: JudgeSection) -> list[str]:
         for score, share in summary["score_shares"].items()
         if share > judge.alarm_dominant
     ]
+    if (summary["identical_draws"] or 0.0) > drift.identical_draws:
+        found.append(
+            f"{summary['identical_draws']:.1%} of the judgements are one text in all their draws (drift.identical_draws "
+            f"{drift.identical_draws:.0%}): more draws add nothing; look at judge.temperature, and whether an endpoint obeys "
+            "`n` and `seed`"
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Candidate, Judgement
 from nemo_srlm.evaluate.alarms import (
     alarms_of_data,
+    alarms_of_draws,
     alarms_of_evaluation,
     alarms_of_model,
     alarms_of_models,
@@ -190,3 +191,9 @@ def test_a_set_that_stays_short_raises_an_alarm_with_both_numbers():
     ]
     cfg.eval.prompts = "mine.jsonl"
     assert len(alarms_of_data(cfg, seed, eft)) == 1
+
+
+def test_identical_draws_raise_an_alarm_for_whoever_wrote_them():
+    made = [("M1", "prompts", {"identical_draws": 0.95}), ("M2", "prompts", {"identical_draws": 0.9}), ("M3", "x", {})]
+    found = alarms_of_draws(Config(), [*made, ("M3", "y", None), ("M3", "z", {"identical_draws": None})])
+    assert [(a.model, a.name, a.value) for a in found] == [("M1", "identical_draws", 0.95)]

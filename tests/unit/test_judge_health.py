@@ -2,13 +2,15 @@
 
 import pytest
 
+from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.judge import health as judge_health
 
 
 def judged(prompt: int, *scores: float | None, reasons: str = "stop", error: str = "") -> Judgement:
-    return Judgement(f"{prompt}-{scores}", f"p{prompt}", scores, ("t",) * len(scores), (reasons,) * len(scores), error)
+    texts = tuple(f"text {i}" for i in range(len(scores)))
+    return Judgement(f"{prompt}-{scores}", f"p{prompt}", scores, texts, (reasons,) * len(scores), error)
 
 
 def test_the_health_of_a_judge_counts_what_it_did():
@@ -29,9 +31,25 @@ def test_the_health_of_a_judge_counts_what_it_did():
 
 def test_a_collapsed_or_failing_judge_raises_an_alarm():
     always_four = judge_health.health([judged(i, 4.0, 4.0, 4.0) for i in range(9)] + [judged(9, 1.0)], JudgeSection())
-    assert ["collapsed" in line for line in judge_health.alarms(always_four, JudgeSection())] == [True]
+    assert ["collapsed" in line for line in judge_health.alarms(always_four, JudgeSection(), DriftSection())] == [True]
     failing = judge_health.health([judged(0, 1.0, None, None), judged(1, 2.0, 3.0, 4.0)], JudgeSection())
-    assert ["state no score" in line for line in judge_health.alarms(failing, JudgeSection())] == [True]
+    assert ["state no score" in line for line in judge_health.alarms(failing, JudgeSection(), DriftSection())] == [True]
     healthy = judge_health.health([judged(0, 1.0, 2.0, 3.0)], JudgeSection())
-    assert judge_health.alarms(healthy, JudgeSection()) == []
-    assert len(judge_health.alarms(judge_health.health([], JudgeSection()), JudgeSection())) == 1
+    assert judge_health.alarms(healthy, JudgeSection(), DriftSection()) == []
+    assert len(judge_health.alarms(judge_health.health([], JudgeSection()), JudgeSection(), DriftSection())) == 1
+
+
+def test_draws_that_are_one_text_raise_an_alarm():
+    def rows(identical: int, others: int) -> list[Judgement]:
+        same = [Judgement(f"s{i}", "p", (1.0, 1.0), ("t", "t"), ("stop",) * 2) for i in range(identical)]
+        return same + [Judgement(f"o{i}", "p", (1.0, 3.0), ("t", "u"), ("stop",) * 2) for i in range(others)]
+
+    judge, limits = JudgeSection(alarm_dominant=1.0), DriftSection()
+    ignored = judge_health.health(rows(19, 1), judge)
+    assert ignored["identical_draws"] == 0.95
+    assert ["`n` and `seed`" in line for line in judge_health.alarms(ignored, judge, limits)] == [True]
+    at_it = judge_health.health(rows(9, 1), judge)
+    assert judge_health.alarms(at_it, judge, limits) == []
+    one_draw = judge_health.health([judged(0, 1.0)], judge)
+    assert one_draw["identical_draws"] is None
+    assert judge_health.alarms(one_draw, judge, limits) == []

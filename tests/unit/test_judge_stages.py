@@ -67,6 +67,19 @@ def test_a_collapsed_judge_is_an_alarm_and_stops_the_run_only_when_asked_to(
         judge.STAGE.finalize(ctx)
 
 
+def test_an_engine_that_ignores_the_seed_is_an_alarm_of_the_candidates_and_of_the_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(tmp_path)
+    use(monkeypatch, lambda text, seed: f"answer to {text}")
+    assert run(candidates.STAGE, context(config(), tmp_path, "candidates"))["identical_draws"] == 1.0
+    use(monkeypatch, lambda text, seed: f"Score: {len(text) % 3}")
+    metrics = run(judge.STAGE, context(config(), tmp_path, "out"))
+    assert "one text in all their draws" in str(metrics["alarms"])
+    use(monkeypatch, judges)
+    assert "one text" not in str(run(judge.STAGE, context(config(), tmp_path, "healthy"))["alarms"])
+
+
 def test_the_judge_of_a_model_is_held_against_human_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, judges)
     metrics = run(eval_reward.STAGE, ctx := context(config(), tmp_path, "out"))

@@ -96,7 +96,7 @@ def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -
             ctx.dir, f"not one of {health['judgements']} items was judged: {health['errors']}", "judgements",
             "mend the cause (the errors are in parts/), remove the directory and run the same command again",
         )  # fmt: skip
-    alarms = judge_health.alarms(health, cfg.judge)
+    alarms = judge_health.alarms(health, cfg.judge, cfg.drift)
     for alarm in alarms:
         say(f"warning: {ctx.dir}: {alarm}", error=True)
     if alarms and stops:
