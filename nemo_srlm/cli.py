@@ -1,6 +1,7 @@
 """The command line. Heavy modules are imported by the verb that needs them: `--help` and `status` answer at once.
 
-Exit codes: 0 done, 1 a stage failed, 2 the user's mistake (one message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 a stage failed or a fault of the program (its log has the traceback), 2 the user's mistake (one
+message, no traceback), 130 interrupted.
 """
 
 import argparse
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from nemo_srlm import __version__
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.exit_codes import guarded
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import console, print_log, say
-from nemo_srlm.errors import UserError, of_missing_package, of_system
+from nemo_srlm.errors import UserError
 from nemo_srlm.launch import estimate
 from nemo_srlm.launch.arguments import count_or_zero, stage_ref
 
@@ -307,20 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # in the background too, where shells ignore SIGINT
         signal.signal(number, _interrupt)
     args = parse(argv)
-    try:
-        return int(args.function(args))
-    except UserError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except (OSError, ModuleNotFoundError) as error:
-        mistake = of_missing_package(error) or of_system(error, Path.cwd())
-        if mistake is None:
-            raise
-        say(f"error: {mistake}", error=True)
-        return 2
-    except KeyboardInterrupt:
-        say("\ninterrupted; run the same command again to resume", error=True)
-        return 130
+    return guarded(lambda: int(args.function(args)), "\ninterrupted; run the same command again to resume")
 
 
 if __name__ == "__main__":

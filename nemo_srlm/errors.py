@@ -5,12 +5,25 @@ The command line prints the message without a traceback and exits with 2. Violat
 """
 
 import errno
+import os
 import shutil
 import sys
 from pathlib import Path
 
 # of an OSError while writing: what the user can fix
 FIXABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+# what is no question of space or permissions: error number -> (expected, remedy)
+OTHER = {
+    errno.ENAMETOOLONG: ("a name of at most 255 bytes in a path of at most 4,095", "shorten it"),
+    errno.ELOOP: ("a path whose symbolic links end", "correct the link"),
+    errno.ENOTDIR: ("a directory in every place but the last", "correct the path"),
+    errno.EISDIR: ("a file", "correct the path, or move the directory away"),
+    errno.EEXIST: ("a directory, or nothing", "correct the path, or move the file away"),
+    errno.EMFILE: ("fewer open files than the limit", "raise it with `ulimit -n`, then run the same command again"),
+    errno.ENFILE: ("fewer open files than the system's limit", "wait or raise it, then run the same command again"),
+    errno.ESTALE: ("a mounted file system", "mount it again, then run the same command again: it resumes"),
+    errno.EIO: ("a disk or network that answers", "check it, then run the same command again: it resumes"),
+}
 INSTALL = (
     "run `make venv` (CPU) or `make venv-gpu` and use that environment's bin/nemo-srlm; in a container, install "
     "tools/requirements/train.txt or use the vLLM image (docs/install.md)"
@@ -63,25 +76,27 @@ def of_missing_package(error: BaseException | None) -> UserError | None:
 
 
 def of_system(error: BaseException | None, where: Path) -> UserError | None:
-    """The user's error behind an exception that was raised while writing below `where`; None if there is none.
+    """The user's error behind an exception of the system, about the path that the system names, else about `where`, below
+    which was written; None if there is none.
 
     Also checks for a full disk, because libraries replace its OSError with errors of their own (torch's zip writer), and
     because a process that died of it may not have reported it (`error` is None then).
     """
-    place = where
-    while not place.exists():
+    number, named = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes)) else where
+    if isinstance(error, OSError) and number in OTHER:
+        return UserError(path, str(error.strerror), *OTHER[number])
+    place = where if named is None else path
+    while not os.path.exists(place):  # False, where Path.exists raises: a name too long, a folder that may not be read
         place = place.parent
     free = shutil.disk_usage(place).free
     full = free < FULL
-    if isinstance(error, OSError) and error.errno in FIXABLE:
-        what = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-    elif full:
-        what = "the disk is full"
-    else:
+    if not full and number not in FIXABLE:
         return None
+    what = str(error.strerror) if isinstance(error, OSError) and number in FIXABLE else "the disk is full"
     remedy = "free some space" if full else "free some space or fix the permissions"
     return UserError(
-        where,
+        path,
         f"{what} ({free / 2**20:,.1f} MiB free)",
         "a writable directory with free space",
         f"{remedy}, then run the same command again: it resumes",

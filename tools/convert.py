@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nemo_srlm.errors import CheckpointError, UserError
+from nemo_srlm.core.exit_codes import guarded
+from nemo_srlm.errors import CheckpointError
 from nemo_srlm.launch.arguments import count, count_or_zero, positive
 from nemo_srlm.train.checkpoint_dir import latest
 
@@ -24,7 +25,7 @@ examples
     tools/convert.py verify m2-hf runs/big/iter1/dpo/checkpoint --level vllm
 
 Memory use is about 0.5 GiB plus a few slices of 128 MiB, for any model size. The output gets its name only when it is
-complete. Exit code: 0 done; 2 refused, or the models differ (the message says what and why).
+complete. Exit code: 0 done; 1 a fault of the program; 2 refused, or the models differ (the message says what and why).
 """
 
 
@@ -175,15 +176,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = parser().parse_args()
-    try:
+
+    def run() -> int:
         args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: no output was written under its final name; run it again", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return guarded(run, "interrupted: no output was written under its final name; run it again")
 
 
 if __name__ == "__main__":
