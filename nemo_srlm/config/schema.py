@@ -36,7 +36,8 @@ class RunSection:
 
     name: str = setting(
         "tiny", "the run directory is <root>/<name>", execution=True,
-        pattern=r"[A-Za-z0-9_][A-Za-z0-9._-]*", allowed="letters, digits, dot, _ and -, with no dot and no - in front",
+        pattern=r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}",
+        allowed="at most 200 letters, digits, dot, _ and -, with no dot and no - in front",
     )  # fmt: skip
     root: str = setting("runs", filled=True, execution=True)
     reuse: str = setting(

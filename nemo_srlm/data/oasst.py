@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from nemo_srlm.core.files import read_json_lines
@@ -46,10 +47,10 @@ def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str])
     """
     seen: set[str] = set()
     for path in paths:
-        for where, state, root in _roots(path):
+        for where, state, root in _roots(path, counts):
             counts["trees"] += 1
             reason = _tree_reason(root, state, language, where)
-            if not reason and root["message_id"] in seen:
+            if not reason and _field(root, "message_id", str, where) in seen:
                 reason = "duplicate"
             if reason:
                 counts[f"tree_{reason}"] += 1
@@ -58,7 +59,7 @@ def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str])
             yield _first_turn(root, language, where, counts)
 
 
-def _roots(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _roots(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(file:line, tree state, root message with its replies) of either format."""
     flat: list[tuple[str, dict[str, Any]]] = []
     for number, data in read_json_lines(path, finite=True):
@@ -75,12 +76,19 @@ def _roots(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             raise DataError(
                 where, f"keys {sorted(data)[:8]}", "an Open Assistant tree (`prompt`) or message (`message_id`)"
             )
-    yield from _roots_of_messages(flat)
+    yield from _roots_of_messages(flat, counts)
 
 
-def _roots_of_messages(flat: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _roots_of_messages(
+    flat: list[tuple[str, dict[str, Any]]], counts: Counter[str]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Flat messages may be in any order; only direct replies to a root are attached to it (first turns)."""
+    for where, data in flat:
+        _field(data, "message_id", str, where)
+        if not isinstance(data.get("parent_id"), (str, NoneType)):
+            raise DataError(where, f"parent_id {data['parent_id']!r}", "a message's id, or null for a first message")
     roots = {data["message_id"]: {**data, "replies": []} for _, data in flat if not data.get("parent_id")}
+    known = {data["message_id"] for _, data in flat}
     placed: set[str] = set()  # a tree that is twice in an export must not get each reply twice
     for where, data in flat:
         parent = data.get("parent_id")
@@ -88,11 +96,13 @@ def _roots_of_messages(flat: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple
             if data["message_id"] not in placed:
                 roots[parent]["replies"].append(data)
             placed.add(data["message_id"])
-        elif parent is None and "tree_state" not in data:
+        elif parent and parent not in known:
+            counts["reply_orphan"] += 1
+        elif not parent and "tree_state" not in data:
             raise DataError(where, "a first message without tree_state", "an Open Assistant message export")
     for where, data in flat:
         if not data.get("parent_id"):
-            yield where, data["tree_state"], roots[data["message_id"]]
+            yield where, _field(data, "tree_state", str, where), roots[data["message_id"]]
 
 
 def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
@@ -126,6 +136,8 @@ def _first_turn(root: dict[str, Any], language: str, where: str, counts: Counter
     replies = []
     for data in _field(root, "replies", list, where):
         counts["replies"] += 1
+        if not isinstance(data, dict):
+            raise DataError(where, f"a reply that is a {type(data).__name__}", "an Open Assistant message")
         reason = _message_reason(data)
         if not reason and _field(data, "lang", str, where) != language:
             reason = "other_language"
@@ -137,9 +149,14 @@ def _first_turn(root: dict[str, Any], language: str, where: str, counts: Counter
             counts[f"reply_{reason}"] += 1
             continue
         rank = data.get("rank")  # absent or null where it was not ranked
-        if rank is not None and (not isinstance(rank, int) or rank < 0):
-            raise DataError(where, f"rank {rank!r}", "a number from 0 (the best), or null")
+        if isinstance(rank, float) and rank.is_integer():  # pandas writes a column with a null as 0.0, 1.0
+            rank = int(rank)
+        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 0):
+            raise DataError(where, f"rank {rank!r}", "a whole number from 0 (the best), or null")
+        judgement = data.get("judgement")
+        if not isinstance(judgement, (str, NoneType)):
+            raise DataError(where, f"judgement: {type(judgement).__name__}", "a text, or null")
         counts["reply_unranked"] += rank is None
-        replies.append(Reply(data["message_id"], data["text"].strip(), rank, data.get("judgement") or ""))
+        replies.append(Reply(_field(data, "message_id", str, where), data["text"].strip(), rank, judgement or ""))
     replies.sort(key=lambda reply: (reply.rank is None, reply.rank or 0, reply.id))
     return FirstTurn(root["message_id"], root["text"].strip(), tuple(replies))

@@ -3,9 +3,10 @@
 JSONL (also .gz), or parquet through `datasets`. `chosen` and `rejected` are texts beside a `prompt`, or lists of
 messages [{"role": "user"}, {"role": "assistant"}], or Anthropic HH's "Human: ... Assistant: ..."; optional scores:
 chosen_score / rejected_score, or score_chosen / score_rejected. Left out and counted: conversations of several turns,
-empty or equal texts, equal scores, duplicates.
+empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,8 +80,8 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
     if chosen == rejected:
         return "same_text"
     scores = [_score(row, "chosen", where), _score(row, "rejected", where)]
-    if scores[0] is not None and scores[0] == scores[1]:
-        return "tie"
+    if scores[0] is not None and scores[1] is not None and scores[0] <= scores[1]:
+        return "tie" if scores[0] == scores[1] else "reversed_scores"
     prompt_id = content_id("prompt", prompt)
     return PreferencePair(content_id("pair", prompt_id, chosen, rejected), prompt_id, prompt, chosen, rejected, *scores)
 
@@ -95,7 +96,10 @@ def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
         )
     if [message["role"] for message in value] != ["user", "assistant"]:
         return None
-    return value[0]["content"], value[1]["content"]
+    prompt, response = (message["content"] for message in value)
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        raise DataError(where, "a message whose content is no text", "messages with role and content, both texts")
+    return prompt, response
 
 
 def _transcript(text: str) -> tuple[str | None, str] | None:
@@ -108,10 +112,18 @@ def _transcript(text: str) -> tuple[str | None, str] | None:
     return turns[0], turns[1]
 
 
+def finite_number(value: Any, name: str, where: str) -> float:
+    """The number. Raises DataError for what is none, for NaN and infinity (parquet has them) and what no float can hold."""
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        pass
+    raise DataError(where, f"{name}: {str(value)[:40]}", "a finite number")
+
+
 def _score(row: dict[str, Any], side: str, where: str) -> float | None:
     for name in (f"{side}_score", f"score_{side}"):
         if row.get(name) is not None:
-            if not isinstance(row[name], (int, float)):
-                raise DataError(where, f"{name}: {row[name]!r}", "a number")
-            return float(row[name])
+            return finite_number(row[name], name, where)
     return None

@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_srlm.core.records import PreferencePair, RankedReply, content_id
 from nemo_srlm.data.oasst import read_first_turns
-from nemo_srlm.data.preference_pairs import read_rows, to_pair
+from nemo_srlm.data.preference_pairs import finite_number, read_rows, to_pair
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import DataError
 
@@ -100,10 +100,17 @@ def _reply(row: dict[str, Any], reply: Any, i: int, where: str) -> tuple[str, fl
         raise DataError(where, f"reply {i} has no text", f"a text, or an object with one of {', '.join(TEXTS)}")
     if rank is None and score is None:
         return text, None
+    if rank is not None:
+        return text, finite_number(rank, f"the rank of reply {i}", where)
+    return text, -finite_number(_parsed(score), f"the score of reply {i}", where)
+
+
+def _parsed(score: Any) -> Any:
+    """UltraFeedback writes ratings as texts."""
     try:
-        return text, float(rank) if rank is not None else -float(str(score))
-    except (TypeError, ValueError) as error:
-        raise DataError(where, f"reply {i} has rank {rank!r}, score {score!r}", "numbers") from error
+        return float(score) if isinstance(score, str) else score
+    except ValueError:
+        return score
 
 
 def _at(values: Any, i: int, length: int, where: str) -> Any:

@@ -61,7 +61,10 @@ def test_a_sample_is_the_same_in_every_order(tmp_path: Path):
     ("row", "message"),
     [({"prompt": "q"}, "no ranked replies"), ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, "one per reply"),
      ({"prompt": "q", "replies": [{"rank": 1}]}, "reply 0 has no text"),
-     ({"prompt": "q", "replies": [{"text": "a", "score": "high"}]}, "numbers"),
+     ({"prompt": "q", "replies": [{"text": "a", "score": "high"}]}, "the score of reply 0: high"),
+     ({"prompt": "q", "replies": [{"text": "a", "score": "nan"}]}, "the score of reply 0: nan"),
+     ({"prompt": "q", "replies": [{"text": "a", "rank": 10**400}]}, "the rank of reply 0: 1000"),
+     ({"prompt": "q", "replies": [{"text": "a", "rank": True}]}, "the rank of reply 0: True"),
      ({"prompt": "q", "replies": [{"text": "a", "score": 1}]}, "no instruction with two ranked replies")],
 )  # fmt: skip
 def test_what_is_no_preference_is_refused_with_its_line(tmp_path: Path, row: dict, message: str):

@@ -173,7 +173,9 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
 
 
 def cancel(run_dir: Path) -> list[str]:
-    """Cancels every queued and running job of the run. Returns their ids."""
+    """Cancels every queued and running job of the run. Returns their ids. Raises ConfigError for what is no run's directory:
+    nothing is made there."""
+    load_resolved_config(run_dir)
     with locked(run_dir, LOCK_SECONDS):
         # whole arrays: Slurm forgets the tasks that are cancelled one by one
         ids = list(dict.fromkeys(i.partition("_")[0] for job in active(run_dir) for i in job.tasks.values()))
