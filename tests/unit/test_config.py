@@ -198,7 +198,10 @@ def test_every_choice_refuses_another_word(key: str, value: object, rule: Rule):
         ("precision.fp8_recipe=slow", "precision.fp8_recipe: 'slow'; expected one of delayed, tensorwise"),
         ("select.stages=[sft,ppo]", r"select\.stages: \['sft', 'ppo'\]; expected a list of sft, dpo, sft_chosen"),
         ("eval.harness.tasks=[]", r"eval\.harness\.tasks: \[\]; expected a list, not empty, of `task` or `task:shots`"),
-        ('run.name=""', "run.name: ''; expected letters, digits, dot, _ and -, with no dot and no - in front"),
+        (
+            'run.name=""',
+            "run.name: ''; expected at most 200 letters, digits, dot, _ and -, with no dot and no - in front",
+        ),
         ("model.rope_scaling={factor:nan}", r"model\.rope_scaling: \{'factor': nan\}; expected a finite number"),
         ("dpo.beta=-1", "nemo-srlm config --describe dpo.beta"),
         ("dpo.min_lr=1.0", r"dpo\.min_lr: 1\.0; expected at most dpo\.lr"),

@@ -81,3 +81,9 @@ def test_a_reader_that_leaves_is_no_traceback():
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 141
+
+
+@pytest.mark.parametrize("words", [["cancel"], ["status"], ["status", "--json"], ["logs", "iter1/dpo"], ["show", "x"]])
+def test_a_directory_that_is_no_run_stays_what_it_is(tmp_path: Path, words: list[str]):
+    assert cli.main([*words, str(tmp_path / "absent")]) == 2
+    assert list(tmp_path.iterdir()) == []
