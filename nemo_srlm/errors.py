@@ -24,6 +24,8 @@ OTHER = {
     errno.ESTALE: ("a mounted file system", "mount it again, then run the same command again: it resumes"),
     errno.EIO: ("a disk or network that answers", "check it, then run the same command again: it resumes"),
 }
+# of OTHER: what another attempt, perhaps on another node, may not meet again
+PASSING = {errno.ENFILE, errno.ESTALE, errno.EIO}
 INSTALL = (
     "run `make venv` (CPU) or `make venv-gpu` and use that environment's bin/nemo-srlm; in a container, install "
     "tools/requirements/train.txt or use the vLLM image (docs/install.md)"
@@ -73,6 +75,11 @@ def of_missing_package(error: BaseException | None) -> UserError | None:
     if not isinstance(error, ModuleNotFoundError) or not error.name or error.name.split(".")[0] == "nemo_srlm":
         return None
     return InstallError(sys.executable, f"{error.name}: not installed", remedy=INSTALL)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a failure of the system may be gone at the next attempt."""
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 def of_system(error: BaseException | None, where: Path) -> UserError | None:

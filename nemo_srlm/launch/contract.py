@@ -19,7 +19,7 @@ from pathlib import Path
 from nemo_srlm.core.control import write_error
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import say
-from nemo_srlm.errors import UserError, of_missing_package, of_system
+from nemo_srlm.errors import UserError, is_passing, of_missing_package, of_system
 from nemo_srlm.launch.arguments import shard, stage_ref
 from nemo_srlm.stages import load
 
@@ -76,12 +76,12 @@ def parse(arguments: Sequence[str] | None = None) -> Work:
 def record_failure(error: Exception, ref: Ref, directory: Path, *, keep: bool = False) -> UserError:
     """Writes to logs/error of the stage `directory` why the stage failed; called while `error` is handled.
 
-    Prints a user's mistake and returns it: the exit code is then EXIT_USER. Raises any other exception again. `keep`: a
-    reason that is there stays.
+    Prints a user's mistake and returns it: the exit code is then EXIT_USER. Raises any other exception again, so that the
+    launcher may try again: also a file server's passing failure. `keep`: a reason that is there stays.
     """
     mistake = error if isinstance(error, UserError) else of_missing_package(error) or of_system(error, directory)
     write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}"), keep=keep)
-    if mistake is None:
+    if mistake is None or is_passing(error):
         raise error
     say(f"error: {mistake}", error=True)
     return mistake
