@@ -121,8 +121,10 @@ def test_the_check_fails_with_the_reason_when_pins_contradict_or_a_release_is_go
         wheel(tmp_path, name, version, *needs)
     (tmp_path / "set.txt").write_text(f"a==1\n{pin}\n")
     monkeypatch.setattr(resolve, "PINS", tmp_path)
-    env = {"UV_FIND_LINKS": str(tmp_path), "UV_NO_INDEX": "1", "UV_CACHE_DIR": str(tmp_path / "cache")}
-    said = resolve.check(resolve.Pins("set", ("set.txt",), (), ("3.12",)), "3.12", {**os.environ, **env}, tmp_path)
+    env = {"UV_FIND_LINKS": str(tmp_path), "UV_CACHE_DIR": str(tmp_path / "cache")}
+    said = resolve.check(
+        resolve.Pins("set", ("set.txt",), (), ("3.12",), ("--no-index",)), "3.12", {**os.environ, **env}, tmp_path
+    )
     assert reason in " ".join(said.split())
     assert bool(said) == bool(reason)
     assert (tmp_path / "set-3.12.txt").exists() == (not reason)

@@ -89,7 +89,7 @@ def test_every_process_of_a_stage_writes_why_it_failed(
     assert "error: dpo.beta: much" in capsys.readouterr().err
     code, reason = attempt("system", OSError(errno.EACCES, "refused", "/data/x"))
     assert code == EXIT_USER
-    assert "refused: /data/x" in reason
+    assert "/data/x: refused" in reason
     with pytest.raises(RuntimeError, match="a bug") as raised:
         attempt("bug", RuntimeError("a bug"))
     assert raised.traceback[-1].name == "work"  # the traceback of the cause
@@ -112,3 +112,18 @@ def test_an_attempt_overwrites_the_reason_of_the_one_before(tmp_path: Path):
     write_error(tmp_path, "old")
     write_error(tmp_path, "new")
     assert read_error(tmp_path) == "new"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENFILE])
+def test_a_passing_failure_of_the_system_is_no_mistake_of_the_user(tmp_path: Path, number: int):
+    error = OSError(number, "words of the system", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="words of the system"):
+        contract.record_failure(error, REF, tmp_path)
+    assert "run the same command again" in next(tmp_path.rglob("error*")).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES])
+def test_what_another_attempt_meets_again_is_one(tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]):
+    mistake = contract.record_failure(OSError(number, "words of the system", str(tmp_path / "file")), REF, tmp_path)
+    assert isinstance(mistake, UserError)
+    assert str(tmp_path / "file") in capsys.readouterr().err
