@@ -102,6 +102,10 @@ class SeedSection:
     language: str = setting("en", filled=True)
     num_ift: int = number(3200, "0 = all", at_least=0)
     num_eval_prompts: int = number(256, "held-out first turns for the head-to-head", at_least=0)
+    rouge_max: float = number(
+        0.7, "nothing is trained on whose ROUGE-L F1 with a held-out prompt is above this; 1 = only equal ones are left out. "
+        "The tiny world has its own rule: no combination of arguments is in two splits", above=0, at_most=1, added=True,
+    )  # fmt: skip
 
 
 @dataclass

@@ -63,7 +63,7 @@ class PromptPool:
     earlier: list[str]  # accepted in earlier iterations
     separators: list[str]
     filter: PromptFilter
-    forbidden: Callable[[str], bool]  # a held-out question in other words (tiny world)
+    forbidden: Callable[[str], str]  # why a text is held out, or near to what is, or ""
     accepted: list[Prompt] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     num_attempts: int = 0
@@ -116,7 +116,7 @@ class PromptPool:
         if attempt.error:
             return "", attempt.error.partition(":")[0]
         text, reason = parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
-        return (text, "held_out") if not reason and self.forbidden(text) else (text, reason)
+        return text, reason or self.forbidden(text)
 
     def shortfall(self, where: Path) -> DataError:
         """The error for an exhausted pool: how many prompts there are, why others were rejected, what to change."""

@@ -7,7 +7,7 @@ JSON (a list), JSON lines, plain text with one prompt per line (.txt), all also 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from nemo_srlm.core.files import read_json, read_json_lines, text_file
 from nemo_srlm.core.records import Prompt, content_id
 from nemo_srlm.data.conversations import turns
+from nemo_srlm.data.near_copies import HeldOut, same_text
 from nemo_srlm.data.preference_pairs import read_rows
 from nemo_srlm.data.splits import MAX_EVAL_SHARE, instruction_id
 from nemo_srlm.errors import DataError
@@ -56,28 +57,37 @@ def read_prompt_set(path: Path, counts: Counter[str], source: str = "eval") -> l
 
 
 def file_prompts(
-    paths: Iterable[Path], apart: Set[str], num_held_out: int, counts: Counter[str]
+    paths: Iterable[Path], apart: Sequence[str], rouge_max: float, num_held_out: int, counts: Counter[str]
 ) -> tuple[list[Prompt], list[Prompt]]:
     """(prompts of the files to train on, those held out for evaluation), each once, in the order of a hash of the prompt.
 
-    apart: instruction_id of prompts that are held out already; they are left out and counted. At most an eighth of the
-    others is held out. `counts` gets "file_prompts", and what is left out as "file_prompts_<reason>".
+    apart: texts that are held out already; they and their near copies (ROUGE-L above rouge_max) are left out and counted,
+    as are near copies of what is held out here. At most an eighth of the others is held out. `counts` gets "file_prompts",
+    and what is left out as "file_prompts_<reason>".
     """
     read: Counter[str] = Counter()
     unique: dict[str, Prompt] = {}
     for path in paths:
         for entry in read_prompt_set(path, read, "file"):
-            key = instruction_id(entry.prompt.text)
+            key = same_text(entry.prompt.text)
             read["duplicate"] += key in unique
             unique.setdefault(key, entry.prompt)
-    left = sorted(unique.keys() - apart, key=lambda key: content_id("file prompt", key))
+    order = sorted(unique.values(), key=lambda prompt: content_id("file prompt", instruction_id(prompt.text)))
+    left = _apart(order, apart, rouge_max, read)
     num = min(num_held_out, math.floor(len(left) * MAX_EVAL_SHARE))
-    read["held_out"] = len(unique) - len(left)
+    held_out, kept = left[:num], _apart(left[num:], [prompt.text for prompt in left[:num]], rouge_max, read)
     counts.update({f"file_prompts_{name}": number for name, number in sorted(read.items()) if number})
-    counts["file_prompts"] = len(left) - num
+    counts["file_prompts"] = len(kept)
     if num:
         counts["eval_prompts"] = num
-    return [unique[key] for key in left[num:]], [replace(unique[key], source="eval") for key in left[:num]]
+    return kept, [replace(prompt, source="eval") for prompt in held_out]
+
+
+def _apart(prompts: Sequence[Prompt], texts: Sequence[str], rouge_max: float, counts: Counter[str]) -> list[Prompt]:
+    """The prompts that are neither one of the held-out texts nor near to one; the others are counted by reason."""
+    reasons = HeldOut(texts, rouge_max).reasons([prompt.text for prompt in prompts])
+    counts.update(reason for reason in reasons if reason)
+    return [prompt for prompt, reason in zip(prompts, reasons, strict=True) if not reason]
 
 
 def part_of_iteration(prompts: Sequence[Prompt], iteration: int, iterations: int, num_prompts: int) -> list[Prompt]:

@@ -1,7 +1,8 @@
 """Splits Open Assistant first turns into IFT, ranked replies for EFT, held-out ranked replies and evaluation prompts.
 
-An instruction (its text, ignoring case and spacing) is in one set only. The sets are filled in the order of a hash of
-the instruction, which depends neither on the order of the files nor on a seed.
+An instruction (its text, ignoring case, spacing, punctuation and Unicode form) is in one set only, and none that is trained
+on is a near copy of a held-out one. The sets are filled in the order of a hash of the instruction, which depends neither on
+the order of the files nor on a seed.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.schema import EftSection, SeedSection
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id
+from nemo_srlm.data.near_copies import HeldOut, same_text
 from nemo_srlm.data.oasst import FirstTurn
 
 MAX_EVAL_SHARE = 1 / 8  # at most these shares of the data are held out, so that small data sets can still train
@@ -29,6 +31,7 @@ class Split:
 
 
 def instruction_id(text: str) -> str:
+    """The id in records, and the order of a split. Texts are compared by near_copies.same_text, which ignores more."""
     return content_id("instruction", " ".join(text.split()).casefold())
 
 
@@ -63,6 +66,10 @@ def split(
     most = math.floor(len(rankable) * MAX_VALID_SHARE) if held_out else 0
     valid = set(_take_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
     order = [key for key in order if key not in valid]
+    apart = HeldOut((usable[key][0].text for key in (*evaluation, *valid)), seed.rouge_max)
+    reasons = apart.reasons([usable[key][0].text for key in order])
+    counts.update(f"instruction_{reason}" for reason in reasons if reason)
+    order = [key for key, reason in zip(order, reasons, strict=True) if not reason]
 
     for_ift = [key for key in order if usable[key][2]]
     for_eft = [key for key in order if usable[key][1]] if eft.source != "none" else []
@@ -103,13 +110,13 @@ def _unique(turns: Iterable[FirstTurn], counts: Counter[str]) -> dict[str, First
     """One first turn per instruction: the one with most ranked replies, then by id, in any order of the files."""
     unique: dict[str, FirstTurn] = {}
     for turn in turns:
-        key = instruction_id(turn.text)
+        key = same_text(turn.text)
         if key in unique:
             counts["instruction_duplicate"] += 1
         unique[key] = min(
             unique.get(key, turn), turn, key=lambda t: (-sum(r.rank is not None for r in t.replies), t.id)
         )
-    return unique
+    return {instruction_id(turn.text): turn for turn in unique.values()}
 
 
 def _best(turn: FirstTurn) -> SftExample | None:

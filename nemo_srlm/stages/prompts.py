@@ -17,17 +17,19 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import PartWriter, part_files
+from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_parts, shot_separator
+from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.data.prompt_filters import PromptFilter
 from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id, file_metrics
 from nemo_srlm.data.prompt_sets import part_of_iteration
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import chat_of, engine_for, note_usage, stage_identity, tokens_of, usage_metrics
-from nemo_srlm.stages.common.seed_files import FILE_PROMPTS
+from nemo_srlm.stages.common.seed_files import FILE_PROMPTS, HELD_OUT
 from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
 OUTPUT = "prompts.jsonl"
@@ -97,11 +99,15 @@ def _pool(ctx: Context) -> PromptPool:
     ]
     held_out = {prompt.text for prompt in read_records(seed_dir / "eval_prompts.jsonl", Prompt)}
     held_out |= {reply.instruction for reply in read_records(seed_dir / "ranked_valid.jsonl", RankedReply)}
+    if (seed_dir / HELD_OUT).exists():  # the user's own, for evaluation and selection
+        held_out |= {prompt.text for prompt in read_records(seed_dir / HELD_OUT, Prompt)}
+    equal, near = forbidden_prompt(ctx.cfg), None if world_inputs(ctx.cfg) else HeldOut(held_out, section.rouge_max)
     section = replace(section, num_prompts=section.num_prompts - len(_of_files(ctx)))
     own_mark = shot_separator(templates.load_shots(section.template))
     return PromptPool(
         section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
-        PromptFilter(section, [*seeds, *earlier], sorted(held_out)), forbidden_prompt(ctx.cfg),
+        PromptFilter(section, [*seeds, *earlier], sorted(held_out)),
+        lambda text: (near.reasons([text])[0] if near else "") or ("held_out" if equal(text) else ""),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ prompt that is written later may repeat either. The stage held_out chooses the o
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import data_file
 from nemo_srlm.core.files import content_digest, read_json, write_json, write_records
 from nemo_srlm.core.pipeline import world_inputs
+from nemo_srlm.core.records import Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.data.conversations import first_user_turn, read_conversations
-from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.data.conversations import read_conversations
+from nemo_srlm.data.near_copies import HeldOut
+from nemo_srlm.data.oasst import FirstTurn, read_first_turns
 from nemo_srlm.data.prompt_sets import file_prompts, part_of_iteration, read_prompt_set
 from nemo_srlm.data.splits import Split, instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.stages.common.seed_files import CONVERSATIONS, FILE_PROMPTS
+from nemo_srlm.stages.common.seed_files import CONVERSATIONS, FILE_PROMPTS, HELD_OUT
 from nemo_srlm.tiny_world.files import HELD_OUT_SPLITS, TREES, read_eval_prompts, read_judge_eval
 
 COUNTS = "counts.json"
@@ -100,7 +103,7 @@ def _run(ctx: Context) -> None:
     cfg, counts = ctx.cfg, Counter[str]()
     world = ctx.inputs.get("world")
     files = _files(cfg) if world is None else [world / TREES]
-    turns = read_first_turns(files, cfg.seed.language, counts)
+    turns = _apart(ctx, read_first_turns(files, cfg.seed.language, counts), counts)
     result = split(turns, cfg.seed, cfg.eft, counts, held_out=world is None, shared_ift=cfg.run.start == "instruct")
     if world is not None:
         result = _with_world(result, world, counts)
@@ -118,29 +121,50 @@ def _run(ctx: Context) -> None:
     ctx.progress.update(1, 1, "files")
 
 
+def _own_held_out(cfg: Config) -> list[str]:
+    """The texts of the user's prompts for evaluation and selection."""
+    files = _held_out_files(cfg).values()
+    return [entry.prompt.text for path in files for entry in read_prompt_set(path, Counter())]
+
+
+def _apart(ctx: Context, turns: Iterable[FirstTurn], counts: Counter[str]) -> list[FirstTurn]:
+    """The first turns without the user's held-out prompts, which are written for the stage prompts, and their near copies."""
+    found = list(turns)
+    if texts := _own_held_out(ctx.cfg):
+        write_records(
+            ctx.dir / HELD_OUT, [Prompt(content_id("prompt", text), text, "eval") for text in dict.fromkeys(texts)]
+        )
+        reasons = HeldOut(texts, ctx.cfg.seed.rouge_max).reasons([turn.text for turn in found])
+        counts.update(f"instruction_{reason}" for reason in reasons if reason)
+        found = [turn for turn, reason in zip(found, reasons, strict=True) if not reason]
+    return found
+
+
 def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
     """Writes the prompts of prompts.files and the conversations of seed.chat_files, without what is held out.
 
     Where the trees give no evaluation prompts, some of the files' are held out for that.
     """
     cfg = ctx.cfg
-    apart = {instruction_id(prompt.text) for prompt in result.eval_prompts}
-    apart |= {reply.instruction_id for reply in result.ranked_valid}
-    for path in _held_out_files(cfg).values():
-        apart |= {instruction_id(entry.prompt.text) for entry in read_prompt_set(path, Counter())}
+    apart = [prompt.text for prompt in result.eval_prompts]
+    apart += [*dict.fromkeys(reply.instruction for reply in result.ranked_valid), *_own_held_out(cfg)]
     if files := _prompt_files(cfg):
         own = 0 if result.eval_prompts or cfg.eval.prompts else cfg.seed.num_eval_prompts
-        prompts, held_out = file_prompts(files, apart, own, counts)
+        prompts, held_out = file_prompts(files, apart, cfg.seed.rouge_max, own, counts)
         write_records(ctx.dir / FILE_PROMPTS, prompts)
         if cfg.prompts.source == "file":  # too few are found now, not after an iteration
             part_of_iteration(prompts, cfg.iterations, cfg.iterations, cfg.prompts.num_prompts)
         result = replace(result, eval_prompts=result.eval_prompts or held_out)
-        apart |= {instruction_id(prompt.text) for prompt in held_out}
+        apart += [prompt.text for prompt in held_out]
     if cfg.seed.chat_files:
         read = list(read_conversations(map(Path, cfg.seed.chat_files), counts))
-        kept = [c for c in read if instruction_id(first_user_turn(c)) not in apart]
-        counts["chat_held_out"] += len(read) - len(kept)
-        counts["chat"] = write_records(ctx.dir / CONVERSATIONS, kept)
+        asked = [
+            (i, text) for i, c in enumerate(read) for role, text in zip(c.roles, c.texts, strict=True) if role == "user"
+        ]
+        reasons = HeldOut(apart, cfg.seed.rouge_max).reasons([text for _, text in asked])
+        drop = {i: reason for (i, _), reason in zip(asked, reasons, strict=True) if reason}
+        counts.update(f"chat_{reason}" for reason in drop.values())
+        counts["chat"] = write_records(ctx.dir / CONVERSATIONS, [c for i, c in enumerate(read) if i not in drop])
     return result
 
 

@@ -1,0 +1,43 @@
+"""Which texts are the same instruction as a held-out one, or nearly: what is held out is trained on in no wording.
+
+Equal: but for case, spacing, punctuation and Unicode form. Near: ROUGE-L F1 above a threshold, on words of any script.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import regex
+
+from nemo_srlm.data.prompt_filters import RougeIndex
+
+_IGNORED = regex.compile(r"[\p{P}\p{Cf}]+")  # punctuation, and characters that are not seen; symbols (C++, 1 + 1) stay
+_SPACE = re.compile(r"\s+")
+
+
+def same_text(text: str) -> str:
+    """The text as it is compared: equal for two spellings of one instruction. Of punctuation alone, that itself."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    found = _SPACE.sub(" ", _IGNORED.sub(" ", folded)).strip()
+    return found or "".join(folded.split())
+
+
+class HeldOut:
+    """A set of held-out texts, to find their copies and near copies. threshold: ROUGE-L F1 above it is near; 1 = equal ones
+    alone."""
+
+    def __init__(self, texts: Iterable[str], threshold: float) -> None:
+        self._index = RougeIndex(threshold, "unicode")
+        self._equal: set[str] = set()
+        for text in texts:
+            if (key := same_text(text)) not in self._equal:
+                self._equal.add(key)
+                self._index.add(self._index.encode(text))
+
+    def reasons(self, texts: Sequence[str]) -> list[str]:
+        """For each text "held_out" (equal), "near_held_out", or ""."""
+        near = self._index.has_similar([self._index.encode(text) for text in texts])
+        return [
+            "held_out" if same_text(text) in self._equal else "near_held_out" if close else ""
+            for text, close in zip(texts, near, strict=True)
+        ]

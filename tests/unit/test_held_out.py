@@ -1,0 +1,97 @@
+"""Held-out means held out: copies and near copies of evaluation prompts reach no training set and no written prompt."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.schema import Config, EftSection, SeedSection
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Prompt, SftExample
+from nemo_srlm.core.stage import Context
+from nemo_srlm.data.near_copies import HeldOut, same_text
+from nemo_srlm.data.oasst import FirstTurn, Reply
+from nemo_srlm.data.splits import split
+from nemo_srlm.stages import prompts, seed
+from tests.unit.generation_stages import config, context, run, sentence, use
+from tests.unit.test_oasst import message, tree, write
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["name a BEAR", "Name  a bear?", "«Name a bear»", "\uff2eame a bear.", "Name a\u200b bear", "Name\u00a0a\nbear!"],
+)
+def test_case_spacing_punctuation_and_unicode_form_make_no_other_instruction(other: str):
+    assert same_text(other) == same_text("Name a bear.")
+    assert HeldOut(["Name a bear."], 1.0).reasons([other]) == ["held_out"]
+
+
+def test_symbols_accents_and_texts_of_punctuation_alone_stay_different():
+    texts = ["Explain C", "Explain C++", "What is 1+1?", "What is 11?", "Si", "Sí", "?!", "..."]
+    assert len({same_text(text) for text in texts}) == len(texts)
+    assert same_text("cafe\u0301") == same_text("caf\u00e9")
+
+
+def test_a_near_copy_is_one_above_the_threshold():
+    found = HeldOut(["Name three long rivers of Europe."], 0.7)
+    near, far = "Name three very long rivers of Europe", "Name three painters from Spain"
+    assert found.reasons([near, far, "", "name three long rivers of europe"]) == ["near_held_out", "", "", "held_out"]
+    assert HeldOut(["Name three long rivers of Europe."], 1.0).reasons([near]) == [""]
+
+
+def test_near_copies_of_the_held_out_instructions_of_a_split_are_trained_on_nowhere():
+    turns = [
+        FirstTurn(
+            f"t{i}", f"Tell me about {sentence(i)} {end}", (Reply(f"a{i}{end}", "A", 0), Reply(f"b{i}{end}", "B", 1))
+        )
+        for i in range(60)
+        for end in ("now", "today")
+    ]
+    counts: Counter[str] = Counter()
+    made = split(turns, SeedSection(num_ift=0), EftSection(num_train=0), counts)
+    held_out = HeldOut([*(p.text for p in made.eval_prompts), *(r.instruction for r in made.ranked_valid)], 0.7)
+    trained = [*(e.prompt for e in made.ift), *(r.instruction for r in made.ranked_train)]
+    assert trained
+    assert not any(held_out.reasons(trained))
+    assert counts["instruction_near_held_out"] > 0
+    with_near = split(turns, SeedSection(num_ift=0, rouge_max=1.0), EftSection(num_train=0), Counter())
+    assert len(with_near.ift) + len(with_near.ranked_train) > len(trained)
+
+
+def own_prompts(cfg: Config, root: Path) -> None:
+    (root / "own.jsonl").write_text(json.dumps({"prompt": "question A"}) + "\n")
+    (root / "choose.jsonl").write_text(json.dumps({"prompt": "Question B!"}) + "\n")
+    cfg.eval.prompts, cfg.select.prompts, cfg.select.every = str(root / "own.jsonl"), str(root / "choose.jsonl"), 10
+
+
+def test_the_users_evaluation_and_selection_prompts_are_in_no_training_set(tmp_path: Path):
+    rows = [
+        tree(name, message(f"r{name}", "Yes.", name, 0), message(f"s{name}", "No.", name, 1)) for name in "ABCDEFGHIJ"
+    ]
+    cfg = Config(seed=SeedSection(files=[str(write(tmp_path / "x.trees.jsonl", rows))], rouge_max=1.0))
+    cfg.eft.source = "none"
+    own_prompts(cfg, tmp_path)
+    (tmp_path / "seed").mkdir()
+    ctx = Context(cfg, 0, tmp_path / "seed", {}, Progress(tmp_path / "seed"))
+    seed.STAGE.run(ctx)
+    metrics = seed.STAGE.finalize(ctx)
+    assert metrics["instruction_held_out"] == 2
+    trained = {same_text(e.prompt) for e in read_records(ctx.dir / "ift.jsonl", SftExample)}
+    assert trained
+    assert not trained & {"question a", "question b"}
+    assert [p.text for p in read_records(ctx.dir / "held_out.jsonl", Prompt)] == ["question A", "Question B!"]
+
+
+def test_written_prompts_are_compared_with_the_users_held_out_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held_out = "Describe the old harbour of a small town in winter"
+    texts = [held_out + "?", held_out.replace("old ", "very old ")]
+    use(monkeypatch, lambda text, number: texts[number // 64 % 3] if number // 64 % 3 < 2 else sentence(number))
+    ctx = context(config(), tmp_path, "out")
+    write_records(tmp_path / "seed" / "held_out.jsonl", [Prompt("x", held_out, "eval")])
+    metrics = run(prompts.STAGE, ctx)
+    rejected = metrics["rejected"]
+    assert isinstance(rejected, dict)
+    assert min(rejected["held_out"], rejected["near_held_out"]) > 0
+    assert not any("harbour" in p.text for p in read_records(ctx.dir / "prompts.jsonl", Prompt))
