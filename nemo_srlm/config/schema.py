@@ -106,6 +106,11 @@ class SeedSection:
         0.7, "nothing is trained on whose ROUGE-L F1 with a held-out prompt is above this; 1 = only equal ones are left out. "
         "The tiny world has its own rule: no combination of arguments is in two splits", above=0, at_most=1, added=True,
     )  # fmt: skip
+    held_out: list[str] = setting(
+        ["eval.prompts", "select.prompts"], "files of prompts that no set is trained on and no writer may write, in any spelling "
+        "or near wording: those of these two settings, and others by their paths. To evaluate a finished run on other prompts, "
+        "name here the files that it was trained without", execution=True,
+    )  # fmt: skip
 
 
 @dataclass

@@ -9,13 +9,17 @@ empty or equal texts, equal scores, a chosen score below the rejected one, dupli
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.records import PreferencePair, content_id
+from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import ConfigError, DataError
+
+BATCH = 4096  # pairs that are compared with the held-out prompts at once
 
 
 def preference_files(cfg: Config) -> list[Path]:
@@ -31,8 +35,27 @@ def preference_files(cfg: Config) -> list[Path]:
     return paths
 
 
-def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[PreferencePair]:
-    """Streams the usable pairs; `counts` gets "pairs" and, for what is left out, "dropped_<reason>"."""
+def read_pairs(paths: Iterable[Path], counts: Counter[str], apart: HeldOut | None = None) -> Iterator[PreferencePair]:
+    """Streams the usable pairs; `counts` gets "pairs" and, for what is left out, "dropped_<reason>".
+
+    apart: prompts that nothing is trained on, nor on their near copies.
+    """
+    usable = _usable(paths, counts)
+    while batch := list(islice(usable, BATCH)):
+        prompts = list(dict.fromkeys(pair.prompt for pair in batch))
+        reasons = dict(zip(prompts, apart.reasons(prompts), strict=True)) if apart else {}
+        for pair in batch:
+            if reason := reasons.get(pair.prompt):
+                counts[f"dropped_{reason}"] += 1
+                continue
+            counts["pairs"] += 1
+            counts["chosen_characters"] += len(pair.chosen)
+            counts["rejected_characters"] += len(pair.rejected)
+            yield pair
+
+
+def _usable(paths: Iterable[Path], counts: Counter[str]) -> Iterator[PreferencePair]:
+    """The pairs of all rows that are one; the other rows are counted by reason."""
     seen: set[str] = set()
     for path in paths:
         for where, row in read_rows(path):
@@ -44,9 +67,6 @@ def read_pairs(paths: Iterable[Path], counts: Counter[str]) -> Iterator[Preferen
                 counts[f"dropped_{found}"] += 1
                 continue
             seen.add(found.id)
-            counts["pairs"] += 1
-            counts["chosen_characters"] += len(found.chosen)
-            counts["rejected_characters"] += len(found.rejected)
             yield found
 
 

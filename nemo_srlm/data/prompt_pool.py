@@ -63,7 +63,7 @@ class PromptPool:
     earlier: list[str]  # accepted in earlier iterations
     separators: list[str]
     filter: PromptFilter
-    forbidden: Callable[[str], str]  # why a text is held out, or near to what is, or ""
+    forbidden: Callable[[Sequence[str]], list[str]]  # why each text is held out, or near to what is, or ""
     accepted: list[Prompt] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     num_attempts: int = 0
@@ -99,6 +99,9 @@ class PromptPool:
         read = [self._read(attempt) for attempt in attempts]
         reasons = [reason for _, reason in read]
         written = [i for i, reason in enumerate(reasons) if not reason]
+        for i, reason in zip(written, self.forbidden([read[i][0] for i in written]), strict=True):
+            reasons[i] = reason
+        written = [i for i in written if not reasons[i]]
         for i, reason in zip(written, self.filter.accept([read[i][0] for i in written]), strict=True):
             reasons[i] = reason
         for attempt, (text, _), reason in zip(attempts, read, reasons, strict=True):
@@ -115,8 +118,7 @@ class PromptPool:
     def _read(self, attempt: Attempt) -> tuple[str, str]:
         if attempt.error:
             return "", attempt.error.partition(":")[0]
-        text, reason = parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
-        return text, reason or self.forbidden(text)
+        return parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
 
     def shortfall(self, where: Path) -> DataError:
         """The error for an exhausted pool: how many prompts there are, why others were rejected, what to change."""

@@ -2,7 +2,7 @@
 
 Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}): a prompt is in exactly one of them.
 Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle" (judgements come from the stage
-`oracle_scores`); "external" (external preference files, no judge).
+`oracle_scores`); "external" (external preference files, no judge; without pairs whose prompt is held out, or nearly).
 """
 
 from collections import Counter
@@ -15,17 +15,19 @@ from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import preference_pairs
+from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge.pair_files import DROPPED, PAIRS, ScoredFiles, write_pairs
 from nemo_srlm.judge.pairing import choose_pairs
 from nemo_srlm.judge.scores import required_valid
+from nemo_srlm.stages.common.seed_files import held_out_texts
 
 COUNTS = "counts.json"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     if cfg.run.arm == "external":
-        return {}
+        return {"seed": Ref("seed", 0)}  # what is held out
     judge = "oracle_scores" if cfg.run.arm == "oracle" else "judge"
     return {name: Ref(judge if name == "judge" else name, iteration) for name in ("prompts", "candidates", "judge")}
 
@@ -49,9 +51,9 @@ def _run(ctx: Context) -> None:
     cfg = ctx.cfg
     if cfg.run.arm == "external":
         counts: Counter[str] = Counter()
-        files.write_records(
-            ctx.dir / PAIRS, preference_pairs.read_pairs(preference_pairs.preference_files(cfg), counts)
-        )
+        apart = HeldOut(held_out_texts(ctx.inputs["seed"]), cfg.seed.rouge_max)
+        pairs = preference_pairs.read_pairs(preference_pairs.preference_files(cfg), counts, apart)
+        files.write_records(ctx.dir / PAIRS, pairs)
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")
     else:
         scored = ScoredFiles(

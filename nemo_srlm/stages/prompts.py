@@ -7,7 +7,7 @@ sequential, so this stage has one shard; it is a small part of an iteration's ge
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nemo_srlm.core import files
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import PartWriter, part_files
 from nemo_srlm.core.pipeline import world_inputs
-from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id, item_seed
+from nemo_srlm.core.records import Prompt, SftExample, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_parts, shot_separator
@@ -29,7 +29,7 @@ from nemo_srlm.data.prompt_sets import part_of_iteration
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import chat_of, engine_for, note_usage, stage_identity, tokens_of, usage_metrics
-from nemo_srlm.stages.common.seed_files import FILE_PROMPTS, HELD_OUT
+from nemo_srlm.stages.common.seed_files import FILE_PROMPTS, held_out_texts
 from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
 OUTPUT = "prompts.jsonl"
@@ -97,18 +97,21 @@ def _pool(ctx: Context) -> PromptPool:
         for iteration in range(1, ctx.iteration)
         for prompt in read_records(ctx.inputs[f"prompts{iteration}"] / OUTPUT, Prompt)
     ]
-    held_out = {prompt.text for prompt in read_records(seed_dir / "eval_prompts.jsonl", Prompt)}
-    held_out |= {reply.instruction for reply in read_records(seed_dir / "ranked_valid.jsonl", RankedReply)}
-    if (seed_dir / HELD_OUT).exists():  # the user's own, for evaluation and selection
-        held_out |= {prompt.text for prompt in read_records(seed_dir / HELD_OUT, Prompt)}
-    equal, near = forbidden_prompt(ctx.cfg), None if world_inputs(ctx.cfg) else HeldOut(held_out, section.rouge_max)
+    held_out = held_out_texts(seed_dir)
     section = replace(section, num_prompts=section.num_prompts - len(_of_files(ctx)))
     own_mark = shot_separator(templates.load_shots(section.template))
     return PromptPool(
         section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
-        PromptFilter(section, [*seeds, *earlier], sorted(held_out)),
-        lambda text: (near.reasons([text])[0] if near else "") or ("held_out" if equal(text) else ""),
+        PromptFilter(section, [*seeds, *earlier], held_out), _forbidden(ctx.cfg, held_out),
     )  # fmt: skip
+
+
+def _forbidden(cfg: Config, held_out: list[str]) -> Callable[[Sequence[str]], list[str]]:
+    """Says of each text why it is held out, or ""; of the tiny world's texts by their question, of others by their words."""
+    if world_inputs(cfg):
+        is_held_out = forbidden_prompt(cfg)
+        return lambda texts: ["held_out" if is_held_out(text) else "" for text in texts]
+    return HeldOut(held_out, min(cfg.seed.rouge_max, cfg.prompts.rouge_max)).reasons
 
 
 def _of_files(ctx: Context) -> list[Prompt]:

@@ -46,8 +46,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if cfg.run.start != "base":
         found["run"] = {"start": cfg.run.start}
     if prompts := _prompt_files(cfg):
-        apart = {name: content_digest(path) for name, path in _held_out_files(cfg).items()}
-        found["prompts"] = {"files": [content_digest(path) for path in prompts], "held_out": apart}
+        found["prompts"] = {"files": [content_digest(path) for path in prompts], "held_out": {}}  # as 0.1 wrote it
+    if apart := _held_out_files(cfg):
+        found["held_out"] = sorted({content_digest(path) for path in apart})
     return found
 
 
@@ -56,6 +57,8 @@ def _check(cfg: Config) -> None:
     if not world_inputs(cfg):
         _trees_named(cfg)
     _prompt_files(cfg)
+    for path in _held_out_files(cfg):
+        read_prompt_set(path, Counter())
 
 
 def _trees_named(cfg: Config) -> None:
@@ -93,10 +96,10 @@ def _prompt_files(cfg: Config) -> list[Path]:
     return [Path(name) for name in cfg.prompts.files]
 
 
-def _held_out_files(cfg: Config) -> dict[str, Path]:
-    """The user's files of prompts that evaluation and selection read: nothing in them is trained on."""
-    asked = {"eval.prompts": cfg.eval.prompts, "select.prompts": cfg.select.prompts if cfg.select.every else ""}
-    return {name: Path(path) for name, path in asked.items() if path}
+def _held_out_files(cfg: Config) -> list[Path]:
+    """The user's files of prompts that nothing is trained on (seed.held_out)."""
+    named = {"eval.prompts": cfg.eval.prompts, "select.prompts": cfg.select.prompts if cfg.select.every else ""}
+    return [Path(path) for name in cfg.seed.held_out if (path := named.get(name, name))]
 
 
 def _run(ctx: Context) -> None:
@@ -122,9 +125,8 @@ def _run(ctx: Context) -> None:
 
 
 def _own_held_out(cfg: Config) -> list[str]:
-    """The texts of the user's prompts for evaluation and selection."""
-    files = _held_out_files(cfg).values()
-    return [entry.prompt.text for path in files for entry in read_prompt_set(path, Counter())]
+    """The texts of the user's files of held-out prompts."""
+    return [entry.prompt.text for path in _held_out_files(cfg) for entry in read_prompt_set(path, Counter())]
 
 
 def _apart(ctx: Context, turns: Iterable[FirstTurn], counts: Counter[str]) -> list[FirstTurn]:

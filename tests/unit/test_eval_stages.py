@@ -240,9 +240,10 @@ def test_a_prompt_set_of_ones_own_takes_the_held_out_prompts_place_with_its_cate
     write_records(seed / "ift.jsonl", [SftExample("s", "two", "yes", "ift")])
     write_records(seed / "eval_prompts.jsonl", [Prompt("e", "of the seed", "eval")])
     write_records(seed / "ranked_valid.jsonl", [RankedReply("r", "i", "q", "a", 0)])
+    write_records(seed / "ranked_train.jsonl", [])
     held_out.STAGE.check(cfg)
     metrics = do(held_out.STAGE, ctx := context(cfg, tmp_path, "held_out", seed=seed))
-    assert metrics["set"] == {"also_in_ift": 1, "duplicate": 1, "rows": 3}
+    assert metrics["set"] == {"also_in_ift": 1, "duplicate": 1, "rows": 3}  # not where the stage seed left it out
     assert [row["text"] for _, row in read_json_lines(ctx.dir / "eval_prompts.jsonl")] == ["one", "two"]
     prompts = list(read_records(ctx.dir / "eval_prompts.jsonl", Prompt))
     categories = common_held_out.categories(context(cfg, tmp_path, "eval_h2h", held_out=ctx.dir), prompts)

@@ -14,7 +14,8 @@ from nemo_srlm.core.stage import Context
 from nemo_srlm.data.near_copies import HeldOut, same_text
 from nemo_srlm.data.oasst import FirstTurn, Reply
 from nemo_srlm.data.splits import split
-from nemo_srlm.stages import prompts, seed
+from nemo_srlm.errors import DataError
+from nemo_srlm.stages import held_out, prompts, seed
 from tests.unit.generation_stages import config, context, run, sentence, use
 from tests.unit.test_oasst import message, tree, write
 
@@ -66,15 +67,20 @@ def own_prompts(cfg: Config, root: Path) -> None:
     cfg.eval.prompts, cfg.select.prompts, cfg.select.every = str(root / "own.jsonl"), str(root / "choose.jsonl"), 10
 
 
-def test_the_users_evaluation_and_selection_prompts_are_in_no_training_set(tmp_path: Path):
+def seed_stage(tmp_path: Path, cfg: Config) -> Context:
     rows = [
         tree(name, message(f"r{name}", "Yes.", name, 0), message(f"s{name}", "No.", name, 1)) for name in "ABCDEFGHIJ"
     ]
-    cfg = Config(seed=SeedSection(files=[str(write(tmp_path / "x.trees.jsonl", rows))], rouge_max=1.0))
-    cfg.eft.source = "none"
-    own_prompts(cfg, tmp_path)
+    cfg.seed.files, cfg.seed.rouge_max, cfg.eft.source = [str(write(tmp_path / "x.trees.jsonl", rows))], 1.0, "none"
     (tmp_path / "seed").mkdir()
-    ctx = Context(cfg, 0, tmp_path / "seed", {}, Progress(tmp_path / "seed"))
+    return Context(cfg, 0, tmp_path / "seed", {}, Progress(tmp_path / "seed"))
+
+
+def test_the_users_evaluation_and_selection_prompts_are_in_no_training_set(tmp_path: Path):
+    cfg = Config()
+    own_prompts(cfg, tmp_path)
+    ctx = seed_stage(tmp_path, cfg)
+    seed.STAGE.check(cfg)
     seed.STAGE.run(ctx)
     metrics = seed.STAGE.finalize(ctx)
     assert metrics["instruction_held_out"] == 2
@@ -82,6 +88,40 @@ def test_the_users_evaluation_and_selection_prompts_are_in_no_training_set(tmp_p
     assert trained
     assert not trained & {"question a", "question b"}
     assert [p.text for p in read_records(ctx.dir / "held_out.jsonl", Prompt)] == ["question A", "Question B!"]
+
+
+def test_which_prompts_are_held_out_is_part_of_what_the_seed_stage_computes(tmp_path: Path):
+    cfg = Config()
+    without = seed_stage(tmp_path, cfg).cfg
+    assert "held_out" not in seed.STAGE.identity(without, 0)
+    own_prompts(cfg, tmp_path)
+    digests = seed.STAGE.identity(cfg, 0)["held_out"]
+    assert len(digests) == 2
+    # a finished run, evaluated on other prompts: it names the files that it was trained without
+    cfg.seed.held_out = [cfg.eval.prompts, "select.prompts"]
+    cfg.eval.prompts = str(tmp_path / "later.jsonl")
+    assert seed.STAGE.identity(cfg, 0)["held_out"] == digests
+    cfg.seed.held_out = [str(tmp_path / "absent.jsonl")]
+    with pytest.raises(DataError, match=r"absent\.jsonl.*no such file"):
+        seed.STAGE.check(cfg)
+
+
+def test_an_overlap_with_a_training_set_is_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cfg = Config()
+    ctx = seed_stage(tmp_path, cfg)
+    cfg.seed.held_out = []  # as of a run that was trained before these prompts were chosen
+    seed.STAGE.run(ctx)
+    cfg.seed.rouge_max = 0.6
+    trained = {e.prompt for e in read_records(ctx.dir / "ift.jsonl", SftExample)}
+    rows = [{"prompt": f"{sorted(trained)[0]}?!"}, {"prompt": f"A {sorted(trained)[1]}"}, {"prompt": "Something else"}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg.eval.prompts = str(tmp_path / "own.jsonl")
+    (tmp_path / "held_out").mkdir()
+    made = Context(cfg, 0, tmp_path / "held_out", {"seed": ctx.dir}, Progress(tmp_path / "held_out"))
+    held_out.STAGE.run(made)
+    found = held_out.STAGE.finalize(made)["set"]
+    assert (found["also_in_ift"], found["near_to_ift"], found["rows"]) == (1, 1, 3)
+    assert "instructions of the evaluation are in the training data" in capsys.readouterr().err
 
 
 def test_written_prompts_are_compared_with_the_users_held_out_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

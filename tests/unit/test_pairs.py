@@ -194,10 +194,34 @@ def as_file(path: Path) -> Path:
     return path
 
 
+def held_out(directory: Path, *texts: str) -> Path:
+    """A finished seed stage that holds these prompts out."""
+    seed = directory / "seed"
+    seed.mkdir()
+    write_records(seed / "eval_prompts.jsonl", [Prompt(text, text, "eval") for text in texts])
+    write_records(seed / "ranked_valid.jsonl", [])
+    return seed
+
+
+def test_external_pairs_of_held_out_prompts_and_their_near_copies_are_dropped(tmp_path: Path):
+    prompts = ["WHY? ", "How does a small fridge work", "How does a fridge work", "Where?"]
+    given = tmp_path / "given.jsonl"
+    given.write_text("".join(json.dumps({"prompt": p, "chosen": "a", "rejected": "b"}) + "\n" for p in prompts))
+    cfg = Config(run=RunSection(arm="external"), pairs=PairsSection(files=[str(given)]))
+    seed = held_out(tmp_path, "Why", "How does a big fridge work?")
+    assert STAGE.inputs(cfg, 1) == {"seed": Ref("seed", 0)}
+    ctx = Context(cfg, 1, tmp_path, {"seed": seed}, Progress(tmp_path))
+    pairs, _ = run(ctx)
+    assert [p.prompt for p in pairs] == ["Where?"]
+    metrics = STAGE.finalize(ctx)
+    assert (metrics["dropped_held_out"], metrics["dropped_near_held_out"]) == (1, 2)
+    cfg.seed.rouge_max = 1.0
+    assert [p.prompt for p in run(ctx)[0]] == prompts[1:]
+
+
 def test_external_preferences_are_pairs_and_the_rest_is_counted(tmp_path: Path):
     cfg = Config(run=RunSection(arm="external"), pairs=PairsSection(files=[str(as_file(tmp_path / "x.jsonl"))]))
-    assert STAGE.inputs(cfg, 1) == {}
-    ctx = Context(cfg, 1, tmp_path, {}, Progress(tmp_path))
+    ctx = Context(cfg, 1, tmp_path, {"seed": held_out(tmp_path)}, Progress(tmp_path))
     pairs, dropped = run(ctx)
     assert [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
         ("Why?", "Because.", "No.", 4.0, 1.5), ("Warum?", "Darum.", "Nein.", 8.0, 2.0), ("How?", "So.", "Hm.", None, None),
@@ -230,7 +254,7 @@ def test_external_pairs_as_ultrafeedback_writes_them_are_the_pairs_that_the_judg
     )  # fmt: skip
     cfg = Config(run=RunSection(arm="external"), pairs=PairsSection(files=[str(given)]))
     (tmp_path / "of_file").mkdir()
-    run(Context(cfg, 1, tmp_path / "of_file", {}, Progress(tmp_path / "of_file")))
+    run(Context(cfg, 1, tmp_path / "of_file", {"seed": held_out(tmp_path)}, Progress(tmp_path / "of_file")))
     by_judge = [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs]
     of_file = read_records(tmp_path / "of_file" / "pairs.jsonl", PreferencePair)
     assert [(p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in of_file] == by_judge
