@@ -19,7 +19,7 @@ from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import console, print_log, say
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch import estimate
+from nemo_srlm.launch import estimate, redo
 from nemo_srlm.launch.arguments import count_or_zero, stage_ref
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
@@ -61,6 +61,8 @@ def _run(args: argparse.Namespace) -> int:
     stages = list(dict.fromkeys(ref.stage for ref in pipeline(cfg)))
     if args.until and args.until not in stages:
         raise UserError("--until", args.until, f"a stage of this run: {', '.join(stages)}")
+    if args.redo_lost:
+        redo.redo_lost(cfg)
     return launcher_named(args.launcher).start(cfg, args.until)
 
 
@@ -109,7 +111,22 @@ def _submit(args: argparse.Namespace) -> int:
     from nemo_srlm.launch.launcher import SLURM
     from nemo_srlm.launch.slurm import verbs
 
-    return verbs.supervise(args.supervise) if args.supervise else SLURM.start(_compose(args), "")
+    if args.supervise:
+        return verbs.supervise(args.supervise)
+    cfg = _compose(args)
+    if args.redo_lost:
+        redo.redo_lost(cfg)
+    return SLURM.start(cfg, "")
+
+
+def _redo(args: argparse.Namespace) -> int:
+    return redo.run(args, latest_run)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from nemo_srlm.launch.verify import verify
+
+    return verify(args.run_dir or latest_run())
 
 
 def _cancel(args: argparse.Namespace) -> int:
@@ -211,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="how its stages are run (default: local; a wrong NAME lists all)",
     )
+    p.add_argument("--redo-lost", action="store_true", help=redo.LOST)
     _config_arguments(p)
     p = verb("status", _status, "The state of every stage: done, running, failed, waiting.")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
@@ -243,7 +261,14 @@ def parser() -> argparse.ArgumentParser:
         "Submit the unfinished stages of a run to Slurm. Safe to repeat: submits only what is missing.",
     )
     p.add_argument("--supervise", type=Path, metavar="RUN_DIR", help=argparse.SUPPRESS)
+    p.add_argument("--redo-lost", action="store_true", help=redo.LOST)
     _config_arguments(p)
+    p = verb(
+        "redo", _redo, "Remove stages and everything that depends on them, after showing the list, to make them again."
+    )
+    redo.add_arguments(p)
+    p = verb("verify", _verify, "Read every output of the finished stages and compare it with its recorded digest.")
+    p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p = verb("cancel", _cancel, "Cancel the queued and running Slurm jobs of a run.")
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p = verb("logs", _logs, "The newest log of a stage.")

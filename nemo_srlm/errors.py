@@ -58,6 +58,10 @@ class StaleError(UserError):
     """A finished stage was made under other settings or inputs than those of the current config."""
 
 
+class LostError(UserError):
+    """Outputs of finished stages that are missing or have changed since."""
+
+
 class CheckpointError(UserError):
     """A model directory or checkpoint that cannot be read, or that does not fit the config."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nemo_srlm.config.compose import save_resolved_config
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import manifest
+from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.files import write_records
 from nemo_srlm.core.pipeline import policy_stage
 from nemo_srlm.core.records import (
@@ -52,7 +52,13 @@ def _write(run_dir: Path, clock: Clock, t: int, stage: str, metrics: dict[str, A
     clock.now += seconds
     identity = {"stage": stage, "iteration": t}
     done = manifest.Manifest(
-        stage, t, manifest.fingerprint(identity), identity, manifest.describe_outputs(directory), metrics, provenance
+        stage,
+        t,
+        manifest.fingerprint(identity),
+        identity,
+        metrics,
+        provenance,
+        outputs.describe(directory, manifest.NAME),
     )
     manifest.write(directory, done)
 

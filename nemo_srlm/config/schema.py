@@ -48,6 +48,12 @@ class RunSection:
         "0 = no such limit",
         at_least=0, execution=True,
     )  # fmt: skip
+    digest_weights: bool = setting(
+        False,
+        "files above 64 MiB (weights) get a digest in the manifest, too, which is compared before another stage reads them and "
+        "by `nemo-srlm verify`; without it their existence and size are looked at",
+        execution=True,
+    )
     seed: int = number(0, "of sampling and training", at_least=0, at_most=MAX_SEED)
     start: str = choice(
         "base", "instruct", added=True,

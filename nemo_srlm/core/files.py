@@ -23,13 +23,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _digest(path: str, size: int, modified: int) -> str:
     return file_digest(Path(path))
 
 
 def content_digest(path: Path) -> str:
-    """`file_digest` of a user's file, computed once per process while size and time stay the same. Raises DataError."""
+    """`file_digest` of a file, computed once per process while size and time stay the same. Raises DataError."""
     try:
         found = path.stat()
     except FileNotFoundError as error:

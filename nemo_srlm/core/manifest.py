@@ -7,15 +7,18 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import file_digest, read_json, write_json
+import msgspec
+
+from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.outputs import Output
+from nemo_srlm.errors import DataError
 
 NAME = "manifest.json"
-DIGEST_LIMIT = 64 * 2**20  # bytes; larger files (weights) are recorded by size alone; exports hold digests of their own
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Manifest:
     iteration: int
     fingerprint: str
     identity: dict[str, Any]  # what is hashed: stage, iteration, version, settings, the inputs' fingerprints
-    outputs: dict[str, dict[str, Any]]  # file -> {"bytes": n, "sha256": hex or None}
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+    outputs: dict[str, Output] = field(default_factory=dict)  # by path in the stage's directory
 
 
 def canonical(data: Any) -> str:
@@ -53,19 +56,6 @@ def field_diff(old: Any, new: Any, prefix: str = "") -> list[str]:
                 lines += field_diff(old[key], new[key], name)
         return lines
     return [] if old == new else [f"{prefix}: {json.dumps(old)} -> {json.dumps(new)}"]
-
-
-def describe_outputs(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every file under `directory` except bookkeeping (manifest, parts, logs, progress)."""
-    out: dict[str, dict[str, Any]] = {}
-    for path in sorted(directory.rglob("*")):
-        relative = path.relative_to(directory)
-        bookkeeping = relative.name == NAME or relative.name.startswith("progress")
-        if not path.is_file() or relative.parts[0] in {"parts", "logs"} or bookkeeping:
-            continue
-        size = path.stat().st_size
-        out[str(relative)] = {"bytes": size, "sha256": file_digest(path) if size <= DIGEST_LIMIT else None}
-    return out
 
 
 def _commit() -> str:
@@ -106,4 +96,10 @@ def write(directory: Path, manifest: Manifest) -> None:
 def read(directory: Path) -> Manifest | None:
     """The manifest, or None when the stage is not done. Raises DataError when it is unreadable."""
     path = directory / NAME
-    return Manifest(**read_json(path, f"remove {directory} to redo the stage")) if path.exists() else None
+    if not path.exists():
+        return None
+    remedy = f"remove {directory} to redo the stage"
+    try:
+        return msgspec.convert(read_json(path, remedy), Manifest)
+    except msgspec.ValidationError as error:
+        raise DataError(path, str(error), "the manifest of a stage", remedy) from error

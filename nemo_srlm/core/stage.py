@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import manifest
+from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
+from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import DataError, StaleError
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
@@ -109,9 +110,25 @@ def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dic
     return {"stage": stage.name, "iteration": iteration, "version": stage.version, "config": own, "inputs": inputs}
 
 
+def changed_outputs(run_dir: Path, ref: Ref, digests: bool = False) -> list[str]:
+    """How the outputs of a finished stage differ from its manifest; [] for a stage that is not finished."""
+    directory = stage_directory(run_dir, ref)
+    done = manifest.read(directory)
+    return [] if done is None else outputs.changes(directory, done.outputs, digests)
+
+
+def check_inputs(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> None:
+    """Raises LostError when a file of an input is missing, or differs from the digest that was recorded."""
+    inputs = dict.fromkeys(stage.inputs(cfg, iteration).values())
+    if found := {str(ref): changed for ref in inputs if (changed := changed_outputs(run_dir, ref, digests=True))}:
+        raise outputs.lost(run_dir, found)
+
+
 def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
-    """Done, partial or missing. Raises StaleError with the field diff when it was made under another identity."""
-    directory = stage_directory(run_dir, Ref(stage.name, iteration))
+    """Done, partial or missing. Raises StaleError with the field diff when it was made under another identity, LostError
+    when it was finished and its outputs are no longer there."""
+    ref = Ref(stage.name, iteration)
+    directory = stage_directory(run_dir, ref)
     finished = manifest.read(directory)
     plan = directory / PLAN
     if finished is None and not plan.exists():
@@ -125,10 +142,16 @@ def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
         lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
         raise StaleError(
             directory, "made under other settings or inputs:\n    " + "\n    ".join(lines),
-            remedy=f"\n  set the old values again, or start a new run (run.name=...), or remove {directory} and "
-            "every later stage to redo them",
+            remedy="\n  set the old values again, or start a new run (run.name=...), or make them again: "
+            f"`{outputs.redo_command(run_dir, [str(ref)])}` removes the stage and what depends on it",
         )  # fmt: skip
-    return "done" if finished else "partial"
+    if finished is None:
+        return "partial"
+    if changed := outputs.changes(directory, finished.outputs):
+        if stage.derived:
+            return "missing"
+        raise outputs.lost(run_dir, {str(ref): changed})
+    return "done"
 
 
 def context(run_dir: Path, stage: Stage, cfg: Config, iteration: int, shard: int = 0, num_shards: int = 1) -> Context:
@@ -144,14 +167,19 @@ def _started(directory: Path) -> Path:
 
 
 def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
-    """Writes the stage's identity to plan.json, so that a later attempt under other settings is refused."""
+    """Writes the stage's identity to plan.json, so that a later attempt under other settings is refused.
+
+    Raises LostError when an input is no longer as its stage left it.
+    """
     directory = stage_directory(run_dir, Ref(stage.name, iteration))
     if stage.derived and directory.is_symlink():  # version 0.1 linked it from run.reuse: its files are another run's
         directory.unlink()
-    ctx = context(run_dir, stage, cfg, iteration)
+    _drop_broken_link(directory)
     wanted = identity_of(stage, cfg, iteration, run_dir)
+    check_inputs(stage, cfg, iteration, run_dir)
+    ctx = context(run_dir, stage, cfg, iteration)
     plan, started = ctx.dir / PLAN, _started(ctx.dir)
-    if stage.derived and not (plan.exists() and read_json(plan) == wanted):
+    if stage.derived:
         for old in (ctx.dir / manifest.NAME, plan, started):
             old.unlink(missing_ok=True)
     if not plan.exists():
@@ -171,7 +199,7 @@ def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
         iteration=ctx.iteration,
         fingerprint=manifest.fingerprint(identity),
         identity=identity,
-        outputs=manifest.describe_outputs(ctx.dir),
+        outputs=outputs.describe(ctx.dir, manifest.NAME, ctx.cfg.run.digest_weights),
         metrics=metrics,
         provenance=manifest.provenance(float(_started(ctx.dir).read_text(encoding="utf-8"))),
     )
@@ -179,10 +207,17 @@ def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
     return done
 
 
+def _drop_broken_link(directory: Path) -> None:
+    """Removes a link from `run.reuse` whose stage was removed in the other run."""
+    if directory.is_symlink() and not directory.exists():
+        directory.unlink()
+
+
 def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     """Links the finished stage of the run `run.reuse` when its identity is the same as here. True when it did.
 
-    A derived stage is made anew: it also writes files outside its directory (the run's report.html).
+    One whose outputs are no longer there is not linked. A derived stage is made anew: it also writes files outside its
+    directory (the run's report.html).
     """
     if not cfg.run.reuse or stage.derived:
         return False
@@ -191,7 +226,11 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     finished = manifest.read(other)
     if finished is None or finished.identity != identity_of(stage, cfg, iteration, run_dir):
         return False
+    if changed := outputs.changes(other, finished.outputs):
+        say(f"note: {other} is not reused: {changed[0]}", error=True)
+        return False
     here = stage_directory(run_dir, ref)
+    _drop_broken_link(here)
     if here.exists():  # an attempt that failed before it began has left its logs/error
         return False
     here.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import manifest
+from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.pipeline import pipeline
-from nemo_srlm.core.stage import Kind, Ref, stage_directory, state
+from nemo_srlm.core.stage import Kind, Ref, changed_outputs, stage_directory, state
 from nemo_srlm.stages import load
 
 FUSABLE = ("cpu", "generate")  # neighbouring stages of these kinds may share a process (and an engine)
@@ -29,13 +29,22 @@ class Step:
         return " ".join(map(str, self.refs))
 
 
+def lost_stages(cfg: Config, run_dir: Path) -> dict[Ref, list[str]]:
+    """The finished stages whose outputs are missing or of another size, with what has changed. The report is none of
+    them: it is made anew."""
+    every = {ref: changed_outputs(run_dir, ref) for ref in pipeline(cfg) if not load(ref.stage).derived}
+    return {ref: changed for ref, changed in every.items() if changed}
+
+
 def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
     """The unfinished stage instances, in order.
 
     A stage behind an unfinished one cannot be checked for staleness yet: it is in the list, and checked when it is run.
-    Raises StaleError for the first stage that was made under other settings, and UserError for a file or program that
-    an unfinished stage will need and that is not there.
+    Raises LostError for finished stages whose outputs are no longer there, StaleError for the first stage that was made
+    under other settings, and UserError for a file or program that an unfinished stage will need and that is not there.
     """
+    if found := lost_stages(cfg, run_dir):
+        raise outputs.lost(run_dir, {str(ref): changed for ref, changed in found.items()})
     todo: list[Ref] = []
     for ref in pipeline(cfg):
         stage = load(ref.stage)
@@ -66,4 +75,5 @@ def fuse(cfg: Config, refs: list[Ref]) -> list[Step]:
 
 
 def is_done(run_dir: Path, ref: Ref) -> bool:
+    """Whether the stage has a manifest: for launchers that watch it being made, several times a second."""
     return (stage_directory(run_dir, ref) / manifest.NAME).exists()

@@ -56,7 +56,11 @@ def _state(files: RunFiles) -> Data:
     # the report itself is being written: it never counts as missing
     wanted = [(ref.iteration, ref.stage) for ref in pipeline(files.cfg) if ref.stage != "report"]
     missing = [f"iter{t}/{name}" for t, name in wanted if (t, name) not in files.manifests]
-    return {"done": len(wanted) - len(missing), "total": len(wanted), "missing": missing}
+    lost = [
+        {"stage": f"iter{t}/{name}", "changed": files.lost[t, name]}
+        for t, name in wanted if (t, name) in files.lost
+    ]  # fmt: skip
+    return {"done": len(wanted) - len(missing), "total": len(wanted), "missing": missing, "lost": lost}
 
 
 def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:

@@ -21,7 +21,7 @@ def read(files: RunFiles) -> list[Data]:
                 "seconds": seconds,
                 "device_hours": _device_hours(files, name, seconds, done.metrics),
                 "tokens": _tokens(done.metrics),
-                "bytes": sum(int(o["bytes"]) for o in done.outputs.values()),
+                "bytes": sum(o.bytes or 0 for o in done.outputs.values()),
                 "fingerprint": done.fingerprint,
                 "reused": (files.dir / f"iter{t}" / name).is_symlink(),
             }

@@ -5,7 +5,7 @@ from typing import Any
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import manifest
+from nemo_srlm.core import manifest, outputs
 from nemo_srlm.evaluate import alpaca_rows
 from nemo_srlm.judge.scores import required_valid
 
@@ -19,17 +19,22 @@ class RunFiles:
         self.dir = run_dir
         self.cfg: Config = load_resolved_config(run_dir)
         self.manifests: dict[tuple[int, str], manifest.Manifest] = {}
+        self.lost: dict[tuple[int, str], list[str]] = {}  # finished stages whose outputs have changed: what has
         for path in sorted(run_dir.glob("iter*/*/" + manifest.NAME)):
             done = manifest.read(path.parent)
             iteration = path.parent.parent.name.removeprefix("iter")
             if done is not None and iteration.isdigit():
-                self.manifests[int(iteration), path.parent.name] = done
+                key = int(iteration), path.parent.name
+                self.manifests[key] = done
+                if changed := outputs.changes(path.parent, done.outputs):
+                    self.lost[key] = changed
         self.alpaca_rows = alpaca_rows.saved_rows(run_dir)
 
     def path(self, iteration: int, stage: str, name: str) -> Path | None:
-        """A file of a FINISHED stage; None where the stage is not finished or has no such file."""
-        path = self.dir / f"iter{iteration}" / stage / name
-        return path if (iteration, stage) in self.manifests and path.exists() else None
+        """A file of a FINISHED stage; None where the stage is not finished, has no such file, or the file has changed."""
+        path, key = self.dir / f"iter{iteration}" / stage / name, (iteration, stage)
+        changed = any(words.startswith(f"{name} ") for words in self.lost.get(key, ()))
+        return path if key in self.manifests and path.is_file() and not changed else None
 
     def metrics(self, iteration: int, stage: str) -> Data | None:
         """The metrics in a stage's manifest; None where the stage is not finished."""

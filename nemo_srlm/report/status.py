@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_srlm.config.compose import load_resolved_config
-from nemo_srlm.core import manifest
+from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import read_progress
@@ -24,7 +24,7 @@ QUIET = 120.0  # seconds without progress after which a stage on another host co
 @dataclass(frozen=True)
 class Row:
     stage: str
-    state: str  # done | running | stopped | failed | waiting; in Slurm also queued | cancelled
+    state: str  # done | lost: its outputs have changed | running | stopped | failed | waiting; in Slurm also queued | cancelled
     seconds: float | None
     words: str  # summary, progress or reason
     job: str = ""  # Slurm's id
@@ -48,6 +48,10 @@ def row(run_dir: Path, ref: Ref) -> Row:
     done = manifest.read(directory)
     if done:
         seconds = done.provenance["finished"] - done.provenance["started"]
+        if changed := outputs.changes(directory, done.outputs):
+            redo = outputs.redo_command(run_dir, [str(ref)])
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            return Row(str(ref), "lost", seconds, f"finished, but {changed[0]}{more}; to make it again: {redo}")
         return Row(str(ref), "done", seconds, str(done.metrics.get("summary", "")))
     if error := read_error(directory):
         return Row(str(ref), "failed", None, f"{error.splitlines()[0]}  (logs: {directory / 'logs'})")
@@ -76,7 +80,7 @@ def as_json(run_dir: Path, found: list[Row], notes: list[str]) -> dict[str, Any]
 
 
 COLOURS = {
-    "done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim",
+    "done": "green", "lost": "red", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim",
     "queued": "blue", "cancelled": "magenta",
 }  # fmt: skip
 

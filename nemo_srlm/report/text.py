@@ -118,6 +118,8 @@ def _run(run: Data, title: bool) -> list[str]:
             half = "" if change["half"] is None else f" (± {signed(change['half'], tile['unit']).lstrip('+')})"
             values += f"; {tile['first']} to {tile['latest']}: {signed(change['delta'], tile['unit'])}{half}"
         lines.append(f"- **{tile['title']}** ({tile['help']}): {values}")
+    for one in state["lost"]:
+        lines.append(f"- **Outputs of {one['stage']} are not as it left them**: {', '.join(one['changed'])}")
     for alarm in run["alarms"]:
         lines.append(f"- **Alarm, {alarm['model']}**: {alarm['text']}")
     header, rows = model_rows(run)

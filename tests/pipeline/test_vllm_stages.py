@@ -272,7 +272,7 @@ def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Co
     for name, iteration, source in (("prompts", 1, root / "prompts"), ("export", 0, root / "model")):
         directory = stages.stage_directory(run_dir, Ref(name, iteration))
         shutil.copytree(source, directory)
-        manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}, {}))
+        manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}))
     save_resolved_config(twice, run_dir)
     worker.run_stage(Work(run_dir, (ref,)), ref, SLOT)
     directory = stages.stage_directory(run_dir, ref)

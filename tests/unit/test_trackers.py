@@ -29,11 +29,11 @@ def test_every_number_of_a_line_is_a_scalar_and_a_resumed_run_has_no_step_twice(
 
 
 def test_event_files_are_logs_and_never_outputs(tmp_path: Path):
-    from nemo_srlm.core.manifest import describe_outputs
+    from nemo_srlm.core import manifest, outputs
 
     trackers.Tracker(tmp_path).close()
     assert list(tmp_path.rglob("events.out.tfevents*"))
-    assert describe_outputs(tmp_path) == {}
+    assert outputs.describe(tmp_path, manifest.NAME) == {}
 
 
 def test_weights_and_biases_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):

@@ -202,7 +202,7 @@ def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
 def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
     """The rows of a run, with what is known of the jobs of stages that are not done, and notes for people."""
     every, notes = ask(run_dir)
-    return [r if r.state == "done" else overlay(r, every, run_dir) for r in status.rows(run_dir)], notes
+    return [r if r.state in ("done", "lost") else overlay(r, every, run_dir) for r in status.rows(run_dir)], notes
 
 
 def logs(run_dir: Path, ref: Ref) -> list[Path]:

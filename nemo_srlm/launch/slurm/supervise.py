@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.errors import LostError
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import remaining
 from nemo_srlm.launch.slurm import jobs
@@ -55,12 +56,17 @@ def supervise(run_dir: Path) -> str:
     with locked(run_dir, LOCK_SECONDS):
         path = run_dir / FOLDER / SUPERVISION
         past = read_json(path) if path.exists() else []
-        todo = remaining(cfg, run_dir)
+        try:
+            todo, lost = remaining(cfg, run_dir), ""
+        except LostError as error:
+            todo, lost = [], str(error)
         running = [job for job in active(run_dir) if job.role != "supervise"]
         failed = final_failures(run_dir)
         replans = sum(entry["replanned"] for entry in past)
         again = False
-        if not todo:
+        if lost:
+            words = f"stopped: {lost}"
+        elif not todo:
             words = "the run is done"
         elif (run_dir / FOLDER / CANCELLED).exists():
             words = "cancelled by its user"

@@ -38,6 +38,14 @@ def is_verified(directory: Path) -> bool:
     return (directory / CARD).exists() and bool(read_json(directory / CARD)["passed"])
 
 
+def digests_of_card(directory: Path) -> dict[str, str]:
+    """SHA-256 of the weight files of an export, by path in its stage's directory; {} where there is no card."""
+    if not (directory / CARD).exists():
+        return {}
+    files = read_json(directory / CARD).get("round_trip", {}).get("files", {})
+    return {f"{HF}/{name}": file["sha256"] for name, file in files.items()}
+
+
 def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _no_report) -> None:
     """Writes `directory`/hf from a Megatron checkpoint, not yet verified. Resumes by file."""
     from nemo_srlm.convert.export_hf import export_hf
