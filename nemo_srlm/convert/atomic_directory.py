@@ -71,7 +71,11 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def check_size(directory: Path, num_bytes: int) -> None:
-    """Asserts that the files hold at least the bytes that the conversion is about to report as written."""
-    held = sum(path.stat().st_size for path in directory.iterdir())
+def check_written(directory: Path, names: Iterable[str], num_bytes: int) -> None:
+    """Asserts that what the conversion is about to report lies on the disk: every file, and at least `num_bytes` in them."""
+    sizes = {name: (directory / name).stat().st_size if (directory / name).is_file() else 0 for name in names}
+    absent = sorted(name for name, size in sizes.items() if not size)
+    assert sizes, f"{directory}: no file was written"
+    assert not absent, f"{directory}: {absent} are to be reported and were not written"
+    held = sum(sizes.values())
     assert held >= num_bytes, f"{directory}: {held} bytes were written, {num_bytes} are to be reported"

@@ -12,7 +12,7 @@ import torch
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import hf_config, hf_weights, safetensors_files, tokenizer_files, torch_dist_files
-from nemo_srlm.convert.atomic_directory import atomic_directory, check_size, partial_path
+from nemo_srlm.convert.atomic_directory import atomic_directory, check_written, partial_path
 from nemo_srlm.convert.families import table
 from nemo_srlm.convert.mapping import EMBEDDING, HEAD, HfTensor
 from nemo_srlm.convert.processes import Report, no_report, prefetch, run_parallel
@@ -168,7 +168,7 @@ def export_hf(
     with atomic_directory(out, num_bytes, overwrite, inputs, resume=_same_plan(out, plan)) as temporary:
         (temporary / PLAN).write_text(plan, encoding="utf-8")
         run_parallel(_Export(source, temporary, files, target, slice_bytes), processes, parameters, report)
-        check_size(temporary, num_bytes)
+        check_written(temporary, [name for name, _ in files], num_bytes)
         if len(files) > 1:
             weight_map = {tensor.name: name for name, held in files for tensor in held}
             index = {"metadata": {"total_size": num_bytes}, "weight_map": weight_map}

@@ -9,7 +9,7 @@ import torch
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import hf_config, hf_weights, torch_dist_files
-from nemo_srlm.convert.atomic_directory import atomic_directory, check_size
+from nemo_srlm.convert.atomic_directory import atomic_directory, check_written
 from nemo_srlm.convert.families import table
 from nemo_srlm.convert.mapping import MegatronTensor
 from nemo_srlm.convert.processes import Report, no_report, prefetch, run_parallel
@@ -130,12 +130,12 @@ def import_hf(
     num_bytes = parameters * stored.itemsize
     with atomic_directory(checkpoint, num_bytes, overwrite, [source]) as temporary:
         work = _Import(config.model, tensors, temporary, stored, source, slice_bytes)
-        written = run_parallel(work, processes, parameters, report)
+        written = list(itertools.chain.from_iterable(run_parallel(work, processes, parameters, report)))
         shapes = {}
         for tensor in table.megatron_tensors(config.model):
             layers = () if tensor.layer is None else (config.model.num_layers,)
             shapes[tensor.key] = (*layers, *tensor.shape)
-        torch_dist_files.write_metadata(temporary, shapes, stored, itertools.chain.from_iterable(written))
-        check_size(temporary, num_bytes)
+        torch_dist_files.write_metadata(temporary, shapes, stored, written)
+        check_written(temporary, {chunk.file for chunk in written}, num_bytes)
         mark_complete(temporary)
     return ImportResult(config.model, DTYPE_NAMES[stored], len(tensors), parameters, num_bytes, tuple(ignored))

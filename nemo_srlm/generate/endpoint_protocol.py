@@ -11,6 +11,7 @@ import msgspec
 
 from nemo_srlm.errors import ConfigError
 
+SECRET = 12  # characters from which on a key is no ordinary word
 LONGEST_MESSAGE = 500  # characters of an endpoint's message that are kept
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
@@ -56,13 +57,19 @@ def read_key(variable: str) -> str:
     return key
 
 
-def redacted(text: str, key: str) -> str:
-    """`text` without the key: plain, escaped as JSON or as in an address, or abbreviated after its first characters."""
+def redacted(text: str, key: str, shown: int = 8) -> str:
+    """`text` without the key: plain, escaped as JSON or as in an address, or abbreviated after its first `shown` characters."""
     for form in {key, json.dumps(key)[1:-1], urllib.parse.quote(key, safe="")}:
         text = text.replace(form, "***")
-        if len(form) >= 12:
-            text = re.sub(re.escape(form[:8]) + r"\S*", "***", text)
+        if len(form) >= SECRET:
+            text = re.sub(re.escape(form[:shown]) + r"\S*", "***", text)
     return text
+
+
+def without_key(content: str, key: str) -> str:
+    """A response's text, in which an endpoint that echoes what it was sent may quote the key. A short key may be a word
+    (endpoints without keys take any): it stays."""
+    return redacted(content, key, SECRET) if len(key) >= SECRET else content
 
 
 def message_of(body: bytes, key: str) -> str:

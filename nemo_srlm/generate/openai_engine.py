@@ -19,7 +19,7 @@ import msgspec
 
 from nemo_srlm.config.generation import ApiSection
 from nemo_srlm.errors import EngineError
-from nemo_srlm.generate.endpoint_protocol import ChatCompletion, Choice, message_of, read_key, retry_after
+from nemo_srlm.generate.endpoint_protocol import ChatCompletion, Choice, message_of, read_key, retry_after, without_key
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)  # HTTP status codes of temporary errors
@@ -130,7 +130,7 @@ class OpenAIEngine:
             self._counts["completions"] += len(response.choices)
             self._counts["prompt_tokens"] += response.usage.prompt_tokens
             self._counts["completion_tokens"] += response.usage.completion_tokens
-            draws += map(_completion, response.choices)
+            draws += [_completion(choice, self._key) for choice in response.choices]
         return draws[: request.n]
 
     async def _post(self, client: httpx.AsyncClient, data: bytes) -> ChatCompletion | Failure:
@@ -202,5 +202,6 @@ async def _close(client: httpx.AsyncClient, pending: Iterable[asyncio.Task[Outco
     await client.aclose()
 
 
-def _completion(choice: Choice) -> Completion:
-    return Completion(choice.message.content or "", 0, "length" if choice.finish_reason == "length" else "stop")
+def _completion(choice: Choice, key: str) -> Completion:
+    text = without_key(choice.message.content or "", key)
+    return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")

@@ -1,19 +1,28 @@
 """An endpoint that sends anything at any speed: no hang, no traceback, and the key in nothing that is kept."""
 
 import gzip
+import itertools
 import json
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from nemo_srlm.config.generation import ApiSection
-from nemo_srlm.errors import ConfigError, EngineError
-from nemo_srlm.generate.endpoint_protocol import message_of, read_key, retry_after
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import write_records
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.records import Candidate, Prompt
+from nemo_srlm.core.stage import Context
+from nemo_srlm.errors import ConfigError, EngineError, UserError
+from nemo_srlm.generate.endpoint_protocol import message_of, read_key, retry_after, without_key
 from nemo_srlm.generate.openai_engine import OpenAIEngine
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
+from nemo_srlm.stages import judge
 
 KEY = 'sk-"hostile\\key'
 GOOD = {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}],
@@ -163,6 +172,57 @@ def test_an_error_message_is_redacted_before_it_is_cut(serve: Serve, monkeypatch
     assert outcome.reason.startswith("refused: HTTP 400: ")
     for part in (KEY, KEY[:12], json.dumps(KEY)[1:13]):
         assert part not in outcome.reason
+
+
+KEYS = [
+    "sk-secret-0123456789",
+    'sk-"hostile\\key-0123',
+    "sk-%41+/=&0123456789",
+    "sk-0123456789abcdef\r",
+    "'sk'-{0}%s0123",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_file_of_a_stage_holds_the_key_or_its_beginning(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+):
+    """The endpoint quotes the key wherever it can: content, finish reason, errors, headers, what is no HTTP."""
+    monkeypatch.setenv("A_KEY", key)
+    sent, number = key.strip(), itertools.count()
+    echo = {"choices": [{"message": {"content": f"Bearer {sent}\n{sent[:12]}...\nScore: 4"}, "finish_reason": sent}]}
+    answers = [
+        http(json.dumps(GOOD | echo).encode()), http(f"no: {sent}".encode(), "400 Bad Request"),
+        http(json.dumps({"error": {"message": json.dumps(sent)}}).encode(), f"422 {sent}", f"X-Key: {sent}\r\n"),
+        http(json.dumps({"choices": sent}).encode()), http(sent.encode(), "500 Oops"), sent.encode() + b"\r\n\r\n",
+    ]  # fmt: skip
+    url = serve(lambda c: c.sendall(answers[next(number) % len(answers)]))
+    cfg = Config()
+    cfg.api = ApiSection(["judge"], url, "m", "A_KEY", workers=1, retries=1, timeout=5.0)
+    cfg.judge.draws = cfg.judge.min_valid = 1
+    inputs = {name: tmp_path / name for name in ("prompts", "candidates")}
+    for directory in (*inputs.values(), tmp_path / "judge"):
+        directory.mkdir()
+    write_records(inputs["prompts"] / "prompts.jsonl", [Prompt("p", "Why?")])
+    write_records(
+        inputs["candidates"] / "candidates.jsonl", [Candidate(f"c{i}", "p", i, "a", "stop", 3) for i in range(5)]
+    )
+    ctx = Context(cfg, 1, tmp_path / "judge", inputs, Progress(tmp_path / "judge"))
+    ends = []
+    for attempt in (lambda: judge.STAGE.run(ctx), lambda: judge.STAGE.finalize(ctx)):
+        try:
+            attempt()
+        except UserError as error:
+            ends.append(str(error))
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("Score: 4" in text for text in written)
+    for text in (*written, *ends, *capsys.readouterr()):
+        for form in (sent, json.dumps(sent)[1:-1], repr(sent)[1:-1], urllib.parse.quote(sent, safe="")):
+            assert form[:12] not in text
+
+
+def test_a_short_key_may_be_a_word_of_the_response():
+    assert without_key("It is EMPTY.", "EMPTY") == "It is EMPTY."
 
 
 @pytest.mark.parametrize("key", ["", " ", "sk\x00", "sk\r\nX-Other: 1", "schlüssel", "a b", "\x7f", "sk\u2028x"])
