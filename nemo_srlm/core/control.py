@@ -1,5 +1,7 @@
 """The two files by which a running stage is controlled: `stop` asks it to save and exit, `logs/error` says why it failed."""
 
+import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,11 +18,21 @@ def error_file(stage_dir: Path) -> Path:
 
 
 def write_error(stage_dir: Path, message: str, *, keep: bool = False) -> None:
-    """Why the stage failed. The next attempt overwrites or removes it. `keep`: an existing message stays."""
+    """Why the stage failed. The next attempt overwrites or removes it. `keep`: an existing message stays.
+
+    Called by processes that are about to end: one with no free file descriptor gives up its standard input for it.
+    """
     path = error_file(stage_dir)
     with suppress(OSError):  # on a full disk; whoever reads the file looks for that
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not (keep and path.exists()):
+        if keep and path.exists():
+            return
+        try:
+            write_atomic(path, message)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            os.close(0)
             write_atomic(path, message)
 
 

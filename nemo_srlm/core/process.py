@@ -46,6 +46,16 @@ def stop(child: "subprocess.Popen[bytes]", grace: float) -> None:
             continue
 
 
+def ending(code: int) -> str:
+    """How a process ended, in words, by its exit code: `killed by SIGKILL ...`."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"killed by {name}" + (
+        " (by the system when memory is short, or by a person)" if -code == signal.SIGKILL else ""
+    )
+
+
 def tail(log: Path) -> str:
     """The last 15 lines of a log, for an error message."""
     try:

@@ -32,6 +32,12 @@ def say(text: object, *, error: bool = False) -> None:
     print(visible(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def ask(question: str) -> bool:
+    """Whether the user answers with y or yes. Raises EOFError where nobody can answer."""
+    print(f"{visible(question)} [y/N] ", end="", flush=True)
+    return input().strip().lower() in ("y", "yes")
+
+
 class _Console(Console):
     """rich turns every string, cells and titles of tables too, into Text by this method."""
 

@@ -12,6 +12,7 @@ by which it is stopped and by which it says why it failed are in core/control.py
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USER = 2  # the user's mistake: running it again changes nothing
 EXIT_AGAIN = 75  # saved its state and exited before the end (time limit, preemption): run it again
+
+PLACES = 3  # innermost lines of a traceback in the message of a failed stage
 
 WORKER = "nemo_srlm.launch.worker"
 TORCHRUN = "nemo_srlm.launch.torchrun"
@@ -77,14 +80,21 @@ def record_failure(error: Exception, ref: Ref, directory: Path, *, keep: bool = 
     """Writes to logs/error of the stage `directory` why the stage failed; called while `error` is handled.
 
     Prints a user's mistake and returns it: the exit code is then EXIT_USER. Raises any other exception again, so that the
-    launcher may try again: also a file server's passing failure. `keep`: a reason that is there stays.
+    launcher may try again: also a file server's passing failure. Its message has the innermost lines of the traceback.
+    `keep`: a reason that is there stays.
     """
     mistake = error if isinstance(error, UserError) else of_missing_package(error) or of_system(error, directory)
-    write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}"), keep=keep)
+    write_error(directory, str(mistake or f"{ref}: {type(error).__name__}: {error}{_places(error)}"), keep=keep)
     if mistake is None or is_passing(error):
         raise error
     say(f"error: {mistake}", error=True)
     return mistake
+
+
+def _places(error: Exception) -> str:
+    """Where an exception was raised, innermost last: lines below its message."""
+    frames = traceback.extract_tb(error.__traceback__)[-PLACES:]
+    return "".join(f"\n    {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
 
 
 def command(work: Work) -> list[str]:

@@ -102,7 +102,7 @@ def failure(run_dir: Path, step: Step, code: int) -> StageFailed:
     ref, log = current(run_dir, step), log_path(run_dir, step, 0)
     reason = read_error(stage_directory(run_dir, ref))
     full = None if reason else of_system(None, run_dir)  # a worker on a full disk cannot write its reason
-    words = reason or str(full or f"exit code {code}; the end of its log:\n{process.tail(log)}")
+    words = reason or str(full or f"{process.ending(code)}; the end of its log:\n{process.tail(log)}")
     return StageFailed(f"{ref} failed: {words}\n  log: {log}", EXIT_USER if code == EXIT_USER or full else EXIT_FAILED)
 
 

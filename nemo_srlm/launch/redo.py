@@ -11,7 +11,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.exit_codes import FAILED
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
-from nemo_srlm.core.terminal import say
+from nemo_srlm.core.terminal import ask, say
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.arguments import stage_ref
 from nemo_srlm.launch.lock import locked
@@ -95,9 +95,8 @@ def redo_lost(cfg: Config) -> None:
 
 
 def _agreed() -> bool:
-    print("Remove these? [y/N] ", end="", flush=True)
     try:
-        return input().strip().lower() in ("y", "yes")
+        return ask("Remove these?")
     except EOFError as error:
         raise UserError(
             "redo", "nothing was removed: nobody answered", remedy="add --yes to remove without asking"

@@ -7,11 +7,12 @@ through. SIGTERM and SIGUSR1 create the stage's stop file, so that all ranks sav
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from nemo_srlm.core.control import clear_error, stop_file
-from nemo_srlm.core.process import PARENT
-from nemo_srlm.core.stage import stage_directory
+from nemo_srlm.core.control import clear_error, read_error, stop_file, write_error
+from nemo_srlm.core.process import PARENT, ending
+from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, TRAIN_WORKER, parse, record_failure
 
@@ -40,15 +41,31 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run(args)  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
-        codes = {failure.exitcode for failure in failed.failures.values()}
-        for code in (EXIT_USER, EXIT_AGAIN):
-            if code in codes:
-                return code
-        say(failed, error=True)
-        return EXIT_FAILED
+        codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+        code = next((code for code in (EXIT_USER, EXIT_AGAIN) if code in codes.values()), EXIT_FAILED)
+        if code == EXIT_FAILED:
+            _write_cause(work.refs[0], directory, codes)
+        return code
+    except Exception as error:  # of torchrun itself, such as no free port or file descriptor
+        record_failure(error, work.refs[0], directory, keep=True)
+        return EXIT_USER
     finally:
         stop.unlink(missing_ok=True)
     return EXIT_DONE
+
+
+def _write_cause(ref: Ref, directory: Path, codes: Mapping[int, int]) -> None:
+    """Says how the ranks ended, in a line: torchrun's own words, which would follow, hide the end of their tracebacks.
+
+    A rank that was killed could write no reason, and another one that has lost it may have written that: then this is
+    the reason. `codes`: exit codes of the ranks that have failed.
+    """
+    killed = {rank: code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
+    ended = "; ".join(f"rank {rank}: {ending(code)}" for rank, code in sorted((killed or codes).items()))
+    say(ended, error=True)
+    if killed:
+        reason = read_error(directory)
+        write_error(directory, f"{ref}: {ended}" + (f"\n  another rank: {reason}" if reason else ""))
 
 
 if __name__ == "__main__":

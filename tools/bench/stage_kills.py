@@ -174,8 +174,8 @@ def strike(root: Path, stage: str, kills: int, whole: float, overrides: list[str
         shutil.rmtree(here)
 
 
-def undisturbed(root: Path, overrides: list[str]) -> dict[str, float]:
-    """Runs the loop to the end of DPO; returns the seconds that each stage takes alone."""
+def undisturbed(root: Path, stages: list[str], overrides: list[str]) -> dict[str, float]:
+    """Runs the loop to the end of DPO, or takes that of an earlier call; returns the seconds that each stage takes alone."""
     with (root / "whole.log").open("ab") as log:
         done = subprocess.run(
             command(root, "whole", "run", overrides, "--until", "dpo"), cwd=ROOT, stdout=log, stderr=log, check=False
@@ -185,7 +185,8 @@ def undisturbed(root: Path, overrides: list[str]) -> dict[str, float]:
     shutil.rmtree(root / "killed", ignore_errors=True)
     shutil.copytree(root / "whole", root / "killed", symlinks=True)
     seconds = {}
-    for stage, iteration in STAGES.items():
+    for stage in stages:
+        iteration = STAGES[stage]
         shutil.rmtree(root / "killed" / f"iter{iteration}" / stage)
         started = time.monotonic()
         code, _ = Attempt(
@@ -211,9 +212,8 @@ def main() -> None:
     if args.quick:
         args.kills, args.stages = 2, ["world", "seed", "judge"]
     root = args.root.resolve()
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    seconds, rng, bad = undisturbed(root, args.overrides), random.Random(args.seed), False
+    root.mkdir(parents=True, exist_ok=True)
+    seconds, rng, bad = undisturbed(root, args.stages, args.overrides), random.Random(args.seed), False
     print("stage       alone  kills  finished  files  differ  left after 10 s  killed", flush=True)
     for stage in args.stages:
         found = strike(root, stage, args.kills, seconds[stage], args.overrides, rng)

@@ -128,7 +128,7 @@ class WorkerSupervisor:
 
     def outcome(self, code: int) -> tuple[str, str]:
         """What the worker's exit code means here."""
-        words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        words = process.ending(code)
         if code == EXIT_DONE:
             return "done", ""
         if self.terminated:
