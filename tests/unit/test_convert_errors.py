@@ -5,9 +5,11 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +182,27 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(good: Path, tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+@pytest.mark.parametrize("damage", ["remove", "empty"])
+def test_a_file_that_is_not_on_the_disk_is_never_reported_as_written(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str, damage: str
+):
+    """Whatever loses a file between its writing and the end: nothing appears under the name."""
+    module = sys.modules[f"nemo_srlm.convert.{direction}_hf"]
+    run = module.run_parallel
+
+    def losing(*arguments: Any) -> Any:
+        result = run(*arguments)
+        written = next(path for path in (tmp_path / ".out.partial").iterdir() if path.stat().st_size > 10_000)
+        written.unlink() if damage == "remove" else os.truncate(written, 0)
+        return result
+
+    monkeypatch.setattr(module, "run_parallel", losing)
+    with pytest.raises(AssertionError, match="are to be reported"):
+        convert(direction, good, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
