@@ -124,6 +124,9 @@ class DriftSection:
     length_growth: float = number(
         1.5, "ratio of mean words per response to that of the model before", at_least=0, execution=True
     )
+    length_drop: float = number(
+        0.5, "relative fall of mean words per response against the model before", at_least=0, at_most=1, execution=True
+    )
     high_scores: float = number(0.9, "share of 4s and 5s among all parsed draws", at_least=0, at_most=1, execution=True)
     tie_rate: float = number(
         0.5, "share of prompts whose eligible candidates all have one score", at_least=0, at_most=1, execution=True

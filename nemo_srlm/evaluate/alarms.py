@@ -48,6 +48,7 @@ def alarms_of_model(
     now, was = of(responses, "words"), of(before, "words")
     if now is not None and was:
         beyond("length_growth", now / was, limits.length_growth, f"responses grew from {was:.1f} to {now:.1f} words")
+        beyond("length_drop", 1 - now / was, limits.length_drop, f"responses shrank from {was:.1f} to {now:.1f} words")
     beyond("truncated", of(responses, "truncated"), limits.truncated, "responses are cut at the token limit")
     now, was = of(responses, "distinct_2"), of(before, "distinct_2")
     if now is not None and was:

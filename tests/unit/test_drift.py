@@ -113,6 +113,9 @@ def test_every_alarm_is_raised_beyond_its_threshold_and_not_at_it():
     fine = {"words": 15.0, "truncated": 0.1, "distinct_2": 0.31, "self_bleu": 0.34}
     within = {"high_scores": 0.9, "tie_rate": 0.5, "parse_failures": 0.2}
     assert alarms_of_model("M2", limits, fine, before, within, None) == []
+    collapsed = {**fine, "words": 4.9}  # responses that became scores ("Score: 1") after tuning on judgements alone
+    assert [a.name for a in alarms_of_model("M2", limits, collapsed, before, None, None)] == ["length_drop"]
+    assert alarms_of_model("M2", limits, {**fine, "words": 5.0}, before, None, None) == []
 
 
 def test_a_model_without_a_predecessor_or_measurements_raises_nothing():
