@@ -172,7 +172,7 @@ def weights() -> dict[str, Any]:
             chunks = build(LAYOUTS[0], precision, model)
             checkpoint.load_model(root / "imported", chunks)
             (root / "checkpoint").mkdir()
-            checkpoint.save_model(root / "checkpoint", chunks)
+            checkpoint.save_model(root / "checkpoint", chunks, None)
             export_hf(root / "checkpoint" / "final", root / "out", model)
             if not tiny_llama.equal_bits(source, tiny_llama.read(root / "out")):
                 raise ValueError(f"{family}, {name}: the exported tensors are not the imported ones")

@@ -5,7 +5,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import DpoSection, SftSection, check_fp8, check_heads
+from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads
 from nemo_srlm.errors import ConfigError
 
 
@@ -21,6 +21,7 @@ def check(cfg: Config) -> None:
     _preferences(cfg)
     _number_formats(cfg)
     _overlap(cfg)
+    _cuda_graphs(cfg)
     _selection(cfg)
     _start(cfg)
     _prompts(cfg)
@@ -107,13 +108,47 @@ def _overlap(cfg: Config) -> None:
             "tensor parallelism inside a node, with parallel.sequence=true",
             "change these, or set parallel.tp_comm_overlap=false",
         )  # fmt: skip
-    for name, section, documents in (("sft", cfg.sft, 1), ("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)):
+    _full_rows(cfg, "parallel.tp_comm_overlap", "false")
+
+
+def _cuda_graphs(cfg: Config) -> None:
+    """A recording has one shape and one order of rows, and no random numbers but those of its own generator."""
+    p, precision = cfg.parallel, cfg.precision
+    if precision.cuda_graphs == "none":
+        return
+    dropout = {name: section.dropout for name, section, _ in _trainings(cfg) if section.dropout}
+    rules = (
+        (p.pipeline > 1, f"pipeline {p.pipeline}", "parallel.pipeline=1: with stages, steps must have one number of rows"),
+        (bool(dropout), f"dropout {dropout}", "dropout 0 in these sections: a recording does not follow a step's seed"),
+        (precision.recompute == "full", "recompute full", "recompute none or selective, as Megatron does"),
+        (precision.dtype != "bf16", f"dtype {precision.dtype}", "precision.dtype=bf16: Megatron records bf16 inputs"),
+    )  # fmt: skip
+    for broken, found, expected in rules:
+        if broken:
+            raise ConfigError(
+                "precision.cuda_graphs",
+                f"{precision.cuda_graphs} with {found}",
+                expected,
+                "change these, or set precision.cuda_graphs=none",
+            )
+    _full_rows(cfg, "precision.cuda_graphs", "none")
+
+
+def _trainings(cfg: Config) -> list[tuple[str, TrainSection, int]]:
+    """(name, section, documents of an example) of the sections that train in this run."""
+    pretrain: list[tuple[str, TrainSection, int]] = [("pretrain", cfg.pretrain, 1)] if cfg.world.enabled else []
+    return [*pretrain, ("sft", cfg.sft, 1), ("dpo", cfg.dpo, 3 if cfg.dpo.replay_weight else 2)]
+
+
+def _full_rows(cfg: Config, key: str, off: str) -> None:
+    """What `key` needs: rows of one length, which the longest example fits."""
+    for name, section, documents in _trainings(cfg):
         longest = documents * section.max_length
         if section.max_tokens_per_row < longest:
             raise ConfigError(
-                f"{name}.max_tokens_per_row", f"{section.max_tokens_per_row} with parallel.tp_comm_overlap",
+                f"{name}.max_tokens_per_row", f"{section.max_tokens_per_row} with {key}",
                 f"at least {longest}, the longest example ({documents} x {name}.max_length): all rows have this length then",
-                f"raise it, lower {name}.max_length, or set parallel.tp_comm_overlap=false",
+                f"raise it, lower {name}.max_length, or set {key}={off}",
             )  # fmt: skip
 
 

@@ -126,6 +126,12 @@ class PrecisionSection:
         "delayed", "tensorwise", "blockwise", "mxfp8", help="how FP8 is scaled, in Megatron's names"
     )
     fp8_bf16_layers: int = number(1, "first and last layers kept in bf16", at_least=0)
+    fp8_param_gather: bool = setting(
+        False,
+        "the matrices of FP8 layers exist in FP8 alone: replicas exchange half as much as in bf16, and a GPU holds one copy "
+        "less. The optimizer has the exact weights, from which checkpoints are written. With one replica it saves memory only",
+        added=True,
+    )  # fmt: skip
     grad_reduce_in_fp32: bool = setting(
         True,
         "bf16: gradients are summed over micro-batches and replicas in float32. false halves their memory and their exchange; "
@@ -142,12 +148,26 @@ class PrecisionSection:
         help="activations computed again in the backward pass. selective: the attention's, which Transformer Engine's fused "
         "attention never keeps, so it only costs time there; full: whole layers, a third more computation",
     )  # fmt: skip
+    cuda_graphs: str = choice(
+        "none", "mlp",
+        help="mlp: the norm and the MLP of every layer are recorded once and replayed, which saves the start of their kernels. A "
+        "recording has one shape, so every row is padded to max_tokens_per_row, which the longest example must fit: for full "
+        "rows of a small model. Without pipeline parallelism and dropout",
+        added=True,
+    )  # fmt: skip
 
 
 def check_fp8(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> None:
     """Raises ConfigError for FP8 settings that contradict each other or the layout, on any machine."""
     if precision.fp8 == "none":
+        if precision.fp8_param_gather:
+            raise ConfigError(
+                "precision.fp8_param_gather", "true without FP8", "precision.fp8=hybrid or e4m3",
+                "set precision.fp8, or precision.fp8_param_gather=false",
+            )  # fmt: skip
         return
+    if precision.fp8_param_gather:
+        _check_fp8_weights(parallel, precision)
     kept, stage = precision.fp8_bf16_layers, model.num_layers // parallel.pipeline
     if precision.dtype != "bf16":
         raise ConfigError("precision.dtype", f"{precision.dtype} with fp8 {precision.fp8}", "bf16")
@@ -161,6 +181,22 @@ def check_fp8(model: ModelSection, parallel: ParallelSection, precision: Precisi
         raise ConfigError(
             "precision.fp8_bf16_layers", f"{kept} with {stage} layers per pipeline stage",
             f"at most {stage}: Megatron keeps layers of the first and the last stage", "lower it or parallel.pipeline",
+        )  # fmt: skip
+
+
+def _check_fp8_weights(parallel: ParallelSection, precision: PrecisionSection) -> None:
+    """What weights in FP8 alone need: an optimizer that has the exact ones, and a recipe whose weights can be exchanged."""
+    if not parallel.distributed_optimizer:
+        raise ConfigError(
+            "precision.fp8_param_gather", "true with parallel.distributed_optimizer=false",
+            "the distributed optimizer: Megatron's other one has no exact weights beside FP8 ones",
+            "set parallel.distributed_optimizer=true, or precision.fp8_param_gather=false",
+        )  # fmt: skip
+    if precision.fp8_recipe == "mxfp8":
+        raise ConfigError(
+            "precision.fp8_param_gather", "true with precision.fp8_recipe mxfp8",
+            "delayed, tensorwise or blockwise: Megatron gathers MXFP8 weights in bf16, so nothing is saved",
+            "set another precision.fp8_recipe, or precision.fp8_param_gather=false",
         )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ OVERLAP = {
     "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # memory of a collective is released as soon as it was waited for
     "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",  # Transformer Engine's norms leave multiprocessors to the collectives
     "NVTE_BWD_LAYERNORM_SM_MARGIN": "16",
+    "NCCL_GRAPH_REGISTER": "0",  # Megatron refuses to record CUDA graphs beside expandable segments without it
 }
 
 

@@ -148,7 +148,7 @@ def batch_layout(section: TrainSection, parallel: ParallelSection, precision: Pr
     return BatchLayout(
         packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
         multiple=multiple, uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
-        rounds=p.pipeline if p.virtual_pipeline > 1 else 1, full=p.tp_comm_overlap,
+        rounds=p.pipeline if p.virtual_pipeline > 1 else 1, full=p.tp_comm_overlap or precision.cuda_graphs != "none",
     )  # fmt: skip
 
 

@@ -181,7 +181,8 @@ def stage_memory(
     wide, tokens = WIDTH[precision.dtype], work.micro_tokens
     count = stage_parameters(model, parallel, stage)
     copies = 0.0
-    if precision.fp8 != "none":  # Transformer Engine keeps each weight in FP8 twice: as it is and transposed
+    if precision.fp8 != "none" and not precision.fp8_param_gather:
+        # Transformer Engine keeps each weight in FP8 twice, as it is and transposed: beside the bf16 one, or in its place
         copies = 2.0 * model.num_layers / parallel.pipeline * layer_matrices(model) / parallel.tensor
     state = count * (8.0 if precision.dtype == "fp32" else 12.0)  # two moments, and the float32 weights of bf16 ones
     if parallel.distributed_optimizer:

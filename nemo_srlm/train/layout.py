@@ -88,6 +88,7 @@ def check_kernels(parallel: ParallelSection, precision: PrecisionSection, *, tra
     asked = (
         ("parallel.tp_comm_overlap", parallel.tp_comm_overlap, "false"),
         ("precision.cross_entropy", precision.cross_entropy == "te", "unfused"),
+        ("precision.cuda_graphs", precision.cuda_graphs != "none", "none"),
     )
     for key, wanted, other in asked:
         if wanted and not transformer_engine:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
 from nemo_srlm.train.batches import BatchLayout, batch_layout, row_length, step_rows
-from nemo_srlm.train.estimate import WIDTH, Gpu, Work, gradient_width, micro_batches, stage_parameters, training_flops
+from nemo_srlm.train.estimate import (
+    WIDTH,
+    Gpu,
+    Work,
+    gradient_width,
+    layer_matrices,
+    micro_batches,
+    stage_parameters,
+    training_flops,
+)
 from nemo_srlm.train.layout import data_parallel_size
 from nemo_srlm.train.lengths import Units
 
@@ -133,5 +142,9 @@ def exposed_seconds(
     link = gpu.nvlink if p.tensor * group <= NODE else gpu.network
     seconds_per_byte = (group - 1) / group / (link * 1e9 * REACHED)
     reduce = count * gradient_width(precision) * seconds_per_byte * (1 if p.distributed_optimizer else 2)
-    gather = count * WIDTH[precision.dtype] * seconds_per_byte if p.distributed_optimizer else 0.0
+    gathered = float(count * WIDTH[precision.dtype])
+    if precision.fp8_param_gather:  # one byte in place of two
+        layers = model.num_layers / p.pipeline - precision.fp8_bf16_layers
+        gathered -= layers * layer_matrices(model) / p.tensor
+    gather = gathered * seconds_per_byte if p.distributed_optimizer else 0.0
     return optimizer + max(0.0, reduce - row * 2 / 3) + max(0.0, gather - row / 3)

@@ -84,14 +84,32 @@ def test_a_faster_kernel_follows_the_plain_one(tmp_path: Path, kind: str, settin
     assert faster == pytest.approx(losses(tmp_path / "plain", kind, BF16), abs=0.05)
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_replayed_mlps_follow_computed_ones(tmp_path: Path, kind: str):
+    """Six steps, of which three are replayed, in full rows."""
+    rows = {"max_tokens_per_row": 768, "micro_batch": 1}
+    graphs = losses(tmp_path / "graphs", kind, dataclasses.replace(BF16, cuda_graphs="mlp"), **rows)
+    assert graphs == pytest.approx(losses(tmp_path / "plain", kind, BF16, **rows), abs=0.03)
+
+
+@pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise"])
+def test_weights_in_fp8_alone_follow_those_beside_bf16_ones(tmp_path: Path, recipe: str):
+    fp8 = fp8_of(recipe)
+    alone = losses(tmp_path / "alone", "sft", dataclasses.replace(fp8, fp8_param_gather=True))
+    assert alone == pytest.approx(losses(tmp_path / "beside", "sft", fp8), abs=0.03)
+
+
+def fp8_of(recipe: str) -> PrecisionSection:
+    import torch
+
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no FP8 on this GPU")
+    kept = 0 if recipe == "delayed" else 1
+    return PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe=recipe, fp8_bf16_layers=kept)
+
+
 @pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise"])
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_fp8_follows_bf16(tmp_path: Path, kind: str, recipe: str):
-    import torch
-
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("no FP8 on this GPU")
-    kept = 0 if recipe == "delayed" else 1
-    fp8 = PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe=recipe, fp8_bf16_layers=kept)
-    found = losses(tmp_path / "fp8", kind, fp8)
+    found = losses(tmp_path / "fp8", kind, fp8_of(recipe))
     assert found == pytest.approx(losses(tmp_path / "bf16", kind, BF16), abs=0.15)

@@ -121,7 +121,7 @@ def main() -> None:
         if case["optimizer"]:
             save_training(case, chunks)
         else:
-            checkpoint.save_model(Path(case["saved"]), chunks)
+            checkpoint.save_model(Path(case["saved"]), chunks, None)
         dist.barrier()
     setup.shutdown()
 

@@ -146,6 +146,11 @@ def test_plan_refuses_impossible_heads(capsys: pytest.CaptureFixture[str]):
 
 
 OVERLAP = ["parallel.tp_comm_overlap=true", "sft.max_tokens_per_row=4096", "dpo.max_tokens_per_row=8192"]
+FP8_WEIGHTS = ["precision.fp8=hybrid", "precision.fp8_recipe=tensorwise", "precision.fp8_param_gather=true"]
+GRAPHS = [
+    "precision.cuda_graphs=mlp", "parallel.pipeline=1", "parallel.virtual_pipeline=1", "sft.dropout=0", "dpo.dropout=0",
+    "sft.max_tokens_per_row=4096", "dpo.max_tokens_per_row=8192",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -157,10 +162,19 @@ OVERLAP = ["parallel.tp_comm_overlap=true", "sft.max_tokens_per_row=4096", "dpo.
         ([*OVERLAP, "parallel.processes=4"], "parallel.tp_comm_overlap"),
         ([*OVERLAP, "dpo.max_tokens_per_row=8191"], "dpo.max_tokens_per_row"),
         ([*OVERLAP, "sft.max_tokens_per_row=0"], "sft.max_tokens_per_row"),
+        (["precision.fp8_param_gather=true"], "precision.fp8_param_gather: true without FP8"),
+        ([*FP8_WEIGHTS, "parallel.distributed_optimizer=false"], "precision.fp8_param_gather"),
+        ([*FP8_WEIGHTS, "precision.fp8_recipe=mxfp8"], "precision.fp8_param_gather"),
+        ([*GRAPHS, "parallel.pipeline=2"], "precision.cuda_graphs: mlp with pipeline 2"),
+        ([*GRAPHS, "dpo.dropout=0.1"], "precision.cuda_graphs: mlp with dropout {'dpo': 0.1}"),
+        ([*GRAPHS, "precision.recompute=full"], "precision.cuda_graphs"),
+        ([*GRAPHS, "precision.dtype=fp32"], "precision.cuda_graphs"),
+        ([*GRAPHS, "sft.max_tokens_per_row=2048"], "sft.max_tokens_per_row"),
     ],
 )
 def test_switches_that_exclude_each_other_are_refused_when_a_run_starts(overrides: list[str], key: str):
-    compose("llama2_70b", OVERLAP)
+    for allowed in (OVERLAP, FP8_WEIGHTS, GRAPHS):
+        compose("llama2_70b", allowed)
     with pytest.raises(ConfigError) as refused:
         compose("llama2_70b", overrides)
     assert key in str(refused.value)

@@ -111,6 +111,7 @@ def test_an_unknown_precision_is_refused(settings: dict[str, object], words: str
     [
         ({"tp_comm_overlap": True}, {}, r"parallel\.tp_comm_overlap"),
         ({}, {"cross_entropy": "te"}, r"precision\.cross_entropy"),
+        ({}, {"cuda_graphs": "mlp"}, r"precision\.cuda_graphs"),
     ],
 )
 def test_transformer_engines_kernels_are_refused_without_it(

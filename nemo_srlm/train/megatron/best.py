@@ -25,11 +25,11 @@ class BestWeights:
         dist.broadcast_object_list(found, src=0)
         self._lowest = found[0]
 
-    def update(self, step: int, loss: float, chunks: list[Any]) -> None:
+    def update(self, step: int, loss: float, chunks: list[Any], optimizer: Any) -> None:
         """Keeps the current weights if no earlier ones had a loss as low."""
         if self._lowest is None or loss < self._lowest:
             self._lowest = loss
-            self._saver.save_weights(chunks, BEST, {BEST_FILE: {"step": step, "loss": loss}})
+            self._saver.save_weights(chunks, optimizer, BEST, {BEST_FILE: {"step": step, "loss": loss}})
 
     def finalize(self) -> None:
         """Makes the kept weights the final ones."""

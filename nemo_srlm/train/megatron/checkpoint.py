@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name
-from nemo_srlm.train.megatron import optimizer_state
+from nemo_srlm.train.megatron import fp8_weights, optimizer_state
 from nemo_srlm.train.megatron.save_strategy import InProcessSave
 
 
@@ -50,7 +51,7 @@ def save_strategy() -> FullyParallelSaveStrategyWrapper:
     return FullyParallelSaveStrategyWrapper(InProcessSave(), _replicas())
 
 
-def weights_to_save(chunks: list[Any]) -> dict[str, Any]:
+def _synchronised_state(chunks: list[Any]) -> dict[str, Any]:
     """`model_state` after the last update: with overlapped communication Megatron gathers the updated parameters only
     when the next forward pass uses them, and until then every rank has only its own part of them."""
     for chunk in chunks:
@@ -64,15 +65,21 @@ def _of_optimizer(model: dict[str, Any]) -> dict[str, Any]:
     return model["model"] if len(model) == 1 else model
 
 
-def save_model(directory: Path, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
-    """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank calls it."""
-    _write(directory, name, weights_to_save(chunks), notes or {})
+def save_model(
+    directory: Path, chunks: list[Any], optimizer: Any, name: str = FINAL, notes: dict[str, Any] | None = None
+) -> None:
+    """Writes `directory`/`name`: weights only, and `notes` (file name -> JSON). Every rank calls it.
+
+    `optimizer`: that of the training, None outside of one.
+    """
+    _write(directory, name, fp8_weights.to_save(_synchronised_state(chunks), optimizer), notes or {})
 
 
 def training_state(step: int, chunks: list[Any], optimizer: Any) -> dict[str, Any]:
     """Sharded weights and optimizer state, and the number of steps done: all that training resumes from."""
-    state = weights_to_save(chunks)
-    return state | {"optimizer": optimizer_state.to_save(optimizer, _of_optimizer(state)), "step": step}
+    state = _synchronised_state(chunks)
+    of_optimizer = optimizer_state.to_save(optimizer, _of_optimizer(state))
+    return fp8_weights.to_save(state, optimizer) | {"optimizer": of_optimizer, "step": step}
 
 
 def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any, keep_last: int) -> None:
@@ -140,7 +147,10 @@ def load_model(directory: Path, chunks: list[Any]) -> None:
     path = directory if (directory / COMPLETE_FILE).is_file() else latest(directory)
     if path is None:
         raise CheckpointError(directory, "no complete checkpoint", "final/ or step_*/", "run the stage that writes it")
-    _fill(chunks, _load(path, _without_absent_scales(path, model_state(chunks))))
+    loaded = _load(path, _without_absent_scales(path, model_state(chunks)))
+    _fill(chunks, loaded)
+    for chunk, part in _by_chunk(chunks, loaded):
+        fp8_weights.keep(chunk, part)
 
 
 def load_training(directory: Path, chunks: list[Any], optimizer: Any) -> int:
@@ -177,9 +187,14 @@ def _without_absent_scales(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fill(chunks: list[Any], loaded: dict[str, Any]) -> None:
+def _by_chunk(chunks: list[Any], loaded: dict[str, Any]) -> Iterator[tuple[GPTModel, dict[str, Any]]]:
     for i, chunk in enumerate(unwrap_model(chunks)):
-        chunk.load_state_dict(loaded["model" if len(chunks) == 1 else f"model{i}"], strict=False)
+        yield chunk, loaded["model" if len(chunks) == 1 else f"model{i}"]
+
+
+def _fill(chunks: list[Any], loaded: dict[str, Any]) -> None:
+    for chunk, part in _by_chunk(chunks, loaded):
+        chunk.load_state_dict(part, strict=False)
 
 
 def drop_training(directory: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.train.batches import BatchLayout, batch_layout, row_length
 from nemo_srlm.train.layout import check_batches
-from nemo_srlm.train.megatron import checkpoint, optim, setup, user_buffers
+from nemo_srlm.train.megatron import checkpoint, fp8_weights, optim, setup, user_buffers
 from nemo_srlm.train.megatron.model import build_model, initialize_weights
 from nemo_srlm.train.stop_conditions import NO_LIMITS, Limits
 
@@ -70,9 +70,11 @@ def start(job: Job) -> Trainer:
     else:
         checkpoint.load_model(job.initial, chunks)
     wrapped = optim.wrap(chunks, job.parallel, job.precision)
-    for chunk in wrapped:
-        chunk.broadcast_params()
+    if not job.precision.fp8_param_gather:  # a broadcast knows no FP8 weights; every replica has read the same ones
+        for chunk in wrapped:
+            chunk.broadcast_params()
     optimizer = optim.build_optimizer(wrapped, job.train, job.parallel, job.precision)
+    fp8_weights.forget(chunks)
     gc.collect()
     gc.freeze()  # a save collects garbage; without this it visits every object that the imports made
     return Trainer(job, wrapped, optimizer, device.device, layout)

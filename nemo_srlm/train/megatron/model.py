@@ -25,7 +25,7 @@ from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSe
 from nemo_srlm.core.records import item_seed
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import padded_vocab_size
-from nemo_srlm.train.megatron import accelerator
+from nemo_srlm.train.megatron import accelerator, fp8_weights
 from nemo_srlm.train.megatron.attention import PackedAttention, Rope
 from nemo_srlm.train.megatron.kernels import RMSNorm, SwiGLU
 
@@ -44,6 +44,7 @@ def transformer_config(
         settings |= {
             "fp8": precision.fp8,
             "fp8_recipe": precision.fp8_recipe,
+            "fp8_param": precision.fp8_param_gather,
             "first_last_layers_bf16": precision.fp8_bf16_layers > 0,
             "num_layers_at_start_in_bf16": precision.fp8_bf16_layers,
             "num_layers_at_end_in_bf16": precision.fp8_bf16_layers,
@@ -52,6 +53,8 @@ def transformer_config(
         settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     elif precision.recompute == "selective":
         settings |= {"recompute_granularity": "selective"}
+    if precision.cuda_graphs != "none":
+        settings |= {"cuda_graph_impl": "transformer_engine", "cuda_graph_scope": [precision.cuda_graphs]}
     if precision.cross_entropy != "unfused":
         settings |= {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": precision.cross_entropy}
     return TransformerConfig(
@@ -198,7 +201,7 @@ def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -
                 full = F.pad(full, (0, 0, 0, padding))
             parts = full.chunk(2, dim=0) if "linear_fc1" in name else (full,)  # gate and up are sharded apart
             shard = torch.cat([p.chunk(size, dim=parameter.partition_dim)[rank] for p in parts])
-            parameter.copy_(shard)
+            fp8_weights.fill(parameter, shard)
 
 
 def global_name(chunk: GPTModel, name: str) -> str:

@@ -29,6 +29,7 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
         overlap_param_gather=can_overlap() and parallel.distributed_optimizer,
         align_param_gather=len(chunks) > 1,  # then the interleaved schedule starts the gather, by param_sync_func below
         use_distributed_optimizer=parallel.distributed_optimizer,
+        fp8_param_gather=precision.fp8_param_gather,
         average_in_collective=False,
         check_for_nan_in_grad=False,  # the trainer checks the global norm instead
     )
@@ -60,6 +61,9 @@ def build_optimizer(
         adam_eps=section.eps,
         bf16=precision.dtype == "bf16",
         params_dtype=torch.bfloat16 if precision.dtype == "bf16" else torch.float32,
+        fp8_recipe=precision.fp8_recipe
+        if precision.fp8_param_gather
+        else None,  # asked for where weights are FP8 alone
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_param_gather=can_overlap() and parallel.distributed_optimizer,
         clip_grad=section.clip_grad,

@@ -49,7 +49,7 @@ def _in_row(shape: Sequence[int], row: int, start: int, stop: int) -> Iterator[R
         yield (row, *offset), (1, *sizes)
 
 
-def _pieces(sharded: ShardedTensor | ShardedTensorFactory, parameter: Tensor) -> list[ShardedTensor]:
+def pieces_of(sharded: ShardedTensor | ShardedTensorFactory, parameter: Tensor) -> list[ShardedTensor]:
     """What a parameter is in the checkpoint: itself, or blocks of its rows that are stored apart (SwiGLU's gate and up)."""
     if isinstance(sharded, ShardedTensor):
         return [sharded]
@@ -60,8 +60,11 @@ def _pieces(sharded: ShardedTensor | ShardedTensorFactory, parameter: Tensor) ->
     return found
 
 
-def _shards(name: str, pieces: Sequence[ShardedTensor], start: int, values: Tensor) -> Iterator[ShardedTensor]:
-    """`values`, a state of the elements from `start` of a parameter, as parts of the checkpoint's tensors. Views."""
+def shards(prefix: str, pieces: Sequence[ShardedTensor], start: int, values: Tensor) -> Iterator[ShardedTensor]:
+    """`values`, of the elements from `start` of a parameter, as parts of the checkpoint's tensors. Views.
+
+    `prefix` comes before the weight's name.
+    """
     first, taken = 0, 0  # element of the parameter at which a piece begins; values used
     for piece in pieces:
         size = math.prod(piece.local_shape)
@@ -72,7 +75,7 @@ def _shards(name: str, pieces: Sequence[ShardedTensor], start: int, values: Tens
             taken += math.prod(sizes)
             place = (0,) * piece.prepend_axis_num + offset
             yield ShardedTensor(
-                key=f"optimizer.state.{name}.{piece.key}", data=data, dtype=data.dtype, local_shape=whole,
+                key=f"{prefix}{piece.key}", data=data, dtype=data.dtype, local_shape=whole,
                 global_shape=piece.global_shape,
                 global_offset=tuple(a + b for a, b in zip(piece.global_offset, place, strict=True)),
                 axis_fragmentations=None, replica_id=(*piece.replica_id[:2], 0),  # each range is on one replica alone
@@ -82,7 +85,7 @@ def _shards(name: str, pieces: Sequence[ShardedTensor], start: int, values: Tens
     assert taken == len(values)
 
 
-def _owned(inner: DistributedOptimizer) -> Iterator[tuple[Tensor, int]]:
+def owned(inner: DistributedOptimizer) -> Iterator[tuple[Tensor, int]]:
     """(parameter, first element) of the ranges of which this replica has the optimizer's state."""
     for buffer in inner.gbuf_ranges:
         for buckets in buffer.values():
@@ -91,16 +94,23 @@ def _owned(inner: DistributedOptimizer) -> Iterator[tuple[Tensor, int]]:
                     yield parameter, ranges["param"].start
 
 
+def by_parameter(model: dict[str, Any]) -> dict[Tensor, ShardedTensor | ShardedTensorFactory]:
+    """What each parameter is in the sharded weights `model`."""
+    tensors, _ = extract_sharded_tensors_and_factories(model)
+    return {sharded.data: sharded for sharded in nested_values(tensors)}
+
+
 def _range_shards(inner: DistributedOptimizer, model: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any], list[Any]]]:
     """(parameter, its state here, that state as shards) of every range that this replica owns."""
-    tensors, _ = extract_sharded_tensors_and_factories(model)
-    of_parameter = {sharded.data: sharded for sharded in nested_values(tensors)}
+    of_parameter = by_parameter(model)
     found = []
-    for parameter, start in _owned(inner):
+    for parameter, start in owned(inner):
         held = inner._get_main_param_and_optimizer_states(parameter)
-        pieces = _pieces(of_parameter[parameter], parameter)
-        shards = [s for name in STATE_NAMES for s in _shards(name, pieces, start, held[name].detach())]
-        found.append((parameter, held, shards))
+        pieces = pieces_of(of_parameter[parameter], parameter)
+        parts = [
+            part for name in STATE_NAMES for part in shards(f"optimizer.state.{name}.", pieces, start, held[name].detach())
+        ]  # fmt: skip
+        found.append((parameter, held, parts))
     return found
 
 
@@ -118,9 +128,9 @@ def to_save(optimizer: Any, model: dict[str, Any]) -> dict[str, Any]:
     (inner,) = optimizer.chained_optimizers
     if not isinstance(inner, DistributedOptimizer):
         return dict(inner.sharded_state_dict(model))
-    shards = itertools.chain.from_iterable(shards for _, _, shards in _range_shards(inner, model))
+    parts = itertools.chain.from_iterable(parts for _, _, parts in _range_shards(inner, model))
     # a dict, because Megatron refuses to merge lists whose lengths differ, as they do under another layout
-    return {**inner.state_dict(), "param_state": dict(enumerate(shards)), "param_state_sharding_type": FORMAT}
+    return {**inner.state_dict(), "param_state": dict(enumerate(parts)), "param_state_sharding_type": FORMAT}
 
 
 def to_load(optimizer: Any, model: dict[str, Any]) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
@@ -143,8 +153,8 @@ def to_load(optimizer: Any, model: dict[str, Any]) -> tuple[dict[str, Any], Call
             (step,) = {group["step"] for group in loaded["optimizer"]["param_groups"]}
             _set_steps(inner, float(step))
 
-    shards = itertools.chain.from_iterable(shards for _, _, shards in ranges)
-    return {"param_state": dict(enumerate(shards))}, complete
+    parts = itertools.chain.from_iterable(parts for _, _, parts in ranges)
+    return {"param_state": dict(enumerate(parts))}, complete
 
 
 def _counts_steps_per_parameter(inner: Any) -> bool:

@@ -51,10 +51,12 @@ class Saver:
         self._calls.schedule_async_request(request)
         self._pending = (name, temporary)
 
-    def save_weights(self, chunks: list[Any], name: str = FINAL, notes: dict[str, Any] | None = None) -> None:
+    def save_weights(
+        self, chunks: list[Any], optimizer: Any, name: str = FINAL, notes: dict[str, Any] | None = None
+    ) -> None:
         """Writes weights only, at once. Waits for the save under way first: both read results from one queue."""
         self.finish()
-        checkpoint.save_model(self._directory, chunks, name, notes)
+        checkpoint.save_model(self._directory, chunks, optimizer, name, notes)
 
     def poll(self) -> None:
         """Publishes the checkpoint under way if all ranks have written it. Call once per step."""

@@ -12,7 +12,7 @@ from nemo_srlm.core.control import stop_file
 from nemo_srlm.errors import UserError
 from nemo_srlm.train.batches import total_steps
 from nemo_srlm.train.checkpoint_dir import is_finished, weights_name
-from nemo_srlm.train.megatron import checkpoint, optim, ranks, setup, step
+from nemo_srlm.train.megatron import checkpoint, cuda_graphs, optim, ranks, setup, step
 from nemo_srlm.train.megatron.best import BestWeights
 from nemo_srlm.train.megatron.evaluation import evaluate, training_batches
 from nemo_srlm.train.megatron.job import Job, Trainer
@@ -53,13 +53,15 @@ def fit(
             values = evaluate(trainer, validation)
             log.validation(done, values)
             if best is not None:
-                best.update(done, values["loss"], trainer.chunks)
+                best.update(done, values["loss"], trainer.chunks, trainer.optimizer)
 
     longest = 0.0  # seconds of a step with all that follows it
     with closing(StepLog(job, task, first, steps)) as log:
         with StopConditions(limits) as stop:
             for number in range(first, steps):
                 began = time.perf_counter()
+                if number == first + cuda_graphs.WARMUP and job.precision.cuda_graphs != "none":
+                    cuda_graphs.record(trainer)
                 result = train_step(trainer, task, scheduler, number, partial(stop.reason, longest))
                 done = result.done
                 log.step(result)
@@ -68,7 +70,7 @@ def fit(
                     validate(done)
                 saver.poll()
                 if _due(job.keep_every, done, steps):
-                    saver.save_weights(trainer.chunks, weights_name(done))
+                    saver.save_weights(trainer.chunks, trainer.optimizer, weights_name(done))
                 if result.stop and done < steps:
                     saver.save(done, trainer.chunks, trainer.optimizer)
                     saver.finish()
@@ -79,7 +81,7 @@ def fit(
         validate(steps)
         saver.finish()
     if best is None:
-        saver.save_weights(trainer.chunks)
+        saver.save_weights(trainer.chunks, trainer.optimizer)
     else:
         best.finalize()
     checkpoint.drop_training(job.checkpoints)
