@@ -2,10 +2,10 @@
 
     python tools/bench/stage_kills.py --kills 20 [--stages sft dpo] [key=value ...]
 
-A reduced tiny loop is run once undisturbed. Then each stage is run alone, its inputs being done, and killed until it was
-killed `--kills` times: the launcher, or any process below it, at a random moment of the start or of the work. It is resumed
-after each kill. Whenever it finishes, its records and weights are compared with the undisturbed run's, and it begins anew.
-Of every kill: is a process left after 10 seconds?
+A reduced tiny loop is run once undisturbed, or `--whole` names a finished run of the same settings. Then each stage is run
+alone, its inputs being done, and killed until it was killed `--kills` times: the launcher, or any process below it, at a
+random moment of the start or of the work. It is resumed after each kill. Whenever it finishes, its records and weights are
+compared with the undisturbed run's, and it begins anew. Of every kill: is a process left after 10 seconds?
 """
 
 import argparse
@@ -135,7 +135,7 @@ class Attempt:
 
 
 def command(root: Path, name: str, verb: str, overrides: list[str], *options: str) -> list[str]:
-    settings = ["--config-name", "tiny", f"run.root={root}", f"run.name={name}", *REDUCED, *overrides]
+    settings = ["--config-name", "tiny", f"run.root={root}", f"run.name={name}", *overrides]
     return [sys.executable, "-m", "nemo_srlm.cli", verb, *options, *settings]
 
 
@@ -204,7 +204,13 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--seed", type=int, default=0, help="seed of moments and victims")
     parser.add_argument(
-        "--root", type=Path, default=Path("runs/stage_kills"), help="directory of the runs, which is emptied"
+        "--root",
+        type=Path,
+        default=Path("runs/stage_kills"),
+        help="directory of the runs; its undisturbed run is reused",
+    )
+    parser.add_argument(
+        "--whole", type=Path, metavar="RUN_DIR", help="a finished tiny run in place of a reduced one made here"
     )
     parser.add_argument("--quick", action="store_true", help="two kills of world, seed and judge")
     parser.add_argument("overrides", nargs="*", help="settings of the runs, key=value")
@@ -213,10 +219,13 @@ def main() -> None:
         args.kills, args.stages = 2, ["world", "seed", "judge"]
     root = args.root.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    seconds, rng, bad = undisturbed(root, args.stages, args.overrides), random.Random(args.seed), False
+    overrides = [*(() if args.whole else REDUCED), *args.overrides]
+    if args.whole and not (root / "whole").exists():
+        shutil.copytree(args.whole, root / "whole", symlinks=True)
+    seconds, rng, bad = undisturbed(root, args.stages, overrides), random.Random(args.seed), False
     print("stage       alone  kills  finished  files  differ  left after 10 s  killed", flush=True)
     for stage in args.stages:
-        found = strike(root, stage, args.kills, seconds[stage], args.overrides, rng)
+        found = strike(root, stage, args.kills, seconds[stage], overrides, rng)
         files = len(digests(root / "whole" / f"iter{STAGES[stage]}" / stage))
         victims = ", ".join(f"{number} {name}" for name, number in sorted(found.victims.items()))
         print(f"{stage:10} {seconds[stage]:5.0f} s {found.kills:5} {found.rounds:9} {files:6} {len(found.differ):7} "
