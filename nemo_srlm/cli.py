@@ -137,11 +137,13 @@ def _cancel(args: argparse.Namespace) -> int:
 
 def _logs(args: argparse.Namespace) -> int:
     """Prints the newest log of a stage after the names of all; --follow continues as it grows."""
+    from nemo_srlm.config.compose import require_run
     from nemo_srlm.launch.launcher import launcher_of
 
     run_dir = args.run_dir or latest_run()
     found = launcher_of(run_dir).logs(run_dir, args.stage)
     if not found:
+        require_run(run_dir)
         raise UserError(f"{run_dir}/{args.stage}", "no logs yet", remedy="see `nemo-srlm status`")
     say("\n".join(map(str, found)), error=True)
     print_log(found[-1], args.follow)

@@ -8,6 +8,8 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # of an OSError while writing: what the user can fix
@@ -79,6 +81,17 @@ def of_missing_package(error: BaseException | None) -> UserError | None:
     if not isinstance(error, ModuleNotFoundError) or not error.name or error.name.split(".")[0] == "nemo_srlm":
         return None
     return InstallError(sys.executable, f"{error.name}: not installed", remedy=INSTALL)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around the writing of `path`: what the system says of a write, which carries no name, is about this path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def is_passing(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from nemo_srlm.config.imported import Describe, with_imported
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.config.type_errors import type_error
-from nemo_srlm.errors import ConfigError
+from nemo_srlm.errors import ConfigError, naming
 
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
@@ -127,8 +127,15 @@ def save_resolved_config(cfg: Config, run_dir: Path) -> None:
     """Writes the resolved config into the run directory, atomically."""
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = run_dir / f".{RESOLVED_CONFIG}.tmp"
-    temporary.write_text(as_yaml(cfg), encoding="utf-8")
+    with naming(run_dir / RESOLVED_CONFIG):
+        temporary.write_text(as_yaml(cfg), encoding="utf-8")
     temporary.replace(run_dir / RESOLVED_CONFIG)
+
+
+def require_run(run_dir: Path) -> None:
+    """Raises ConfigError when `run_dir` is not the directory of a run that was started."""
+    if not (run_dir / RESOLVED_CONFIG).exists():
+        raise ConfigError(run_dir / RESOLVED_CONFIG, "no such file", "the directory of a run that was started")
 
 
 def load_resolved_config(run_dir: Path) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from nemo_srlm.core.records import Record
-from nemo_srlm.errors import DataError
+from nemo_srlm.errors import DataError, naming
 
 
 def file_digest(path: Path) -> str:
@@ -40,7 +40,7 @@ def content_digest(path: Path) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Through a temporary file, flushed to disk: `path` appears with all of `text` or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as f:
+    with naming(path), temporary.open("w", encoding="utf-8") as f:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())
@@ -120,7 +120,7 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     """Streams records into `path` atomically. Returns their number."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    with temporary.open("w", encoding="utf-8") as f:
+    with naming(path), temporary.open("w", encoding="utf-8") as f:
         for record in records:
             f.write(dump(record))
             count += 1

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
-from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.files import read_json, write_atomic, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say
@@ -186,7 +186,7 @@ def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
         write_json(plan, wanted)
     started.parent.mkdir(exist_ok=True)
     if not started.exists():
-        started.write_text(repr(time.time()), encoding="utf-8")
+        write_atomic(started, repr(time.time()))
     return ctx
 
 

@@ -47,7 +47,8 @@ def split(words: Sequence[str]) -> tuple[list[Ref], Path | None]:
         except argparse.ArgumentTypeError as error:
             if place == len(words) - 1 and Path(word).is_dir():
                 return refs, Path(word)
-            raise UserError("redo", str(error), remedy="a run directory comes last") from error
+            expected = "iterT/STAGE, such as iter1/judge, or, as the last word, the directory of a run"
+            raise UserError("redo", f"{word!r} is neither", expected) from error
     return refs, None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.compose import require_run
 from nemo_srlm.core.files import read_json_lines, read_records
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt
 from nemo_srlm.errors import DataError
@@ -33,7 +34,7 @@ def _of_prompt(path: Path, prompt_id: str) -> Iterator[dict[str, Any]]:
 def item(run_dir: Path, wanted: str) -> dict[str, Any]:
     """All records of one prompt. `wanted`: the beginning of its id or of one of its candidates' or pairs' ids.
 
-    Raises DataError when no iteration has such an id.
+    Raises DataError when no iteration has such an id, ConfigError when `run_dir` is not the directory of a run.
     """
     for iteration in _iterations(run_dir):
         prompt_id = _prompt_id(iteration, wanted)
@@ -48,6 +49,7 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
             "pairs": list(_of_prompt(iteration / "pairs/pairs.jsonl", prompt_id)),
             "dropped": [d["reason"] for d in _of_prompt(iteration / "pairs/dropped.jsonl", prompt_id)],
         }
+    require_run(run_dir)
     raise DataError(
         run_dir,
         f"no item whose id begins with {wanted!r}",

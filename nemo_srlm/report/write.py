@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from nemo_srlm.core import files
+from nemo_srlm.errors import UserError
 from nemo_srlm.report import render, text
 from nemo_srlm.report.collect import collect
 
@@ -24,8 +25,10 @@ def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
 def write_report(run_dirs: list[Path], out: Path) -> Path:
     """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Accepts unfinished runs.
 
-    Raises ConfigError when a directory is not a run's.
+    Raises ConfigError when a directory is not a run's, UserError when `out` is a directory.
     """
+    if out.is_dir():
+        raise UserError("--out", f"{out} is a directory", "the name of a file", f"--out {out / 'report.html'}")
     runs = read_runs(run_dirs)
     out.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"version": 2, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)

@@ -2,12 +2,20 @@
 
 import errno
 import os
+import resource
 import shutil
+import signal
 from collections import namedtuple
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from nemo_srlm import cli
+from nemo_srlm.config.compose import save_resolved_config
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import files
+from nemo_srlm.core.records import Prompt
 from nemo_srlm.errors import of_system
 
 Usage = namedtuple("Usage", "total used free")
@@ -79,3 +87,43 @@ def test_a_full_disk_is_found_behind_any_error_even_below_directories_that_could
     mistake = of_system(error, tmp_path / "not" / "made")
     assert mistake is not None
     assert "the disk is full" in str(mistake)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Files may not exceed 100 bytes: a real error of write(), which names no file."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("write", [
+    lambda path: files.write_atomic(path, "x" * 200), lambda path: files.write_json(path, ["x" * 200]),
+    lambda path: files.write_records(path, [Prompt("p", "x" * 200)]),
+    lambda path: save_resolved_config(Config(), path.parent),
+])  # fmt: skip
+def test_what_the_system_says_of_a_write_is_about_the_file(tmp_path: Path, write: Callable[[Path], object]):
+    """Not about the directory in which the command was typed, which may be on a disk with room."""
+    with pytest.raises(OSError) as raised:
+        write(tmp_path / "config.yaml")
+    assert str(of_system(raised.value, Path("/elsewhere"))).startswith(f"{tmp_path}/config.yaml: File too large")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["show", "ab"], "the directory of a run"), (["logs", "iter1/judge"], "the directory of a run"),
+    (["redo", "iter1/judge"], "is neither"), (["verify"], "the directory of a run"), (["status"], "the directory of a run"),
+])  # fmt: skip
+def test_a_directory_that_is_no_run_is_said_to_be_none(
+    tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main([*words, str(tmp_path / "absent")]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_would_be_a_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm import cli
-from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.core import files, manifest, outputs
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.stage import Ref, run_directory
 from nemo_srlm.errors import DataError, LostError, StaleError
-from nemo_srlm.launch import redo, verify
+from nemo_srlm.launch import plan, redo, verify
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import lost_stages, remaining
+from nemo_srlm.launch.slurm import jobs
+from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.report import status
 from nemo_srlm.report.collect import collect
 from nemo_srlm.report.render import html
@@ -195,6 +197,28 @@ def test_verify_takes_the_digests_of_an_export_from_its_card(tmp_path: Path):
     done = manifest.Manifest("export", 0, "", {}, {}, {}, {"hf/model.safetensors": outputs.Output(7)})
     found = outputs.changes(tmp_path, verify.recorded(tmp_path, done), digests=True)
     assert found == ["hf/model.safetensors has another content"]
+
+
+def test_submit_redoes_what_a_purge_has_taken_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What `submit` would submit, without a Slurm: nothing before, the lost stage and what depends on it after."""
+    toys = {"numbers": toy.NUMBERS, "squares": toy.SQUARES}
+    for module in (plan, redo, jobs):
+        monkeypatch.setattr(module, "load", lambda name: toys[name])
+    for module in (plan, redo):
+        monkeypatch.setattr(module, "pipeline", lambda cfg: [Ref("numbers", 0), Ref("squares", 0)])
+    cfg = toy.config(tmp_path)
+    cfg.world.enabled = True
+    run_dir = run_directory(cfg)
+    save_resolved_config(cfg, run_dir)
+    run(toy.NUMBERS, cfg)
+    run(toy.SQUARES, cfg)
+    assert submission.plan(cfg, run_dir, []) == []
+    (run_dir / "iter0/numbers/numbers.jsonl").unlink()
+    with pytest.raises(LostError, match=r"redo iter0/numbers"):
+        submission.plan(cfg, run_dir, [])
+    redo.redo_lost(cfg)
+    missing = {ref for job in submission.plan(cfg, run_dir, []) for ref in job.refs}
+    assert missing == {Ref("numbers", 0), Ref("squares", 0)}
 
 
 # --- redo ---------------------------------------------------------------------------------------------------------------

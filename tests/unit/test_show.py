@@ -28,6 +28,7 @@ def run_dir(tmp_path: Path) -> Path:
     where = {name: tmp_path / "run" / "iter1" / name for name in names}
     for directory in where.values():
         directory.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
     prompts = [Prompt(p, f"Question {p}?", demonstrations=("Shown one.", "Shown two.")) for p in SCORES]
     made = [Candidate(content_id(p, n), p, n, f"Answer {n} to {p}", "stop", 7) for p in SCORES for n in range(2)]
     draws = {content_id(p, n): draws for p, both in SCORES.items() for n, draws in enumerate(both)}
