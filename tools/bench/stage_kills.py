@@ -148,17 +148,22 @@ def strike(root: Path, stage: str, kills: int, whole: float, overrides: list[str
     words = command(root, "killed", stage, overrides, "--iteration", str(iteration))
     while True:
         attempt = Attempt(words, root / f"{stage}.log")
-        struck = ""
+        struck, in_work = "", found.kills % 2 == 1
         if found.kills < kills:
-            in_work = found.kills % 2 == 1
             running = not in_work or attempt.wait(PATIENCE, here / "progress.json")
-            if running and attempt.wait(rng.uniform(0, whole / 2 if in_work else whole)):
+            # early in the work is where the short stages still are
+            if running and attempt.wait(whole / 2 * rng.random() ** 3 if in_work else whole * rng.random()):
                 struck = attempt.kill(rng)
         code, left = attempt.end()
         found.left += left
         if struck:
             found.kills += 1
             found.victims[struck] = found.victims.get(struck, 0) + 1
+            print(
+                f"  {stage}: kill {found.kills}, {struck}{' in its work' if in_work else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
         if code not in (0, 1, -signal.SIGKILL):
             found.codes.append(code)
         done = (here / "manifest.json").exists()
