@@ -58,6 +58,6 @@ class Progress:
             "eta": (total - done) / rate if rate > 0 else None,
             "started": self.started, "updated": now, "pid": os.getpid(), "host": os.uname().nodename,
         }  # fmt: skip
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(data), encoding="utf-8")
         os.replace(temporary, self.path)

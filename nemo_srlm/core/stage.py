@@ -193,6 +193,8 @@ def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
 def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
     """Runs `finalize` and writes the manifest last."""
     metrics = stage.finalize(ctx)
+    for left in ctx.dir.glob(".*.tmp"):  # by writers that were killed: no other process works here any more
+        left.unlink(missing_ok=True)
     identity = identity_of(stage, ctx.cfg, ctx.iteration, run_dir)
     done = manifest.Manifest(
         stage=stage.name,

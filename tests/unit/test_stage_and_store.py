@@ -82,6 +82,14 @@ def test_the_manifest_lists_outputs_and_not_bookkeeping(tmp_path: Path):
     assert manifest.metrics == {"count": toy.COUNT}
 
 
+def test_a_finished_stage_keeps_no_file_that_a_killed_writer_left(tmp_path: Path):
+    cfg = toy.config(tmp_path)
+    run(toy.NUMBERS, cfg, finish=False)
+    (run_directory(cfg) / "iter0/numbers/.numbers.jsonl.77.tmp").write_text("half a")
+    run(toy.NUMBERS, cfg)
+    assert {path.name for path in (run_directory(cfg) / "iter0/numbers").iterdir() if path.name[0] == "."} == set()
+
+
 def test_a_finished_stage_of_another_run_is_linked_only_when_it_is_the_same(tmp_path: Path):
     one = toy.config(tmp_path)
     run(toy.NUMBERS, one)
