@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_srlm.config.training import ModelSection
+from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.train.estimate import layer_matrices
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def compare(megatron: Path, transformers: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    die_with_named_parent()
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)  # one process, also when the parent is a rank of a larger world
     os.environ["HF_HUB_OFFLINE"] = "1"

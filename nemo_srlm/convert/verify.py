@@ -10,6 +10,7 @@ Each level includes the ones before it.
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from nemo_srlm.convert.import_hf import SLICE_BYTES, read_megatron_rows
 from nemo_srlm.convert.processes import Report, no_report
 from nemo_srlm.convert.tensor_files import DTYPE_NAMES, BufferPool, Reader
 from nemo_srlm.core.files import file_digest, write_atomic
+from nemo_srlm.core.process import PARENT
 from nemo_srlm.errors import CheckpointError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
@@ -133,7 +135,8 @@ class _Process:
         (directory / "request.json").write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", *arguments, str(directory / "request.json"), str(self.result_path)]
         log = stack.enter_context(self._log.open("w"))
-        self._process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
+        env = {**os.environ, PARENT: str(os.getpid())}  # it ends with this process, however this one ends
+        self._process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=env))
         stack.callback(self._process.kill)  # on an error the context of Popen would wait for its end
 
     def result(self, hf: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
+from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.errors import EngineError
 from nemo_srlm.generate.requests import Failure, Request, generate
 from nemo_srlm.generate.vllm_engine import VllmEngine
@@ -27,6 +28,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    die_with_named_parent()
     result = run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 

@@ -23,6 +23,11 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_with_named_parent() -> None:
+    """`die_with_parent` of the process that the environment names (PARENT): first of all in a child's own program."""
+    die_with_parent(int(os.environ[PARENT]))
+
+
 def start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Starts `command` in a session of its own, with stdout and stderr appended to `log`. It dies with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.process import PARENT, die_with_parent
+from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import say
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_USER, Work, parse, record_failure
@@ -52,7 +52,7 @@ def train(work: Work) -> None:
 
 
 def main() -> None:
-    die_with_parent(int(os.environ[PARENT]))  # torchrun: killed with -9, it would leave its ranks behind
+    die_with_named_parent()  # torchrun: killed with -9, it would leave its ranks behind
     quiet()
     work = parse()
     code = exit_code(lambda: train(work), work.refs[0], stages.stage_directory(work.run_dir, work.refs[0]))

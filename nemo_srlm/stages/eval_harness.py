@@ -7,12 +7,14 @@ needs the package lm_eval in `eval.harness.python` and the tasks' data sets on t
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.process import die_with_parent
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError
 from nemo_srlm.evaluate import harness
@@ -76,7 +78,10 @@ def _run(ctx: Context) -> None:
             python(ctx.cfg), section.backend, args, tasks, shots, out, section.limit, section.include_path
         )
         with log.open("w", encoding="utf-8") as f:
-            code = subprocess.run(command, check=False, stdout=f, stderr=subprocess.STDOUT, env=env).returncode
+            code = subprocess.run(
+                command, check=False, stdout=f, stderr=subprocess.STDOUT, env=env,
+                preexec_fn=partial(die_with_parent, os.getpid()),
+            ).returncode  # fmt: skip
         if code:
             what, remedy = harness.failure(log.read_text(encoding="utf-8", errors="replace"))
             raise EngineError(

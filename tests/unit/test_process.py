@@ -4,13 +4,18 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch.distributed.run
 
-from nemo_srlm.core.process import PARENT
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core.process import PARENT, die_with_parent
+from nemo_srlm.core.progress import Progress
+from nemo_srlm.core.stage import Context
 from nemo_srlm.launch import torchrun
+from nemo_srlm.stages import eval_harness
 from tests.processes import left_by
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +44,21 @@ def test_a_child_that_asks_too_late_dies_too(tmp_path: Path):
     assert not (tmp_path / "child.survived").exists()
 
 
-def test_a_rank_whose_torchrun_is_gone_ends_at_once(tmp_path: Path):
+@pytest.mark.parametrize("words", [
+    ["launch.train_worker", "RUN", "iter0/sft"], ["convert.compare_logits", "megatron", "REQUEST", "RESULT"],
+    ["convert.vllm_check", "REQUEST", "RESULT"],
+])  # fmt: skip
+def test_a_process_whose_parent_is_gone_ends_at_once(tmp_path: Path, words: list[str]):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "nemo_srlm.launch.train_worker", str(tmp_path), "iter0/sft"]
+    module, *arguments = words
+    command = [sys.executable, "-m", f"nemo_srlm.{module}", *arguments]
     rank = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, PARENT: str(gone.pid)}, capture_output=True, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, PARENT: str(gone.pid), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
     )
     assert rank.returncode == -9
     assert rank.stderr == b""
@@ -59,3 +73,20 @@ def test_torchrun_hands_its_process_id_to_its_ranks(tmp_path: Path, monkeypatch:
     (tmp_path / "iter0" / "sft").mkdir(parents=True)
     assert torchrun.main([str(tmp_path), "iter0/sft", "--standalone"]) == 0
     assert handed == [str(os.getpid())]
+
+
+def test_a_benchmark_ends_with_the_worker_that_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """lm_eval holds a GPU for hours; it is another project's program and cannot ask by itself."""
+    started: list[object] = []
+
+    def stop(*_: object, preexec_fn: partial[None], **options: object) -> None:
+        started.append((preexec_fn.func, preexec_fn.args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(eval_harness.subprocess, "run", stop)
+    cfg = Config()
+    cfg.eval.harness.enabled = True
+    ctx = Context(cfg, 0, tmp_path, {"model": tmp_path}, Progress(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        eval_harness.STAGE.run(ctx)
+    assert started == [(die_with_parent, (os.getpid(),))]
