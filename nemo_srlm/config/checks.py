@@ -1,6 +1,7 @@
 """The checks of a config: one walk over the rules of all fields, then the rules between fields, one function per group."""
 
 import dataclasses
+import re
 from typing import Any
 
 from nemo_srlm.config.fields import rules
@@ -158,6 +159,11 @@ def _preferences(cfg: Config) -> None:
             "dpo.label_smoothing", f"{cfg.dpo.label_smoothing} with dpo.loss=ipo", "0: IPO's loss has no label smoothing",
             "set dpo.label_smoothing=0, or dpo.loss=sigmoid",
         )  # fmt: skip
+    if cfg.dpo.reference != "previous" and cfg.dpo.loss == "simpo":
+        raise ConfigError(
+            "dpo.reference", f"{cfg.dpo.reference} with dpo.loss=simpo", "previous: SimPO's loss has no reference",
+            "set dpo.reference=previous, or another dpo.loss",
+        )  # fmt: skip
 
 
 def _selection(cfg: Config) -> None:
@@ -189,8 +195,15 @@ def _prompts(cfg: Config) -> None:
     if section.source != "written" and cfg.world.enabled:
         raise ConfigError("prompts.source", f"{section.source} in the tiny world, whose oracle scores its own prompts only",
                           "written", "set prompts.source=written")  # fmt: skip
-    if not section.num_prompts and section.source != "file":
+    if not section.num_prompts and not section.per_iteration and section.source != "file":
         raise ConfigError("prompts.num_prompts", f"0, with prompts.source={section.source}", "1 or more")
+    for opening in section.openings:
+        try:
+            re.compile(opening)
+        except re.error as error:
+            raise ConfigError(
+                "prompts.openings", f"{opening!r} ({error})", "regular expressions", "correct it, or leave it out"
+            ) from error
     if cfg.prompts.min_words > cfg.prompts.max_words:
         raise ConfigError(
             "prompts.min_words", str(cfg.prompts.min_words), f"at most prompts.max_words, {cfg.prompts.max_words}",

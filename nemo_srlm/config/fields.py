@@ -34,7 +34,7 @@ class Rule:
     execution: bool = False
     added: bool = False
     choices: tuple[str, ...] = ()
-    listed: bool = False  # the value is a list of `choices`, not one of them
+    listed: bool = False  # the value is a list: of `choices`, or of numbers
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # old word -> word in `choices`
     at_least: float | None = None
     above: float | None = None
@@ -54,6 +54,7 @@ class Rule:
         prefix = "a finite number, " if self.finite else ""
         if self.at_least is not None and self.at_most is not None:
             return f"{prefix}{self.at_least:.15g} to {self.at_most:.15g}"
+        prefix = "a list of numbers, each " if self.listed else prefix
         bounds = (
             (self.at_least, "{} or more"), (self.above, "more than {}"),
             (self.at_most, "at most {}"), (self.below, "less than {}"),
@@ -112,6 +113,11 @@ def number(
         finite=isinstance(default, float),
     )  # fmt: skip
     return _field(default, rule)
+
+
+def numbers(help: str, *, at_least: float, execution: bool = False, added: bool = False) -> Any:
+    """A list of whole numbers, each `at_least` so large; empty by default."""
+    return _field([], Rule(help, execution, added, at_least=at_least, listed=True))
 
 
 def setting(

@@ -1,9 +1,10 @@
 """The config sections of generation and judging: prompts, candidates, judge, pairs, engine, endpoint, chat format."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, SamplingSection, choice, number, setting
+from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, SamplingSection, choice, number, numbers, setting
 
 MAX_DRAWS = 64  # per request: draw k of an item uses its seed + k, and the seeds of items are this far apart
 
@@ -13,7 +14,25 @@ KEYWORDS = (
 )  # fmt: skip
 
 NOT_BLANK, NOT_BLANK_WORDS = r"(?s:.*\S.*)", "a list of texts that are not blank"
+# Regular expressions: what a chat model says before a task, and its label.
+OPENINGS = (
+    r"(?:(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|alright)\b[!,.:]*\s*)?"
+    r"(?:here(?:'s|’s| is| are| comes)|below is)\b[^\n:：]{0,80}\b(?:tasks?|prompts?|instructions?)\b[^\n:：]{0,40}[:：]",
+    r"(?:sure(?: thing)?|certainly|of course|absolutely)!(?=\s)",
+    r"(?:(?:the |a |my |your )?(?:new|next|another) )?(?:task|prompt|instruction)(?: (?:number )?#?\d+)?\s*[:：]",
+    r"\d{1,2}[.)](?=\s)",
+)
+# How a task points to a text behind it.
+INPUT_WORDS = (
+    "the following", "the given", "the provided", "the above", "given below", "listed below", "provided below", "shown below",
+    "text below", "passage below", "sentence below", "sentences below", "paragraph below", "article below", "code below",
+)  # fmt: skip
 SEPARATORS = ("###", "\n---", "\nTask ", "\nInput:", "\nOutput:", "\nAnswer:", "\nResponse:", "[/INST]")
+
+
+def of_iteration(given: Sequence[int], iteration: int, otherwise: int) -> int:
+    """The number for an iteration (from 1) of a list with one per iteration; the last one goes on. `otherwise`: of no list."""
+    return given[min(iteration, len(given)) - 1] if given else otherwise
 
 
 @dataclass
@@ -44,7 +63,15 @@ class PromptsSection(SamplingSection):
     max_attempts: int = number(
         0, "most raw generations; 0 = 20 x num_prompts. Reaching it is an error", at_least=0, execution=True
     )
-    round_size: int = number(512, "raw generations between two updates of the pool", at_least=1)
+    per_iteration: list[int] = numbers(
+        "prompts of iteration 1, 2, ... in the place of num_prompts, the last number for later iterations, too; [] = num_prompts",
+        at_least=1, added=True,
+    )  # fmt: skip
+    round_size: int = number(512, "most raw generations between two updates of the pool", at_least=1)
+    first_round: int = number(
+        8, "raw generations before the first update of the pool; each round then at most doubles what there is, so that prompts "
+        "accepted so far are shown (6 + 2) from the first ones on. 512: as up to version 0.1", at_least=1, added=True,
+    )  # fmt: skip
     seed_shots: int = number(6, "demonstrations from the seed data", at_least=0)
     generated_shots: int = number(2, "demonstrations from the prompts accepted so far", at_least=0)
     rouge_max: float = number(
@@ -65,6 +92,18 @@ class PromptsSection(SamplingSection):
     separators: list[str] = setting(
         list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark",
         pattern="(?s:.+)", allowed="a list of texts that are not empty",
+    )  # fmt: skip
+    input_marks: list[str] = setting(
+        ["\nInput:"], "separators too, behind which a task has an input: the prompt is rejected unless that is empty or `None`",
+        pattern="(?s:.+)", allowed="a list of texts that are not empty", added=True,
+    )  # fmt: skip
+    input_words: list[str] = setting(
+        list(INPUT_WORDS), "reject a prompt whose last sentence points to a text with these words, and nothing follows; or that "
+        "ends with a colon", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, added=True,
+    )  # fmt: skip
+    openings: list[str] = setting(
+        list(OPENINGS), "regular expressions, in any case: removed from the start of a written prompt, as the template's label",
+        pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, added=True,
     )  # fmt: skip
 
 
@@ -114,6 +153,10 @@ class PairsSection:
         0.0, "length_controlled: scores within rho x max_score of the best (worst) count as near", at_least=0, at_most=1
     )
     max_per_prompt: int = number(1, at_least=1)
+    per_iteration: list[int] = numbers(
+        "most pairs of iteration 1, 2, ..., chosen by a hash, the last number for later iterations, too; [] = all of them. "
+        "The paper has [3964, 6942]", at_least=1, added=True,
+    )  # fmt: skip
     pool_equal_texts: bool = setting(False, "average the scores of candidates with equal text before choosing")
     files: list[str] = setting([], "run.arm=external: preference files (JSONL, parquet), no judge")
 

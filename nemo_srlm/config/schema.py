@@ -105,7 +105,7 @@ class SeedSection:
         "more IFT data: JSONL with `messages` of one or several turns; the loss is on every assistant turn",
         added=True,
     )
-    language: str = setting("en", filled=True)
+    language: str = setting("en", "tag of the texts that are used; pt takes pt-BR, too", filled=True)
     num_ift: int = number(3200, "0 = all", at_least=0)
     num_eval_prompts: int = number(256, "held-out first turns for the head-to-head", at_least=0)
     rouge_max: float = number(
@@ -128,6 +128,11 @@ class EftSection:
         help="baseline: the SFT baseline (run.start=instruct: M0) writes judgements, kept where they agree with the ranks, as "
         "in the paper; external: the data brings them (key `judgement` of a reply); ranks: made of the ranks alone, for "
         "models that cannot judge yet; none: no EFT",
+    )  # fmt: skip
+    turns: str = choice(
+        "first", "any", added=True,
+        help="first: ranked replies to first turns, as in the paper; any: to later turns, too: the judge's instruction is then "
+        "the conversation so far (`Assistant: ` and `User: ` before its later turns). The EFT evaluation has first turns alone",
     )  # fmt: skip
     num_train: int = number(1630, "0 = all", at_least=0)
     num_valid: int = number(541, "replies of the fixed held-out split", at_least=0)

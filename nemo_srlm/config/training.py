@@ -267,6 +267,14 @@ class DpoSection(TrainSection):
         "sigmoid", "ipo", "simpo",
         help="sigmoid: DPO; ipo: IPO; simpo: SimPO, without reference, with log-probabilities per token and a beta of 2 or more",
     )  # fmt: skip
+    reference: str = choice(
+        "previous", "m1", added=True,
+        help="previous: the policy that the iteration starts from, as in the paper; m1: M1 in every iteration; from iteration 2 "
+        "on the first loss is then not known, and not checked",
+    )  # fmt: skip
+    pairs_from: str = choice(
+        "iteration", "all", added=True, help="the pairs of this iteration, as in the paper; or of all iterations so far"
+    )
     simpo_gamma: float = number(0.5, "simpo: margin of the chosen reward over the rejected one", at_least=0, added=True)
     label_smoothing: float = number(0.0, "probability that a preference label is wrong", at_least=0, below=0.5)
     length_normalised: bool = setting(False, "log-probabilities per token instead of per response")

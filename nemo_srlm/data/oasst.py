@@ -37,10 +37,25 @@ class FirstTurn:
     id: str
     text: str
     replies: tuple[Reply, ...]
+    later: tuple["LaterTurn", ...] = ()  # where they are asked for
 
 
-def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str]) -> Iterator[FirstTurn]:
-    """First turns of all files in `language` (exact tag, such as "en", "de", "pt-BR"), one per tree.
+@dataclass(frozen=True)
+class LaterTurn:
+    """A later message of a user, and its usable replies."""
+
+    id: str
+    text: str
+    conversation: str  # all turns up to this one, as one text
+    replies: tuple[Reply, ...]
+
+
+def read_first_turns(
+    paths: Iterable[Path], language: str, counts: Counter[str], later: bool = False
+) -> Iterator[FirstTurn]:
+    """First turns of all files in `language` ("pt" takes "pt-BR" and "PT", "pt-BR" not "pt"), one per tree.
+
+    later: with the later turns of its conversations.
 
     `counts` gets "trees" and, for what is left out, "tree_<reason>" and "reply_<reason>". Raises DataError (file:line)
     for a file that is missing, malformed or in neither format.
@@ -56,7 +71,15 @@ def read_first_turns(paths: Iterable[Path], language: str, counts: Counter[str])
                 counts[f"tree_{reason}"] += 1
                 continue
             seen.add(root["message_id"])
-            yield _first_turn(root, language, where, counts)
+            following = tuple(_later_turns(root, language, where, counts)) if later else ()
+            replies = _replies(root, language, where, counts)
+            yield FirstTurn(root["message_id"], root["text"].strip(), replies, following)
+
+
+def speaks(tag: str, language: str) -> bool:
+    """Whether a text's language tag is `language` or one of its varieties, in any case: "pt" takes "pt-BR" and "pt_PT"."""
+    found, wanted = (name.casefold().replace("_", "-") for name in (tag, language))
+    return found == wanted or found.startswith(f"{wanted}-")
 
 
 def _roots(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -82,27 +105,26 @@ def _roots(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str, dict[st
 def _roots_of_messages(
     flat: list[tuple[str, dict[str, Any]]], counts: Counter[str]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Flat messages may be in any order; only direct replies to a root are attached to it (first turns)."""
+    """Flat messages may be in any order; each is attached to the message that it answers."""
     for where, data in flat:
         _field(data, "message_id", str, where)
         if not isinstance(data.get("parent_id"), (str, NoneType)):
             raise DataError(where, f"parent_id {data['parent_id']!r}", "a message's id, or null for a first message")
-    roots = {data["message_id"]: {**data, "replies": []} for _, data in flat if not data.get("parent_id")}
-    known = {data["message_id"] for _, data in flat}
+    known = {data["message_id"]: {**data, "replies": []} for _, data in flat}
     placed: set[str] = set()  # a tree that is twice in an export must not get each reply twice
     for where, data in flat:
         parent = data.get("parent_id")
-        if parent in roots:
+        if parent in known:
             if data["message_id"] not in placed:
-                roots[parent]["replies"].append(data)
+                known[parent]["replies"].append(known[data["message_id"]])
             placed.add(data["message_id"])
-        elif parent and parent not in known:
+        elif parent:
             counts["reply_orphan"] += 1
-        elif not parent and "tree_state" not in data:
+        elif "tree_state" not in data:
             raise DataError(where, "a first message without tree_state", "an Open Assistant message export")
     for where, data in flat:
         if not data.get("parent_id"):
-            yield where, _field(data, "tree_state", str, where), roots[data["message_id"]]
+            yield where, _field(data, "tree_state", str, where), known[data["message_id"]]
 
 
 def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
@@ -114,7 +136,7 @@ def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 def _tree_reason(root: dict[str, Any], state: str, language: str, where: str) -> str:
     """Why the tree is left out, or "". Checked in the order: language, state, moderation, text."""
-    if _field(root, "lang", str, where) != language:
+    if not speaks(_field(root, "lang", str, where), language):
         return "other_language"
     if state != FINISHED:
         return f"state_{state}"
@@ -132,20 +154,44 @@ def _message_reason(message: dict[str, Any]) -> str:
     return "synthetic" if message.get("synthetic") else ""
 
 
-def _first_turn(root: dict[str, Any], language: str, where: str, counts: Counter[str]) -> FirstTurn:
+def _reply_reason(data: Any, language: str, role: str, where: str) -> str:
+    """Why a message that answers another is left out, or "". Raises DataError for what is no message."""
+    if not isinstance(data, dict):
+        raise DataError(where, f"a reply that is a {type(data).__name__}", "an Open Assistant message")
+    if reason := _message_reason(data):
+        return reason
+    if not speaks(_field(data, "lang", str, where), language):
+        return "other_language"
+    if _field(data, "role", str, where) != role:
+        return f"not_{role}"
+    return "" if _field(data, "text", str, where).strip() else "empty"
+
+
+def _later_turns(root: dict[str, Any], language: str, where: str, counts: Counter[str]) -> Iterator[LaterTurn]:
+    """The later turns of users under a first message, at every depth; left out: those behind a message that is left out."""
+    above = [(root, root["text"].strip())]
+    while above:
+        asked, conversation = above.pop()
+        for reply in _field(asked, "replies", list, where):
+            if _reply_reason(reply, language, "assistant", where):
+                continue  # counted with the replies of its turn
+            for turn in _field(reply, "replies", list, where):
+                if reason := _reply_reason(turn, language, "prompter", where):
+                    counts[f"later_{reason}"] += 1
+                    continue
+                text = turn["text"].strip()
+                so_far = f"{conversation}\n\nAssistant: {reply['text'].strip()}\n\nUser: {text}"
+                replies = _replies(turn, language, where, counts)
+                yield LaterTurn(_field(turn, "message_id", str, where), text, so_far, replies)
+                above.append((turn, so_far))
+
+
+def _replies(message: dict[str, Any], language: str, where: str, counts: Counter[str]) -> tuple[Reply, ...]:
+    """The usable replies to a user's message, ranked ones first, best first."""
     replies = []
-    for data in _field(root, "replies", list, where):
+    for data in _field(message, "replies", list, where):
         counts["replies"] += 1
-        if not isinstance(data, dict):
-            raise DataError(where, f"a reply that is a {type(data).__name__}", "an Open Assistant message")
-        reason = _message_reason(data)
-        if not reason and _field(data, "lang", str, where) != language:
-            reason = "other_language"
-        if not reason and _field(data, "role", str, where) != "assistant":
-            reason = "not_assistant"
-        if not reason and not _field(data, "text", str, where).strip():
-            reason = "empty"
-        if reason:
+        if reason := _reply_reason(data, language, "assistant", where):
             counts[f"reply_{reason}"] += 1
             continue
         rank = data.get("rank")  # absent or null where it was not ranked
@@ -159,4 +205,4 @@ def _first_turn(root: dict[str, Any], language: str, where: str, counts: Counter
         counts["reply_unranked"] += rank is None
         replies.append(Reply(_field(data, "message_id", str, where), data["text"].strip(), rank, judgement or ""))
     replies.sort(key=lambda reply: (reply.rank is None, reply.rank or 0, reply.id))
-    return FirstTurn(root["message_id"], root["text"].strip(), tuple(replies))
+    return tuple(replies)

@@ -19,11 +19,11 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 
 from nemo_srlm.config.generation import PromptsSection
+from nemo_srlm.data.words import UNSPACED, keyword_pattern
 
 _ROUGE = re.compile(r"[a-z0-9]+")
-# Letters with their marks and digits make a word; in scripts written without spaces every character is one.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_UNICODE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+")
+# Letters with their marks and digits make a word; in scripts written without blanks every character is one.
+_UNICODE = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+")
 
 
 def tokenize(text: str, tokenization: str = "rouge") -> list[str]:
@@ -126,8 +126,8 @@ class PromptFilter:
         self._seen: set[str] = set()
         self._held_out = {tuple(tokenize(text, section.tokenization)) for text in held_out}
         # Whole words in any case, as Self-Instruct; look-arounds, so that a keyword may end in punctuation.
-        words = "|".join(re.escape(word) for word in section.keywords)
-        self._keywords = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
+        words = "|".join(map(keyword_pattern, section.keywords))
+        self._keywords = re.compile(words, re.IGNORECASE) if words else None
         for text in seeds:
             self._admit(text, self._index.encode(text))
 

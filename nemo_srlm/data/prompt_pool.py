@@ -1,8 +1,8 @@
 """The pool of generated prompts: which attempts are accepted, and why the others are rejected.
 
-Attempts are made in rounds. The demonstrations of an attempt are drawn from the seed prompts and from the pool at the
-start of the round, and the size of a round follows from the acceptance so far. So the accepted prompts are a function
-of the settings and the raw attempts alone, and can be computed again from the stored attempts.
+Attempts are made in rounds, the first ones small. The demonstrations of an attempt are drawn from the seed prompts and from
+the pool at the start of the round, and the size of a round follows from the acceptance so far. So the accepted prompts are
+a function of the settings and the raw attempts alone, and can be computed again from the stored attempts.
 """
 
 import math
@@ -14,8 +14,10 @@ from typing import Any
 
 from nemo_srlm.config.generation import PromptsSection
 from nemo_srlm.core.records import Prompt, Record, content_id, item_seed
-from nemo_srlm.data.few_shot import parse_written, sample_demonstrations
+from nemo_srlm.data.few_shot import sample_demonstrations
 from nemo_srlm.data.prompt_filters import PromptFilter
+from nemo_srlm.data.words import count_words
+from nemo_srlm.data.written import Reader
 from nemo_srlm.errors import DataError
 
 SMALLEST_ROUND = 32  # attempts: fewer would not fill the engine
@@ -43,7 +45,7 @@ def file_metrics(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """As PromptPool.metrics, of prompts that come from files: nothing was attempted."""
     return {
         "accepted": len(prompts), "attempts": 0, "rounds": 0, "rejected": {}, "of_files": len(prompts),
-        "words_mean": sum(len(prompt.text.split()) for prompt in prompts) / max(len(prompts), 1),
+        "words_mean": sum(count_words(prompt.text) for prompt in prompts) / max(len(prompts), 1),
         "summary": f"{len(prompts)} prompts of files",
     }  # fmt: skip
 
@@ -61,7 +63,7 @@ class PromptPool:
     iteration: int
     seeds: list[str]
     earlier: list[str]  # accepted in earlier iterations
-    separators: list[str]
+    reader: Reader
     filter: PromptFilter
     forbidden: Callable[[Sequence[str]], list[str]]  # why each text is held out, or near to what is, or ""
     accepted: list[Prompt] = field(default_factory=list)
@@ -78,8 +80,13 @@ class PromptPool:
         return not self.complete and self.num_attempts >= max_attempts(self.section)
 
     def next_round(self) -> range:
-        """The indices of the next round's attempts: as many as are probably needed, at most prompts.round_size."""
+        """The indices of the next round's attempts: as many as are probably needed, at most prompts.round_size.
+
+        A pool that has nothing to show yet is looked at early: after prompts.first_round attempts, then at every doubling.
+        """
         size = self.section.round_size
+        if len(self.earlier) < self.section.generated_shots:
+            size = min(size, max(self.section.first_round, self.num_attempts))
         if self.accepted:
             missing = self.section.num_prompts - len(self.accepted)
             needed = math.ceil(1.1 * missing * self.num_attempts / len(self.accepted))
@@ -118,7 +125,7 @@ class PromptPool:
     def _read(self, attempt: Attempt) -> tuple[str, str]:
         if attempt.error:
             return "", attempt.error.partition(":")[0]
-        return parse_written(attempt.text, attempt.finish_reason == "length", self.separators)
+        return self.reader.read(attempt.text, attempt.finish_reason == "length")
 
     def shortfall(self, where: Path) -> DataError:
         """The error for an exhausted pool: how many prompts there are, why others were rejected, what to change."""
@@ -132,11 +139,14 @@ class PromptPool:
 
     def metrics(self) -> dict[str, Any]:
         accepted = len(self.accepted)
+        shown = {*self.earlier, *(prompt.text for prompt in self.accepted)}
+        generated = [sum(text in shown for text in prompt.demonstrations) for prompt in self.accepted]
         return {
             "accepted": accepted,
             "attempts": self.num_attempts,
             "rounds": self.num_rounds,
             "rejected": dict(sorted(self.reasons.items())),
-            "words_mean": sum(len(prompt.text.split()) for prompt in self.accepted) / max(accepted, 1),
+            "generated_shots": {str(k): n for k, n in sorted(Counter(generated).items())},  # demonstrations -> prompts
+            "words_mean": sum(count_words(prompt.text) for prompt in self.accepted) / max(accepted, 1),
             "summary": f"{accepted} prompts from {self.num_attempts} attempts",
         }

@@ -90,19 +90,24 @@ def _apart(prompts: Sequence[Prompt], texts: Sequence[str], rouge_max: float, co
     return [prompt for prompt, reason in zip(prompts, reasons, strict=True) if not reason]
 
 
-def part_of_iteration(prompts: Sequence[Prompt], iteration: int, iterations: int, num_prompts: int) -> list[Prompt]:
+def part_of_iteration(
+    prompts: Sequence[Prompt], iteration: int, iterations: int, num_prompts: int, before: int | None = None
+) -> list[Prompt]:
     """The prompts of an iteration (from 1): consecutive parts, so that none comes twice in a run.
 
-    num_prompts: how many; 0 = an equal part for each of `iterations`. Raises DataError where they are too few.
+    num_prompts: how many, after the `before` of earlier iterations (None: as many in each); 0 = an equal part for each of
+    `iterations`. Raises DataError where they are too few.
     """
     if not iteration:
         return []
     each = num_prompts or len(prompts) // iterations
-    part = list(prompts[(iteration - 1) * each : iteration * each])
+    equal = (iteration - 1) * each
+    start = before if num_prompts and before is not None else equal
+    part = list(prompts[start : start + each])
     if not part or len(part) < each:
         raise DataError(
             "prompts.files", f"{len(prompts)} prompts that are not held out",
-            f"{max(each, 1)} for each of {iterations} iterations",
+            f"{max(each, 1)} for each of {iterations} iterations" if start == equal else f"{start + each}: {each} after {start}",
             "set prompts.num_prompts=0 (an equal part for each iteration) or a smaller number, prompts.source=both, or give "
             "more prompts",
         )  # fmt: skip

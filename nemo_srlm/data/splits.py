@@ -9,12 +9,12 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nemo_srlm.config.schema import EftSection, SeedSection
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample, content_id
 from nemo_srlm.data.near_copies import HeldOut, same_text
-from nemo_srlm.data.oasst import FirstTurn
+from nemo_srlm.data.oasst import FirstTurn, Reply
 
 MAX_EVAL_SHARE = 1 / 8  # at most these shares of the data are held out, so that small data sets can still train
 MAX_VALID_SHARE = 1 / 4
@@ -51,9 +51,9 @@ def split(
     unique = _unique(turns, counts)
     usable: dict[str, tuple[FirstTurn, list[RankedReply], bool]] = {}
     for key, turn in unique.items():
-        replies = _eft_replies(key, turn, eft.source, counts)
+        replies = _eft_replies(key, turn.text, turn.replies, eft.source, counts)
         can_ift = _best(turn) is not None and (shared_ift or not (eft.source == "external" and replies))
-        if can_ift or replies:
+        if can_ift or replies or turn.later:
             usable[key] = (turn, replies, can_ift)
         else:
             counts["instruction_without_ranking"] += 1
@@ -61,18 +61,20 @@ def split(
 
     num_eval = min(seed.num_eval_prompts, math.floor(len(order) * MAX_EVAL_SHARE)) if held_out else 0
     evaluation, order = order[:num_eval], order[num_eval:]
-    rankable = [key for key in order if usable[key][1]]
+    rankable = [key for key in order if usable[key][1]]  # by first turns: the EFT evaluation has no others
     replies_each = sum(len(usable[key][1]) for key in rankable) / max(len(rankable), 1)
     most = math.floor(len(rankable) * MAX_VALID_SHARE) if held_out else 0
     valid = set(_take_until(rankable, {key: len(usable[key][1]) for key in rankable}, eft.num_valid)[:most])
     order = [key for key in order if key not in valid]
     apart = HeldOut((usable[key][0].text for key in (*evaluation, *valid)), seed.rouge_max)
-    reasons = apart.reasons([usable[key][0].text for key in order])
-    counts.update(f"instruction_{reason}" for reason in reasons if reason)
-    order = [key for key, reason in zip(order, reasons, strict=True) if not reason]
+    left = apart_from([usable[key][0] for key in order], apart, counts)
+    order = [instruction_id(turn.text) for turn in left]
+    material = {
+        key: [*usable[key][1], *_later_replies(turn, eft.source, counts)] for key, turn in zip(order, left, strict=True)
+    }
 
     for_ift = [key for key in order if usable[key][2]]
-    for_eft = [key for key in order if usable[key][1]] if eft.source != "none" else []
+    for_eft = [key for key in order if material[key]] if eft.source != "none" else []
     want_eft = (eft.num_train or math.inf) / max(replies_each, 1)
     if not shared_ift:
         for_ift = _ift_keys(for_ift, for_eft, seed.num_ift or math.inf, want_eft)
@@ -83,7 +85,7 @@ def split(
 
     result = Split(
         ift=[_ift_example(usable[key][0]) for key in for_ift],
-        ranked_train=[reply for key in for_eft for reply in usable[key][1]],
+        ranked_train=[reply for key in for_eft for reply in material[key]],
         ranked_valid=[reply for key in rankable if key in valid for reply in usable[key][1]],
         eval_prompts=[_eval_prompt(usable[key][0].text) for key in evaluation],
     )
@@ -134,9 +136,32 @@ def _eval_prompt(text: str) -> Prompt:
     return Prompt(content_id("prompt", text), text, "eval")
 
 
-def _eft_replies(key: str, turn: FirstTurn, source: str, counts: Counter[str]) -> list[RankedReply]:
-    """The instruction's replies as EFT material; empty when it has none."""
-    ranked = [(reply, reply.rank) for reply in turn.replies if reply.rank is not None]
+def apart_from(turns: Sequence[FirstTurn], held_out: HeldOut, counts: Counter[str]) -> list[FirstTurn]:
+    """The turns that are no held-out instruction and not near to one, each without later turns that are; counted by reason."""
+    reasons = held_out.reasons([turn.text for turn in turns])
+    counts.update(f"instruction_{reason}" for reason in reasons if reason)
+    left = [turn for turn, reason in zip(turns, reasons, strict=True) if not reason]
+    of_later = iter(held_out.reasons([later.text for turn in left for later in turn.later]))
+    found = []
+    for turn in left:
+        why = [(later, next(of_later)) for later in turn.later]
+        counts.update(f"later_{reason}" for _, reason in why if reason)
+        found.append(replace(turn, later=tuple(later for later, reason in why if not reason)) if why else turn)
+    return found
+
+
+def _later_replies(turn: FirstTurn, source: str, counts: Counter[str]) -> list[RankedReply]:
+    """EFT material of the later turns of a conversation."""
+    return [
+        reply
+        for later in turn.later
+        for reply in _eft_replies(instruction_id(later.conversation), later.conversation, later.replies, source, counts)
+    ]
+
+
+def _eft_replies(key: str, text: str, replies: Sequence[Reply], source: str, counts: Counter[str]) -> list[RankedReply]:
+    """An instruction's replies as EFT material; empty when it has none."""
+    ranked = [(reply, reply.rank) for reply in replies if reply.rank is not None]
     if source == "external":
         judged = [(reply, rank) for reply, rank in ranked if reply.judgement]
         counts["reply_without_judgement"] += len(ranked) - len(judged) if judged else 0
@@ -144,7 +169,7 @@ def _eft_replies(key: str, turn: FirstTurn, source: str, counts: Counter[str]) -
     elif len(ranked) < 2:
         return []  # a single reply is not a ranking
     return [
-        RankedReply(content_id("ranked", key, reply.id), key, turn.text, reply.text, rank, reply.judgement)
+        RankedReply(content_id("ranked", key, reply.id), key, text, reply.text, rank, reply.judgement)
         for reply, rank in ranked
     ]
 

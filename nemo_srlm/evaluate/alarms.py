@@ -136,6 +136,16 @@ def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Ala
     return found
 
 
+def alarms_of_pairs(limits: DriftSection, pairs: Sequence[tuple[str, Data | None]]) -> list[Alarm]:
+    """Iterations with fewer pairs than pairs.per_iteration asks for. pairs: (model that trains on them, metrics of pairs)."""
+    found = [(model, data["asked"], data["pairs"]) for model, data in pairs if data and data.get("asked")]
+    return [
+        Alarm(model, "short", 1 - got / asked, limits.short, f"{got} of {asked} preference pairs that were asked for")
+        for model, asked, got in found
+        if 1 - got / asked > limits.short
+    ]
+
+
 def alarms_of_draws(cfg: Config, made: Sequence[tuple[str, str, Data | None]]) -> list[Alarm]:
     """Draws that are all one text. made: (model, what it wrote, metrics with "identical_draws" or without) of each stage."""
     limit = cfg.drift.identical_draws
@@ -186,4 +196,5 @@ def alarms_of_run(cfg: Config, run_dir: Path) -> list[Alarm]:
         *alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl),
         *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, [row for rows in versus for row in rows]),
         *alarms_of_draws(cfg, draws),
+        *alarms_of_pairs(cfg.drift, [(model_name(t), metrics(t, "pairs")) for t in iterations]),
     ]

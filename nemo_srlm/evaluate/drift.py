@@ -5,24 +5,18 @@ arXiv 2401.10020 names growing responses and reward hacking among its limitation
 
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.data.words import count_words, words_and_marks
 from nemo_srlm.evaluate.reward_metrics import histogram
 from nemo_srlm.judge.scores import aggregate
 
 SELF_BLEU_TEXTS = 64  # a sample: the cost stays the same for any number of responses
 SELF_BLEU_REFERENCES = 16  # others that each sampled text is compared with
 MAX_N = 4  # BLEU's longest n-gram
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def words(text: str) -> list[str]:
-    """Words and punctuation marks, lower case."""
-    return _WORD.findall(text.lower())
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -31,7 +25,7 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
     """Number of different n-grams over the number of n-grams (Li et al. 2016); None without any. Longer text lowers it."""
-    grams = [g for text in texts for g in ngrams(words(text), n)]
+    grams = [g for text in texts for g in ngrams(words_and_marks(text), n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -65,7 +59,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
     Computed on a random sample with a fixed seed. None with fewer than two texts that have words.
     """
-    tokens = [t for t in (words(text) for text in texts) if t]
+    tokens = [t for t in (words_and_marks(text) for text in texts) if t]
     if len(tokens) < 2:
         return None
     generator = random.Random(0)
@@ -82,12 +76,13 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 def response_metrics(responses: Sequence[Candidate]) -> dict[str, Any]:
     """Length and diversity of a model's responses. Failed ones are counted and left out of the other figures.
 
-    `words` and its standard error `words_se`, median and 90th percentile in whitespace-separated words; `truncated` and
+    `words` and its standard error `words_se`, median and 90th percentile in words (characters, in scripts
+    without blanks); `truncated` and
     `empty` are shares. All figures but the counts are None when every response failed.
     """
     good = [r for r in responses if not r.error]
     texts = [r.text for r in good]
-    lengths = [len(text.split()) for text in texts]
+    lengths = [count_words(text) for text in texts]
     out: dict[str, Any] = {"responses": len(responses), "failed": len(responses) - len(good)}
     if not good:
         return {**out, **dict.fromkeys(_RESPONSE_FIELDS)}

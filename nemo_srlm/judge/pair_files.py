@@ -1,5 +1,6 @@
 """Writes the preference pairs of an iteration, and the prompts without one, in one streamed pass over three files."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_records
+from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.judge.join import prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, Scored, to_records
 
@@ -23,6 +26,28 @@ class ScoredFiles:
     prompts: Path
     candidates: Path
     judgements: Path
+
+
+def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
+    """Keeps `number` pairs of pairs.jsonl, chosen by a hash of the pair, in their order.
+
+    A prompt that loses its last pair goes to dropped.jsonl ("not_needed"); `counts` are those of the pairs that stay.
+    """
+    records = list(read_records(directory / PAIRS, PreferencePair))
+    if len(records) <= number:
+        return
+    order = sorted(range(len(records)), key=lambda i: hashlib.sha256(f"keep {records[i].id}".encode()).digest())
+    kept = [records[i] for i in sorted(order[:number])]
+    left = {pair.prompt_id for pair in kept}
+    without = dict.fromkeys(pair.prompt_id for pair in records if pair.prompt_id not in left)
+    dropped = [row for _, row in read_json_lines(directory / DROPPED)]
+    dropped += [{"prompt_id": prompt_id, "reason": "not_needed"} for prompt_id in without]
+    write_atomic(directory / DROPPED, "".join(json.dumps(row) + "\n" for row in dropped))
+    write_records(directory / PAIRS, kept)
+    counts["dropped_not_needed"] = len(without)
+    counts["pairs"], counts["pairs_not_needed"] = number, len(records) - number
+    counts["chosen_characters"] = sum(len(pair.chosen) for pair in kept)
+    counts["rejected_characters"] = sum(len(pair.rejected) for pair in kept)
 
 
 def write_pairs(

@@ -13,7 +13,10 @@ OPEN = r"(?:[\s*_`\"'\[({<$|]|\\boxed\b|\\[(\[])"
 CLOSE = r"(?:[ \t*_`\"'\])}>$|]|\\[)\]])"
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-_QUOTES = (("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("<response>", "</response>"))
+_QUOTES = (("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("‹", "›"), ("<response>", "</response>"))
+_SINGLE = re.compile(r"(?<!\w)(?:'(?=\S)[^'\n]*?(?<=\S)'|‘[^’\n]*?’)(?!\w)")  # not an apostrophe
+_QUOTED_LINE = re.compile(r"^[ \t]*>.*(?:\n|$)", re.MULTILINE)  # markdown's quotes and blocks of code
+_CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _STRAIGHT = re.compile(r'(?<!\w)"(?=\S)([^"]*?)(?<=\S)"(?!\w)')
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 COPY = 20  # characters before a statement that, found in the response with it, make it a copy of the response
@@ -43,7 +46,7 @@ _SIGNS = ("或", "也许", "可能", "または", "もしくは", "かも", "또
 _BECAUSE = "because since as given due weil da denn car parce puisque porque pues ya poiché perché já pois потому так поскольку"
 _BECAUSE_CJK = "因为|因為|なぜなら|왜냐하면"
 _EXPLAINS = re.compile(
-    rf"{CLOSE}*(?:[:;(–—]|-(?=[ \t])|,?[ \t]*(?:(?:{'|'.join(_BECAUSE.split())})(?!\w)|{_BECAUSE_CJK})"
+    rf"{CLOSE}*(?:[:;(–—]|-(?=[ \t]+\S)|[,、]?[ \t]*(?:(?:{'|'.join(_BECAUSE.split())})(?!\w)|{_BECAUSE_CJK})"
     rf"|。|[.!](?=[\s*_`\"'\])}}>|]|$))",
     re.IGNORECASE,
 )
@@ -65,6 +68,7 @@ def quoted_spans(text: str) -> list[tuple[int, int]]:
             start = text.find(first, end + len(last))
     for start, end in _paragraphs(text):
         found += [match.span() for match in _STRAIGHT.finditer(text, start, end)]
+    found += [match.span() for pattern in (_SINGLE, _QUOTED_LINE, _CODE) for match in pattern.finditer(text)]
     whole = (len(text) - len(text.lstrip()), len(text.rstrip()))
     return [span for span in found if span != whole]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from nemo_srlm.core.files import read_json_lines, read_records
 from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.data.words import count_words
 from nemo_srlm.evaluate import drift
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -68,8 +69,8 @@ def _pairs(path: Path | None) -> Data | None:
     for _, data in read_json_lines(path):
         if data["chosen_score"] is not None and data["rejected_score"] is not None:
             margins.append(data["chosen_score"] - data["rejected_score"])
-        chosen.append(len(data["chosen"].split()))
-        rejected.append(len(data["rejected"].split()))
+        chosen.append(count_words(data["chosen"]))
+        rejected.append(count_words(data["rejected"]))
     return {
         "count": len(chosen),
         "margin": sum(margins) / len(margins) if margins else None,

@@ -1,9 +1,11 @@
-"""dpo: M_{t+1} from M_t on the iteration's preference pairs. The reference is the policy that the stage starts from.
+"""dpo: M_{t+1} from M_t on the iteration's preference pairs, or on all so far (dpo.pairs_from). The reference is the policy
+that the stage starts from, or M1 (dpo.reference).
 
 Writes checkpoint/, metrics.jsonl and, if the loss needs a reference, reference.npz (its log-probabilities).
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from nemo_srlm.config.schema import Config
@@ -19,11 +21,32 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
         "pairs": Ref("pairs", iteration), "policy": pipeline.policy_ref(cfg, iteration - 1),
         "tokenizer": pipeline.tokenizer_ref(cfg),
     }  # fmt: skip
+    if cfg.dpo.reference == "m1" and iteration > 1:
+        inputs["reference"] = pipeline.policy_ref(cfg, 0)
+    if cfg.dpo.pairs_from == "all":
+        inputs |= {f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration)}
     return inputs | ({"eft": Ref("eft", 0)} if cfg.dpo.replay_weight else {})
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return training.policy_identity(cfg, "dpo", "dpo")
+    """Where the reference and earlier pairs come from is in the inputs: the first iteration is the same for all choices."""
+    found = training.policy_identity(cfg, "dpo", "dpo")
+    for name in ("reference", "pairs_from"):
+        found["dpo"].pop(name, None)
+    return found
+
+
+def _pairs(ctx: Context, dropped: Counter[str]) -> Iterator[PreferencePair]:
+    """The pairs of this iteration, or of all so far, each once (those of pairs.files are in every iteration)."""
+    earlier = [name for name in ctx.inputs if name.startswith("pairs_")]
+    seen: set[str] = set()
+    for name in (*earlier, "pairs"):
+        for pair in read_records(ctx.inputs[name] / "pairs.jsonl", PreferencePair):
+            if pair.id in seen:
+                dropped["duplicate"] += 1
+            else:
+                seen.add(pair.id)
+                yield pair
 
 
 def _run(ctx: Context) -> None:
@@ -36,7 +59,7 @@ def _run(ctx: Context) -> None:
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
     pairs = []
-    for pair in read_records(ctx.inputs["pairs"] / "pairs.jsonl", PreferencePair):
+    for pair in _pairs(ctx, dropped):
         chosen, rejected = chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected)
         reason = drop_reason((chosen, rejected), section.max_length)
         if reason:
@@ -50,7 +73,8 @@ def _run(ctx: Context) -> None:
     fitted, held = training.hold_out(pairs, section.num_validation, "dpo.num_validation", job.seed)
     counts = {"pairs": len(pairs), "replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})
     training.write_data(ctx, counts if pairs else {}, dropped)
-    fit_dpo(start(job), fitted, replay, section, held)
+    reference = ctx.inputs["reference"] / "checkpoint" if "reference" in ctx.inputs else None
+    fit_dpo(start(job), fitted, replay, section, held, reference)
 
 
 STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)

@@ -17,9 +17,9 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import evaluated_models, has_oracle, model_name
 from nemo_srlm.core.records import Candidate, Judgement, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.data import templates
+from nemo_srlm.data.words import count_words
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluate import headtohead
+from nemo_srlm.evaluate import compare_template, headtohead
 from nemo_srlm.evaluate.headtohead import Comparison, comparison_id
 from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.judge.scores import aggregate, required_valid
@@ -67,7 +67,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         return {"by": "score", "who": who, **judge_identity(cfg, NAME)}
     return {
         "judge": who,
-        "template": templates.load(cfg.eval.h2h_template, templates.COMPARE),
+        "template": compare_template.load(cfg.eval.h2h_template).text,
         "max_tokens": cfg.judge.max_tokens,
         **stage_identity(cfg, NAME),
     }
@@ -114,7 +114,7 @@ def _run(ctx: Context) -> None:
         judge_all(ctx, _scored(ctx).values(), NAME, model=model)
     elif not by_oracle(ctx.cfg):
         judge = judge_directory(ctx, ctx.cfg.eval.h2h_judge_path)
-        template = templates.load(ctx.cfg.eval.h2h_template, templates.COMPARE)
+        template = compare_template.load(ctx.cfg.eval.h2h_template)
         comparing.compare(ctx, NAME, _pairings(ctx), judge, template)
 
 
@@ -125,7 +125,7 @@ def _compare_by_verdicts(ctx: Context) -> list[Comparison]:
     for p, both in zip(pairings, comparing.merge_verdicts(ctx, pairings), strict=True):
         first, second = ("" if v is None else v.verdict for v in both)
         texts = tuple("" if v is None else v.error or v.text for v in both)
-        words, other_words = len(p.ours.text.split()), len(p.theirs.text.split())
+        words, other_words = count_words(p.ours.text), count_words(p.theirs.text)
         found.append(
             Comparison(
                 p.id, p.prompt.id, model_name(ctx.iteration), p.other, headtohead.outcome(first, second), first, second, texts,
@@ -148,7 +148,7 @@ def _compare_by_score(ctx: Context) -> list[Comparison]:
         found.append(
             Comparison(
                 p.id, p.prompt.id, model_name(ctx.iteration), p.other, outcome, category=categories[p.prompt.id],
-                words=len(p.ours.text.split()), other_words=len(p.theirs.text.split()),
+                words=count_words(p.ours.text), other_words=count_words(p.theirs.text),
             )
         )  # fmt: skip
     return found
@@ -188,7 +188,7 @@ def _words(ctx: Context, name: str) -> dict[str, int]:
     """Words of a prompt's responses, rounded mean over its samples."""
     groups: dict[str, list[int]] = {}
     for c in _responses(ctx, name).values():
-        groups.setdefault(c.prompt_id, []).append(len(c.text.split()))
+        groups.setdefault(c.prompt_id, []).append(count_words(c.text))
     return {prompt_id: round(sum(words) / len(words)) for prompt_id, words in groups.items()}
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
@@ -17,7 +18,7 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
-from nemo_srlm.judge.pair_files import DROPPED, PAIRS, ScoredFiles, write_pairs
+from nemo_srlm.judge.pair_files import DROPPED, PAIRS, ScoredFiles, keep_number, write_pairs
 from nemo_srlm.judge.pairing import choose_pairs
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.seed_files import held_out_texts
@@ -34,6 +35,9 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.pairs)
+    own.pop("per_iteration", None)
+    if most := of_iteration(cfg.pairs.per_iteration, iteration, 0):
+        own["most"] = most
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
     own["files"] = [files.file_digest(path) for path in external]
     return {
@@ -66,6 +70,9 @@ def _run(ctx: Context) -> None:
             choose_pairs, section=cfg.pairs, max_score=cfg.judge.max_score, shuffle_seed=_shuffle_seed(cfg)
         )
         counts = write_pairs(scored, min_valid, choose, ctx.dir, partial(_report, ctx))
+    if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
+        counts["asked"] = most
+        keep_number(ctx.dir, most, counts)
     write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
 
 
@@ -95,7 +102,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "pairs": number,
         "chosen_characters_mean": chosen / number,
         "rejected_characters_mean": rejected / number,
-        "summary": f"{number} pairs of {counts['prompts']} prompts",
+        "summary": f"{number} pairs of {counts['prompts']} prompts"
+        + (f", {counts['asked']} asked" if counts.get("asked", 0) > number else ""),
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_records, write_records
@@ -21,11 +22,12 @@ from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.records import Prompt, SftExample, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
-from nemo_srlm.data.few_shot import few_shot_parts, shot_separator
+from nemo_srlm.data.few_shot import few_shot_parts
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.data.prompt_filters import PromptFilter
 from nemo_srlm.data.prompt_pool import Attempt, PromptPool, attempt_id, file_metrics
 from nemo_srlm.data.prompt_sets import part_of_iteration
+from nemo_srlm.data.written import Reader
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import chat_of, engine_for, note_usage, stage_identity, tokens_of, usage_metrics
@@ -52,9 +54,12 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     """The writer is identified by its files, not by its path."""
     own = identity(cfg.prompts)
+    own.pop("per_iteration", None)  # the numbers of later iterations change nothing here
+    own["num_prompts"] = wanted = _wanted(cfg, iteration)
     if cfg.prompts.source == "file":  # nothing is written: how many prompts of which files is all that counts
-        shared = {} if cfg.prompts.num_prompts else {"iterations": cfg.iterations}
-        return {"prompts": {"source": "file", "num_prompts": cfg.prompts.num_prompts}, **shared}
+        shared = {} if wanted else {"iterations": cfg.iterations}
+        shared |= {"before": before} if (before := _before(cfg, iteration)) != (iteration - 1) * wanted else {}
+        return {"prompts": {"source": "file", "num_prompts": wanted}, **shared}
     own["template"] = templates.read_text(cfg.prompts.template)
     if cfg.prompts.writer_path:
         own["writer_path"] = model_digest(Path(cfg.prompts.writer_path)) if cfg.prompts.writer == "fixed" else ""
@@ -69,6 +74,16 @@ def model_digest(path: Path) -> str:
     small = [p for p in sorted([*path.glob("*.json"), *path.glob("*.jinja")]) if p.is_file()]
     weights = [(p.name, p.stat().st_size) for p in sorted(path.glob("*.safetensors"))]
     return content_id([(p.name, files.file_digest(p)) for p in small], weights)
+
+
+def _wanted(cfg: Config, iteration: int) -> int:
+    """The prompts of an iteration; 0 = its part of the files."""
+    return of_iteration(cfg.prompts.per_iteration, iteration, cfg.prompts.num_prompts)
+
+
+def _before(cfg: Config, iteration: int) -> int:
+    """The prompts of the iterations before it."""
+    return sum(_wanted(cfg, t) for t in range(1, iteration))
 
 
 def _writer(ctx: Context) -> Path:
@@ -98,10 +113,9 @@ def _pool(ctx: Context) -> PromptPool:
         for prompt in read_records(ctx.inputs[f"prompts{iteration}"] / OUTPUT, Prompt)
     ]
     held_out = held_out_texts(seed_dir)
-    section = replace(section, num_prompts=section.num_prompts - len(_of_files(ctx)))
-    own_mark = shot_separator(templates.load_shots(section.template))
+    section = replace(section, num_prompts=_wanted(ctx.cfg, ctx.iteration) - len(_of_files(ctx)))
     return PromptPool(
-        section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, [*section.separators, *([own_mark] if own_mark else [])],
+        section, ctx.cfg.run.seed, ctx.iteration, seeds, earlier, Reader.of(section, templates.load_shots(section.template)),
         PromptFilter(section, [*seeds, *earlier], held_out), _forbidden(ctx.cfg, held_out),
     )  # fmt: skip
 
@@ -120,9 +134,10 @@ def _of_files(ctx: Context) -> list[Prompt]:
     if section.source == "written":
         return []
     found = list(read_records(ctx.inputs["seed"] / FILE_PROMPTS, Prompt))
+    wanted, before = _wanted(ctx.cfg, t), _before(ctx.cfg, t)
     if section.source == "both":
-        return found[(t - 1) * section.num_prompts : t * section.num_prompts]
-    return part_of_iteration(found, t, ctx.cfg.iterations, section.num_prompts)
+        return found[before : before + wanted]
+    return part_of_iteration(found, t, ctx.cfg.iterations, wanted, before)
 
 
 def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> Iterator[Attempt]:
@@ -138,7 +153,7 @@ def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> I
         seed = item_seed(cfg.run.seed, "prompts", ctx.iteration, index)
         return Request(
             attempt_id(index), ids, 1, seed, section.temperature, section.top_p, section.max_tokens,
-            stop=tuple(pool.separators), text=text + start,
+            stop=pool.reader.stops, text=text + start,
         )  # fmt: skip
 
     engine.expect(tokens_of(request(index)) for index in todo)

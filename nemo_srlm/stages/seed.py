@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import data_file
 from nemo_srlm.core.files import content_digest, read_json, write_json, write_records
@@ -23,7 +24,7 @@ from nemo_srlm.data.conversations import read_conversations
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.data.oasst import FirstTurn, read_first_turns
 from nemo_srlm.data.prompt_sets import file_prompts, part_of_iteration, read_prompt_set
-from nemo_srlm.data.splits import Split, instruction_id, split
+from nemo_srlm.data.splits import Split, apart_from, instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.stages.common.seed_files import CONVERSATIONS, FILE_PROMPTS, HELD_OUT
 from nemo_srlm.tiny_world.files import HELD_OUT_SPLITS, TREES, read_eval_prompts, read_judge_eval
@@ -42,6 +43,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if cfg.seed.chat_files:
         own["chat_files"] = [content_digest(Path(path)) for path in cfg.seed.chat_files]
     asked = {name: identity(cfg.eft)[name] for name in ("source", "num_train", "num_valid")}
+    if cfg.eft.turns != "first":
+        asked["turns"] = cfg.eft.turns
     found = {"seed": own, "eft": asked, "world": world}
     if cfg.run.start != "base":
         found["run"] = {"start": cfg.run.start}
@@ -106,7 +109,7 @@ def _run(ctx: Context) -> None:
     cfg, counts = ctx.cfg, Counter[str]()
     world = ctx.inputs.get("world")
     files = _files(cfg) if world is None else [world / TREES]
-    turns = _apart(ctx, read_first_turns(files, cfg.seed.language, counts), counts)
+    turns = _apart(ctx, read_first_turns(files, cfg.seed.language, counts, cfg.eft.turns == "any"), counts)
     result = split(turns, cfg.seed, cfg.eft, counts, held_out=world is None, shared_ift=cfg.run.start == "instruct")
     if world is not None:
         result = _with_world(result, world, counts)
@@ -131,15 +134,13 @@ def _own_held_out(cfg: Config) -> list[str]:
 
 def _apart(ctx: Context, turns: Iterable[FirstTurn], counts: Counter[str]) -> list[FirstTurn]:
     """The first turns without the user's held-out prompts, which are written for the stage prompts, and their near copies."""
-    found = list(turns)
-    if texts := _own_held_out(ctx.cfg):
-        write_records(
-            ctx.dir / HELD_OUT, [Prompt(content_id("prompt", text), text, "eval") for text in dict.fromkeys(texts)]
-        )
-        reasons = HeldOut(texts, ctx.cfg.seed.rouge_max).reasons([turn.text for turn in found])
-        counts.update(f"instruction_{reason}" for reason in reasons if reason)
-        found = [turn for turn, reason in zip(found, reasons, strict=True) if not reason]
-    return found
+    texts = _own_held_out(ctx.cfg)
+    if not texts:
+        return list(turns)
+    write_records(
+        ctx.dir / HELD_OUT, [Prompt(content_id("prompt", text), text, "eval") for text in dict.fromkeys(texts)]
+    )
+    return apart_from(list(turns), HeldOut(texts, ctx.cfg.seed.rouge_max), counts)
 
 
 def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
@@ -155,7 +156,11 @@ def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
         prompts, held_out = file_prompts(files, apart, cfg.seed.rouge_max, own, counts)
         write_records(ctx.dir / FILE_PROMPTS, prompts)
         if cfg.prompts.source == "file":  # too few are found now, not after an iteration
-            part_of_iteration(prompts, cfg.iterations, cfg.iterations, cfg.prompts.num_prompts)
+            numbers = [
+                of_iteration(cfg.prompts.per_iteration, t + 1, cfg.prompts.num_prompts) for t in range(cfg.iterations)
+            ]
+            last = numbers[-1] if numbers else 0
+            part_of_iteration(prompts, cfg.iterations, cfg.iterations, last, sum(numbers[:-1]))
         result = replace(result, eval_prompts=result.eval_prompts or held_out)
         apart += [prompt.text for prompt in held_out]
     if cfg.seed.chat_files:

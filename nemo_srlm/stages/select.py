@@ -21,9 +21,9 @@ from nemo_srlm.core.pipeline import export_ref, policy_stage, world_inputs
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.core.terminal import say
-from nemo_srlm.data import templates
+from nemo_srlm.data.words import count_words
 from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.evaluate import headtohead, selection
+from nemo_srlm.evaluate import compare_template, headtohead, selection
 from nemo_srlm.evaluate.headtohead import Comparison, Outcome
 from nemo_srlm.judge import scores as judge_scores
 from nemo_srlm.judge.judgements import JudgeItem
@@ -49,7 +49,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     found = {"by": cfg.select.by, "who": judge_model_identity(cfg, NAME, cfg.select.judge_path, SETTING)}
     if cfg.select.by == "score":
         return found | judge_identity(cfg, NAME)
-    template = templates.load(cfg.select.template, templates.COMPARE)
+    template = compare_template.load(cfg.select.template).text
     judge = {"max_tokens": identity(cfg.judge)["max_tokens"]}
     return {**found, "template": template, "judge": judge, **stage_identity(cfg, NAME)}
 
@@ -87,7 +87,7 @@ def _run(ctx: Context) -> None:
     if ctx.cfg.select.by == "score":
         judge_all(ctx, _scored(ctx), NAME, ctx.iteration, model=model)
     else:
-        comparing.compare(ctx, NAME, _pairings(ctx), model, templates.load(ctx.cfg.select.template, templates.COMPARE))
+        comparing.compare(ctx, NAME, _pairings(ctx), model, compare_template.load(ctx.cfg.select.template))
 
 
 def _by_score(ctx: Context, pairings: list[Pairing]) -> list[Outcome]:
@@ -110,8 +110,8 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     steps = []
     for older, newer in itertools.pairwise(names):
         these = [
-            Comparison(p.id, p.prompt.id, newer, older, outcome, words=len(p.ours.text.split()),
-                       other_words=len(p.theirs.text.split()))
+            Comparison(p.id, p.prompt.id, newer, older, outcome, words=count_words(p.ours.text),
+                       other_words=count_words(p.theirs.text))
             for p, outcome in zip(pairings, outcomes, strict=True) if p.other == older
         ]  # fmt: skip
         steps.append({"checkpoint": newer, "other": older, **headtohead.summary(these)})

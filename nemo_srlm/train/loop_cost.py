@@ -65,13 +65,14 @@ def rates(cfg: Config, gpu: Gpu, decode: float = 0.0, prefill: float = 0.0) -> R
 
 
 def num_prompts(cfg: Config) -> int:
-    """Prompts of an iteration; `UNCOUNTED` where the run takes all of its files."""
-    return cfg.prompts.num_prompts or UNCOUNTED
+    """Prompts of the largest iteration; `UNCOUNTED` where the run takes all of its files."""
+    return max(cfg.prompts.per_iteration, default=cfg.prompts.num_prompts) or UNCOUNTED
 
 
 def num_pairs(cfg: Config) -> int:
     """Preference pairs of an iteration, if every prompt gives as many as it may."""
-    return num_prompts(cfg) * cfg.pairs.max_per_prompt
+    most = num_prompts(cfg) * cfg.pairs.max_per_prompt
+    return min(most, max(cfg.pairs.per_iteration, default=most))
 
 
 def training_steps(cfg: Config, num_sft: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from nemo_srlm.errors import UserError
 from nemo_srlm.train.megatron import dpo, reference, step
 from nemo_srlm.train.megatron.job import start
 from nemo_srlm.train.megatron.quiet import quiet
-from tests.pipeline.trainer_worker import DPO, documents, job, lines, pairs, run, stop_at
+from tests.pipeline.trainer_worker import DPO, digest, documents, job, lines, pairs, run, stop_at
 
 ROWS: dict[str, dict[str, Any]] = {
     "packed": {"micro_batch": 2},
@@ -62,8 +62,8 @@ def wrong_in_one_step(out: Path) -> str:
     """The message when the reference of the last step's pairs alone is wrong, by 50 nats each way."""
     real = reference.load_or_compute
 
-    def spoilt(trainer: Any, training: Any, validation: Any) -> Any:
-        found = real(trainer, training, validation)
+    def spoilt(trainer: Any, training: Any, validation: Any, other: Any) -> Any:
+        found = real(trainer, training, validation, other)
         values = found.logps_R2.copy()
         values[[training.index(p) for p in range(16, 24)]] += [50.0, -50.0]
         return dataclasses.replace(found, logps_R2=values)
@@ -77,12 +77,32 @@ def wrong_in_one_step(out: Path) -> str:
     return ""
 
 
+def of_another_policy(out: Path) -> dict[str, Any]:
+    """dpo.reference=m1: the reference computed beside other weights and by its own, and whether the trainer kept its own."""
+    for name, lr in (("a", 1e-3), ("b", 2e-2)):
+        run(out, name, "sft", {}, ROWS["packed"] | {"lr": lr}, None, dtype="bf16")
+    a, b = out / "a" / "checkpoint", out / "b" / "checkpoint"
+    digests, logps = [], []
+    for name, initial, other in (("beside", a, b), ("alone", b, None)):
+        (out / name).mkdir(exist_ok=True)
+        trainer = start(job(out / name, {}, ROWS["packed"], initial, dtype="bf16"))
+        before = digest(trainer)
+        with mock.patch.object(dpo, "fit"):
+            dpo.fit_dpo(trainer, pairs(24, 21), documents(12, 9), DPO, other=other)
+        digests.append([before, digest(trainer)])
+        with np.load(out / name / reference.REFERENCE) as stored:
+            logps.append(stored["logps"].tolist())
+        dist.barrier()
+    return {"digests": digests, "logps": logps}
+
+
 def main() -> None:
     quiet()
     out = Path(sys.argv[1])
     found: dict[str, Any] = {name: recorded(out, name) for name in ROWS}
     found |= {"same": resumed(out, "packed", "packed"), "other": resumed(out, "packed", "padded")}
     found["wrong"] = wrong_in_one_step(out / "wrong")
+    found["another"] = of_another_policy(out)
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, found)
     if dist.get_rank() == 0:

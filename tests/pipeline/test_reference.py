@@ -47,3 +47,13 @@ def test_the_gate_sees_a_wrong_reference_of_later_steps(ranks: list[dict[str, An
     for rank in ranks:
         assert "first loss of sigmoid" in rank["wrong"]
         assert "expected 0.693147 within 0.01" in rank["wrong"]
+
+
+def test_the_reference_of_another_policy_is_that_policys_and_the_trainer_keeps_its_own_weights(
+    ranks: list[dict[str, Any]],
+):
+    for rank in ranks:
+        (before, after), (of_other, _) = rank["another"]["digests"]
+        assert before == after != of_other
+        beside, alone = rank["another"]["logps"]
+        assert beside == alone

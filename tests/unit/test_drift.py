@@ -8,6 +8,7 @@ from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.data.words import words_and_marks
 from nemo_srlm.evaluate.alarms import (
     alarms_of_data,
     alarms_of_draws,
@@ -25,7 +26,6 @@ from nemo_srlm.evaluate.drift import (
     log_ratio,
     response_metrics,
     self_bleu,
-    words,
 )
 from nemo_srlm.judge import health as judge_health
 
@@ -39,7 +39,7 @@ def judgement(prompt: str, index: int, *scores: float | None) -> Judgement:
 
 
 def test_words_are_lower_case_and_punctuation_stands_alone():
-    assert words("The Bear, the owl.") == ["the", "bear", ",", "the", "owl", "."]
+    assert words_and_marks("The Bear, the owl.") == ["the", "bear", ",", "the", "owl", "."]
 
 
 def test_distinct_counts_different_ngrams_over_all_of_them():

@@ -74,6 +74,27 @@ def test_replies_come_best_first_and_follow_up_turns_are_left_alone(tmp_path: Pa
     assert counts == {"trees": 1, "replies": 3, "reply_unranked": 1}
 
 
+def test_later_turns_have_their_conversation_and_come_from_both_forms(tmp_path: Path):
+    last = message("f", "And?", "e", role="prompter", replies=[message("g", "That is all.", "f", 0)])
+    deeper = message("d", "More?", "b", role="prompter", replies=[message("e", "Yes.", "d", 0, replies=[last])])
+    gone = message("h", "Deleted", "b", role="prompter", deleted=True)
+    rows = [tree("a", message("b", "Bruno.", "a", 0, replies=[deeper, gone]), message("c", "No.", "a", 1))]
+    found = []
+    for name, data in (("x.trees.jsonl", rows), ("x.messages.jsonl", flat(rows)[::-1])):
+        counts: Counter[str] = Counter()
+        (turn,) = read_first_turns([write(tmp_path / name, data)], "en", counts, later=True)
+        assert counts["later_deleted"] == 1
+        found.append(turn)
+    assert found[0] == found[1]
+    assert [(later.id, later.text, [r.text for r in later.replies]) for later in found[0].later] == [
+        ("d", "More?", ["Yes."]), ("f", "And?", ["That is all."]),
+    ]  # fmt: skip
+    assert found[0].later[1].conversation == (
+        "Question a?\n\nAssistant: Bruno.\n\nUser: More?\n\nAssistant: Yes.\n\nUser: And?"
+    )
+    assert read(tmp_path / "x.trees.jsonl")[0][0].later == ()
+
+
 def test_both_forms_give_the_same_first_turns_in_any_order_of_messages(tmp_path: Path):
     trees = [tree("a", message("b", "B", "a", 0), message("c", "C", "a", 1)), tree("x", message("y", "Y", "x", 0))]
     rows = flat(trees)

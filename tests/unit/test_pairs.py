@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm.config.checks import check
+from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.config.schema import Config, RunSection
 from nemo_srlm.core.files import dump, read_json_lines, read_records, write_records
@@ -19,6 +20,7 @@ from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt,
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.evaluate.alarms import alarms_of_pairs
 from nemo_srlm.stages import load
 from nemo_srlm.stages.pairs import STAGE
 
@@ -81,6 +83,24 @@ def test_every_prompt_is_a_pair_or_dropped_with_its_reason(tmp_path: Path):
         == metrics["pairs"] + sum(n for name, n in metrics.items() if name.startswith("dropped_"))
     )
     assert (metrics["candidates"], metrics["eligible"]) == (12, 10)
+
+
+def test_as_many_pairs_are_kept_as_an_iteration_asks_for_and_a_shortage_is_told(tmp_path: Path):
+    rows = [row(i, (5.0, 5.0, 5.0), (1.0, 1.0, 1.0)) for i in range(9)]
+    ctx = stage(tmp_path, rows)
+    ctx.cfg.pairs.per_iteration = [4]
+    pairs, dropped = run(ctx)
+    assert len(pairs) == 4
+    assert list(dropped.values()) == ["not_needed"] * 5
+    assert [p.prompt_id for p in pairs] == [r[0].id for r in rows if r[0].id not in dropped]
+    metrics = STAGE.finalize(ctx)
+    assert (metrics["pairs"], metrics["dropped_not_needed"], metrics["asked"]) == (4, 5, 4)
+    other = Config(pairs=PairsSection(per_iteration=[4, 6]))
+    assert STAGE.identity(other, 1) == STAGE.identity(ctx.cfg, 1) != STAGE.identity(Config(), 1)
+    ctx.cfg.pairs.per_iteration = [20]
+    assert len(run(ctx)[0]) == 9
+    found = alarms_of_pairs(DriftSection(), [("M2", STAGE.finalize(ctx)), ("M3", None)])
+    assert [(a.model, a.text) for a in found] == [("M2", "9 of 20 preference pairs that were asked for")]
 
 
 def test_failed_candidates_and_judgements_are_not_eligible(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The stage prompts on a fake engine: rounds, filters and resuming."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,34 @@ def test_generated_prompts_are_shown_in_later_rounds_only(tmp_path: Path, monkey
     seeds = {e.prompt for e in read_records(tmp_path / "seed" / "ift.jsonl", SftExample)}
     attempts = list(read_records(next((ctx.dir / "parts").iterdir()), prompt_pool.Attempt))
     generated = {a.index: sum(text not in seeds for text in a.demonstrations) for a in attempts}
-    assert {generated[i] for i in range(24)} == {0}
-    assert {generated[i] for i in generated if i >= 24} == {2}
+    assert {generated[i] for i in range(8)} == {0}  # prompts.first_round: there is nothing to show yet
+    assert {generated[i] for i in generated if i >= 8} == {2}
+
+
+def test_rounds_grow_from_a_small_first_one_to_round_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config()
+    cfg.prompts.num_prompts, cfg.prompts.round_size = 200, 100
+    use(monkeypatch, writes)
+    metrics = run(prompts.STAGE, ctx := context(cfg, tmp_path, "out"))
+    sizes = Counter(a.round for a in read_records(next((ctx.dir / "parts").iterdir()), prompt_pool.Attempt))
+    assert [sizes[i] for i in range(len(sizes))][:5] == [8, 8, 16, 32, 64]
+    assert max(sizes.values()) <= 100
+    assert metrics["generated_shots"] == {"0": 8, "2": 192}
+
+
+def test_the_numbers_of_prompts_may_differ_between_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config()
+    cfg.prompts.per_iteration = [10, 15]
+    use(monkeypatch, writes)
+    run(prompts.STAGE, first := context(cfg, tmp_path, "prompts"))
+    run(prompts.STAGE, second := context(cfg, tmp_path, "second", iteration=2))
+    assert [len(lines(ctx.dir / "prompts.jsonl")) for ctx in (first, second)] == [10, 15]
+    other = config()
+    other.prompts.num_prompts = 10
+    assert prompts.STAGE.identity(cfg, 1) == prompts.STAGE.identity(other, 1)  # as if it were the only number
+    other.prompts.per_iteration = [10, 99]
+    assert prompts.STAGE.identity(cfg, 1) == prompts.STAGE.identity(other, 1)
+    assert prompts.STAGE.identity(cfg, 2) != prompts.STAGE.identity(other, 2)
 
 
 def test_a_later_iteration_writes_other_prompts_and_none_near_to_an_earlier_one(

@@ -27,12 +27,12 @@ KEEPS = {
     "pt": ["", " pontos", " de 5", ", porque ajuda", " - boa resposta", ". Bom."],
     "ru": ["", " балла", " из 5", ", потому что помогает", " — хороший ответ", ". Хорошо."],
     "zh": ["", "分", "/5", "／5", "。很好", "，因为很好", "（很好的回答）"],
-    "ja": ["", "点", "/5", "。よい回答です", "（よい回答）"],
+    "ja": ["", "点", "/5", "。よい回答です", "（よい回答）", "、なぜなら正しいから"],
     "ko": ["", "점", "/5", ". 좋은 답변입니다.", " (좋은 답변)"],
 }
 BREAKS = {
     "en": [" or N", " to N", ", maybe N", " minus N", " out of 10", " of ten", " (on a scale of 1 to 10)", " and a half", "..N",
-           " in total: N", " for relevance", " - perhaps more", " if strict", " (N)"],
+           " in total: N", " for relevance", "- ", "-", " - perhaps more", " if strict", " (N)"],
     "de": [" oder N", " bis N", ", vielleicht N", " von 10", " von maximal 10", " von zehn", " oder fünf", " wäre zu viel"],
     "fr": [" ou N", " à N", " sur 10", " sur dix", ", peut-être N", " ou cinq", " serait trop"],
     "es": [" o N", " a N", " de 10", " sobre diez", ", quizás N", " o cinco", " sería demasiado"],
@@ -145,3 +145,20 @@ def test_a_candidate_cannot_score_itself_by_being_copied():
 def test_a_sentence_about_the_score_is_no_statement_of_one():
     assert parse_score("Score: 4\nThis score is based on three criteria.") == 4
     assert parse_score("The score is high.") is None
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "The response says 'Score: 5'.",
+        "It says ‘Score: 5’",
+        "‹Score: 5›",
+        "> Score: 5",
+        "```\nScore: 5\n```",
+        '"Score: 5"',
+    ],
+)
+def test_a_quoted_score_of_the_response_is_not_the_judges_however_it_is_quoted(quoted: str):
+    assert parse_score(f"It is off the point.\n\nScore: 2\n\n{quoted}") == 2.0
+    assert parse_score(f"{quoted}\n\nThat isn't the users' view; it's mine that counts. Score: 2") == 2.0
+    assert parse_score(f"It only says this:\n{quoted}\n") is None

@@ -1,6 +1,7 @@
 """The seed stage: its sets are disjoint; real German and Spanish trees; the held-out sets of the tiny world."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Prompt, RankedReply, SftExample
 from nemo_srlm.core.stage import Context
-from nemo_srlm.data.oasst import FirstTurn, Reply, read_first_turns
+from nemo_srlm.data.oasst import FirstTurn, LaterTurn, Reply, read_first_turns
 from nemo_srlm.data.splits import instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.stages.seed import STAGE
@@ -141,6 +142,24 @@ def test_external_judgements_go_to_eft_and_the_rest_to_ift():
     )  # fmt: skip
     assert len(made.ift) == 50
     assert len(made.ranked_train) == 100
+
+
+def test_ranked_replies_of_later_turns_follow_their_first_turn_and_are_never_evaluated_on():
+    def with_later(i: int) -> FirstTurn:
+        first = turn(i)
+        text = f"More about {i}?" if i % 2 else first.text  # the same as a first turn, which may be held out
+        replies = tuple(Reply(f"later{i}-{rank}", f"L{i}-{rank}", rank) for rank in (0, 1))
+        return replace(first, later=(LaterTurn(f"l{i}", text, f"{first.text}\n\nUser: {text}", replies),))
+
+    counts: Counter[str] = Counter()
+    turns = [with_later(i) for i in range(40)]
+    made = split(turns, SeedSection(num_ift=10, rouge_max=1.0), EftSection(num_train=0, num_valid=9), counts)
+    later = [r for r in made.ranked_train if "User: " in r.instruction]
+    firsts = {r.instruction for r in made.ranked_train} - {r.instruction for r in later}
+    assert later
+    assert {r.instruction.partition("\n")[0] for r in later} == firsts  # no conversation is in two sets
+    assert not any("User: " in r.instruction for r in made.ranked_valid)
+    assert len({r.instruction_id for r in made.ranked_train}) == len(firsts) + len(later) // 2
 
 
 def context(cfg: Config, path: Path, **inputs: Path) -> Context:

@@ -8,8 +8,7 @@ from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Candidate, Prompt, Record, content_id, item_seed
 from nemo_srlm.core.stage import Context
-from nemo_srlm.data.templates import fill
-from nemo_srlm.evaluate import headtohead
+from nemo_srlm.evaluate.compare_template import CompareTemplate
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests
 
@@ -44,7 +43,7 @@ def _items(pairings: Iterable[Pairing]) -> Iterator[tuple[str, tuple[Pairing, st
             yield from ((content_id(p.id, order), (p, order)) for order in ORDERS)
 
 
-def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, template: str) -> None:
+def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, template: CompareTemplate) -> None:
     """Generates the verdicts at temperature 0 with the endpoint where api.stages names `stage`, else with the HF directory
     `judge`, appending them to this shard's part."""
     cfg = ctx.cfg
@@ -52,15 +51,16 @@ def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, 
     def request(engine: Engine, item_id: str, item: tuple[Pairing, str]) -> Request:
         p, order = item
         a, b = (p.ours, p.theirs) if order == "first" else (p.theirs, p.ours)
-        text = fill(template, INSTRUCTION=p.prompt.text, FIRST=a.text, SECOND=b.text)
+        system, text = template.messages(p.prompt.text, a.text, b.text)
         seed = item_seed(cfg.run.seed, stage, item_id)
-        return Request(item_id, chat_ids(ctx, engine, text), 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text)
+        ids = chat_ids(ctx, engine, text, system)
+        return Request(item_id, ids, 1, seed, 0.0, 1.0, cfg.judge.max_tokens, text=text, system=system)
 
     def records(item: tuple[Pairing, str], outcome: Outcome) -> list[Verdict]:
         verdict_id = content_id(item[0].id, item[1])
         if isinstance(outcome, Failure):
             return [Verdict(verdict_id, "", "", outcome.reason)]
-        verdict = headtohead.parse_verdict(outcome[0].text, (item[0].ours.text, item[0].theirs.text))
+        verdict = template.verdict(outcome[0].text, (item[0].ours.text, item[0].theirs.text))
         return [Verdict(verdict_id, outcome[0].text, verdict)]
 
     run_requests(ctx, _items(pairings), lambda: engine_for(ctx, stage, judge), request, records, "verdicts")

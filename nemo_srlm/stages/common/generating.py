@@ -16,8 +16,9 @@ from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.parts import PartWriter, remaining
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
-from nemo_srlm.data.chat import Chat
+from nemo_srlm.data.chat import Chat, user
 from nemo_srlm.data.tokenizer import Tokenizer
+from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.generate.vllm_engine import VllmEngine
 
@@ -70,9 +71,20 @@ def chat_of(ctx: Context, tokenizer: Tokenizer) -> Chat:
     return _chat(tokenizer, section.user_prefix, section.user_suffix, section.format, arguments)
 
 
-def chat_ids(ctx: Context, engine: Engine, text: str) -> tuple[int, ...]:
-    """One user turn as token ids; () for an engine that tokenizes by itself."""
-    return () if engine.tokenizer is None else tuple(chat_of(ctx, engine.tokenizer).prompt_ids(text))
+def chat_ids(ctx: Context, engine: Engine, text: str, system: str = "") -> tuple[int, ...]:
+    """One user turn, maybe after a system message, as token ids; () for an engine that tokenizes by itself.
+
+    A chat format without a place for a system message gets it in front of the user's.
+    """
+    if engine.tokenizer is None:
+        return ()
+    chat = chat_of(ctx, engine.tokenizer)
+    if not system:
+        return tuple(chat.prompt_ids(text))
+    try:
+        return tuple(chat.next_turn_ids([{"role": "system", "content": system}, user(text)]))
+    except DataError:
+        return tuple(chat.prompt_ids(f"{system}\n\n{text}"))
 
 
 def run_requests(

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,10 +31,11 @@ ROUNDING = {"fp32": 1.0, "bf16": 10.0, "fp8": 50.0}
 
 def fit_dpo(
     trainer: Trainer, pairs: Sequence[Pair], replay: Sequence[Document], section: DpoSection,
-    validation: Sequence[Pair] = (),
+    validation: Sequence[Pair] = (), other: Path | None = None,
 ) -> None:  # fmt: skip
     """Trains on preference pairs from the trainer's weights, which are the reference too if the loss needs one.
 
+    other: the checkpoint/ directory of another policy, which is the reference then; there is no first loss to check.
     Raises what `fit` raises, and UserError when the first loss is not the one of equal policy and reference.
     """
     if section.replay_weight and not replay:
@@ -44,10 +46,11 @@ def fit_dpo(
         training = Training(
             pairs, dpo_task(pairs, replay, None, section, seed).unit_at, lambda p: index_at(p, num, seed)
         )
-        known = reference.load_or_compute(trainer, training, validation)
+        known = reference.load_or_compute(trainer, training, validation, other)
     task = dpo_task(pairs, replay, known, section, seed)
     validation_task = dpo_task(validation, (), known, section, seed, shuffled=False) if validation else None
-    fit(trainer, task, validation_task, functools.partial(check_first_loss, trainer, task, section))
+    check = None if other else functools.partial(check_first_loss, trainer, task, section)
+    fit(trainer, task, validation_task, check)
 
 
 def dpo_task(

@@ -24,7 +24,7 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.train import losses
 from nemo_srlm.train.batches import Unit
 from nemo_srlm.train.layout import data_parallel_size
-from nemo_srlm.train.megatron import ranks, step
+from nemo_srlm.train.megatron import checkpoint, ranks, step
 from nemo_srlm.train.megatron.evaluation import forward_pass, step_pass
 from nemo_srlm.train.megatron.job import Trainer
 from nemo_srlm.train.megatron.step import LocalBatch
@@ -63,10 +63,13 @@ class Training:
     index: Callable[[int], int]
 
 
-def load_or_compute(trainer: Trainer, training: Training, validation: Sequence[Pair]) -> Reference:
+def load_or_compute(
+    trainer: Trainer, training: Training, validation: Sequence[Pair], other: Path | None = None
+) -> Reference:
     """The stored reference of these pairs; the one under the trainer's weights, which is then stored, if there is none.
 
-    Also if the stored one was computed in other rows than those of this job's steps.
+    Also if the stored one was computed in other rows than those of this job's steps. other: a checkpoint/ directory whose
+    weights are the reference; the trainer has its own again afterwards.
     """
     path, ids = trainer.job.directory / REFERENCE, [pair[0] for pair in (*training.pairs, *validation)]
     found, rows = load(path, ids), row_settings(trainer)
@@ -74,7 +77,12 @@ def load_or_compute(trainer: Trainer, training: Training, validation: Sequence[P
         return found
     if found is not None and ranks.is_main():
         say(f"{path}: computed in other rows ({found.rows or 'unknown'}); now {rows}: computed again", error=True)
+    if other is not None:
+        checkpoint.load_model(other, trainer.chunks)
     logps = np.concatenate([_of_steps(trainer, training), _of_validation(trainer, validation)])
+    if other is not None:
+        assert trainer.job.initial is not None, "a policy that starts from random weights is no later iteration"
+        checkpoint.load_model(trainer.job.initial, trainer.chunks)
     made = Reference(ids, logps, rows)
     save(path, made)
     return made
