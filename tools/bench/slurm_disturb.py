@@ -121,8 +121,12 @@ class Loop:
 
 
 def kill_node(loop: Loop, ref: str) -> None:
+    """Kills the node of a stage: see `restart_node`."""
+    restart_node(loop, loop.node_of(ref))
+
+
+def restart_node(loop: Loop, node: str) -> None:
     """Kills a node with everything on it, marks it down, starts it again and waits until it is up."""
-    node = loop.node_of(ref)
     loop.tool("kill-node", node)
     loop.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=bench")
     time.sleep(3)
