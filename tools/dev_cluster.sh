@@ -10,6 +10,7 @@
 #
 # Settings of `start`: DEV_NODES=2 DEV_CPUS=64 DEV_GPUS=8 DEV_NODE_TIMEOUT=10 (a dead node is DOWN after ~2.5x this)
 #                      DEV_REQUEUE_DELAY=5 (seconds before a requeued job may start again; Slurm's default: 120)
+#                      DEV_CONF='LINE ...': further lines of slurm.conf, the last of a name wins
 # DIR: at most 60 characters (socket paths). Nodes are named 127.0.0.11, 127.0.0.12, ..., so that names resolve.
 # Debian: apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client
 set -euo pipefail
@@ -41,7 +42,8 @@ job_pids() { # the slurmstepds of this cluster, then the processes of its jobs; 
     local f p
     for f in $(cd /proc && grep -lx slurmstepd [0-9]*/comm 2>/dev/null); do
         p=${f%%/*}
-        if find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" 2>/dev/null | grep -q .; then echo "$p"; fi
+        # by its output: find also fails when one of the files that the process has open is closed meanwhile
+        if [ -n "$(find "/proc/$p/fd" -lname "$dir/log/slurmd-${1:-*}.log" -print -quit 2>/dev/null)" ]; then echo "$p"; fi
     done
     for f in $(cd /proc && grep -lzxF "SLURM_CONF=$conf" [0-9]*/environ 2>/dev/null); do
         p=${f%%/*}
@@ -51,9 +53,13 @@ job_pids() { # the slurmstepds of this cluster, then the processes of its jobs; 
     done
 }
 kill_node() { # everything stops before anything dies: a slurmstepd that sees its job die reports the job as FAILED
-    local left
-    while left=$(pid_of "slurmd-$1" || true; job_pids "$1") && [ -n "$left" ]; do   # again: what was started meanwhile
-        kill -STOP $left 2>/dev/null || true
+    local left seen
+    while left=$(pid_of "slurmd-$1" || true; job_pids "$1") && [ -n "$left" ]; do
+        seen=
+        while [ "$left" != "$seen" ]; do   # until a look finds nothing new
+            kill -STOP $left 2>/dev/null || true
+            seen=$left left=$(pid_of "slurmd-$1" || true; job_pids "$1")
+        done
         kill -KILL $left 2>/dev/null || true
     done
     rm -f "$dir/run/slurmd-$1.pid"
@@ -119,6 +125,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 CONF
+        if [ -n "${DEV_CONF:-}" ]; then printf '%s\n' "$DEV_CONF"; fi
         i=0
         for n in $(nodes); do
             i=$((i + 1))
@@ -127,6 +134,7 @@ CONF
         done
         printf 'PartitionName=main Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE DefaultTime=60 State=UP\n'
         printf 'PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=3 MaxTime=INFINITE DefaultTime=60 State=UP\n'
+        printf 'PartitionName=scrap Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=3 MaxTime=INFINITE DefaultTime=60 State=UP\n'
     } >"$conf"
     for i in $(seq 0 $((gpus - 1))); do
         ln -sfn /dev/null "$dir/dev/nvidia$i"   # a gres File= must be a character device
