@@ -72,6 +72,10 @@ class EngineError(UserError):
     """The generation engine could not be started, or stopped responding."""
 
 
+class PassingError(EngineError):
+    """The same for a reason that the next attempt, perhaps on another node, may not meet: it is no setting's fault."""
+
+
 class InstallError(UserError):
     """A package that is not installed for the interpreter that needs it."""
 
@@ -95,8 +99,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a failure of the system may be gone at the next attempt."""
-    return isinstance(error, OSError) and error.errno in PASSING
+    """Whether a failure may be gone at the next attempt: of an engine, or of the system."""
+    return isinstance(error, PassingError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def of_system(error: BaseException | None, where: Path) -> UserError | None:

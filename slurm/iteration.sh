@@ -9,14 +9,19 @@
 #SBATCH --ntasks=1 --time=01:00:00
 #SBATCH --output=nemo-srlm-%j.txt --open-mode=append
 set -eu
+root=${NEMO_SRLM_ROOT:-} python=${PYTHON:-}
+# The supervisor's job gets both as arguments: a site may start jobs without the environment of their submission.
+if [ "${1:-}" = --code ]; then root=$2 && shift 2; fi
+if [ "${1:-}" = --python ]; then python=$2 && shift 2; fi
 # Under sbatch this file is a copy in slurmd's spool directory: the checkout is the directory in which sbatch was called.
-if [ -n "${SLURM_JOB_ID:-}" ]; then root=${NEMO_SRLM_ROOT:-$SLURM_SUBMIT_DIR}; else root=$(cd "$(dirname "$0")/.." && pwd); fi
-if [ -z "${NEMO_SRLM_ROOT:-}" ] && [ ! -e "$root/slurm/stage.sh" ]; then
-    echo "error: $root is not the checkout; call sbatch there, or set NEMO_SRLM_ROOT" >&2
-    exit 2
+if [ -z "$root" ]; then
+    if [ -n "${SLURM_JOB_ID:-}" ]; then root=$SLURM_SUBMIT_DIR; else root=$(cd "$(dirname "$0")/.." && pwd); fi
+    if [ ! -e "$root/slurm/stage.sh" ]; then
+        echo "error: $root is not the checkout; call sbatch there, or set NEMO_SRLM_ROOT" >&2
+        exit 2
+    fi
 fi
 cd "$root"
-python=${PYTHON:-}
 for own in "$root/.venv/bin/python" "$root/.venv-gpu/bin/python"; do
     if [ -z "$python" ] && [ -x "$own" ]; then python=$own; fi
 done

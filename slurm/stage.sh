@@ -1,18 +1,18 @@
 #!/bin/bash
-# The only job script: runs a stage or one shard of it (work), or writes the stage's manifest (finish).
-# `nemo-srlm submit` submits it with all flags:   sbatch [flags] slurm/stage.sh JOB_DIR work|finish
+# The only job script: runs a stage or one shard of it (work), writes the stage's manifest (finish), checks nodes (check).
+# `nemo-srlm submit` submits it with all flags:   sbatch [flags] slurm/stage.sh JOB_DIR work|finish|check [FIRST_SHARD]
 #
 # At the time limit it saves, requeues the job and resumes. After a preemption Slurm requeues the job. A crash or a hang
-# is retried. An older attempt that is still alive is stopped. JOB_DIR/attempts-<shard>.tsv lists every attempt and how
-# it ended.
+# is retried, first here, then on other nodes. An older attempt that is still alive is stopped. JOB_DIR/attempts-<shard>.tsv
+# lists every attempt, where it ran and how it ended.
 set -u
-job_dir=${1:?JOB_DIR} role=${2:?work or finish}
+job_dir=${1:?JOB_DIR} role=${2:?work, finish or check} offset=${3:-0}
 # shellcheck source=/dev/null
 source "$job_dir/job.env"   # by JOB_DIR: this script is a copy in slurmd's spool directory, away from the checkout
 
 # An array task is addressed as ARRAY_TASK: the SLURM_JOB_ID of an array's last task is the id of the whole array.
 self=$SLURM_JOB_ID shard=0
-if [ "$ARRAY" = 1 ]; then self=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} shard=$SLURM_ARRAY_TASK_ID; fi
+if [ "$ARRAY" = 1 ]; then self=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} shard=$((offset + SLURM_ARRAY_TASK_ID)); fi
 owner=$self.${SLURM_RESTART_COUNT:-0}
 attempts=$job_dir/attempts-$shard.tsv
 owner_file=$job_dir/owner-$shard
@@ -33,12 +33,14 @@ trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
 # reads this file twice a second and stops when another attempt owns the shard.
 previous=$(cat "$owner_file" 2>/dev/null || true)
 printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
-if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled)\t'; then sleep 3; fi
+if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled|moved)\t'; then sleep 3; fi
 
 export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
 NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export NEMO_SRLM_HEAD NEMO_SRLM_PORT=$((10000 + SLURM_JOB_ID % 20000))
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not use SLURM_CPUS_PER_TASK
+export NEMO_SRLM_HEAD
+# srun does not use SLURM_CPUS_PER_TASK. Where it is not set, the step has all CPUs of the job: no 1 in its place.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+unset SLURM_CLUSTERS   # of the submission: here scontrol and srun ask the cluster that runs this job
 cd "$ROOT" || exit 1
 
 step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@: the step's; exit code in $rc
@@ -78,29 +80,54 @@ attempt_step() { # runs the step; its outcome in $word and $detail
         until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
     done
 }
-ask_requeue() {
+ask_requeue() { # $1: the nodes to leave out from now on, or nothing. Returns only if the job is not requeued; why in $refused
     local n
     for n in $(seq 60); do   # repeated: the controller may be restarting
-        if scontrol requeue "$self"; then
+        if refused=$(scontrol requeue "$self" 2>&1); then
+            for n in 1 2 3 4 5; do   # a queued job may be changed; its SIGTERM, which comes now, may hit scontrol
+                if [ -z "$1" ] || scontrol update JobId="$self" ExcNodeList="$1"; then break; fi
+            done
             for n in $(seq 300); do sleep 2; done   # slurmd kills this script; exiting earlier would end the job
             return
         fi
+        if ! grep -qiE 'contact|connect|socket|timed out|configuration' <<<"$refused"; then return; fi   # the site refuses
         sleep 5
     done
+}
+failed_first() { # the node whose step ended first, and not well; the first of the job where none said anything
+    local file
+    for file in $(ls -tr "$job_dir/outcome-$shard"-* 2>/dev/null); do
+        if grep -qE $'\t(crashed|hung)\t' "$file"; then
+            scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n "$((${file##*-} + 1))p"
+            return
+        fi
+    done
+    echo "$NEMO_SRLM_HEAD"
+}
+left_out() { # cluster.exclude, and the nodes that this job has been moved away from
+    { echo "$EXCLUDED"; awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "moved" { sub(/^away from /, "", $5); sub(/:.*/, "", $5)
+        print $5 }' "$attempts"; } | grep . | sort -u | paste -sd,
+}
+others() { # whether the partition has enough nodes without node $1
+    local up
+    up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o %N | sort -u | grep -vxF -- "$1" | wc -l)
+    [ "$up" -ge "$SLURM_JOB_NUM_NODES" ]
 }
 leave() { rm -f "$stop_file"; record "$1" "${2:-}"; say "$1: ${2:-}"; exit "$3"; }
 
 set +u   # module and conda read variables that are not set
 if ! prepare; then leave failed "$failed" 1; fi
 set -u
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}   # before what the site or the user put there
 
 try=0
 while :; do
     attempt=$owner; if [ "$try" -gt 0 ]; then attempt=$owner.r$try; fi
-    export NEMO_SRLM_ATTEMPT=$attempt
+    # a retry takes another port: the old one may be the cause, or still be bound
+    export NEMO_SRLM_ATTEMPT=$attempt NEMO_SRLM_PORT=$((10000 + (SLURM_JOB_ID + try * (1 + RANDOM)) % 20000))
     record start "$role"
     say "start on $SLURM_JOB_NODELIST"
-    flags=(); if [ "$role" = finish ]; then attempt_step --finish; else attempt_step; fi
+    flags=(); if [ "$role" = work ]; then attempt_step; else attempt_step "--$role"; fi
     if [ "$word" = done ] && [ "$KIND" = train ] && [ "$role" = work ]; then
         flags=(--nodes=1 --ntasks=1); attempt_step --finish
     fi
@@ -117,8 +144,8 @@ while :; do
         if [ "$stopping" = USR1 ]; then record limit "saved at the time limit: requeued"; else record again "$detail"; fi
         rm -f "$stop_file"
         say "requeue ($word)"
-        ask_requeue
-        leave limit 'Slurm did not requeue the job' 1
+        ask_requeue ''
+        leave limit "saved, but Slurm did not requeue the job: $refused" 1
     fi
     # A preemption sends TERM to the steps first and to this script after the grace time. Exiting now would make the job
     # FAILED instead of requeued.
@@ -131,8 +158,19 @@ while :; do
     fi
     record "$word" "$detail"
     try=$((try + 1))
-    past=$(awk -F '\t' -v j="$self." 'index($2, j) == 1 && ($4 == "crashed" || $4 == "hung")' "$attempts" | wc -l)
-    if [ "$past" -gt "$RETRIES" ]; then leave failed "$word: $detail" 1; fi
+    # of this job, since it was moved the last time
+    read -r past moves < <(awk -F '\t' -v j="$self." 'index($2, j) == 1 { if ($4 == "moved") { m++; n = 0 }
+        if ($4 == "crashed" || $4 == "hung") n++ } END { print n + 0, m + 0 }' "$attempts")
+    if [ "$past" -gt "$RETRIES" ]; then
+        node=$(failed_first)
+        if [ "$moves" -lt "$OTHER_NODES" ] && others "$node"; then
+            record moved "away from $node: $word: $detail"
+            say "$word: $detail; on other nodes than $node"
+            rm -f "$stop_file"
+            ask_requeue "$(left_out)"
+        fi
+        leave failed "$word: $detail" 1
+    fi
     rm -f "$stop_file"; stopping=
     say "$word: $detail; trying again ($past of $RETRIES)"
 done

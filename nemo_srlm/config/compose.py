@@ -48,7 +48,9 @@ def compose(
         with initialize_config_dir(str(config_dir.resolve()), version_base=None):
             loose = hydra_compose(name, overrides=forced)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: cluster=1
-        raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
+        raise ConfigError(
+            f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error), remedy=_quoting(overrides)
+        ) from error
     return typed(loose, f"{name}.yaml and overrides", describe)
 
 
@@ -74,6 +76,14 @@ def with_line_breaks(override: str) -> str:
 def _is_group(override: str, config_dir: Path) -> bool:
     """`cluster=dgx_h100` picks a file of a folder of configs/."""
     return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
+
+
+def _quoting(overrides: Sequence[str]) -> str:
+    """How to write a list item that holds `=`, such as a flag: Hydra takes it in quotes alone."""
+    unquoted = (o for o in overrides if re.search(r"=\[?[^\"'{]*=", o))
+    return "".join(
+        f"""quote what holds `=`, for example '{o.partition("=")[0]}=["--wckey=x"]'""" for o in [*unquoted][:1]
+    )
 
 
 def _pick(override: str, config_dir: Path, name: str) -> str:

@@ -38,13 +38,17 @@ def content_digest(path: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Through a temporary file, flushed to disk: `path` appears with all of `text` or not at all."""
+    """Through a temporary file, flushed to disk: `path` appears with all of `text` or not at all, and nothing else does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path), temporary.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), temporary.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 R = TypeVar("R", bound=Record)

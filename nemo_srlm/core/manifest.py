@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from nemo_srlm.config.shipped import PACKAGE, SNAPSHOT
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.outputs import Output
 from nemo_srlm.errors import DataError
@@ -58,7 +59,10 @@ def field_diff(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the code that runs. A copy of it (launch/slurm/snapshot.py) says of which commit it is."""
+    if (PACKAGE.parent / SNAPSHOT).exists():
+        return str(read_json(PACKAGE.parent / SNAPSHOT)["commit"])
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -78,7 +82,7 @@ def provenance(started: float) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": versions,
         "python": platform.python_version(),
         "host": platform.node(),

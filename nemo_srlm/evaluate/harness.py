@@ -97,6 +97,9 @@ def main_metric(task: str, values: dict[str, float]) -> str:
     return next((name for name in (*wanted, *MAIN) if name in values), next(iter(values)))
 
 
+UNKNOWN = "see the log"  # the remedy where no setting is known to be the cause
+
+
 def failure(log: str) -> tuple[str, str]:
     """(what happened, remedy) of a harness process that failed, from its log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -109,4 +112,4 @@ def failure(log: str) -> tuple[str, str]:
         )
     if "No module named" in last:
         return last, "install it in the harness's interpreter (eval.harness.python)"
-    return last[:400], "see the log"
+    return last[:400], UNKNOWN

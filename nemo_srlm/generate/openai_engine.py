@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from nemo_srlm.config.generation import ApiSection
-from nemo_srlm.errors import EngineError
+from nemo_srlm.errors import EngineError, PassingError
 from nemo_srlm.generate.endpoint_protocol import ChatCompletion, Choice, message_of, read_key, retry_after, without_key
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
@@ -86,7 +86,7 @@ class OpenAIEngine:
                     in_a_row = 0
                     yield request, outcome
             if unanswered:
-                raise EngineError(
+                raise PassingError(
                     self._section.url,
                     f"{unanswered} requests had no response after {self._section.retries} retries each; the last: {last}",
                     "a response to every request",

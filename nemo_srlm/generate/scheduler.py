@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nemo_srlm.core.terminal import say
-from nemo_srlm.errors import EngineError
+from nemo_srlm.errors import EngineError, PassingError
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
 
 SUSPECT_CRASHES = 2  # a request that was in flight at this many crashes is retried alone
@@ -132,7 +132,7 @@ class RequestScheduler:
         del crashed
         gc.collect()
         if self.restarts >= self.max_restarts:
-            raise EngineError(
+            raise PassingError(
                 "the generation engine", f"crashed {self.restarts + 1} times, the last time with {error!r}",
                 remedy="see the log; finished items are kept, and running again does the rest (generate.max_restarts)",
             ) from error  # fmt: skip

@@ -19,7 +19,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.chat import model_end_ids
 from nemo_srlm.data.tokenizer import Tokenizer
-from nemo_srlm.errors import EngineError
+from nemo_srlm.errors import EngineError, PassingError
 from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long
 from nemo_srlm.generate.scheduler import RequestScheduler
 from nemo_srlm.generate.vllm_options import check_model, engine_options, length_for, set_environment
@@ -42,8 +42,13 @@ class VllmBackend:
             torch.set_num_threads(section.threads)
         try:
             self._start(options)
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except (ValueError, KeyError) as error:  # what vLLM raises for options and models that it does not take
             raise EngineError(path, f"vLLM does not start: {error}", remedy="see the log; check generate.*") from error
+        except (RuntimeError, OSError) as error:  # CUDA errors, a file server, an address in use, a core that died
+            raise PassingError(
+                path, f"vLLM does not start: {type(error).__name__}: {error}",
+                remedy="see the log; if it fails everywhere, check generate.*",
+            ) from error  # fmt: skip
         self._tokenizer, self._end_ids = tokenizer, model_end_ids(tokenizer)
         self._partial: dict[str, list[int]] = {}  # request id -> tokens so far, of requests with stop strings
         self._requests: dict[str, Request] = {}

@@ -16,7 +16,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.process import die_with_parent
 from nemo_srlm.core.stage import Context, Stage
-from nemo_srlm.errors import ConfigError, EngineError
+from nemo_srlm.errors import ConfigError, EngineError, PassingError
 from nemo_srlm.evaluate import harness
 from nemo_srlm.stages.common.evaluating import of_model
 
@@ -84,9 +84,8 @@ def _run(ctx: Context) -> None:
             ).returncode  # fmt: skip
         if code:
             what, remedy = harness.failure(log.read_text(encoding="utf-8", errors="replace"))
-            raise EngineError(
-                f"lm_eval {','.join(tasks)}", f"exit code {code}: {what}", remedy=f"{remedy} (log: {log})"
-            )
+            kind = PassingError if remedy == harness.UNKNOWN else EngineError
+            raise kind(f"lm_eval {','.join(tasks)}", f"exit code {code}: {what}", remedy=f"{remedy} (log: {log})")
         kept.parent.mkdir(exist_ok=True)
         write_json(kept, harness.read_results(harness.newest_results(out)))
     ctx.progress.update(len(groups), len(groups), "groups")

@@ -14,6 +14,7 @@ def test_one_sbatch_runs_the_whole_loop_with_arrays_and_training_on_two_nodes(ru
     grow = next((run.dir / "slurm/iter0-grow").glob("log-*.txt")).read_text()
     assert "rank 0 of 2" in grow
     assert "rank 1 of 2" in grow
+    assert f"runs {run.dir}/slurm/code/" in grow  # a copy of the code
     hosts = {a[2] for a in run.attempts("iter0-grow")}
     assert hosts == {"127.0.0.[11-12]"}
     assert len(list((run.dir / "slurm/iter1-square").glob("log-*_*.txt"))) == 3
@@ -81,7 +82,11 @@ def test_cancel_ends_every_job_and_submitting_goes_on(run: Run):
     run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "4"}
     run.submit()
     run.held("iter0/grow")
+    waiting = next(job[0] for job in run.jobs() if " iter1/pick " in job[4])
+    run.cluster.tool("scontrol", "update", f"JobId={waiting}", "Comment=billed to project 7")  # as some sites do
+    assert "nothing to submit" in run.submit()
     assert "cancelled" in run.cli("cancel", str(run.dir))
+    assert waiting not in [job[0] for job in run.cluster.jobs()]
     found = run.wait()
     assert {found[r]["state"] for r in REFS[1:4]} == {"cancelled"}, "\n".join(map(str, found.values()))
     assert found["iter1/pick"]["words"] == "by `nemo-srlm cancel`"

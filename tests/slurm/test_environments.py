@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.slurm.conftest import Run
+from tests.slurm.conftest import ROOT, Run
 
 # Apptainer is not in Debian. The stand-in takes the same words, writes them down and starts what stands behind the image.
 APPTAINER = """#!/bin/bash
@@ -33,7 +33,8 @@ def test_a_job_runs_inside_apptainer(run: Run, tmp_path: Path):
     run.assert_whole()
     site, place, verb, bind, mounts, started, python, *_ = (folder / "words").read_text().splitlines()
     assert (site, verb, bind, started, python) == ("1", "exec", "--bind", str(image), sys.executable)
-    assert mounts == f"{tmp_path}:/data,{place}:{place},{run.dir}:{run.dir}"
+    assert Path(place).parent == run.dir / "slurm/code"  # a copy of the code, which `git pull` does not change
+    assert mounts == f"{tmp_path}:/data,{ROOT}:{ROOT},{run.dir}:{run.dir}"
 
 
 def test_an_interpreter_that_cannot_run_the_package_ends_the_job_at_once_and_status_says_so(run: Run, tmp_path: Path):
@@ -61,3 +62,21 @@ def test_site_scripts_may_read_unset_variables_and_a_command_of_setup_that_fails
         in found["iter0/grow"]["words"]
     )
     assert run.ends("iter0-grow") == ["failed"]
+
+
+def test_the_nodes_of_each_kind_of_stage_are_checked_once_before_its_first_job(run: Run, tmp_path: Path):
+    run.env |= {"TOY_STAGES": "3"}
+    python = script(tmp_path / "bin/python", OLD)
+    bad = f"cluster.generate.python={python}"
+    run.submit("cluster.check_nodes=true", bad)
+    found = run.wait()
+    assert found["iter0/grow"]["state"] == "done"
+    assert found["iter1/square"]["state"] == "cancelled"
+    assert "because check-generate failed" in found["iter1/square"]["words"]
+    assert f"check-generate: {python} cannot run nemo_srlm on this node" in found["notes"][0]
+    assert "check-generate" in run.cli("plan", *run.words(("cluster.check_nodes=true",)))
+    run.submit("cluster.check_nodes=true")
+    run.wait()
+    run.assert_whole()
+    assert [a[3] for a in run.attempts("check-train")] == ["start", "done"]  # once
+    assert (run.dir / "slurm/check-generate/passed").exists()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.slurm.conftest import Run
+from tests.slurm.conftest import STEPS, Run
 
 
 def test_a_shard_that_crashes_once_is_tried_again_and_nothing_is_lost(run: Run):
@@ -35,7 +35,7 @@ def test_a_shard_that_always_crashes_fails_its_stage_and_cancels_what_depends_on
 
 def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
     run.env |= {"TOY_HANG": "grow", "TOY_TIMES": "1", "TOY_STAGES": "2", "TOY_STEP": "0.7"}
-    run.submit("cluster.hang.work=5", "cluster.retries=3", "parallel.nodes=1")
+    run.submit("cluster.hang.work=5", "cluster.retries=50", "parallel.nodes=1")  # a busy machine may look hung, too
     run.wait()
     run.assert_whole()
     assert "hung" in run.ends("iter0-grow")
@@ -45,19 +45,26 @@ def test_a_hang_ends_the_attempt_with_the_stacks_in_the_log(run: Run):
 
 
 def test_a_time_limit_saves_requeues_and_resumes_as_often_as_allowed(run: Run):
-    """Two trainings wait for the signal, which comes 30 to 60 s before their limit of a minute; one may not restart."""
+    """Trainings that wait in their middle, where steps are saved, get a limit that is as near as their warning."""
     run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "3"}
-    capped = Run(run.cluster, run.root, "capped", run.env)
-    run.submit("cluster.train.time=1", "parallel.nodes=1")
-    capped.submit("cluster.train.time=1", "parallel.nodes=1", "cluster.max_restarts=0")
+    capped, refused = (Run(run.cluster, run.root, name, run.env) for name in ("capped", "refused"))
+    run.submit("cluster.warning=3000", "parallel.nodes=1")
+    capped.submit("cluster.warning=3000", "parallel.nodes=1", "cluster.max_restarts=0")
+    refused.submit("cluster.warning=3000", "parallel.nodes=1", "cluster.flags=[--no-requeue]")
+    for one in (run, capped, refused):
+        one.held("iter0/grow")
+        one.limit("iter0/grow", 30)
     found = capped.wait()
     assert found["iter0/grow"]["state"] == "failed"
     assert "cluster.max_restarts" in found["iter0/grow"]["words"]
-    assert 0 < capped.steps("iter0/grow") < 10  # it saved before it stopped
+    assert 0 < capped.steps("iter0/grow") < STEPS  # it saved before it stopped
     assert found["iter1/square"]["state"] == "cancelled"
+    found = refused.wait()  # at once: no node is held for a requeue that the site refuses
+    assert "saved, but Slurm did not requeue the job" in found["iter0/grow"]["words"]
+    run.until(lambda: "limit" in run.ends("iter0-grow"))
+    run.limit("iter0/grow", 600)
     run.wait()
     run.assert_whole()
-    assert "limit" in run.ends("iter0-grow")
 
 
 @pytest.mark.parametrize("ref", ["iter0/grow", "iter1/square"])
@@ -89,3 +96,37 @@ def test_requeueing_one_element_of_an_array_leaves_the_others_alone(run: Run):
     run.assert_whole()
     starts = [a[1].rpartition(".")[0].rpartition("_")[2] for a in run.attempts("iter1-square") if a[3] == "start"]
     assert sorted(starts) == ["0", "1", "2", "2"]
+
+
+def test_an_engine_that_fails_on_one_node_is_tried_again_and_then_on_another(run: Run):
+    run.env |= {"TOY_BROKEN": "grow", "TOY_STAGES": "2"}
+    run.submit("parallel.nodes=1", "cluster.retries=1", "cluster.other_nodes=1")
+    run.until(lambda: "moved" in run.ends("iter0-grow"))
+    before = run.status()["iter0/grow"]["words"]
+    run.wait()
+    run.assert_whole()
+    attempts = run.attempts("iter0-grow")
+    assert [a[3] for a in attempts] == ["start", "crashed", "start", "crashed", "moved", "start", "done"]
+    first, last = attempts[0][2], attempts[-1][2]
+    assert first != last
+    assert f"crashed on {first} (model: vLLM does not start: CUDA error" in before
+    assert f"moved away from {first}" in before
+
+
+def test_a_preempted_job_that_the_site_cancels_is_submitted_again_and_one_that_a_person_cancels_is_not(run: Run):
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
+    run.submit("cluster.partition=scrap", "parallel.nodes=1", "cluster.max_replans=1")
+    run.held("iter0/grow")
+    run.cluster.tool(
+        "sbatch", "--wait", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true"
+    )
+    run.wait()
+    run.assert_whole()
+    assert "submitted" in run.status()["notes"][0]
+    other = Run(run.cluster, run.root, "other", run.env)
+    other.submit("parallel.nodes=1", "cluster.max_replans=1")
+    other.held("iter0/grow")
+    run.cluster.tool("scancel", "--full", next(job[0] for job in other.jobs() if " iter0/grow " in job[4]))
+    found = other.wait()
+    assert found["iter0/grow"]["words"] == "by a person (scancel)"
+    assert "stopped: cancelled by a person (scancel): iter0-grow" in found["notes"][0]

@@ -107,17 +107,15 @@ def words(cfg: Config, job: Job, *after: str) -> list[str]:
 
 
 def test_a_training_job_asks_for_nodes_gpus_a_warning_and_its_dependencies():
-    cfg = config(
-        gpus_per_node=8, gpu_type="h100", account="me", exclude=["n1", "n2"], warning=600, flags=["--licenses=x"]
-    )
+    cfg = config(gpus_per_node=8, gpu_type="h100", account="me", exclude=["n1", "n2"], warning=600, flags=["--wckey=x"])
     cfg.parallel.nodes = 4
     found = words(cfg, build([TUNE])[0], "11", "12_3")
     for flag in (
         "--nodes=4", "--ntasks-per-node=1", "--gres=gpu:h100:8", "--account=me", "--exclude=n1,n2", "--requeue",
-        "--signal=B:USR1@600", "--dependency=afterok:11:12_3", "--kill-on-invalid-dep=yes", "--licenses=x",
+        "--signal=B:USR1@600", "--dependency=afterok:11:12_3", "--kill-on-invalid-dep=yes", "--wckey=x",
     ):  # fmt: skip
         assert flag in found
-    assert found[-3:] == [str(SLURM / "stage.sh"), "/runs/r/slurm/iter1-tune", "work"]
+    assert found[-4:] == [str(SLURM / "stage.sh"), "/runs/r/slurm/iter1-tune", "work", "0"]
 
 
 def test_a_generation_element_asks_for_one_engine():
@@ -130,7 +128,7 @@ def test_a_generation_element_asks_for_one_engine():
 
 def test_jobs_of_an_installed_package_work_where_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In the directory that is the current one then, not when the module was imported."""
-    monkeypatch.setattr(shipped, "SLURM", shipped._PACKAGE / "slurm")
+    monkeypatch.setattr(shipped, "SLURM", shipped.PACKAGE / "slurm")
     monkeypatch.chdir(tmp_path)
     assert f"--chdir={tmp_path}" in words(config(), build([SEED])[0])
 
@@ -142,13 +140,13 @@ def test_slurm_refuses_to_end_at_a_stage():
 
 def test_image_mounts_modules_and_odd_characters_reach_the_script_quoted():
     cfg = config(image="/img/a b.sqsh", mounts=["/data:/data"], modules=["cuda/12.8"], setup=["export A='x y'"])
-    text = sbatch.shell(cfg, Path("/runs/r"), build([SEED])[0])
+    text = sbatch.shell(cfg, Path("/runs/r"), build([SEED])[0], Path("/code"))
     script = f'{text}\nmodule() {{ echo module "$@"; }}; prepare; echo "$A"; printf \'%s\\n\' "${{CONTAINER[@]}}"'
     done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "module load cuda/12.8", "x y", "--container-image=/img/a b.sqsh",
         f"--container-mounts=/data:/data,{job_directory()}:{job_directory()},/runs/r:/runs/r",
-        f"--container-workdir={job_directory()}",
+        "--container-workdir=/code",
     ]  # fmt: skip
 
 
@@ -157,7 +155,7 @@ def test_apptainer_stands_before_the_interpreter_and_takes_the_same_mounts():
     cfg.cluster.generate.image, cfg.cluster.generate.python = "/img/vllm.sif", "/venv/bin/python"
     found = {}
     for job in (build([SEED])[0], build([SQUARE], cfg=cfg)[0]):
-        text = sbatch.shell(cfg, Path("/runs/r"), job)
+        text = sbatch.shell(cfg, Path("/runs/r"), job, Path("/code"))
         script = f'{text}\nprepare; echo "${{#CONTAINER[@]}} $PYTHONNOUSERSITE"; printf \'%s\\n\' "${{PYTHON[@]}}"'
         done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
         found[job.kind] = done.stdout.splitlines()

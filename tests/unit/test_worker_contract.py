@@ -13,7 +13,7 @@ from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch import contract, train_worker, worker
-from nemo_srlm.launch.contract import EXIT_USER, Work
+from nemo_srlm.launch.contract import EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm import step
 from nemo_srlm.launch.slurm.sbatch import JobSettings
 
@@ -90,9 +90,14 @@ def test_every_process_of_a_stage_writes_why_it_failed(
     code, reason = attempt("system", OSError(errno.EACCES, "refused", "/data/x"))
     assert code == EXIT_USER
     assert "/data/x: refused" in reason
-    with pytest.raises(RuntimeError, match="a bug") as raised:
-        attempt("bug", RuntimeError("a bug"))
-    assert raised.traceback[-1].name == "work"  # the traceback of the cause
+    if process is by_step:  # it lives on to write the outcome
+        assert attempt("bug", RuntimeError("a bug"))[0] == EXIT_FAILED
+        assert "in work" in capsys.readouterr().err  # the traceback of the cause
+        assert "crashed\titer1/judge: RuntimeError: a bug" in (tmp_path / "bug/outcome-0-0").read_text()
+    else:
+        with pytest.raises(RuntimeError, match="a bug") as raised:
+            attempt("bug", RuntimeError("a bug"))
+        assert raised.traceback[-1].name == "work"
     message, *places = read_error(stage_directory(tmp_path / "bug", REF)).splitlines()
     assert message == "iter1/judge: RuntimeError: a bug"
     assert places[-1].endswith(" in work")

@@ -19,8 +19,17 @@ class SlurmError(UserError):
     """Slurm is absent, does not answer, or refuses."""
 
 
+class LimitReached(SlurmError):
+    """Slurm accepts no further job now, or no array of this size: the site's or the user's limits."""
+
+
 class Unreachable(SlurmError):
     """The controller does not answer: nothing is known, which is not the same as "no such job"."""
+
+
+LIMITS = (  # in what sbatch prints; a site's own plugin may say more around it
+    "accounting/QOS policy", "MaxSubmitJob", "temporarily unable to accept job", "Invalid job array specification",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Task:
     nodes: str
     comment: str
     seconds: float | None  # running time
+    name: str = ""  # --job-name
 
     @property
     def active(self) -> bool:
@@ -41,8 +51,11 @@ class Task:
 
 
 def outer_environment() -> dict[str, str]:
-    """The environment without an enclosing job's SLURM_ variables: sbatch would take its sizes for the new job."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+    """The environment without an enclosing job's SLURM_ variables: sbatch would take its sizes for the new job.
+
+    SLURM_CLUSTERS, by which a user names the cluster for all of Slurm's commands, is none of them.
+    """
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_CLUSTERS")}
 
 
 def call(command: Sequence[str], timeout: float) -> str:
@@ -55,13 +68,21 @@ def call(command: Sequence[str], timeout: float) -> str:
     except FileNotFoundError as error:
         raise SlurmError(command[0], "no such command", "Slurm's client commands on this machine") from error
     except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        if any(s in said for s in LIMITS):  # sbatch waits and tries again while the site's job table is full
+            raise LimitReached(command[0], " ".join(said.split())) from error
         raise Unreachable("Slurm", f"no answer to {command[0]} within {timeout:.0f} s") from error
     if done.returncode == 0:
         return done.stdout
     words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-    silent = ("Unable to contact", "Connection refused", "timed out", "Connection timeout", "configuration source")
+    silent = (
+        "Unable to contact", "Connection refused", "timed out", "Connection timeout", "configuration source",
+        "socket error", "Zero Bytes were transmitted", "Transport endpoint",
+    )  # fmt: skip
     if any(s in words for s in silent):
         raise Unreachable("Slurm", words)
+    if any(s in words for s in LIMITS):
+        raise LimitReached(command[0], words)
     raise SlurmError(command[0], words)
 
 
@@ -79,11 +100,12 @@ def seconds_of(text: str) -> float | None:
 
 def mine(timeout: float = SUBMIT_SECONDS) -> list[Task]:
     """Every job and array task of this user that the controller still knows, ended ones included."""
-    out = call(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%k"], timeout)
+    out = call(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%j|%k"], timeout)
     found = []
     for line in out.splitlines():
-        name, state, reason, nodes, running, comment = line.split("|", 5)
-        found.append(Task(name, state, reason, nodes, comment, seconds_of(running)))
+        if "|" in line:  # with SLURM_CLUSTERS set, "CLUSTER: name" comes first
+            name, state, reason, nodes, running, title, comment = line.split("|", 6)
+            found.append(Task(name, state, reason, nodes, comment, seconds_of(running), title))
     return found
 
 
@@ -121,6 +143,11 @@ def submit(arguments: Sequence[str]) -> str:
 def test_only(arguments: Sequence[str]) -> None:
     """Raises SlurmError when Slurm would refuse the job. Nothing is submitted."""
     call(["sbatch", "--test-only", *arguments], SUBMIT_SECONDS)
+
+
+def update(job: str, **fields: str) -> None:
+    """Changes a queued job: `update("12", StartTime="now")`."""
+    call(["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())], SUBMIT_SECONDS)
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The unfinished stages of a run as Slurm jobs with their dependencies, and the jobs that are active: pure data."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +15,12 @@ FOLDER = "slurm"  # in the run directory: all that concerns the jobs
 SUPERVISOR = "supervisor"
 MARK = "nemo_srlm"
 
-Role = Literal["work", "finish", "supervise"]
+Role = Literal["work", "finish", "supervise", "check"]  # check: of the nodes, for all jobs of a kind
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be submitted. `shards` are the tasks of its array, () where it is none."""
+    """A job to be submitted. `shards` are the tasks of its array, () where it is none; task k is shard `offset` + k."""
 
     key: str
     role: Role
@@ -30,13 +30,38 @@ class Job:
     num_shards: int
     after: tuple[str, ...]  # keys of the jobs of this plan whose success (supervisor: end) it waits for
     after_ids: tuple[str, ...] = ()  # and jobs that are queued or running already
+    offset: int = 0
 
     @property
     def array(self) -> str:
         """Slurm's --array: `0-7`, `3,5`."""
-        if self.shards == tuple(range(self.num_shards)):
-            return f"0-{self.num_shards - 1}"
-        return ",".join(map(str, self.shards))
+        tasks = [shard - self.offset for shard in self.shards]
+        if len(tasks) > 1 and tasks == [*range(tasks[0], tasks[-1] + 1)]:
+            return f"{tasks[0]}-{tasks[-1]}"
+        return ",".join(map(str, tasks))
+
+    @property
+    def count(self) -> int:
+        """As how many jobs Slurm counts it."""
+        return max(1, len(self.shards))
+
+    def part(self, start: int, end: int, most: int) -> "Job":
+        """The array of its shards[start:end]. Where an index would not be below `most`, indices begin at 0."""
+        shards = self.shards[start:end]
+        return replace(self, shards=shards, offset=shards[0] if shards[-1] >= most else 0)
+
+    def split(self, most: int) -> Iterator["Job"]:
+        """Itself, or arrays of at most `most` tasks with indices below `most`."""
+        if not self.shards or (self.count <= most and self.shards[-1] < most):
+            yield self
+            return
+        start = 0
+        while start < self.count:
+            end = start
+            while end < self.count and self.shards[end] - self.shards[start] < most:
+                end += 1
+            yield self.part(start, end, most)
+            start = end
 
     def __str__(self) -> str:
         return " ".join(map(str, self.refs)) or self.key
@@ -101,6 +126,22 @@ def build(
     return jobs
 
 
+def with_checks(jobs: list[Job], active: list[Active], passed: Collection[Kind]) -> list[Job]:
+    """Adds a job per kind of stage that checks its nodes, unless they have `passed`; the work of this kind waits for it."""
+    checking = {load(one.refs[0].stage).kind: tuple(one.tasks.values()) for one in active if one.role == "check"}
+    checks: dict[Kind, Job] = {}
+    out = []
+    for job in jobs:
+        if job.role != "work" or job.kind in passed:
+            out.append(job)
+        elif job.kind in checking:
+            out.append(replace(job, after_ids=(*job.after_ids, *checking[job.kind])))
+        else:
+            checks.setdefault(job.kind, Job(f"check-{job.kind}", "check", job.refs[:1], job.kind, (), 1, ()))
+            out.append(replace(job, after=(*job.after, checks[job.kind].key)))
+    return [*checks.values(), *out]
+
+
 def is_sharded(cfg: Config, refs: Sequence[Ref]) -> bool:
     return len(refs) == 1 and load(refs[0].stage).shards(cfg) > 1
 
@@ -113,22 +154,36 @@ def with_supervisor(jobs: list[Job], active: list[Active]) -> list[Job]:
     return [*jobs, Job(SUPERVISOR, "supervise", (), "cpu", (), 1, ends, ids)]
 
 
+def title(run_dir: Path, key: str) -> str:
+    """The job's name in Slurm."""
+    return f"{run_dir.name}/{key}"
+
+
 def comment(run_dir: Path, job: Job) -> str:
     """The job's comment names run and stages, so that a job is found again even when its id was not recorded."""
-    return f"{MARK} {job.role} {','.join(map(str, job.refs)) or job.key} {run_dir.resolve()}"
+    role = f"{job.role}+{job.offset}" if job.offset else job.role
+    return f"{MARK} {role} {','.join(map(str, job.refs)) or job.key} {run_dir.resolve()}"
 
 
-def active_of(run_dir: Path, found: list[Task]) -> list[Active]:
-    """This run's queued and running jobs, by their comments."""
+ROLES: dict[str, Role] = {"work": "work", "finish": "finish", "supervise": "supervise", "check": "check"}
+
+
+def active_of(run_dir: Path, found: Sequence[Task], recorded: Mapping[str, str] = {}) -> list[Active]:
+    """This run's queued and running jobs, by their comments.
+
+    `recorded`: id -> comment of the jobs that were submitted, for sites that replace comments. Such a job also has its name.
+    """
     tasks: dict[tuple[str, str, str], dict[int, str]] = {}
     for one in found:
-        words = one.comment.split(" ", 3)
+        job, _, task = one.id.partition("_")
+        ours = job in recorded and one.name.startswith(title(run_dir, ""))
+        words = (recorded[job] if ours else one.comment).split(" ", 3)
         if one.active and words[0] == MARK and len(words) == 4 and words[3] == str(run_dir.resolve()):
-            job, _, task = one.id.partition("_")
+            role, _, offset = words[1].partition("+")
             # two arrays of one stage may be active: shards 0-7, and 3 again
-            tasks.setdefault((words[1], words[2], job if not task else ""), {})[int(task or 0)] = one.id
-    roles: dict[str, Role] = {"work": "work", "finish": "finish", "supervise": "supervise"}
+            known = tasks.setdefault((role, words[2], job if not task else ""), {})
+            known[int(task or 0) + int(offset or 0)] = one.id
     return [
-        Active(roles[role], () if role == "supervise" else tuple(map(Ref.parse, refs.split(","))), ids)
+        Active(ROLES[role], () if role == "supervise" else tuple(map(Ref.parse, refs.split(","))), ids)
         for (role, refs, _), ids in tasks.items()
     ]

@@ -73,8 +73,9 @@ def unmounted_inputs(cfg: Config, run_dir: Path, kinds: list[JobSection]) -> Ite
         return
     seen = [inside for own in kinds for _, inside in mounts_of(cfg, own)]
     seen += [str(job_directory()), str(run_dir.resolve())]
-    for key, path in paths(dataclasses.replace(cfg, cluster=type(cfg.cluster)())):
-        if key != "run.root" and not any(within(path, folder) for folder in seen):  # the run directory is mounted
+    for key, path in paths(cfg):
+        # the run directory is mounted; what the section cluster names is no input
+        if key != "run.root" and not key.startswith("cluster.") and not any(within(path, folder) for folder in seen):
             yield ConfigError(
                 key, f"{path} lies outside every mount", "a path that containers see", "add it to cluster.mounts"
             )

@@ -1,19 +1,21 @@
 """What Slurm adds to a run's status: queued, running, failed and cancelled jobs with reason, node, id and log."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_srlm.core.files import read_json
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.errors import of_system
 from nemo_srlm.launch import local
 from nemo_srlm.launch.plan import is_done
 from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.shards import shard_mark
-from nemo_srlm.launch.slurm.submit import CANCELLED, SUPERVISION, Submitted, record_of
-from nemo_srlm.launch.slurm.supervise import last_outcome
+from nemo_srlm.launch.slurm.submit import CANCELLED, SUBMIT, SUPERVISION, Submitted, record_of
+from nemo_srlm.launch.slurm.supervise import failures_of, last_outcome
 from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
 from nemo_srlm.report.status import Row
@@ -21,6 +23,7 @@ from nemo_srlm.report.status import Row
 GONE = "gone"  # the state of a job that Slurm no longer knows: not the same as one that has failed
 FAILURES = {
     "TIMEOUT": "it did not save before its time limit", "NODE_FAIL": "its node died", "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted, and the site does not requeue: the supervisor submits it again",
 }  # fmt: skip
 PENDING = {
     "BeginTime": "requeued, waits for Slurm's delay", "JobHeldAdmin": "held (scontrol release)",
@@ -41,6 +44,7 @@ class Known:
     seconds: float | None
     outcome: str  # of its newest attempt (attempts-*.tsv)
     detail: str
+    past: tuple[str, ...] = ()  # what failed where in its earlier attempts
 
     @property
     def running(self) -> bool:
@@ -52,7 +56,7 @@ class Known:
 
     @property
     def cancelled(self) -> bool:
-        return self.state in ("CANCELLED", "PREEMPTED")
+        return self.state == "CANCELLED"
 
     @property
     def failed(self) -> bool:
@@ -63,10 +67,15 @@ class Known:
     @property
     def why(self) -> str:
         """Why it failed."""
-        if self.outcome in ("failed", "user"):
+        if self.outcome in ("failed", "user", "limit"):
             return self.detail
         words = FAILURES.get(self.state, f"{self.state.lower()}, no reason recorded")
         return f"{words} ({self.nodes or 'no node'})"
+
+    @property
+    def history(self) -> str:
+        """`; before: crashed on n1 (...), moved away from n1`; "" where nothing failed before."""
+        return f"; before: {', '.join(self.past)}" if self.past else ""
 
     def log(self, run_dir: Path) -> Path:
         return jobs.directory(run_dir, self.job.key) / f"log-{self.id}.txt"
@@ -77,11 +86,12 @@ def known_of(run_dir: Path, records: list[Submitted], now: dict[str, Task], past
     newest = {(job.key, shard): job for job in records for shard in job.shards or [-1]}
     out = []
     for (_, shard), job in newest.items():
-        name = job.id if shard < 0 else f"{job.id}_{shard}"
+        name = job.id_of(shard)
         outcome, detail = last_outcome(run_dir, job, max(shard, 0))
+        before = failures_of(run_dir, job, max(shard, 0))
         # an array whose tasks were cancelled one by one before they began is listed without them
         t = now.get(name) or now.get(job.id) or Task(name, past.get(name, GONE), "", "", "", None)
-        out.append(Known(job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail))
+        out.append(Known(job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail, before))
     return out
 
 
@@ -93,6 +103,8 @@ def cause(one: Known, every: list[Known], run_dir: Path) -> str:
     while level:
         above = [k for k in every if k.id in level or k.job.id in level]
         for k in above:
+            if k.failed and k.job.role == "check":
+                return f"because {k.job.key} failed (job {k.id}): {k.why}"
             if k.failed:
                 return f"because {' '.join(k.job.refs)} failed (job {k.id})"
         seen |= set(level)
@@ -103,7 +115,7 @@ def cause(one: Known, every: list[Known], run_dir: Path) -> str:
 def overlay(row: Row, every: list[Known], run_dir: Path) -> Row:
     """The row of a stage that is not done, with what is known of its jobs. Running comes before failed, then queued."""
     ref = Ref.parse(row.stage)
-    own = [k for k in every if row.stage in k.job.refs]
+    own = [k for k in every if row.stage in k.job.refs and k.job.role != "check"]
     work = [k for k in own if k.job.role == "work" and not _complete(k, ref, run_dir)] or own
     if not work:
         return row
@@ -113,7 +125,7 @@ def overlay(row: Row, every: list[Known], run_dir: Path) -> Row:
     if found := [k for k in work if k.failed]:
         return _failed(row, found, shards, run_dir)
     if found := [k for k in work if k.queued]:
-        words = _pending(found[0], every) + shards
+        words = _pending(found[0], every) + shards + next((k.history for k in found if k.past), "")
         return replace(row, state="queued", seconds=None, words=words, job=_ids(found))
     if found := [k for k in work if k.cancelled]:
         words = cause(found[0], every, run_dir)
@@ -144,7 +156,10 @@ def _running(row: Row, ref: Ref, found: list[Known], shards: str, run_dir: Path)
         words = "writing the manifest"
     nodes = ",".join(dict.fromkeys(k.nodes for k in found if k.nodes))
     seconds = max((k.seconds for k in found if k.seconds is not None), default=None)
-    return replace(row, state="running", seconds=seconds, words=words + shards, job=_ids(found), node=nodes)
+    failed_before = next((k.history for k in found if k.past), "")
+    return replace(
+        row, state="running", seconds=seconds, words=words + shards + failed_before, job=_ids(found), node=nodes
+    )
 
 
 def _failed(row: Row, found: list[Known], shards: str, run_dir: Path) -> Row:
@@ -152,14 +167,16 @@ def _failed(row: Row, found: list[Known], shards: str, run_dir: Path) -> Row:
     current = _current(first.job, run_dir)
     if row.stage != current:
         return replace(row, state="cancelled", seconds=None, words=f"because {current} failed", job=first.id)
-    words = f"{first.why}{shards}  (log: {first.log(run_dir)})"
+    full = of_system(None, run_dir) if not first.detail else None  # on a full disk no reason can be written down
+    words = f"{full or first.why}{first.history}{shards}  (log: {first.log(run_dir)})"
     return replace(row, state="failed", seconds=None, words=words, job=_ids(found), node=first.nodes)
 
 
 def _pending(one: Known, every: list[Known]) -> str:
     """Why a job is still queued."""
     if one.reason == "Dependency":
-        refs = (k.job.refs[-1] for k in every if k.id in one.job.after or k.job.id in one.job.after)
+        above = [k.job for k in every if k.id in one.job.after or k.job.id in one.job.after]
+        refs = (job.key if job.role == "check" else job.refs[-1] for job in above)
         return f"after {' '.join(dict.fromkeys(refs))}"
     held = "requeued_held" in one.reason.replace(" ", "_")
     return PENDING.get(one.reason, one.reason) + (" (scontrol release)" if held else "")
@@ -186,17 +203,33 @@ def notes_of_supervisor(run_dir: Path) -> list[str]:
     return [f"supervisor: {entry['words']}" for entry in read_json(path)] if path.exists() else []
 
 
+def notes_of_jobs(run_dir: Path, every: list[Known], supervisor: Known | None) -> list[str]:
+    """Checks of nodes that failed, and a supervisor that did: the jobs that no stage's row shows."""
+    notes = [
+        f"{k.job.key}: {k.why}{k.history}  (log: {k.log(run_dir)})" for k in every if k.job.role == "check" and k.failed
+    ]
+    if supervisor is not None and supervisor.failed:
+        command = shlex.join(["nemo-srlm", *read_json(run_dir / FOLDER / SUBMIT)["argv"][1:]])
+        notes.append(
+            f"supervisor: its job {supervisor.id} failed, and nothing submits what is left; see {supervisor.log(run_dir)}, "
+            f"and go on by hand: {command}"
+        )
+    return notes
+
+
 def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
     """(what is known of the run's jobs, notes). When Slurm does not answer: nothing is known, and a note says so."""
-    records = [r for r in record_of(run_dir) if r.role != "supervise"]
-    notes = notes_of_supervisor(run_dir)
+    records, notes = record_of(run_dir), notes_of_supervisor(run_dir)
     try:
         now = {task.id: task for task in client.mine(client.STATUS_SECONDS)}
     except client.SlurmError as error:
         return [], [*notes, f"Slurm does not answer ({error.found}): this status is from the files alone"]
-    wanted = [f"{r.id}_{k}" if r.shards else r.id for r in records for k in (r.shards or [0])]
+    wanted = [r.id_of(k) for r in records for k in (r.shards or [0])]
     past = client.accounted([i for i in wanted if i not in now])
-    return known_of(run_dir, records, now, past), notes
+    every = known_of(run_dir, records, now, past)
+    stages = [k for k in every if k.job.role != "supervise"]
+    supervisor = next((k for k in every if k.job.role == "supervise"), None)
+    return stages, [*notes, *notes_of_jobs(run_dir, stages, supervisor)]
 
 
 def rows(run_dir: Path) -> tuple[list[Row], list[str]]:

@@ -2,6 +2,7 @@
 
     python -m nemo_srlm.launch.slurm.step JOB_DIR             the work: this node's training ranks, or an item worker
     python -m nemo_srlm.launch.slurm.step JOB_DIR --finish    the manifest, after every shard or rank
+    python -m nemo_srlm.launch.slurm.step JOB_DIR --check     whether this node has what a kind of stage needs
 
 Run by slurm/stage.sh under srun, inside the container where there is one. How the attempt ended is written to
 JOB_DIR/outcome-*: srun's exit code is the highest of all tasks and does not tell a crash from a kill.
@@ -13,26 +14,31 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
 from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.config.shipped import PACKAGE, job_directory
 from nemo_srlm.core import files, process
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.control import clear_error, read_error, stop_file
 from nemo_srlm.core.stage import stage_directory
-from nemo_srlm.errors import UserError
+from nemo_srlm.core.terminal import say
+from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
+from nemo_srlm.launch.slurm.node import caches, check_node, oom_kills
 from nemo_srlm.launch.slurm.process_tree import dump, kill
-from nemo_srlm.launch.slurm.sbatch import JobSettings, config_digest
+from nemo_srlm.launch.slurm.sbatch import PASSED, JobSettings, config_digest
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.stages import load
 
 POLL = 0.5  # seconds between two looks at the worker
+OUT_OF_MEMORY = "out of memory: the kernel killed a process of the job"
 STOP_SECONDS = 20.0  # that an item worker gets after SIGTERM; what it has in flight is done again
 
 
@@ -60,7 +66,7 @@ class Attempt:
 def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
     """The worker's command line and environment."""
     # PYTHONFAULTHANDLER: SIGABRT writes every thread's stack before it kills
-    env = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    env = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | caches(job.cache, os.environ) | code_environment()
     work = Work(job.path, job.stages, attempt.shard, job.num_shards)
     if job.kind != "train":
         return contract.command(work), env | contract.environment()
@@ -70,6 +76,14 @@ def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, st
         "--master-addr", attempt.head, "--master-port", str(attempt.port),
     ]  # fmt: skip
     return contract.training_command(work, flags), env | contract.training_environment(job.threads)
+
+
+def code_environment() -> dict[str, str]:
+    """Has the worker import the package from where this process does, though it works in the checkout."""
+    if PACKAGE.parent == job_directory():
+        return {}
+    before = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep + before if before else ''}"}
 
 
 def prepare_child(parent: int) -> None:
@@ -103,6 +117,7 @@ class WorkerSupervisor:
     def run(self) -> tuple[str, str]:
         """(done | again | stopped | signalled | fenced | user | hung | crashed, detail)."""
         words, env = command(self.job, self.attempt)
+        killed_before = oom_kills()
         child = Popen(words, stdin=DEVNULL, env={**os.environ, **env}, preexec_fn=partial(prepare_child, os.getpid()))  # noqa: PLW1509
         detector = HangDetector(self.job.path, self.job.stages, self.job.hang, self.attempt.shard)
         asked = 0.0
@@ -124,11 +139,13 @@ class WorkerSupervisor:
                 return "hung", f"{reason}; the stacks are in the log"
         if self.training_stop:
             self.training_stop.unlink(missing_ok=True)
-        return self.outcome(child.returncode)
+        return self.outcome(child.returncode, oom_kills() > killed_before)
 
-    def outcome(self, code: int) -> tuple[str, str]:
+    def outcome(self, code: int, out_of_memory: bool) -> tuple[str, str]:
         """What the worker's exit code means here."""
         words = process.ending(code)
+        if code != EXIT_DONE and out_of_memory:
+            return "crashed", f"{OUT_OF_MEMORY} ({words}); ask for more with cluster.{self.job.kind}.memory"
         if code == EXIT_DONE:
             return "done", ""
         if self.terminated:
@@ -184,27 +201,52 @@ def finish(job: JobSettings) -> tuple[str, str]:
     return "done", str(done.metrics.get("summary", ""))
 
 
+def check(job: JobSettings, job_dir: Path) -> tuple[str, str]:
+    """Writes down that the nodes of this kind are in order. Raises UserError otherwise."""
+    check_node(load_resolved_config(job.path), job.path, job.kind, job.gpus)
+    files.write_atomic(job_dir / PASSED, job.checked)
+    return "done", f"the nodes for {job.kind} have what it needs"
+
+
 def detail_of(job: JobSettings, detail: str) -> str:
-    """The first line of the worker's error file, where there is one, else `detail`."""
+    """The first line of the worker's error file, where there is one, else `detail`. What the kernel did comes first."""
     errors = [error for ref in job.stages if (error := read_error(stage_directory(job.path, ref)))]
-    return errors[0].splitlines()[0] if errors else detail
+    return errors[0].splitlines()[0] if errors and not detail.startswith(OUT_OF_MEMORY) else detail
+
+
+def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tuple[str, str]:
+    """How the attempt ended, and the detail. What was raised is written down, and printed."""
+    try:
+        if args.check:
+            return check(job, args.job_dir)
+        return finish(job) if args.finish else work(job, attempt)
+    except Exception as error:
+        ref = job.stages[0]
+        directory = args.job_dir if args.check else stage_directory(job.path, ref)  # a check fails, not a stage
+        try:
+            return "user", str(contract.record_failure(error, ref, directory))
+        except Exception:
+            traceback.print_exc()
+            return "crashed", f"{type(error).__name__}: {error}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="nemo_srlm.launch.slurm.step")
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--finish", action="store_true")
+    parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
-    try:
-        word, detail = finish(job) if args.finish else work(job, attempt)
-    except Exception as error:
-        ref = job.stages[0]
-        word, detail = "user", str(contract.record_failure(error, ref, stage_directory(job.path, ref)))
-    if word in ("user", "crashed", "hung"):
+    os.chdir(job_directory())  # paths of the config may be relative to it; it was started where the package lies
+    word, detail = result(args, job, attempt)
+    if word in ("user", "crashed", "hung") and not args.check:
         detail = detail_of(job, detail)
     outcome = args.job_dir / f"outcome-{attempt.shard}-{attempt.node}"
-    files.write_atomic(outcome, f"{attempt.name}\t{word}\t{' '.join(detail.split())}\n")
+    try:
+        files.write_atomic(outcome, f"{attempt.name}\t{word}\t{' '.join(detail.split())}\n")
+    except OSError as error:
+        say(f"{of_system(error, outcome) or error}; it had ended: {word}: {detail}", error=True)
+        return EXIT_FAILED
     return {"done": EXIT_DONE, "user": EXIT_USER, "again": EXIT_AGAIN}.get(word, EXIT_FAILED)
 
 

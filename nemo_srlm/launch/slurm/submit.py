@@ -5,23 +5,30 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
+from nemo_srlm.config.cluster import check_flags
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.shipped import job_directory
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json, write_atomic, write_json
-from nemo_srlm.core.stage import run_directory
+from nemo_srlm.core.stage import Kind, run_directory
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import remaining
 from nemo_srlm.launch.slurm import client, jobs, sbatch
 from nemo_srlm.launch.slurm.jobs import FOLDER, Active, Job, Role
+from nemo_srlm.launch.slurm.limits import Limits
+from nemo_srlm.launch.slurm.limits import ask as ask_limits
 from nemo_srlm.launch.slurm.shards import done_shards
 from nemo_srlm.launch.slurm.site_checks import refuse_problems
+from nemo_srlm.launch.slurm.snapshot import code_of
+from nemo_srlm.stages import load
 
 RECORD = "jobs.json"  # every job that was submitted for the run
 SUBMIT = "submit.json"  # commit, versions and environment of the last submission
@@ -42,6 +49,12 @@ class Submitted:
     num_shards: int
     after: list[str]
     time: float
+    offset: int = 0
+    comment: str = ""
+
+    def id_of(self, shard: int) -> str:
+        """Slurm's id of the array task that does a shard."""
+        return f"{self.id}_{shard - self.offset}" if self.shards else self.id
 
 
 def submitted(run_dir: Path) -> bool:
@@ -55,7 +68,11 @@ def record_of(run_dir: Path) -> list[Submitted]:
 
 def active(run_dir: Path) -> list[Active]:
     """What is queued or running for this run. Raises SlurmError when that cannot be known."""
-    return jobs.active_of(run_dir, client.mine())
+    return active_among(run_dir, client.mine())
+
+
+def active_among(run_dir: Path, found: Sequence[client.Task]) -> list[Active]:
+    return jobs.active_of(run_dir, found, {job.id: job.comment for job in record_of(run_dir) if job.comment})
 
 
 def refuse_if_active(run_dir: Path) -> None:
@@ -78,12 +95,27 @@ def refuse_if_active(run_dir: Path) -> None:
 
 
 def plan(cfg: Config, run_dir: Path, running: list[Active]) -> list[Job]:
-    """The jobs that are missing, supervisor last; [] when nothing is."""
+    """The jobs that are missing, supervisor last; [] when nothing is. Raises ConfigError, before that, for what the nodes
+    would find hours later: a flag of our own, a file that is not there.
+    """
+    check_flags(cfg.cluster)
     todo = remaining(cfg, run_dir)
+    for ref in todo if cfg.cluster.check_paths else ():
+        load(ref.stage).identity(cfg, ref.iteration)  # reads templates and data files
     missing = jobs.build(cfg, todo, running, lambda ref, n: done_shards(run_dir, ref, n))
+    if cfg.cluster.check_nodes:
+        passed = [kind for kind in get_args(Kind) if nodes_passed(cfg, run_dir, kind, missing)]
+        missing = jobs.with_checks(missing, running, passed)
     if missing and cfg.cluster.max_replans > 0:
         return jobs.with_supervisor(missing, running)
     return missing
+
+
+def nodes_passed(cfg: Config, run_dir: Path, kind: Kind, missing: Sequence[Job]) -> bool:
+    """Whether the nodes of a kind of stage were checked under the present settings."""
+    path = jobs.directory(run_dir, f"check-{kind}") / sbatch.PASSED
+    job = next((job for job in missing if job.role == "work" and job.kind == kind), None)
+    return job is None or (path.exists() and path.read_text(encoding="utf-8") == sbatch.nodes_digest(cfg, run_dir, job))
 
 
 def check_same_settings(cfg: Config, run_dir: Path, running: list[Active]) -> None:
@@ -99,12 +131,12 @@ def check_same_settings(cfg: Config, run_dir: Path, running: list[Active]) -> No
         )  # fmt: skip
 
 
-def write_settings(cfg: Config, run_dir: Path, job: Job) -> None:
+def write_settings(cfg: Config, run_dir: Path, job: Job, code: Path) -> None:
     folder = jobs.directory(run_dir, job.key)
     folder.mkdir(parents=True, exist_ok=True)
     if job.role != "supervise":
         write_json(folder / sbatch.SETTINGS, asdict(sbatch.settings(cfg, run_dir, job)))
-        write_atomic(folder / "job.env", sbatch.shell(cfg, run_dir, job))
+        write_atomic(folder / "job.env", sbatch.shell(cfg, run_dir, job, code))
 
 
 def save_submission(cfg: Config, run_dir: Path) -> None:
@@ -121,37 +153,115 @@ def save_submission(cfg: Config, run_dir: Path) -> None:
     })  # fmt: skip
 
 
-def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job]) -> list[Submitted]:
-    """Has Slurm check every kind of job first, then submits in order; each id is on disk before the next submission."""
+def check_kinds(cfg: Config, run_dir: Path, missing: list[Job]) -> None:
+    """Has Slurm check every kind of job. Raises SlurmError for one that it would refuse."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for job in missing:
-        write_settings(cfg, run_dir, job)
-        words = sbatch.arguments(cfg, run_dir, job, [])
+        single = replace(job, shards=())
+        words = sbatch.arguments(cfg, run_dir, single, [])
         kinds.setdefault(tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), words)
     for words in kinds.values():
-        client.test_only(words)
-    os.environ |= {
-        "NEMO_SRLM_ROOT": str(job_directory()),
-        "PYTHON": sys.executable,
-    }  # for the supervisor's iteration.sh
-    known, out = record_of(run_dir), []
-    ids: dict[str, str] = {}
-    for job in missing:
+        with suppress(client.LimitReached):  # perhaps there is room when it is submitted
+            client.test_only(words)
+
+
+class Submission:
+    """Jobs being submitted, one after another; each id is on disk before the next job is submitted."""
+
+    def __init__(self, cfg: Config, run_dir: Path, code: Path, others: bool) -> None:
+        """`others`: whether jobs of the run are queued or running already."""
+        self.cfg, self.run_dir, self.code, self.others = cfg, run_dir, code, others
+        self.known, self.done = record_of(run_dir), list[Submitted]()
+        self.ids: dict[str, list[str]] = {}  # key -> jobs
+        self.left = False  # whether jobs remain because Slurm accepts no more now
+
+    @property
+    def num_workers(self) -> int:
+        return sum(job.role != "supervise" for job in self.done)
+
+    def add(self, job: Job) -> None:
+        """Raises LimitReached."""
         client.require(job.after_ids)
-        after = [*(ids[key] for key in job.after), *job.after_ids]
-        ids[job.key] = client.submit(sbatch.arguments(cfg, run_dir, job, after))
-        out.append(
+        # the supervisor's are known when all others are submitted
+        after = [*(i for key in job.after for i in self.ids[key]), *job.after_ids] if job.role != "supervise" else []
+        words = sbatch.arguments(self.cfg, self.run_dir, job, after, self.code)
+        name = client.submit(words)
+        self.ids.setdefault(job.key, []).append(name)
+        self.done.append(
             Submitted(
-                ids[job.key], job.key, job.role, [str(r) for r in job.refs], list(job.shards), job.num_shards, after,
-                time.time(),
+                name, job.key, job.role, [str(r) for r in job.refs], list(job.shards), job.num_shards, after, time.time(),
+                job.offset, jobs.comment(self.run_dir, job),
             )
         )  # fmt: skip
-        write_json(run_dir / FOLDER / RECORD, [asdict(s) for s in known + out])
-    return out
+        write_json(self.run_dir / FOLDER / RECORD, [asdict(s) for s in self.known + self.done])
+
+    def add_as_accepted(self, job: Job, limits: Limits, room: int) -> int:
+        """Submits a job; of an array as much as is accepted. Returns the room that is left; sets `left`."""
+        for part in job.split(limits.tasks):
+            rest = part
+            while not self.left:
+                size = min(rest.count, room)
+                if size < 1:
+                    self.left = True
+                    break
+                piece = rest.part(0, size, limits.tasks) if rest.shards else rest
+                try:
+                    self.add(piece)
+                except client.LimitReached:
+                    if size == 1 and not (self.num_workers or self.others):
+                        raise  # no end of a job will make room
+                    room = size // 2  # of an array, perhaps a part
+                    continue
+                room -= size
+                if size == rest.count:
+                    break
+                rest = rest.part(size, rest.count, limits.tasks)
+        return room
 
 
-def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
-    """(run directory, what was submitted now, what was queued or running before).
+def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job], running: list[Active]) -> Submission:
+    """Submits `missing` in order, as far as Slurm accepts them; the supervisor, which submits the rest, first.
+
+    Raises SlurmError, when nothing of the run is queued or running and nothing more is accepted.
+    """
+    code = code_of(cfg, run_dir)
+    for job in missing:
+        write_settings(cfg, run_dir, job, code)
+    check_kinds(cfg, run_dir, missing)
+    limits = ask_limits(cfg)
+    room = limits.room(client.mine(), jobs.title(run_dir, jobs.SUPERVISOR))
+    making = Submission(cfg, run_dir, code, any(job.role != "supervise" for job in running))
+    for job in missing:
+        if job.role == "supervise":
+            making.add(job)
+    try:
+        for job in missing:
+            if job.role != "supervise" and not making.left:
+                room = making.add_as_accepted(job, limits, room)
+        if making.left and not making.others and making.num_workers == 0:
+            raise client.LimitReached("Slurm", f"no room for a job beside the supervisor: {limits}")
+    except client.SlurmError:
+        if making.num_workers == 0:  # nothing that it would go on with
+            with suppress(client.SlurmError):
+                client.cancel(making.ids.get(jobs.SUPERVISOR, []))
+        raise
+    for name in making.ids.get(jobs.SUPERVISOR, []):
+        begin_after(name, making, running)
+    return making
+
+
+def begin_after(supervisor: str, making: Submission, running: list[Active]) -> None:
+    """Has the supervisor wait for the end of all jobs; where some could not be submitted, for the end of any."""
+    own = [job for job in making.done if job.role != "supervise"]
+    before = [i for job in running if job.role != "supervise" for i in job.tasks.values()]
+    waited = {i for job in own for i in job.after}
+    ends = [i for i in (*(job.id for job in own), *before) if making.left or i not in waited]
+    fields = {"Dependency": ("?" if making.left else ",").join(f"afterany:{i}" for i in ends)} if ends else {}
+    client.update(supervisor, **fields, StartTime="now")
+
+
+def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active], bool]:
+    """(run directory, what was submitted now, what was queued or running before, whether Slurm accepted all of it).
 
     Raises StaleError, UserError and SlurmError before anything is submitted.
     """
@@ -161,15 +271,15 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active]]:
         check_same_settings(cfg, run_dir, running)
         missing = plan(cfg, run_dir, running)
         if not missing:
-            return run_dir, [], running
+            return run_dir, [], running, True
         refuse_problems(cfg, run_dir, missing)
         old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
         (run_dir / FOLDER / SUPERVISION).unlink(missing_ok=True)  # the supervisor counts its submissions anew
         save_submission(cfg, run_dir)
-        done = submit_jobs(cfg, run_dir, missing)
+        making = submit_jobs(cfg, run_dir, missing, running)
         client.cancel(old)  # the new supervisor waits for the old jobs too
-        return run_dir, done, running
+        return run_dir, making.done, running, not making.left
 
 
 def cancel(run_dir: Path) -> list[str]:

@@ -1,36 +1,56 @@
-"""The supervisor: the job that runs after all others and submits again what a node failure left unfinished."""
+"""The supervisor: the job that runs after all others and submits what node failures or the site's limits left."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nemo_srlm.config.compose import load_resolved_config
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, write_json
-from nemo_srlm.errors import LostError
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.progress import read_progress
+from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.errors import LostError, UserError
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import remaining
-from nemo_srlm.launch.slurm import jobs
+from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.submit import (
     CANCELLED,
     LOCK_SECONDS,
     SUPERVISION,
     Submitted,
-    active,
+    active_among,
     plan,
     record_of,
     submit_jobs,
 )  # fmt: skip
 
 
-def last_outcome(run_dir: Path, job: Submitted, shard: int = 0) -> tuple[str, str]:
-    """(how the job's newest attempt at a shard ended, detail); ("", "") when none has written anything."""
+def attempts_of(run_dir: Path, job: Submitted, shard: int) -> list[list[str]]:
+    """[time, attempt, nodes, word, detail] of what a job did at a shard; the file also holds earlier submissions' attempts."""
     path = jobs.directory(run_dir, job.key) / f"attempts-{shard}.tsv"
     if not path.exists():
-        return "", ""
+        return []
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    # of this job only: the file also holds the attempts of earlier submissions
-    own = [f for f in lines if len(f) >= 5 and f[1].partition(".")[0].partition("_")[0] == job.id]
+    return [f for f in lines if len(f) >= 5 and f[1].partition(".")[0].partition("_")[0] == job.id]
+
+
+def last_outcome(run_dir: Path, job: Submitted, shard: int = 0) -> tuple[str, str]:
+    """(how the job's newest attempt at a shard ended, detail); ("", "") when none has written anything."""
+    own = attempts_of(run_dir, job, shard)
     return (own[-1][3], own[-1][4]) if own else ("", "")
+
+
+def failures_of(run_dir: Path, job: Submitted, shard: int = 0) -> tuple[str, ...]:
+    """What failed where in the job's earlier attempts at a shard: `crashed on n1 (exit code 1)`, `moved away from n1`."""
+    own = [f for f in attempts_of(run_dir, job, shard) if f[3] in ("crashed", "hung", "moved")]
+    words = (
+        f"moved {detail.partition(':')[0]}" if word == "moved" else f"{word} on {nodes} ({detail})"
+        for _, _, nodes, word, detail, *_ in own
+    )
+    return tuple(dict.fromkeys(words))
 
 
 def final_failures(run_dir: Path) -> list[str]:
@@ -47,10 +67,41 @@ def final_failures(run_dir: Path) -> list[str]:
     return out
 
 
-def supervise(run_dir: Path) -> str:
-    """Runs when all jobs have ended: submits again what a node failure left unfinished, at most cluster.max_replans times.
+def cancelled_by_hand(run_dir: Path, found: Sequence[client.Task]) -> list[str]:
+    """Jobs that a person cancelled: not those that Slurm preempted, or cancelled because of what they depend on."""
+    records = record_of(run_dir)
+    newest = {(job.key, shard): job.id_of(shard) for job in records for shard in job.shards or [0]}
+    states = {task.id: task for task in found}
+    return [
+        f"{key} (job {name})"
+        for (key, _), name in newest.items()
+        if (task := states.get(name)) is not None
+        and task.state == "CANCELLED" and task.reason not in ("DependencyNeverSatisfied", "Dependency")
+    ]  # fmt: skip
 
-    Returns what it did and why, in words.
+
+def progress_of(run_dir: Path, cfg: Config, todo: Sequence[Ref]) -> list[float]:
+    """How far the run is: stages done, and what the unfinished ones have done. It only grows while work is done."""
+    parts = [read_progress(stage_directory(run_dir, ref)) for ref in todo]
+    return [float(len(pipeline(cfg)) - len(todo)), sum(float(part["done"]) for part in parts if part)]
+
+
+def in_vain(past: Sequence[dict[str, Any]], progress: list[float]) -> int:
+    """How many of the newest submissions of all that was left have brought nothing, by what was done before each."""
+    vain = 0
+    for entry in reversed(past):
+        if entry["replanned"]:
+            if entry.get("progress", []) < progress:
+                break
+            vain += 1
+    return vain
+
+
+def supervise(run_dir: Path) -> str:
+    """Runs when all jobs have ended, or when there is room for more of them: submits what is left.
+
+    Stops after a failure that another submission would only repeat, and after cluster.max_replans submissions without
+    progress between them. Returns what it did and why, in words. Raises SlurmError when the site refuses.
     """
     cfg = load_resolved_config(run_dir)
     with locked(run_dir, LOCK_SECONDS):
@@ -60,10 +111,13 @@ def supervise(run_dir: Path) -> str:
             todo, lost = remaining(cfg, run_dir), ""
         except LostError as error:
             todo, lost = [], str(error)
-        running = [job for job in active(run_dir) if job.role != "supervise"]
-        failed = final_failures(run_dir)
-        replans = sum(entry["replanned"] for entry in past)
-        again = False
+        found = client.mine()
+        every = active_among(run_dir, found)
+        running = [job for job in every if job.role != "supervise"]
+        failed, ended = final_failures(run_dir), cancelled_by_hand(run_dir, found)
+        progress = progress_of(run_dir, cfg, todo)
+        vain = in_vain(past, progress)
+        entry = {"time": time.time(), "replanned": False, "progress": progress}
         if lost:
             words = f"stopped: {lost}"
         elif not todo:
@@ -72,11 +126,19 @@ def supervise(run_dir: Path) -> str:
             words = "cancelled by its user"
         elif failed:
             words = "stopped: " + "; ".join(failed)
-        elif replans >= cfg.cluster.max_replans:
-            words = f"{len(todo)} unfinished stages after {replans} further submissions (cluster.max_replans)"
+        elif ended:
+            words = f"stopped: cancelled by a person (scancel): {', '.join(ended)}"
+        elif not running and vain >= cfg.cluster.max_replans:
+            words = f"{len(todo)} unfinished stages; {vain} submissions in a row made no progress (cluster.max_replans)"
         else:
             missing = plan(cfg, run_dir, running)
-            submit_jobs(cfg, run_dir, missing)
-            again, words = True, f"submitted {len(missing)} jobs again for {len(todo)} unfinished stages"
-        write_json(path, [*past, {"time": time.time(), "replanned": again, "words": words}])
+            try:
+                done = submit_jobs(cfg, run_dir, missing, running).done
+            except UserError as error:
+                write_json(path, [*past, entry | {"words": f"could not submit: {error}", "failed": True}])
+                raise
+            entry["replanned"] = not running
+            again = "again " if not running else ""
+            words = f"submitted {len(done) - 1} jobs {again}for {len(todo)} unfinished stages"
+        write_json(path, [*past, entry | {"words": words}])
         return words

@@ -1,14 +1,16 @@
 """The command line's Slurm verbs: plan, submit, cancel and the supervisor's."""
 
+import os
 from pathlib import Path
 
 from rich.table import Table
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import job_directory
 from nemo_srlm.core.stage import run_directory
 from nemo_srlm.core.terminal import console, say
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch.slurm import client, jobs, sbatch
+from nemo_srlm.launch.slurm import client, jobs, limits, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
@@ -26,7 +28,7 @@ def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
     for job in missing:
         tasks = f"array {job.array}" if job.shards else "1"
         size = f"{sbatch.num_nodes(cfg, job)} x {sbatch.num_gpus(cfg, job)}"
-        limit = sbatch.section(cfg, job).time if job.role == "work" else "01:00:00"
+        limit = sbatch.time_limit(cfg, job)
         after = [*job.after, *(f"job {i}" for i in job.after_ids)]
         kind = job.kind if job.role == "work" else job.role
         out.add_row(job.key, str(job), kind, tasks, size, limit, " ".join(after))
@@ -37,15 +39,22 @@ def plan(cfg: Config) -> int:
     """Prints what `submit` would do. When Slurm does not answer: as if nothing were queued, and says so."""
     run_dir, screen = run_directory(cfg), console()
     active: list[Active] = []
+    room = ""
     try:
-        active = submission.active(run_dir)
+        found = client.mine()
+        active = submission.active_among(run_dir, found)
+        known = limits.ask(cfg)
+        room = f"limits of Slurm: {known}; {sum(task.active for task in found)} of yours are queued or running"
     except client.SlurmError as error:
         screen.print(f"{error}: planned as if nothing were queued", style="yellow", markup=False)
     missing = submission.plan(cfg, run_dir, active)
-    title = f"{run_dir}: {len(missing)} jobs to submit, {len(active)} queued or running"
+    count = sum(job.count for job in missing)
+    counted = f" ({count} with the tasks of arrays)" if count > len(missing) else ""
+    title = f"{run_dir}: {len(missing)} jobs to submit{counted}, {len(active)} queued or running"
     screen.print(title if missing or active else f"{run_dir} is up to date", markup=False)
     if missing or active:
         screen.print(table_of(cfg, missing, active))
+        screen.print(room, markup=False)
     for problem in problems(cfg, run_dir, missing):
         screen.print(f"submit would refuse: {problem}", style="yellow", markup=False)
     return 0
@@ -55,10 +64,14 @@ def submit(cfg: Config, until: str) -> int:
     """Submits the whole run. Raises UserError when `until` names a stage to end at."""
     if until:
         raise UserError("--until", f"{until}: Slurm jobs are submitted for the whole run", "--launcher local")
-    run_dir, done, before = submission.submit(cfg)
+    run_dir, done, before, whole = submission.submit(cfg)
     ids = [i for job in before for i in job.tasks.values()]
     if done:
         say(f"{run_dir}: submitted {len(done)} jobs ({done[0].id} to {done[-1].id}), {len(ids)} were there before")
+        if not whole:
+            say(
+                "  Slurm accepts no more now; the rest is submitted by the supervisor as room appears (cluster.max_replans)"
+            )
         say("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
     elif ids:
         say(f"{run_dir}: nothing to submit; queued or running already: {' '.join(ids)}")
@@ -68,6 +81,7 @@ def submit(cfg: Config, until: str) -> int:
 
 
 def supervise(run_dir: Path) -> int:
+    os.chdir(job_directory())  # its job begins where its copy of the code lies
     say(supervisor.supervise(run_dir))
     return 0
 

@@ -2,8 +2,8 @@
 
 Environment (inherited by the jobs): TOY_ITEM and TOY_STEP: seconds per item and per training step. TOY_CRASH and
 TOY_HANG: `stage` or `stage:shard` that crashes or hangs; TOY_TIMES: how often (0 = always). TOY_HOLD: the stage whose
-workers wait once in the middle of their work, so that a test need not strike at the right second. TOY_STAGES: number
-of stages, at most six.
+workers wait once in the middle of their work, so that a test need not strike at the right second. TOY_BROKEN: the stage
+whose engine does not start on the node that it runs on first. TOY_STAGES: number of stages, at most six.
 """
 
 import json
@@ -13,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import nemo_srlm
 from nemo_srlm.config.fields import identity
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_records, write_atomic, write_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Ref, Stage
+from nemo_srlm.errors import PassingError
 from nemo_srlm.launch.contract import EXIT_AGAIN
 from tests.items import run_items
 
@@ -29,6 +31,8 @@ def in_the_middle(ctx, name):
     """Waits, crashes or hangs, as the environment says. Called in the middle of the work of a shard or training."""
     if os.environ.get("TOY_HOLD") == name:
         hold(ctx)
+    if os.environ.get("TOY_BROKEN") == name:
+        break_first_node(ctx)
     for kind in ("CRASH", "HANG"):
         wanted = os.environ.get(f"TOY_{kind}", "")
         if wanted not in (name, f"{name}:{ctx.shard}"):
@@ -45,6 +49,15 @@ def in_the_middle(ctx, name):
         if kind == "HANG":
             hang_here()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def break_first_node(ctx):
+    broken, here = ctx.dir / "logs" / "toy-broken", os.environ["SLURMD_NODENAME"]
+    broken.parent.mkdir(exist_ok=True)
+    if not broken.exists():
+        broken.write_text(here)
+    if broken.read_text() == here:
+        raise PassingError("model", "vLLM does not start: CUDA error: uncorrectable ECC error encountered")
 
 
 def hold(ctx):
@@ -101,6 +114,7 @@ def pick_run(ctx):
 def train_run(ctx):
     """Counts to STEPS on rank 0, saves each step, resumes; at the stop file exits with EXIT_AGAIN after a step."""
     rank = int(os.environ["RANK"])
+    print(f"rank {rank} has {len(os.sched_getaffinity(0))} CPUs and runs {nemo_srlm.__file__}", flush=True)
     if os.environ.get("TOY_TORCH"):
         import torch
 
