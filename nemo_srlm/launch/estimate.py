@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.launch.arguments import fraction, gpu_count, positive
 from nemo_srlm.report import estimate
@@ -16,6 +17,7 @@ from nemo_srlm.train.loop_cost import TextLengths
 from nemo_srlm.train.step_time import EFFICIENCY
 
 PROMPT = 60.0  # tokens
+CHARACTERS = 4.8  # per token: the shipped English judge template with SmolLM2's 49,152 pieces
 
 
 def add_arguments(p: ArgumentParser) -> None:
@@ -63,6 +65,10 @@ def run(args: Namespace, cfg: Config) -> str:
         text = measured or text
         units |= {w.name: estimate.filled_up(own[w.name], w) for w in works(cfg) if own.get(w.name)}
         words = f"those of {args.run} ({', '.join(f'{len(found):,} of {name}' for name, found in own.items())})"
+    beginning, *rest = templates.PLACEHOLDER.sub("\0", templates.load(cfg.judge.template, templates.JUDGE)).split("\0")
+    text = dataclasses.replace(
+        text, judge_prefix=len(beginning) / CHARACTERS, judge_rest=sum(map(len, rest)) / CHARACTERS
+    )
     rates = loop_cost.rates(cfg, gpu, args.decode, args.prefill)
     assumed = Assumed(units, words, text, gpu, rates, args.efficiency)
     return estimate.layouts(cfg, assumed, args.layouts) if args.layouts else estimate.text(cfg, assumed)

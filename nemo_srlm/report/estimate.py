@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.training import ModelSection
 from nemo_srlm.train import layout_search, loop_cost
 from nemo_srlm.train.estimate import GIB, Gpu, Work, peak_memory, save_memory, total_parameters, training_flops, works
 from nemo_srlm.train.layout import check_batches, check_layout, world_size
 from nemo_srlm.train.layout_search import layout_words
 from nemo_srlm.train.lengths import Units, lognormal, mean_tokens
 from nemo_srlm.train.loop_cost import Rates, StageCost, TextLengths
-from nemo_srlm.train.step_time import StepCost, step_cost
+from nemo_srlm.train.step_time import PUBLISHED, StepCost, step_cost
 
 SAMPLE = 64  # steps over which padding, bubble and time are averaged
 SHOWN = 8  # layouts of each number of GPUs
@@ -87,11 +88,18 @@ def text(cfg: Config, assumed: Assumed) -> str:
             f" (rows reach {assumed.efficiency:.0%})",
         ]
     pairs = loop_cost.num_pairs(cfg)
+    lines.append(published_words(model))
     lines += [
         f"host memory of a save: {save_memory(cfg.model, cfg.parallel, cfg.precision) / GIB:.1f} GiB per node",
         f"dpo reference cache: at most {16 * pairs / 2**20:.2f} MiB of host memory, no GPU memory ({pairs} pairs)",
     ]
     return "\n".join([*lines, "", *loop_lines(cfg, assumed, found), "", *fit_lines(cfg, gpu)])
+
+
+def published_words(model: ModelSection) -> str:
+    """How published training speeds compare with this estimate."""
+    times = next(times for most, times in PUBLISHED if total_parameters(model) <= most)
+    return f"step times are estimates: published ones of this size took {times} times as long (H100, FP8)"
 
 
 def mfu(cfg: Config, work: Work, assumed: Assumed, cost: StepCost, gpus: int) -> float:
@@ -115,7 +123,7 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
     rate = assumed.rates
     lines = [
         f"GPU-hours of one iteration ({rate.decode:,.0f} tokens/s written and {rate.prefill:,.0f} read per GPU: {rate.source})",
-        f"  {'stage':12}{'items':>9}{'tokens read':>14}{'written':>12}{'GPU-hours':>11}{'GPUs':>6}{'hours':>8}",
+        f"  {'stage':12}{'items':>9}{'tokens read':>14}{'from cache':>14}{'written':>12}{'GPU-hours':>11}{'GPUs':>6}{'hours':>8}",
         *(_stage_line(cost) for cost in stages),
     ]
     whole = cfg.iterations * sum(c.gpu_hours for c in stages) + sum(c.gpu_hours for c in once)
@@ -129,10 +137,8 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
 
 
 def _stage_line(cost: StageCost) -> str:
-    return (
-        f"  {cost.stage:12}{cost.items:9,}{cost.read:14,.0f}{cost.written:12,.0f}{cost.gpu_hours:11.2f}{cost.gpus:6}"
-        f"{cost.hours:8.2f}"
-    )
+    tokens = f"{cost.read:14,.0f}{cost.cached:14,.0f}{cost.written:12,.0f}"
+    return f"  {cost.stage:12}{cost.items:9,}{tokens}{cost.gpu_hours:11.2f}{cost.gpus:6}{cost.hours:8.2f}"
 
 
 def fit_lines(cfg: Config, gpu: Gpu) -> list[str]:
@@ -153,7 +159,8 @@ def layouts(cfg: Config, assumed: Assumed, counts: Sequence[int]) -> str:
     names = [work.name for work in works(cfg) if work.name in steps]
     todo = [work for work in works(cfg) if work.name in names]
     lines = [
-        f"documents: {assumed.words}; {', '.join(f'{steps[n]:,} steps of {n}' for n in names)}", "",
+        f"documents: {assumed.words}; {', '.join(f'{steps[n]:,} steps of {n}' for n in names)}; {published_words(cfg.model)}",
+        "",
         "| GPUs | layout | row | recompute | GiB | useful " + "/".join(names) + " | bubble | step, s | hours | GPU-hours |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -31,16 +31,21 @@ class Rates:
 
 @dataclass(frozen=True)
 class TextLengths:
-    """Mean tokens."""
+    """Mean tokens. The judge's template: what stands before the first text that varies, and the rest of it."""
 
     prompt: float
     response: float
     judgement: float = 150.0
+    judge_prefix: float = 0.0
+    judge_rest: float = 0.0
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """`items`: prompts, candidates, judged candidates or pairs; tokens are the stage's; `gpus` work side by side."""
+    """`items`: prompts, candidates, judged candidates or pairs; tokens are the stage's; `gpus` work side by side.
+
+    `read` is computed; `cached` are the tokens of the same requests that come from vLLM's prefix cache.
+    """
 
     stage: str
     items: int
@@ -48,6 +53,7 @@ class StageCost:
     written: float
     gpu_hours: float
     gpus: int
+    cached: float = 0.0
 
     @property
     def hours(self) -> float:
@@ -82,22 +88,39 @@ def training_steps(cfg: Config, num_sft: int) -> dict[str, int]:
 
 
 def generation(cfg: Config, text: TextLengths, rate: Rates) -> list[StageCost]:
-    """The generating stages of one iteration. Responses to one prompt, and draws of one judgement, share what is read."""
+    """The generating stages of one iteration.
+
+    Responses to one prompt share it, draws of one judgement share its request, and all judgements of an engine the beginning
+    of the template: each is computed once and read from the cache after that.
+    """
     prompts, candidates = num_prompts(cfg), num_prompts(cfg) * cfg.candidates.num
     written = math.ceil(prompts / ACCEPTED)
     shots = cfg.prompts.seed_shots + cfg.prompts.generated_shots + 1
-    draws = cfg.judge.draws * text.judgement if cfg.judge.method == "sampled" else 1.0
+    draws = cfg.judge.draws if cfg.judge.method == "sampled" else 1
+    tokens = text.judgement if cfg.judge.method == "sampled" else 1.0
+    judged = text.prompt + text.response + text.judge_rest
+    engines = cfg.judge.shards * cfg.generate.replicas
+    judge_read = candidates * judged + min(engines, candidates) * text.judge_prefix
+    judge_cached = candidates * draws * (text.judge_prefix + judged) - judge_read
     wanted = (
-        ("prompts", written, written * shots * text.prompt, written * text.prompt, 1),
-        ("candidates", candidates, prompts * text.prompt, candidates * text.response, cfg.candidates.shards),
-        ("judge", candidates, candidates * (text.prompt + text.response), candidates * draws, cfg.judge.shards),
-    )
+        ("prompts", written, written * shots * text.prompt, 0.0, written * text.prompt, 1),
+        ("candidates", candidates, prompts * text.prompt, (candidates - prompts) * text.prompt, candidates * text.response,
+         cfg.candidates.shards),
+        ("judge", candidates, judge_read, judge_cached, candidates * draws * tokens, cfg.judge.shards),
+    )  # fmt: skip
     width = cfg.generate.replicas * cfg.generate.tensor_parallel
+    looked_at = {
+        "judge": candidates * judged * text.judge_prefix
+    }  # pairs of a computed and a cached token, for attention
+    per_pair = 2.0 * cfg.model.num_layers * cfg.model.query_size / total_parameters(cfg.model)  # in computed tokens
     return [
-        StageCost(name, items, read, out, (read / rate.prefill + out / rate.decode) / 3600, shards * width)
-        for name, items, read, out, shards in wanted
+        StageCost(
+            name, items, read, out,
+            ((read + per_pair * looked_at.get(name, 0.0)) / rate.prefill + out / rate.decode) / 3600, shards * width, cached,
+        )
+        for name, items, read, cached, out, shards in wanted
         if name != "prompts" or cfg.prompts.source != "file"
-    ]
+    ]  # fmt: skip
 
 
 def training(name: str, cost: StepCost, section: TrainSection, items: int, gpus: int, reference: bool) -> StageCost:

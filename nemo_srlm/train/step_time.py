@@ -4,6 +4,7 @@ Pure functions. A roofline per row and pipeline stage, and volumes over bandwidt
 docs/decisions.md says why. Not counted: transfers between pipeline stages, and the start of kernels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ REACHED = 0.75  # of a link's or a memory's bandwidth
 STATE_TRAFFIC = 30  # bytes that Adam reads and writes per parameter: gradient, two moments, float32 and 16-bit weight
 WEIGHT_TRAFFIC = 5  # times that a row reads or writes its weights or their gradients: forward, two products backward
 EXPOSED = 0.3  # of tensor-parallel communication that is overlapped with matrix products in pieces
+# (parameters up to, published step time over this estimate's): Llama 2 7B and 13B; Llama 2 and 3 70B (docs/decisions.md)
+PUBLISHED = ((30e9, "1.36"), (math.inf, "0.96 to 1.09"))
 NODE = 8  # GPUs that NVLink connects
 
 

@@ -30,6 +30,20 @@ def test_generation_counts_what_is_read_once_and_what_is_written():
     assert candidates.hours == pytest.approx(candidates.gpu_hours / 64)
 
 
+def test_what_the_judge_reads_from_the_cache_is_in_the_numbers():
+    """The template's beginning is computed once by each engine; draws share a request; attention to the cache is paid."""
+    cfg = compose("llama2_70b", ["prompts.num_prompts=1000", "candidates.num=4", "judge.draws=3", "judge.shards=2"])
+    text = dataclasses.replace(TEXT, judge_prefix=300.0, judge_rest=100.0)
+    rate = Rates(100.0, 1000.0, "given")
+    judge, plain = loop_cost.generation(cfg, text, rate)[2], loop_cost.generation(cfg, TEXT, rate)[2]
+    engines = 2 * cfg.generate.replicas
+    assert judge.read == 4000 * (360 + 100) + engines * 300
+    assert judge.read + judge.cached == 4000 * 3 * (300 + 360 + 100)
+    assert (plain.read, plain.cached) == (4000 * 360, 4000 * 2 * 360)
+    computed = (judge.read / 1000 + judge.written / 100) / 3600
+    assert computed < judge.gpu_hours < 1.05 * computed
+
+
 def test_an_expected_score_writes_one_token():
     cfg = compose("llama2_70b", ["judge.method=expected"])
     judge = loop_cost.generation(cfg, TEXT, Rates(100.0, 1000.0, "given"))[2]
