@@ -109,7 +109,12 @@ def disk(loop: Loop, rng: random.Random) -> None:
 
 
 def limit(loop: Loop, rng: random.Random) -> None:
-    loop.call("scontrol", "update", f"JobId={rng.choice(running(loop))[0]}", "TimeLimit=5")
+    """The limit comes near, and is as before for the next attempt."""
+    name = rng.choice(running(loop))[0]
+    loop.call("scontrol", "update", f"JobId={name}", "TimeLimit=5")
+    loop.until(lambda: name not in [job[0] for job in running(loop)])
+    with suppress(SystemExit):  # it may have ended
+        loop.call("scontrol", "update", f"JobId={name}", "TimeLimit=600")
 
 
 KINDS: dict[str, Callable[[Loop, random.Random], None]] = {
