@@ -57,7 +57,7 @@ demo: venv ## the whole loop M0 -> M1 -> M2 -> M3 on the tiny world; prints a ta
 	@$(BIN)/nemo-srlm run --config-name tiny $(ARGS)
 
 demo-real: venv ## the loop on SmolLM2-135M-Instruct and real English, with a control arm; DATA=trees.jsonl takes your own data
-	@DATA='$(DATA)' MODEL='$(MODEL)' tools/demo_real.sh $(ARGS)
+	@tools/demo_real.sh $(ARGS)
 
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)

@@ -28,6 +28,7 @@ def check(cfg: Config) -> None:
     _prompts(cfg)
     _eft(cfg)
     _judging(cfg)
+    _unread(cfg)
     _endpoint(cfg)
     check_tiny_world(cfg)
 
@@ -240,6 +241,28 @@ def _judging(cfg: Config) -> None:
             f"1 to judge.draws ({cfg.judge.draws})",
             "lower judge.min_valid",
         )
+
+
+def _unread(cfg: Config) -> None:
+    """Settings that no part of the run would read."""
+    if cfg.pairs.files and cfg.run.arm != "external":
+        raise ConfigError(
+            "pairs.files", f"{cfg.pairs.files} with run.arm={cfg.run.arm}, whose pairs come from judged responses",
+            "run.arm=external, which trains on the preferences of files",
+            "set run.arm=external, or leave pairs.files out (a judge is measured on such files by eval.preferences)",
+        )  # fmt: skip
+    if not cfg.import_hf.path:  # the directory decides on the format
+        refuse_unread_arguments(cfg)
+
+
+def refuse_unread_arguments(cfg: Config) -> None:
+    """Raises ConfigError for arguments of a chat template where none is rendered."""
+    other_models = cfg.prompts.writer_path or cfg.eval.mt_bench.judge_path  # they may have templates of their own
+    if cfg.chat.arguments and cfg.chat.format == "strings" and not other_models:
+        raise ConfigError(
+            "chat.arguments", f"{cfg.chat.arguments} with chat.format=strings, which renders no template",
+            "chat.format=model", "leave chat.arguments out, or set chat.format=model",
+        )  # fmt: skip
 
 
 def _endpoint(cfg: Config) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nemo_srlm.config.checks import refuse_unread_arguments
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.errors import ConfigError
 
+GENERATING = ("prompts", "candidates", "judge", "eval")  # sections that say how long a completion may be
 _NOT_OF_A_MODEL = "init_std"  # concerns random weights
 
 
@@ -40,6 +42,7 @@ def with_imported(cfg: Config, stated: Mapping[str, Any], found: Imported) -> Co
         model=_architecture(cfg, model, found.model),
         chat=_chat_format(cfg, chat, found.has_chat_template),
         **{name: _length(cfg, name, stated.get(name) or {}, found.model.max_length) for name in ("sft", "dpo")},
+        **{name: _max_tokens(cfg, name, stated.get(name) or {}, found.model.max_length) for name in GENERATING},
     )
 
 
@@ -64,6 +67,7 @@ def _chat_format(cfg: Config, stated: Mapping[str, Any], has_template: bool) -> 
     wanted = "model" if has_template else "strings"
     if cfg.chat.format != wanted and "format" in stated:
         if cfg.chat.format == "strings":
+            refuse_unread_arguments(cfg)
             return cfg.chat
         raise ConfigError(
             "chat.format", f"model, but {cfg.import_hf.path} has no chat template", "strings",
@@ -90,3 +94,12 @@ def _length(cfg: Config, name: str, stated: Mapping[str, Any], positions: int) -
             f"lower {name}.max_length",
         )  # fmt: skip
     return dataclasses.replace(section, max_length=positions)
+
+
+def _max_tokens(cfg: Config, name: str, stated: Mapping[str, Any], positions: int) -> Any:
+    """A default that leaves no position for a prompt becomes a quarter of the positions: a judge reads instruction,
+    response and its template. What is stated stays (the stages check it)."""
+    section = getattr(cfg, name)
+    if section.max_tokens < positions or "max_tokens" in stated:
+        return section
+    return dataclasses.replace(section, max_tokens=max(1, positions // 4))

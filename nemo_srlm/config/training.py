@@ -226,6 +226,12 @@ class TrainSection:
         "example, in place of micro_batch examples; global_batch stays exact. 0 = micro_batch examples per row",
         at_least=0, execution=True,
     )  # fmt: skip
+    row_multiple: int = number(
+        1,
+        "rows are padded to a multiple of this many tokens. On a CPU in bf16 oneDNN makes kernels for every length of a row and "
+        "keeps them: a few lengths in place of hundreds save gigabytes",
+        at_least=1, execution=True,
+    )  # fmt: skip
     save_every: int = number(200, "steps between checkpoints; 0 = at the end only", at_least=0, execution=True)
     save_async: bool = setting(False, "a forked process writes checkpoints while training goes on", execution=True)
     keep_last: int = number(2, "checkpoints kept", at_least=1, execution=True)

@@ -11,6 +11,7 @@ that does not fit the memory limit only the first layers are compared, with embe
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,13 @@ TEXT = (
 )
 
 
+STEPS = ("imports", "weights", "forward pass")  # of a process; it writes the number of those that it has passed
+
+
+def steps_path(result: Path) -> Path:
+    return result.with_suffix(".steps")
+
+
 def num_layers_that_fit(model: ModelSection, memory_gb: float) -> int:
     """How many layers of both models fit `memory_gb` (10^9 bytes) of fp32 weights; at least one."""
     ends = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
@@ -48,7 +56,7 @@ def prompt_ids(directory: Path, model: ModelSection) -> list[int]:
 
 
 def transformers_logits(
-    directory: Path, num_layers: int, token_ids: list[int], new_tokens: int
+    directory: Path, num_layers: int, token_ids: list[int], new_tokens: int, passed: Callable[[], None]
 ) -> tuple["torch.Tensor", list[int]]:
     """([tokens, vocabulary] logits, greedy continuation of the first half of `token_ids`).
 
@@ -59,11 +67,13 @@ def transformers_logits(
 
     from nemo_srlm.data.tokenizer import Tokenizer
 
+    passed()
     config = AutoConfig.from_pretrained(directory)
     whole = num_layers == config.num_hidden_layers
     config.num_hidden_layers = num_layers
     net: Any = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32)
     net.eval()
+    passed()
     with torch.no_grad():
         logits: torch.Tensor = net(torch.tensor([token_ids])).logits[0]
         greedy: list[int] = []
@@ -84,13 +94,23 @@ def run(library: str, request: dict[str, Any], out: Path) -> dict[str, Any]:
     import numpy as np
 
     model, token_ids = ModelSection(**request["model"]), list(request["prompt_ids"])
+    steps, path = iter(range(1, len(STEPS))), steps_path(out)
+
+    def passed() -> None:
+        path.write_text(str(next(steps)), encoding="utf-8")
+
     if library == "transformers":
-        logits, greedy = transformers_logits(Path(request["hf"]), request["layers"], token_ids, request["new_tokens"])
+        logits, greedy = transformers_logits(
+            Path(request["hf"]), request["layers"], token_ids, request["new_tokens"], passed
+        )
         np.save(out, logits.numpy())
         return {"greedy_ids": greedy}
     from nemo_srlm.train.megatron.logits import megatron_logits
 
-    logits = megatron_logits(Path(request["checkpoint"]), model, request["layers"], token_ids)[:, : model.vocab_size]
+    passed()
+    logits = megatron_logits(Path(request["checkpoint"]), model, request["layers"], token_ids, passed)[
+        :, : model.vocab_size
+    ]
     np.save(out, logits.numpy())
     return {}
 

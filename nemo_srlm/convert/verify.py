@@ -35,6 +35,7 @@ from nemo_srlm.errors import CheckpointError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
 NEW_TOKENS = 32
+POLL = 0.2  # seconds between two looks at the processes that compute logits
 
 
 def card_path(directory: Path) -> Path:
@@ -76,7 +77,7 @@ def verify(
         problems = [f"{len(trip['different'])} tensor(s) differ: {trip['different'][:5]}"] if trip["different"] else []
         if processes and not problems:
             card |= _collect_results(
-                processes, hf, model, used_layers, lambda done: report((1 + done) * size, number * size)
+                processes, hf, model, used_layers, lambda done: report(round((1 + done) * size), number * size)
             )
             report(number * size, number * size)
             problems += _logit_problems(card)
@@ -139,9 +140,22 @@ class _Process:
         self._process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=env))
         stack.callback(self._process.kill)  # on an error the context of Popen would wait for its end
 
-    def result(self, hf: Path) -> dict[str, Any]:
-        """Waits for the result. CheckpointError with the end of its log when the process fails."""
-        code = self._process.wait()
+    def share(self) -> float:
+        """How much of its work is done, 0 to 1: by the steps that it has passed (compare_logits.STEPS)."""
+        if self._process.poll() is not None:
+            return 1.0
+        try:
+            return int(compare_logits.steps_path(self.result_path).read_text(encoding="utf-8")) / len(
+                compare_logits.STEPS
+            )
+        except (OSError, ValueError):
+            return 0.0
+
+    def result(self, hf: Path, waiting: Callable[[], None]) -> dict[str, Any]:
+        """Waits for the result, calling `waiting`. CheckpointError with the end of its log when the process fails."""
+        while (code := self._process.poll()) is None:
+            waiting()
+            time.sleep(POLL)
         if code or not self.result_path.exists():
             tail = "\n    ".join(self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:])
             raise CheckpointError(hf, f"{self.what} failed (exit code {code}):\n    {tail}")
@@ -169,13 +183,14 @@ def _start_processes(
 
 
 def _collect_results(
-    processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int, report: Callable[[int], None]
+    processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int, report: Callable[[float], None]
 ) -> dict[str, Any]:
-    """What the processes add to the card. `report`: (how many have finished)."""
-    results = {}
-    for name, process in processes.items():
-        results[name] = process.result(hf)
-        report(len(results))
+    """What the processes add to the card. `report`: (how many have finished, and the shares of those that run)."""
+
+    def waiting() -> None:
+        report(sum(process.share() for process in processes.values()))
+
+    results = {name: process.result(hf, waiting) for name, process in processes.items()}
     megatron, transformers = (processes[name].result_path.with_suffix(".npy") for name in ("megatron", "transformers"))
     found = compare_logits.compare(megatron, transformers)
     card = {"logits": {**found, "layers": layers, "of_layers": model.num_layers}}

@@ -65,7 +65,7 @@ def axes(run: Data) -> list[Data]:
         _axis(run, "Correct answers", "share", lambda m: measured(m, "oracle", "correct", "se_correct"), UP,
               "how much of the correct answer the response contains, whatever its style"),
         _axis(run, "Judging", "share", lambda m: interval_error(m, "pairwise_accuracy"), UP,
-              "pairs of held-out ranked replies that the judge orders as humans do"),
+              "pairs of held-out ranked replies that the judge orders as the data does"),
         _axis(run, "Response length", "words", lambda m: measured(m, "responses", "words", "words_se"), None,
               "mean words of held-out responses"),
     ]  # fmt: skip

@@ -151,7 +151,7 @@ def _judging(run: Data) -> list[str]:
             [label, *(metric_value(name, figure(m["reward"], name)) for m in models)]
             + [metric_value(name, published[k]) if k in published else "–" for k in paper.MODELS]
         )
-    return ["", "### Judging against human rankings", "", *grid(header, rows)]
+    return ["", "### Judging against the ranks of the data", "", *grid(header, rows)]
 
 
 def _head_to_head(run: Data) -> list[str]:

@@ -47,8 +47,8 @@ def _eft(runs: Sequence[Data]) -> Data:
         ])  # fmt: skip
     return {
         "title": "Learning to judge (EFT)",
-        "note": "Targets: pairs of replies that the judgements order as humans do, before any is left out. M1: the same of the "
-        "model that was trained on them, on held-out replies. Brackets are 95% intervals over instructions.",
+        "note": "Targets: pairs of replies that the judgements order as the data does, before any is left out. M1: the same of "
+        "the model that was trained on them, on held-out replies. Brackets are 95% intervals over instructions.",
         "header": ["source", "ranked replies", "with a score", "kept", "targets, pairwise", "M1, pairwise", "left out"],
         "rows": rows,
     }

@@ -1,7 +1,7 @@
 """eft: ranked replies -> examples of judging (eft_train.jsonl, SftExample of kind "eft").
 
 source "baseline" (the paper): the SFT baseline writes one justification with score for every ranked reply; kept where
-the ranking by score agrees with the human one, then balanced (see judge/eft.py); an instruct model (run.start) judges
+the ranking by score agrees with the data's, then balanced (see judge/eft.py); an instruct model (run.start) judges
 itself. "external": the judgements come with the data and are kept unchanged where the score parses. "ranks": the targets
 are made of the ranks alone.
 """
@@ -123,7 +123,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     kept = eft.limit(kept, cfg.eft.num_train, counts)
     if not kept:
         raise DataError(
-            ctx.dir, f"no EFT example is left ({dict(counts)})", "judgements whose score parses and agrees with humans",
+            ctx.dir, f"no EFT example is left ({dict(counts)})", "judgements whose score parses and agrees with the ranks",
             "see the judgements; a larger or better trained baseline, more seed data, eft.source=external; or eft.source=ranks, "
             "which needs no judge",
         )  # fmt: skip

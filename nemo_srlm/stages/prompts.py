@@ -20,7 +20,7 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import PartWriter, part_files
 from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.records import Prompt, SftExample, content_id, item_seed
-from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.core.stage import Context, Ref, Stage, run_directory, stage_directory
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_parts
 from nemo_srlm.data.near_copies import HeldOut
@@ -84,6 +84,15 @@ def _wanted(cfg: Config, iteration: int) -> int:
 def _before(cfg: Config, iteration: int) -> int:
     """The prompts of the iterations before it."""
     return sum(_wanted(cfg, t) for t in range(1, iteration))
+
+
+def _check(cfg: Config) -> None:
+    """Raises DataError where the seed stage is done and its prompts of files do not suffice for more iterations."""
+    path = stage_directory(run_directory(cfg), Ref("seed", 0)) / FILE_PROMPTS
+    if cfg.prompts.source == "file" and path.exists():
+        found = list(read_records(path, Prompt))
+        t = cfg.iterations
+        part_of_iteration(found, t, t, _wanted(cfg, t), _before(cfg, t))
 
 
 def _writer(ctx: Context) -> Path:
@@ -219,4 +228,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return metrics
 
 
-STAGE = Stage("prompts", "generate", _inputs, _identity, _run, _finalize)
+STAGE = Stage("prompts", "generate", _inputs, _identity, _run, _finalize, check=_check)

@@ -123,7 +123,7 @@ class BatchLayout:
 
     packed: bool  # whole documents one after another in one row; else one padded row per document
     align: int = 1  # a document's length in a pack is padded to a multiple of this (2 x context-parallel size)
-    multiple: int = 1  # a row's length is padded to a multiple of this (sequence parallelism, FP8 blocks)
+    multiple: int = 1  # a row's length is padded to a multiple of this (sequence parallelism, FP8 blocks, row_multiple)
     uniform: bool = False  # all micro-batches of a step have one length: pipeline stages exchange tensors of one shape
     budget: int = 0  # more than 0: packs are filled to this many positions, whatever the number of examples in them
     rounds: int = 1  # with a budget, the micro-batches of a replica are a multiple of this (interleaved schedule)
@@ -144,10 +144,10 @@ def fp8_multiple(precision: PrecisionSection) -> int:
 def batch_layout(section: TrainSection, parallel: ParallelSection, precision: PrecisionSection) -> BatchLayout:
     """The layout of micro-batches that a training section, the parallel layout and the precision need."""
     p = parallel
-    multiple = (p.tensor if p.sequence else 1) * fp8_multiple(precision) * p.context
+    needed = (p.tensor if p.sequence else 1) * fp8_multiple(precision) * p.context
     return BatchLayout(
         packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
-        multiple=multiple, uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
+        multiple=math.lcm(needed, section.row_multiple), uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
         rounds=p.pipeline if p.virtual_pipeline > 1 else 1, full=p.tp_comm_overlap or precision.cuda_graphs != "none",
     )  # fmt: skip
 

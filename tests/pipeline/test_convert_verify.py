@@ -119,5 +119,10 @@ def test_transformers_own_weights_come_back_equal(tmp_path: Path):
     again = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
     assert tiny_llama.equal_bits(net.state_dict(), again.state_dict())
     assert again.config.rope_parameters == net.config.rope_parameters
-    assert verify(tmp_path / "out", tmp_path / "mg")["logits"]["max_abs"] <= 1e-4
+    seen: list[float] = []
+    card = verify(tmp_path / "out", tmp_path / "mg", report=lambda done, total: seen.append(done / total))
+    assert card["logits"]["max_abs"] <= 1e-4
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert any(1 / 3 < x < 1 for x in seen)  # it moves while the logits are computed
     shutil.rmtree(tmp_path / "mg")

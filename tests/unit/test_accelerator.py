@@ -9,13 +9,16 @@ import pytest
 import torch
 from megatron.core.models.common.embeddings import rope_utils
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch import train_worker
 from nemo_srlm.launch.contract import Work
 from nemo_srlm.train.megatron import accelerator
+from nemo_srlm.train.megatron.job import Job
 from nemo_srlm.train.megatron.model import transformer_config
+from nemo_srlm.train.megatron.step_log import StepResult, utilisation
 
 MODEL = ModelSection(num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2)
 
@@ -82,3 +85,18 @@ def test_gradients_are_accumulated_in_the_product_only_where_the_extension_impor
     monkeypatch.setattr(rope_utils, "fused_apply_rotary_pos_emb", lambda: None)  # Megatron asks whether it is there
     made = transformer_config(MODEL, ParallelSection(processes=1), PrecisionSection())
     assert made.gradient_accumulation_fusion is extension
+
+
+def test_reporting_a_step_leaves_the_training_its_threads(tmp_path: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    section = TrainSection()
+    job = Job(
+        "sft", MODEL, ParallelSection(threads=2), PrecisionSection(), section, 0, tmp_path, None, Progress(tmp_path)
+    )
+    result = StepResult(1, {"loss": 1.0}, 0.1, 1.0, 8.0, 8.0, 64.0, 1.0, stop=False, reason="")
+    try:
+        assert utilisation(job, result) == {}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -6,7 +6,7 @@ from megatron.core.fp8_utils import get_fp8_align_size
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
-from nemo_srlm.train.batches import batch_layout
+from nemo_srlm.train.batches import batch_layout, row_length
 
 SHARDED = ParallelSection(tensor=4, sequence=True, context=2)
 
@@ -21,3 +21,11 @@ def test_rows_are_padded_to_what_the_fp8_recipe_needs_on_every_rank(recipe: str)
 
 def test_rows_without_fp8_are_padded_for_the_layout_alone():
     assert batch_layout(TrainSection(), SHARDED, PrecisionSection()).multiple == 4 * 2
+
+
+def test_rows_of_few_lengths_are_padded_to_their_multiple_and_to_what_the_layout_needs():
+    section = TrainSection(row_multiple=12)
+    assert batch_layout(section, ParallelSection(), PrecisionSection()).multiple == 12
+    layout = batch_layout(section, SHARDED, PrecisionSection())
+    assert layout.multiple == 24
+    assert row_length([[5]], layout) == 24

@@ -9,10 +9,12 @@ import pytest
 from nemo_srlm.cli import main
 from nemo_srlm.config.compose import compose, load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import CandidatesSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.convert import hf_config
 from nemo_srlm.convert.describe import describe
 from nemo_srlm.errors import CheckpointError, ConfigError
+from nemo_srlm.stages.common.responding import check_room
 from tests.unit import tiny_llama
 
 MODEL = replace(
@@ -38,6 +40,14 @@ def test_the_path_is_enough(hf: Path):
     assert cfg.model == MODEL
     assert (cfg.sft.max_length, cfg.dpo.max_length) == (96, 96)
     assert cfg.chat == Config().chat  # a directory without a template: the strings
+
+
+def test_completions_leave_positions_for_a_prompt(hf: Path):
+    cfg = composed(hf, "eval.max_tokens=90", name="real")
+    assert [getattr(cfg, name).max_tokens for name in ("prompts", "candidates", "judge", "eval")] == [24, 24, 24, 90]
+    for name in ("candidates", "eval"):  # what is stated and leaves none is refused when a run begins
+        with pytest.raises(ConfigError, match=rf"{name}\.max_tokens: 96; expected less than 96, .*to 24"):
+            check_room(composed(hf, f"{name}.max_tokens=96"), name, CandidatesSection(max_tokens=96))
 
 
 def test_a_directory_with_a_chat_template_is_used_with_it(hf: Path):
@@ -81,6 +91,8 @@ def test_what_contradicts_the_model_is_refused(hf: Path, overrides: list[str], s
 
 def test_strings_beside_the_models_own_template_are_refused(hf: Path):
     (hf / "chat_template.jinja").write_text(TEMPLATE)
+    with pytest.raises(ConfigError, match=r"chat\.arguments: .* with chat\.format=strings"):
+        composed(hf, "chat.format=strings", "chat.arguments={a: 1}")
     with pytest.raises(ConfigError, match=r"chat\.user_prefix: set, but .*has a chat template.*chat\.format=strings"):
         composed(hf, "chat.user_prefix=Q")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.config.compose import compose
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "smollm2.py"
 
@@ -41,6 +43,10 @@ def test_a_directory_of_other_files_is_refused_and_kept(tmp_path):
         ({"MODEL": "{tmp}/m", "DATA": "{tmp}/my trees.jsonl.gz"}, "m-my-trees"),
         ({}, "smollm2"),
         ({"DATA": "x.jsonl"}, "smollm2-x"),
+        (
+            {"MODEL": "{tmp}/a friend's, model", "DATA": "{tmp}/a friend's data, v1.trees.jsonl"},
+            "a-friend-s--model-a-friend-s-data--v1",
+        ),
     ],
 )
 def test_each_model_and_data_file_has_its_own_run_directory(tmp_path: Path, given: dict[str, str], run: str):
@@ -49,7 +55,7 @@ def test_each_model_and_data_file_has_its_own_run_directory(tmp_path: Path, give
     shutil.copy(ROOT / "tools" / "demo_real.sh", tmp_path / "tools")
     for name in ("nemo-srlm", "python"):
         command = tmp_path / ".venv" / "bin" / name
-        command.write_text('#!/bin/sh\necho "$@"\n')
+        command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         command.chmod(0o755)
     settings = {name: value.format(tmp=tmp_path) for name, value in given.items()}
     inherited = {name: value for name, value in os.environ.items() if name not in ("MODEL", "DATA")}
@@ -60,10 +66,11 @@ def test_each_model_and_data_file_has_its_own_run_directory(tmp_path: Path, give
         text=True,
         check=True,
     )
-    names = [
-        word
-        for line in done.stdout.splitlines()
-        for word in line.split()
-        if word.startswith(("run.name=", "run.reuse="))
-    ]
+    words = done.stdout.splitlines()
+    names = [word for word in words if word.startswith(("run.name=", "run.reuse="))]
     assert names == [f"run.name={run}", f"run.name={run}-random", f"run.reuse=runs/{run}"]
+    paths = [word for word in words if word.startswith(("import_hf.path=", "seed.files="))]
+    cfg = compose("smollm2_135m", paths[: len(paths) // 2])
+    assert cfg.import_hf.path == settings.get("MODEL", ".cache/SmolLM2-135M-Instruct")
+    if "DATA" in settings:
+        assert cfg.seed.files == [str((tmp_path / settings["DATA"]).resolve())]

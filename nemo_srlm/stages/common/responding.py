@@ -24,7 +24,7 @@ def check_room(cfg: Config, key: str, sampling: SamplingSection) -> None:
     if sampling.max_tokens >= limit:
         raise ConfigError(
             f"{key}.max_tokens", str(sampling.max_tokens), f"less than {limit}, the positions for prompt and response together",
-            f"lower {key}.max_tokens, for example to {limit // 2}",
+            f"lower {key}.max_tokens, for example to {limit // 4}",
         )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class Accelerator:
 
 
 @functools.lru_cache(maxsize=1)
-def prepare(threads: int = 1) -> Accelerator:
+def prepare(threads: int) -> Accelerator:
     """The device of this process. Call before anything of Megatron runs. `threads` is for the CPU only."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -4,6 +4,7 @@ convert/compare_logits.py compares them with those of transformers, to verify an
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from nemo_srlm.train.megatron import setup
 from nemo_srlm.train.megatron.model import build_model
 
 
-def megatron_logits(checkpoint: Path, model: ModelSection, num_layers: int, token_ids: list[int]) -> torch.Tensor:
+def megatron_logits(
+    checkpoint: Path, model: ModelSection, num_layers: int, token_ids: list[int], loaded: Callable[[], None]
+) -> torch.Tensor:
     """[tokens, padded vocabulary] fp32 logits of the first `num_layers` layers with embedding, final norm and head.
 
-    Initialises Megatron in this process, as a world of one, and shuts it down.
+    Initialises Megatron in this process, as a world of one, and shuts it down. `loaded` is called between weights and forward
+    pass.
     """
     parallel, precision = ParallelSection(nodes=1, processes=1), PrecisionSection(dtype="fp32")
     part = dataclasses.replace(model, num_layers=num_layers)
@@ -35,6 +39,7 @@ def megatron_logits(checkpoint: Path, model: ModelSection, num_layers: int, toke
         _load_whole(net, checkpoint)
     else:
         _load_first_layers(net, checkpoint)
+    loaded()
     device = next(net.parameters()).device
     tokens, positions = torch.tensor([token_ids], device=device), torch.arange(len(token_ids), device=device)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 
 from nemo_srlm.train import estimate
 from nemo_srlm.train.layout import world_size
-from nemo_srlm.train.megatron import accelerator, ranks
+from nemo_srlm.train.megatron import ranks
 from nemo_srlm.train.megatron.job import Job
 from nemo_srlm.train.megatron.tasks import Task
 from nemo_srlm.train.metrics import METRICS, MetricsLog, rounded
@@ -66,7 +66,7 @@ class StepLog:
 
 def utilisation(job: Job, result: StepResult) -> dict[str, float]:
     """Model TFLOP/s per GPU and their share of its peak (MFU); {} where no peak is known (a CPU, an unknown GPU)."""
-    gpu = estimate.gpu_of(torch.cuda.get_device_name()) if accelerator.prepare().kind == "cuda" else None
+    gpu = estimate.gpu_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     peak = job.parallel.peak_tflops or (gpu.peak(job.precision) if gpu else 0.0)
     if not peak:
         return {}
