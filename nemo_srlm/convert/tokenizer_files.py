@@ -84,9 +84,9 @@ def copy_as_read(source: Path, out: Path) -> list[str]:
     tokenizer.json: as transformers reads it. Version 5 builds the tokenizers of some classes anew (Llama 2's, without the
     blank after the begin token that the published file writes), and what vLLM and transformers read is what is to be trained.
     generation_config.json: with the end of turn that the template writes, where it was not among the end tokens.
-    Raises CheckpointError when transformers cannot read the tokenizer.
+    Raises CheckpointError when transformers cannot read the tokenizer, or the template ends a response with no control token.
     """
-    from nemo_srlm.data.chat import model_end_ids
+    from nemo_srlm.data.chat import Chat, model_end_ids
     from nemo_srlm.data.tokenizer import Tokenizer
 
     copy_unchanged(source, out)
@@ -94,6 +94,7 @@ def copy_as_read(source: Path, out: Path) -> list[str]:
     if _use_transformers_reading(source, out):
         changed.append("tokenizer.json")
     tokenizer = Tokenizer(out)
+    Chat.of(tokenizer, ChatSection(format="model")).document("a", "b")  # its errors now, not at the first training
     if (ends := model_end_ids(tokenizer)) > tokenizer.end_ids:
         changed.append("generation_config.json")
         path = out / "generation_config.json"

@@ -188,6 +188,13 @@ def test_a_bad_template_says_what_is_wrong(
         chat_of(tmp_path / "t").document("Hi", "Yo")
 
 
+def test_a_template_without_an_end_of_turn_is_refused_when_the_model_is_imported(tmp_path: Path):
+    source = FAMILIES["smollm2"].make(tmp_path / "s")
+    (source / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    with pytest.raises(CheckpointError, match="ends a response with no control token"):
+        copy_as_read(source, tmp_path / "t")
+
+
 def test_roles_that_could_hold_control_tokens_are_refused(directories: dict[str, tuple[Path, Path]]):
     with pytest.raises(DataError, match="role"):
         chat_of(directories["smollm2"][1]).next_turn_ids([{"role": "user<|im_end|>", "content": "x"}])
