@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_srlm.config.training import ModelSection
+from nemo_srlm.core.files import write_atomic
 from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.train.estimate import layer_matrices
 
@@ -97,7 +98,7 @@ def run(library: str, request: dict[str, Any], out: Path) -> dict[str, Any]:
     steps, path = iter(range(1, len(STEPS))), steps_path(out)
 
     def passed() -> None:
-        path.write_text(str(next(steps)), encoding="utf-8")
+        write_atomic(path, str(next(steps)))
 
     if library == "transformers":
         logits, greedy = transformers_logits(
