@@ -68,6 +68,10 @@ class CheckpointError(UserError):
     """A model directory or checkpoint that cannot be read, or that does not fit the config."""
 
 
+class KilledError(CheckpointError):
+    """A process of a conversion or verification that a signal has ended: another attempt may succeed."""
+
+
 class EngineError(UserError):
     """The generation engine could not be started, or stopped responding."""
 
@@ -99,8 +103,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a failure may be gone at the next attempt: of an engine, or of the system."""
-    return isinstance(error, PassingError) or (isinstance(error, OSError) and error.errno in PASSING)
+    """Whether a failure may be gone at the next attempt: of an engine, of a killed process, or of the system."""
+    passing = isinstance(error, (PassingError, KilledError))
+    return passing or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def of_system(error: BaseException | None, where: Path) -> UserError | None:

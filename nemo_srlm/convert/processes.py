@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from nemo_srlm.core.process import die_with_parent
-from nemo_srlm.errors import CheckpointError, UserError
+from nemo_srlm.errors import CheckpointError, KilledError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ def prefetch(items: Iterable[Item], load: Callable[[Item], Result]) -> Iterator[
 def run_parallel(work: Work[Result], processes: int, total: int, report: Report) -> list[Result]:
     """The results of `work(rank, processes, ...)` for every rank, in this process when `processes` is 1.
 
-    `total`: parameters in all, for `report`. A UserError or OSError of any process is raised here. CheckpointError when a
+    `total`: parameters in all, for `report`. A UserError or OSError of any process is raised here. KilledError when a
     process dies.
     """
     if processes < 1:
@@ -74,7 +74,7 @@ def run_parallel(work: Work[Result], processes: int, total: int, report: Report)
             except queue.Empty:
                 dead = [i for i, w in enumerate(workers) if w.exitcode not in (None, 0) and i not in results]
                 if dead:
-                    raise CheckpointError(
+                    raise KilledError(
                         f"conversion process {dead[0]}", f"ended with code {workers[dead[0]].exitcode}",
                         remedy="look for a kill by the system, often for memory; fewer processes need less",
                     ) from None  # fmt: skip

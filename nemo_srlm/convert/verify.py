@@ -30,8 +30,8 @@ from nemo_srlm.convert.import_hf import SLICE_BYTES, read_megatron_rows
 from nemo_srlm.convert.processes import Report, no_report
 from nemo_srlm.convert.tensor_files import DTYPE_NAMES, BufferPool, Reader
 from nemo_srlm.core.files import file_digest, write_atomic
-from nemo_srlm.core.process import PARENT
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.core.process import PARENT, ending
+from nemo_srlm.errors import CheckpointError, KilledError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
 NEW_TOKENS = 32
@@ -156,6 +156,10 @@ class _Process:
         while (code := self._process.poll()) is None:
             waiting()
             time.sleep(POLL)
+        if code < 0:
+            raise KilledError(
+                hf, f"{self.what} was {ending(code)}", remedy="try again, with more memory if it was short"
+            )
         if code or not self.result_path.exists():
             tail = "\n    ".join(self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:])
             raise CheckpointError(hf, f"{self.what} failed (exit code {code}):\n    {tail}")

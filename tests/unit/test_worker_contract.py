@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.core.control import read_error, write_error
+from nemo_srlm.core.process import ending
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import KilledError, UserError
 from nemo_srlm.launch import contract, train_worker, worker
 from nemo_srlm.launch.contract import EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm import step
@@ -127,6 +128,13 @@ def test_a_passing_failure_of_the_system_is_no_mistake_of_the_user(tmp_path: Pat
     with pytest.raises(OSError, match="words of the system"):
         contract.record_failure(error, REF, tmp_path)
     assert "run the same command again" in next(tmp_path.rglob("error*")).read_text(encoding="utf-8")
+
+
+def test_a_killed_helper_process_is_tried_again_and_explained(tmp_path: Path):
+    error = KilledError("hf", f"the forward pass of megatron was {ending(-9)}", remedy="try again")
+    with pytest.raises(KilledError):
+        contract.record_failure(error, REF, tmp_path)
+    assert "the forward pass of megatron was killed by SIGKILL" in read_error(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES])

@@ -142,9 +142,10 @@ def command(root: Path, name: str, verb: str, overrides: list[str], *options: st
 def strike(root: Path, stage: str, kills: int, whole: float, overrides: list[str], rng: random.Random) -> Found:
     """Kills one kind of stage `kills` times. `whole`: seconds that it takes undisturbed."""
     found, iteration = Found(), STAGES[stage]
-    there, here = (root / name / f"iter{iteration}" / stage for name in ("whole", "killed"))
-    wanted = digests(there)
-    assert wanted, there
+    here = root / "killed" / f"iter{iteration}" / stage
+    wanted = digests(here)  # as `undisturbed` left it: by this code, where `--whole` may be of another version
+    assert wanted, here
+    shutil.rmtree(here)
     words = command(root, "killed", stage, overrides, "--iteration", str(iteration))
     while True:
         attempt = Attempt(words, root / f"{stage}.log")
@@ -231,7 +232,7 @@ def main() -> None:
     print("stage       alone  kills  finished  files  differ  left after 10 s  killed", flush=True)
     for stage in args.stages:
         found = strike(root, stage, args.kills, seconds[stage], overrides, rng)
-        files = len(digests(root / "whole" / f"iter{STAGES[stage]}" / stage))
+        files = len(digests(root / "killed" / f"iter{STAGES[stage]}" / stage))
         victims = ", ".join(f"{number} {name}" for name, number in sorted(found.victims.items()))
         print(f"{stage:10} {seconds[stage]:5.0f} s {found.kills:5} {found.rounds:9} {files:6} {len(found.differ):7} "
               f"{len(found.left):16}  {victims}", flush=True)  # fmt: skip
