@@ -152,8 +152,11 @@ def test_what_is_not_a_run_is_the_users_mistake(tmp_path: Path):
 def test_a_broken_record_names_its_file_and_line(root: Path, tmp_path: Path):
     run = build(root, "broken", iterations=1)
     path = run / "iter1/judge/judgements.jsonl"
-    path.write_text(path.read_text(encoding="utf-8") + "{torn", encoding="utf-8")
-    with pytest.raises(DataError, match=r"judgements\.jsonl:241"):
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(
+        "".join([*lines[:-1], "[" + lines[-1][1:]]), encoding="utf-8"
+    )  # of the same size: a file of another is lost
+    with pytest.raises(DataError, match=r"judgements\.jsonl:240"):
         write_report([run], tmp_path / "r.html")
 
 
