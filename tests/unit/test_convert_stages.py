@@ -112,7 +112,7 @@ def test_the_progress_of_an_export_is_complete_only_when_its_logits_are_checked(
     monkeypatch.setattr(Progress, "update", lambda self, done, total, *_, **__: seen.append((done, total)))
     finished = iter([len(seen), len(seen)])
 
-    def result(self: object, hf: Path) -> dict[str, object]:
+    def result(self: object, hf: Path, waiting: object) -> dict[str, object]:
         next(finished)
         assert seen[-1][0] < seen[-1][1]
         return {}
