@@ -35,12 +35,24 @@ INSTALL = (
 FULL = 2**20  # bytes: with less free space than this, the full disk is the cause of any failed write
 
 
+LONGEST_LINE = 600  # characters of a message: a value may have thousands
+
+
+def _cut(text: str) -> str:
+    """`text` with the middle of its long lines left out."""
+    half = LONGEST_LINE // 2
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:half]} ... ({len(line):,} characters) ... {line[-half // 4 :]}"
+        for line in text.split("\n")
+    )
+
+
 class UserError(ValueError):
     """A mistake that the user can fix. `where` names the file, line or config field."""
 
     def __init__(self, where: object, found: str, expected: str = "", remedy: str = "") -> None:
-        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
-        parts = [f"{self.where}: {found}"]
+        self.where, self.found, self.expected, self.remedy = _cut(str(where)), _cut(found), expected, remedy
+        parts = [f"{self.where}: {self.found}"]
         if expected:
             parts.append(f"expected {expected}")
         if remedy:

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads
+from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads, check_rope
 from nemo_srlm.errors import ConfigError
 
 
@@ -14,6 +15,7 @@ def check(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that is not allowed, alone or beside another."""
     check_fields(cfg)
     check_heads(cfg.model)
+    check_rope(cfg.model)
     check_fp8(cfg.model, cfg.parallel, cfg.precision)
     _validation("sft", cfg.sft)
     _validation("dpo", cfg.dpo)
@@ -44,7 +46,7 @@ def check_fields(section: Any, where: str = "") -> None:
             raise ConfigError(
                 key,
                 repr(value),
-                rule.allowed() or "a finite number",
+                rule.expected(value),
                 f"`nemo-srlm config --describe {key}` explains it",
             )
 
@@ -234,6 +236,21 @@ def _judging(cfg: Config) -> None:
             "judge.lead_in", f"{cfg.judge.lead_in!r} with judge.method={cfg.judge.method}", "judge.method=expected",
             "set judge.method=expected, or judge.lead_in=''",
         )  # fmt: skip
+    if cfg.judge.method == "expected" and cfg.judge.max_score > 9:
+        raise ConfigError(
+            "judge.max_score", f"{cfg.judge.max_score} with judge.method=expected", "at most 9: the score is one digit",
+            "set judge.method=sampled, or a smaller judge.max_score",
+        )  # fmt: skip
+    scoring = {
+        "judge",
+        *(["select"] if cfg.select.by == "score" else []),
+        *(["eval_h2h"] if cfg.eval.h2h_by == "score" else []),
+    }
+    if cfg.judge.method == "expected" and (asked := sorted(scoring & set(cfg.api.stages))):
+        raise ConfigError(
+            "judge.method", f"expected, with {asked[0]} on an endpoint, which gives no distribution over tokens", "sampled",
+            "set judge.method=sampled, or leave the stage out of api.stages",
+        )  # fmt: skip
     if cfg.judge.min_valid > cfg.judge.draws:
         raise ConfigError(
             "judge.min_valid",
@@ -266,6 +283,13 @@ def refuse_unread_arguments(cfg: Config) -> None:
 
 
 def _endpoint(cfg: Config) -> None:
+    try:
+        found = urlsplit(cfg.api.url)
+        usable = not cfg.api.url or bool(found.hostname and not found.query and not found.fragment and found.port != 0)
+    except ValueError:  # a port that is no number, brackets that do not match
+        usable = False
+    if not usable:
+        raise ConfigError("api.url", repr(cfg.api.url), "http(s)://HOST[:PORT]/..., up to and with /v1")
     for key, text in (("api.url", cfg.api.url), ("api.model", cfg.api.model)):
         if cfg.api.stages and not text:
             raise ConfigError(

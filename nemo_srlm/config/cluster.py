@@ -72,6 +72,7 @@ class ClusterSection(RequestSection):
     setup: list[str] = setting(
         [],
         "shell commands before every job (exports, ulimit, conda activate), a whole one each; one that fails ends the job",
+        free=True,
     )
     python: str = setting("", 'the interpreter of the jobs; "" = the one that submits')
     container: str = choice(
@@ -82,7 +83,8 @@ class ClusterSection(RequestSection):
         [], "FROM:TO, mounted in every container; the checkout and the run directory always are"
     )
     check_paths: bool = setting(
-        True, "refuse to submit when an image, mount or interpreter is not on this machine, or an input is in no mount"
+        True,
+        "refuse to begin when an image, mount, interpreter or input is not on this machine, or an input is in no mount",
     )
     check_nodes: bool = setting(
         True, "a short job for each kind of stage checks its nodes first: packages, paths, GPUs; the stages wait for it"

@@ -1,5 +1,6 @@
 """YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.imported import Describe, with_imported
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
-from nemo_srlm.config.type_errors import type_error
+from nemo_srlm.config.type_errors import refuse_conversions, type_error
+from nemo_srlm.config.yaml_files import check_defaults, read_yaml
 from nemo_srlm.errors import ConfigError, naming
 
+_SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
 
@@ -32,12 +35,16 @@ def compose(
     from omegaconf.errors import OmegaConfBaseException
 
     name = config_name.removesuffix(".yaml")
+    known = ", ".join(sorted(p.stem for p in config_dir.glob("*.yaml")))
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "--config-name", repr(name), f"a name without a folder, one of: {known}", "--config-dir names a folder"
+        )
     if not (config_dir / f"{name}.yaml").is_file():
-        known = ", ".join(sorted(p.stem for p in config_dir.glob("*.yaml")))
         raise ConfigError("--config-name", f"no {name}.yaml in {config_dir}", f"one of: {known}")
+    check_defaults(config_dir, name)
     for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise ConfigError("override", repr(override), "key=value, for example dpo.beta=0.2")
+        _check_override(override, config_dir)
     overrides = [with_line_breaks(override) for override in overrides]
     forced = [
         o if o.startswith("~") else _pick(o, config_dir, name) if _is_group(o, config_dir) else "++" + o.lstrip("+")
@@ -47,11 +54,41 @@ def compose(
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base=None):
             loose = hydra_compose(name, overrides=forced)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: cluster=1
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:  # ValueError: cluster=1
         raise ConfigError(
             f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error), remedy=_quoting(overrides)
         ) from error
     return typed(loose, f"{name}.yaml and overrides", describe)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_KEY = re.compile(r"~?\+{0,2}([A-Za-z_][A-Za-z0-9_]*)(?:\.[A-Za-z0-9_-]+)*")
+LONGEST, NESTED = 100_000, 20  # of an override: characters, open brackets
+
+
+def _check_override(override: str, config_dir: Path) -> None:
+    """Raises ConfigError for what is no key=value or ~key, and for a key that is in no section (Hydra's own settings)."""
+    key, equals, value = override.partition("=")
+    shown = repr(override if len(override) < 80 else override[:77] + "...")
+    section = _KEY.fullmatch(key)
+    if section is None or (not equals and not key.startswith("~")):
+        raise ConfigError("override", shown, "key=value, for example dpo.beta=0.2")
+    if section[1] == "hydra":  # Hydra's own settings, which have no effect here
+        raise ConfigError(
+            key, "no such setting", f"one of {', '.join(_SECTIONS)}", "`nemo-srlm config` prints all keys"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(key, shown, "a value in UTF-8", "set the terminal to UTF-8") from error
+    if len(value) > LONGEST or max(map(value.count, "[{(")) > NESTED:
+        raise ConfigError(
+            key, shown, f"at most {LONGEST:,} characters and {NESTED} brackets", "put it into a YAML file"
+        )
+    if _is_group(override, config_dir):
+        if not _NAME.fullmatch(value) and not key.startswith("~"):
+            raise ConfigError(key, repr(value), f"the name of a file in {config_dir / section[1]}, without .yaml")
+        check_defaults(config_dir, f"{section[1]}/{value}")
 
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -98,7 +135,7 @@ def _pick(override: str, config_dir: Path, name: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
@@ -106,6 +143,7 @@ def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+    refuse_conversions(OmegaConf.to_container(loose), where)
     try:
         cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loose))
     except InterpolationResolutionError as error:
@@ -151,12 +189,8 @@ def require_run(run_dir: Path) -> None:
 def load_resolved_config(run_dir: Path) -> Config:
     """The config under which a run was started. Raises ConfigError when there is none."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     path = run_dir / RESOLVED_CONFIG
-    try:
-        return typed(OmegaConf.load(path), str(path))
-    except FileNotFoundError as error:
-        raise ConfigError(path, "no such file", "the directory of a run that was started") from error
-    except YAMLError as error:
-        raise ConfigError(path, f"not YAML: {_first_line(error)}") from error
+    require_run(run_dir)
+    read_yaml(path)
+    return typed(OmegaConf.load(path), str(path))

@@ -21,9 +21,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_SEED = 2**31 - 1  # the largest that every random generator takes
 MAX_SHARDS = 10_000  # a plan lists every shard, and Slurm limits the size of an array
 MAX_PROCESSES = 1024  # that one machine starts
+MAX_NUMBER = 2**31 - 1  # of any number that has no bound of its own: what every library below takes
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Rule:
     finite: bool = False  # the value is a float; the type of an int excludes NaN and infinity
     pattern: str = ""  # regular expression that a text, or every text of a list, matches as a whole
     pattern_words: str = ""  # what `pattern` allows, in words
+    free: bool = False  # a text for a model or a shell: line breaks and blanks at its ends belong to it
 
     def allowed(self) -> str:
         """In words, for error messages and --describe. Empty when the type is the only rule."""
@@ -67,20 +70,37 @@ class Rule:
         if isinstance(value, dict):
             return all(self.permits(item) for item in value.values())
         if isinstance(value, (list, tuple)):
-            return (bool(value) or not self.filled) and all(self.permits(item) for item in value)
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
+            return (bool(value) or not self.filled) and all(item != "" and self.permits(item) for item in value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return (
-                (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
+                -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN
+                and (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
                 and (self.at_most is None or value <= self.at_most) and (self.below is None or value < self.below)
             )  # fmt: skip
         if isinstance(value, str):
             return (
                 (not self.choices or value in self.choices) and (bool(value) or not self.filled)
-                and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
+                and (not self.pattern or re.fullmatch(self.pattern, value) is not None) and self._is_text(value)
             )  # fmt: skip
         return True
+
+    def _is_text(self, value: str) -> bool:
+        """Whether the characters are those of a text: no NUL, no half of a surrogate pair; of a name or a path, which neither
+        `free` nor a pattern says to be anything else: no control characters, and no blanks at its ends."""
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            return False
+        return self.free or bool(self.pattern) or (value == value.strip() and not CONTROL.search(value))
+
+    def expected(self, value: Any) -> str:
+        """What is allowed in the place of `value`, in words for an error message."""
+        if isinstance(value, (int, float)) and math.isfinite(value) and abs(value) > MAX_NUMBER:
+            words = self.allowed() or "a number"
+            return words if self.at_most is not None else f"{words}, at most {MAX_NUMBER}"
+        if isinstance(value, str) and not self._is_text(value):
+            return self.allowed() or "a text without control characters and without blanks at its ends"
+        if isinstance(value, (list, tuple)) and "" in value:
+            return self.allowed() or "a list whose texts are not empty"
+        return self.allowed() or "a finite number"
 
 
 def _field(default: Any, rule: Rule) -> Any:
@@ -122,17 +142,19 @@ def numbers(help: str, *, at_least: float, execution: bool = False, added: bool 
 
 def setting(
     default: Any, help: str = "", *, each: tuple[str, ...] = (), filled: bool = False, pattern: str = "", allowed: str = "",
-    execution: bool = False, added: bool = False,
+    free: bool = False, execution: bool = False, added: bool = False,
 ) -> Any:  # fmt: skip
     """A text, switch, list or dict.
 
-    each: the words that a list may hold. filled: neither it nor an item of it may be empty.
+    each: the words that a list may hold. filled: it may not be empty (an item of a list never is).
+    free: a text for a model or a shell, in which line breaks and blanks at the ends count; other texts have none.
     pattern: the regular expression that the text, or every item of the list, matches as a whole; `allowed` says it in words.
     """
     assert bool(pattern) == bool(allowed), "a pattern is explained in words"
     rule = Rule(
-        help, execution, added, choices=each, listed=bool(each), filled=filled, pattern=pattern, pattern_words=allowed
-    )
+        help, execution, added, choices=each, listed=bool(each), filled=filled, pattern=pattern, pattern_words=allowed,
+        free=free,
+    )  # fmt: skip
     return _field(default, rule)
 
 
@@ -193,6 +215,6 @@ def current_words(value: Any) -> Any:
 class SamplingSection:
     """How text is sampled."""
 
-    temperature: float = number(0.7, "0 = greedy", at_least=0)
+    temperature: float = number(0.7, "0 = greedy", at_least=0, at_most=100)
     top_p: float = number(0.9, "nucleus sampling: smallest set of tokens with this probability", above=0, at_most=1)
     max_tokens: int = number(1024, "tokens per completion", at_least=1)

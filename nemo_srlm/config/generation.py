@@ -127,6 +127,7 @@ class JudgeSection(SamplingSection):
     lead_in: str = setting(
         "", 'expected: the beginning of the judge\'s turn, such as "Score: "; the score is read from the next token, so that '
         'every response gets one. "" = the judge writes until it states a score',
+        free=True,
         added=True,
     )  # fmt: skip
     draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
@@ -237,13 +238,13 @@ class ChatSection:
     A run from import_hf.path takes the directory's template where it has one; `nemo-srlm config` shows what was chosen.
     """
 
-    user_prefix: str = setting("[INST] ", "format=strings: text before a user turn")
-    user_suffix: str = setting(" [/INST]", "format=strings: text between a user turn and its response")
+    user_prefix: str = setting("[INST] ", "format=strings: text before a user turn", free=True)
+    user_suffix: str = setting(" [/INST]", "format=strings: text between a user turn and its response", free=True)
     format: str = choice(
         "strings", "model", added=True,
         help="strings: user_prefix and user_suffix, of which the exported template is made; model: the chat template that "
         "comes with the model, the default where import_hf.path has one",
     )  # fmt: skip
     arguments: dict[str, Any] = setting(
-        {}, "format=model: given to the template, for example {enable_thinking: false}", added=True
+        {}, "format=model: given to the template, for example {enable_thinking: false}", free=True, added=True
     )

@@ -70,6 +70,8 @@ class RunSection:
         "",
         'Weights & Biases project of the training curves; "" = off. TensorBoard files are always written',
         execution=True,
+        pattern=r"([^\s/\\#?%:]([^/\\#?%:\n]{0,126}[^\s/\\#?%:])?)?",
+        allowed='the name of a project: at most 128 characters without / \\ # ? % : and without blanks at its ends; or ""',
     )
 
 
@@ -105,7 +107,12 @@ class SeedSection:
         "more IFT data: JSONL with `messages` of one or several turns; the loss is on every assistant turn",
         added=True,
     )
-    language: str = setting("en", "tag of the texts that are used; pt takes pt-BR, too", filled=True)
+    language: str = setting(
+        "en",
+        "tag of the texts that are used; pt takes pt-BR, too",
+        pattern="[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*",
+        allowed="a language tag such as en, de or pt-BR",
+    )
     num_ift: int = number(3200, "0 = all", at_least=0)
     num_eval_prompts: int = number(256, "held-out first turns for the head-to-head", at_least=0)
     rouge_max: float = number(
@@ -144,6 +151,7 @@ class EftSection:
     justification: str = setting(
         "",
         'ranks: the text before "Score: k" in every target; "" = none, or judge.lead_in where that is set',
+        free=True,
         added=True,
     )
 

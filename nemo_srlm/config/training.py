@@ -6,6 +6,9 @@ from typing import Any
 from nemo_srlm.config.fields import MAX_PROCESSES, choice, number, setting
 from nemo_srlm.errors import ConfigError
 
+MAX_SIZE = 2**20  # of a layer; the largest published are about 2**17
+MAX_VOCABULARY = 2**24
+
 
 def head_size(hidden_size: int, num_attention_heads: int, head_dim: int) -> int:
     """Size of an attention head, where `head_dim` = 0 stands for hidden_size / num_attention_heads."""
@@ -26,27 +29,29 @@ class ModelSection:
         "llama", "mistral", "qwen2", "qwen3",
         help="which file of convert/families/ converts it; qwen2 has QKV biases, qwen3 norms of queries and keys", added=True,
     )  # fmt: skip
-    num_layers: int = number(80, at_least=1)
-    hidden_size: int = number(8192, at_least=1)
-    ffn_hidden_size: int = number(28672, at_least=1)
-    num_attention_heads: int = number(64, at_least=1)
-    num_query_groups: int = number(8, "key/value heads", at_least=1)
+    num_layers: int = number(80, at_least=1, at_most=10_000)
+    hidden_size: int = number(8192, at_least=1, at_most=MAX_SIZE)
+    ffn_hidden_size: int = number(28672, at_least=1, at_most=MAX_SIZE)
+    num_attention_heads: int = number(64, at_least=1, at_most=MAX_SIZE)
+    num_query_groups: int = number(8, "key/value heads", at_least=1, at_most=MAX_SIZE)
     head_dim: int = number(
-        0, "size of an attention head; 0 = hidden_size / num_attention_heads", at_least=0, added=True
+        0, "size of an attention head; 0 = hidden_size / num_attention_heads", at_least=0, at_most=MAX_SIZE, added=True
     )
-    vocab_size: int = number(32000, "of the tokenizer; Megatron pads the table as vocab_multiple says", at_least=1)
+    vocab_size: int = number(
+        32000, "of the tokenizer; Megatron pads the table as vocab_multiple says", at_least=1, at_most=MAX_VOCABULARY
+    )
     vocab_multiple: int = number(
         1,
         "the vocabulary is padded to a multiple of this x parallel.tensor. Padding rows are zero, and a zero logit still "
         "enters Megatron's softmax: above 1 a padded model differs slightly from the model that vLLM serves",
         at_least=1, execution=True,
     )  # fmt: skip
-    max_length: int = number(4096, "longest sequence, in tokens", at_least=1)
-    norm_epsilon: float = number(1e-5, above=0)
+    max_length: int = number(4096, "longest sequence, in tokens", at_least=1, at_most=MAX_VOCABULARY)
+    norm_epsilon: float = number(1e-5, above=0, at_most=1)
     rope_theta: float = number(10000.0, above=0)
     rope_scaling: dict[str, Any] = setting({}, "as rope_scaling in HF's config.json; {} = none")
     tie_embeddings: bool = setting(False, "one table for input and output embeddings")
-    init_std: float = number(0.02, "of random weights", above=0)
+    init_std: float = number(0.02, "of random weights", above=0, at_most=10)
 
     @property
     def head_size(self) -> int:
@@ -81,6 +86,29 @@ def check_heads(model: ModelSection, where: object = "model") -> None:
         raise ConfigError(f"{where}.head_dim", f"{model.head_dim}", f"hidden_size / heads in the family {model.family}")
     if heads % groups:
         raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
+
+
+ROPE_FIELDS = {  # kind -> the numbers that it needs, as in HF's config.json
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def check_rope(model: ModelSection) -> None:
+    """Raises ConfigError for a rope_scaling that no family computes."""
+    if not model.rope_scaling:
+        return
+    found = dict(model.rope_scaling)
+    kind = found.pop("rope_type", found.pop("type", None))
+    if kind == "default" and not found:
+        return
+    fields = ROPE_FIELDS.get(kind) if isinstance(kind, str) else None
+    numbers = all(type(value) in (int, float) and value > 0 for value in found.values())
+    if fields is None or not numbers or not {"factor"} <= found.keys() <= set(fields):
+        raise ConfigError(
+            "model.rope_scaling", repr(model.rope_scaling)[:200],
+            "{}, or rope_type with numbers above 0: " + "; ".join(f"{n}: {', '.join(f)}" for n, f in ROPE_FIELDS.items()),
+        )  # fmt: skip
 
 
 @dataclass
@@ -204,14 +232,14 @@ def _check_fp8_weights(parallel: ParallelSection, precision: PrecisionSection) -
 class TrainSection:
     """What pretrain, sft and dpo share. Optimizer, betas, weight decay, warm-up and epochs: the paper does not state them."""
 
-    lr: float = number(5.5e-6, "peak learning rate", at_least=0)
-    min_lr: float = number(1.1e-6, "at the last step", at_least=0)
+    lr: float = number(5.5e-6, "peak learning rate", at_least=0, at_most=1)
+    min_lr: float = number(1.1e-6, "at the last step", at_least=0, at_most=1)
     schedule: str = choice("cosine", "linear", "constant", help="from lr to min_lr, after the warm-up")
     warmup_steps: int = number(10, "linear, from 0", at_least=0)
-    weight_decay: float = number(0.0, at_least=0)
+    weight_decay: float = number(0.0, at_least=0, at_most=1)
     beta1: float = number(0.9, "of Adam", at_least=0, below=1)
     beta2: float = number(0.95, "of Adam", at_least=0, below=1)
-    eps: float = number(1e-8, "of Adam", above=0)
+    eps: float = number(1e-8, "of Adam", above=0, at_most=1)
     clip_grad: float = number(1.0, "largest gradient norm; 0 = no clipping", at_least=0)
     dropout: float = number(0.1, at_least=0, below=1)
     global_batch: int = number(16, "examples per step (DPO: pairs), with and without packing", at_least=1)

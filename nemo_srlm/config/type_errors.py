@@ -1,6 +1,7 @@
 """The message for a config that does not fit the schema: an unknown key, a value of the wrong type."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from nemo_srlm.config.describe import Setting, settings
@@ -27,6 +28,41 @@ def type_error(loose: Any, where: str, key: str, reason: str) -> ConfigError:
         beside = ", ".join(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent)
         return ConfigError(_at(where, key), "no such setting" if key else reason, f"one of {beside}", _see(parent))
     return ConfigError(_at(where, parent), _shown(_value(loose, parent)), expected(known[parent]), _see(parent))
+
+
+@functools.cache
+def _scalars() -> tuple[Setting, ...]:
+    return tuple(s for s in settings() if s.kind in _SWAPPED or s.kind == list[str])
+
+
+# What OmegaConf would convert without a word: `run.name=false` to the text False, 1.50 to 1.5, true to the number 1.
+_SWAPPED = {str: (bool, float), int: (bool,), float: (bool,), bool: (int, float, str)}
+_SWITCH = ("true", "false")
+
+
+def refuse_conversions(plain: Any, where: str) -> None:
+    """Raises ConfigError where a scalar of one type stands in the place of another that it can be converted to, or where a
+    value is missing (OmegaConf's ???)."""
+    for setting in _scalars():
+        value = _value(plain, setting.key)
+        if value == "???":
+            raise ConfigError(
+                _at(where, setting.key), "???, which stands for a missing value", expected(setting), _see(setting.key)
+            )
+        if setting.kind == list[str]:
+            bad = isinstance(value, list) and not all(type(item) in (str, int) for item in value)
+        else:
+            bad = value is not _ABSENT and isinstance(value, _SWAPPED[setting.kind])
+        if not bad:
+            continue
+        if setting.kind is bool and (isinstance(value, bool) or (isinstance(value, str) and _is_switch(value))):
+            continue
+        raise ConfigError(_at(where, setting.key), _shown(value), expected(setting), _see(setting.key))
+
+
+def _is_switch(text: str) -> bool:
+    """`true` in quotes, or an interpolation, which is looked at when it is resolved."""
+    return text.lower() in _SWITCH or "${" in text
 
 
 def expected(setting: Setting) -> str:

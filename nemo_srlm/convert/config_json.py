@@ -1,20 +1,21 @@
 """The fields of a config.json that families of decoder models share: reading them with checks, and writing them. No torch."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.fields import rules
 from nemo_srlm.config.training import ModelSection, check_heads, head_size
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.core.files import read_json
+from nemo_srlm.errors import CheckpointError, DataError
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError for anything else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"not JSON ({error})") from error
+        data = read_json(path)
+    except DataError as error:
+        raise CheckpointError(path, error.found, "a JSON object", "fetch it again") from error
     if not isinstance(data, dict):
         raise CheckpointError(path, f"a JSON {type(data).__name__}", "an object")
     return data
@@ -44,12 +45,15 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
         head_dim=0 if stated == head_size(hidden, heads, 0) else stated,
         vocab_size=_size(data, path, "vocab_size"),
         max_length=_size(data, path, "max_position_embeddings", 2048),
-        norm_epsilon=float(data.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=_real(data.get("rms_norm_eps", 1e-6), path, "rms_norm_eps"),
         rope_theta=theta,
         rope_scaling=scaling,
-        tie_embeddings=bool(data.get("tie_word_embeddings", False)),
-        init_std=float(data.get("initializer_range", 0.02)),
+        tie_embeddings=_switch(data, path, "tie_word_embeddings"),
+        init_std=_real(data.get("initializer_range", 0.02), path, "initializer_range"),
     )
+    for name, rule in rules(ModelSection).items():
+        if not rule.permits(getattr(model, name)):
+            raise CheckpointError(path, f"model.{name} = {getattr(model, name)!r}", rule.expected(getattr(model, name)))
     check_heads(model, path)
     return model
 
@@ -67,6 +71,8 @@ def refuse_window(data: dict[str, Any], path: Path) -> None:
     A window as long as the longest sequence hides nothing, and is dropped.
     """
     window, positions = data.get("sliding_window"), data.get("max_position_embeddings")
+    if window is not None and type(window) is not int:
+        raise CheckpointError(path, f"sliding_window {window!r}", "a whole number, or null")
     if window is not None and (not isinstance(positions, int) or window < positions):
         raise CheckpointError(
             path, f"sliding_window {window} for max_position_embeddings {positions}",
@@ -102,21 +108,50 @@ def _size(data: dict[str, Any], path: Path, name: str, default: int | None = Non
     value = data.get(name)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise CheckpointError(path, f"{name} = {value!r}", "a positive integer")
     return value
 
 
+def _real(value: Any, path: Path, name: str) -> float:
+    """A positive finite number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300:
+        return float(value)
+    raise CheckpointError(path, f"{name} = {value!r}", "a positive number")
+
+
+def _switch(data: dict[str, Any], path: Path, name: str) -> bool:
+    value = data.get(name) or False
+    if not isinstance(value, bool):
+        raise CheckpointError(path, f"{name} = {value!r}", "true or false")
+    return value
+
+
+def _object(data: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
+    """A copy of an object of numbers, texts and null; {} where the field is absent or null."""
+    value = data.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(
+        isinstance(item, (int, float, str, type(None))) for item in value.values()
+    ):
+        raise CheckpointError(path, f"{name} = {value!r}", "an object of numbers and texts")
+    return dict(value)
+
+
 def _rope(data: dict[str, Any], path: Path, types: Collection[str]) -> tuple[float, dict[str, Any]]:
     """(theta, scaling) from the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters)."""
-    parameters: dict[str, Any] = data.get("rope_parameters") or {}
-    scaling: dict[str, Any] = dict(data.get("rope_scaling") or parameters)
+    parameters = _object(data, path, "rope_parameters")
+    scaling = _object(data, path, "rope_scaling") or dict(parameters)
+    both = [_real(d["rope_theta"], path, "rope_theta") for d in (data, parameters) if d.get("rope_theta") is not None]
+    if len(set(both)) > 1:
+        raise CheckpointError(path, f"rope_theta {both[0]} and {both[1]}", "one value", "fetch it again")
     theta: Any = parameters.get("rope_theta", data.get("rope_theta", scaling.get("rope_theta", 10000.0)))
     scaling.pop("rope_theta", None)
     kind = scaling.pop("type", None)
     kind = scaling.pop("rope_type", kind) or "default"
     if kind == "default":
-        return float(theta), {}
+        return _real(theta, path, "rope_theta"), {}
     if kind not in types:
         raise CheckpointError(path, f"rope scaling of type {kind!r}", f"none, or one of {tuple(types)}")
-    return float(theta), {"rope_type": kind, **scaling}
+    return _real(theta, path, "rope_theta"), {"rope_type": kind, **scaling}

@@ -42,8 +42,9 @@ def parse(data: dict[str, Any], path: Path) -> HfConfig:
         raise CheckpointError(path, "quantised weights", "fp32, bf16 or fp16", "convert from the unquantised model")
     model = family.read_config(data, path)
     stated = data.get("dtype", data.get("torch_dtype"))
-    if stated is not None and stated not in DTYPES:
-        raise CheckpointError(path, f"dtype {stated!r}", f"one of {sorted(DTYPES)}")
+    for value in (data.get("dtype"), data.get("torch_dtype")):
+        if value is not None and (not isinstance(value, str) or value not in DTYPES):
+            raise CheckpointError(path, f"dtype {value!r}", f"one of {sorted(DTYPES)}")
     return HfConfig(model, DTYPES[stated] if stated else None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nemo_srlm.convert.tensor_files import StoredTensor, write_all
+from nemo_srlm.convert.tensor_files import StoredTensor, check_regular, write_all
 from nemo_srlm.errors import CheckpointError
 
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -25,6 +25,7 @@ DAMAGED = "the file is truncated or corrupt: fetch it again"
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of a file. Raises CheckpointError unless the tensors fill the data section without gap or overlap."""
+    check_regular(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
@@ -38,7 +39,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(path, f"cannot be read ({error.strerror})", "a safetensors file") from error
     try:
         header = json.loads(text, object_pairs_hook=_no_duplicates)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"a header that is not JSON ({error})", "a safetensors file", DAMAGED) from error
     if not isinstance(header, dict):
         raise CheckpointError(path, "a header that is no JSON object", "a safetensors file", DAMAGED)
@@ -68,15 +69,20 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _span(info: Any, name: str, path: Path) -> tuple[int, int]:
     try:
         begin, stop = info["data_offsets"]
-        if isinstance(begin, int) and isinstance(stop, int) and 0 <= begin <= stop and isinstance(info["shape"], list):
+        if isinstance(begin, int) and isinstance(stop, int) and 0 <= begin <= stop and _is_shape(info["shape"]):
             return begin, stop
     except (KeyError, TypeError, ValueError):
         pass
     raise CheckpointError(path, f"a malformed header entry for {name}", "dtype, shape and data_offsets", DAMAGED)
 
 
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**48 for size in value)
+
+
 def _type(info: dict[str, Any], name: str, path: Path) -> torch.dtype:
-    dtype = TYPES.get(info.get("dtype", ""))
+    stated = info.get("dtype")
+    dtype = TYPES.get(stated) if isinstance(stated, str) else None
     if dtype is None:
         raise CheckpointError(path, f"{name} of type {info.get('dtype')}", f"one of {sorted(TYPES)}",
                               "convert from an unquantised model")  # fmt: skip

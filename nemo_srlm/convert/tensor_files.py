@@ -33,9 +33,14 @@ def check_files(index: Path, names: Collection[str]) -> None:
     if absent:
         raise CheckpointError(index, f"names {len(absent)} of {len(names)} files that are not there: {absent[:5]}",
                               "every file beside its index", "fetch the missing files")  # fmt: skip
-    irregular = sorted(name for name in names if not (index.parent / name).is_file())
-    if irregular:
-        raise CheckpointError(index.parent / irregular[0], "a folder, pipe or device", "a file", "fetch it again")
+    for name in sorted(names):
+        check_regular(index.parent / name)
+
+
+def check_regular(path: Path) -> None:
+    """Raises CheckpointError for what exists and is no file: opening a pipe waits for a writer."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(path, "a folder, pipe or device", "a file", "fetch it again")
 
 
 @dataclass(frozen=True)

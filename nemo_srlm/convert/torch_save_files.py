@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nemo_srlm.convert.tensor_files import StoredTensor
+from nemo_srlm.convert.tensor_files import StoredTensor, check_regular
 from nemo_srlm.errors import CheckpointError
 
 _STORAGES = {
@@ -97,6 +97,7 @@ def scan(path: Path, start: int = 0, length: int | None = None) -> Any:
     `start`, `length`: where the archive lies in the file, in bytes. Raises CheckpointError for a damaged archive and for
     anything but plain contiguous tensors.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             size = file.seek(0, io.SEEK_END) - start if length is None else length
@@ -124,8 +125,10 @@ def scan(path: Path, start: int = 0, length: int | None = None) -> Any:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from error
     except _UnsupportedError as error:
         raise CheckpointError(path, f"holds {error}", "plain contiguous tensors saved by torch.save") from error
-    except (zipfile.BadZipFile, StopIteration, KeyError, EOFError, pickle.UnpicklingError, struct.error) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged archive or pickle raises nearly any type
         raise CheckpointError(
-            path, f"no torch.save archive at byte {start} ({error})", "an archive of torch 1.6 or later",
+            path, f"no torch.save archive at byte {start} ({type(error).__name__}: {error})", "an archive of torch 1.6 or later",
             "the file is truncated or corrupt: fetch it again",
         ) from error  # fmt: skip

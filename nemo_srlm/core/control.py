@@ -39,7 +39,7 @@ def write_error(stage_dir: Path, message: str, *, keep: bool = False) -> None:
 def read_error(stage_dir: Path) -> str:
     """Why the last attempt failed; "" where none has written it, or a full disk has left the file empty."""
     path = error_file(stage_dir)
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
 def clear_error(stage_dir: Path) -> None:

@@ -1,18 +1,18 @@
 """Files: atomic writes, the JSON and JSONL readers with errors that name file and line, digests."""
 
 import functools
-import gzip
 import hashlib
 import json
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
+import msgspec
+
+from nemo_srlm.config.text_files import text_file
 from nemo_srlm.core.records import Record
 from nemo_srlm.errors import DataError, naming
 
@@ -29,11 +29,14 @@ def _digest(path: str, size: int, modified: int) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """`file_digest` of a file, computed once per process while size and time stay the same. Raises DataError."""
+    """`file_digest` of a file, computed once per process while size and time stay the same. Raises DataError, also for a folder,
+    pipe or device."""
     try:
         found = path.stat()
     except FileNotFoundError as error:
         raise DataError(path, "no such file", remedy="restore it, or correct the setting that names it") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(path, "a folder, pipe or device", "a file", "correct the setting that names it")
     return _digest(str(path), found.st_size, found.st_mtime_ns)
 
 
@@ -59,30 +62,7 @@ def dump(record: Record) -> str:
     return json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def open_text(path: Path) -> IO[str]:
-    """For reading; .gz is decompressed. Raises DataError for a pipe or device, which could block for ever."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory raises by itself
-        raise DataError(path, "no regular file", "a file", "write the content to a file first")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-@contextmanager
-def text_file(path: Path, expected: str, remedy: str = "") -> Iterator[IO[str]]:
-    """The file, by open_text. What the system, the decompressor or the decoder raises becomes a DataError that names it."""
-    try:
-        with open_text(path) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file", remedy=remedy) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(path, f"unreadable ({error})", expected, remedy) from error
-    except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror or error})", expected, remedy) from error
-
-
+LONGEST_LINE, LONGEST_DOCUMENT = 2**26, 2**28  # characters: a compressed file of megabytes may stand for terabytes
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -101,6 +81,18 @@ def parse_json(text: str, where: object, expected: str = "", remedy: str = "", f
     return value
 
 
+T = TypeVar("T")
+
+
+def decoded(data: Any, kind: type[T], where: object, expected: str = "", remedy: str = "") -> T:
+    """JSON data as a dataclass or another type that msgspec knows. Raises DataError for another type or a missing field;
+    fields that `kind` does not have are not looked at."""
+    try:
+        return msgspec.convert(data, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise DataError(where, str(error), expected or f"a {kind.__name__}", remedy) from error
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -109,9 +101,19 @@ def read_json_lines(path: Path, finite: bool = False) -> Iterator[tuple[int, Any
     """(line number from 1, parsed line) of a .jsonl or .jsonl.gz file. DataError names file:line. `finite`: see parse_json."""
     remedy = "check the path or run the stage that writes it"
     with text_file(path, "a complete UTF-8 .jsonl or .jsonl.gz file", remedy) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(functools.partial(file.readline, LONGEST_LINE + 1), ""), 1):
+            if len(line) > LONGEST_LINE:
+                raise DataError(
+                    f"{path}:{number}", f"a line of more than {LONGEST_LINE:,} characters", "one record per line"
+                )
             if line.strip():
                 yield number, parse_json(line, f"{path}:{number}", "one JSON object per line", finite=finite)
+
+
+def read_typed_lines(path: Path, kind: type[T]) -> Iterator[T]:
+    """The lines of a JSONL file as `kind` (see `decoded`), streamed. DataError names file:line."""
+    for number, data in read_json_lines(path, finite=True):
+        yield decoded(data, kind, f"{path}:{number}")
 
 
 def read_records(path: Path, cls: type[R]) -> Iterator[R]:
@@ -148,4 +150,9 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_json(path: Path, remedy: str = "") -> Any:
     """The content of a .json or .json.gz file. Raises DataError, with `remedy`, when it is absent or is not JSON."""
     with text_file(path, "a complete UTF-8 .json or .json.gz file", remedy) as file:
-        return parse_json(file.read(), path, remedy=remedy)
+        text = file.read(LONGEST_DOCUMENT + 1)
+        if len(text) > LONGEST_DOCUMENT:
+            raise DataError(
+                path, f"more than {LONGEST_DOCUMENT:,} characters", "a JSON document, not a data set", remedy
+            )
+        return parse_json(text, path, remedy=remedy)

@@ -12,10 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from nemo_srlm.config.shipped import PACKAGE, SNAPSHOT
-from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.files import decoded, read_json, write_json
 from nemo_srlm.core.outputs import Output
 from nemo_srlm.errors import DataError
 
@@ -31,6 +29,7 @@ class Manifest:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     outputs: dict[str, Output] = field(default_factory=dict)  # by path in the stage's directory
+    digest: str = ""  # of all the rest; "" in the manifests of earlier versions
 
 
 def canonical(data: Any) -> str:
@@ -92,18 +91,28 @@ def provenance(started: float) -> dict[str, Any]:
     }
 
 
+def _digest(data: dict[str, Any]) -> str:
+    """Of a manifest as JSON data, without the digest in it."""
+    rest = {name: value for name, value in data.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def write(directory: Path, manifest: Manifest) -> None:
-    """Atomically: the manifest is there with all of its content or not at all."""
-    write_json(directory / NAME, dataclasses.asdict(manifest))
+    """Atomically: the manifest is there with all of its content or not at all. Its digest is added."""
+    data = json.loads(json.dumps(dataclasses.asdict(manifest)))  # as it will be read
+    write_json(directory / NAME, {**data, "digest": _digest(data)})
 
 
 def read(directory: Path) -> Manifest | None:
-    """The manifest, or None when the stage is not done. Raises DataError when it is unreadable."""
-    path = directory / NAME
-    if not path.exists():
+    """The manifest, or None when the stage is not done. Raises DataError when it is unreadable, or is not what the stage wrote:
+    what is read from it later (metrics, provenance) needs no further check."""
+    path, remedy = directory / NAME, f"remove {directory} to redo the stage"
+    if not os.path.lexists(path):
         return None
-    remedy = f"remove {directory} to redo the stage"
-    try:
-        return msgspec.convert(read_json(path, remedy), Manifest)
-    except msgspec.ValidationError as error:
-        raise DataError(path, str(error), "the manifest of a stage", remedy) from error
+    data = read_json(path, remedy)
+    found = decoded(data, Manifest, path, "the manifest of a stage", remedy)
+    if unknown := data.keys() - {field.name for field in dataclasses.fields(Manifest)}:
+        raise DataError(path, f"unknown field(s) {sorted(unknown)}", "the manifest of a stage", remedy)
+    if found.digest and found.digest != _digest(data):
+        raise DataError(path, "changed since the stage wrote it", "the manifest of a finished stage", remedy)
+    return found

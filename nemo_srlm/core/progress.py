@@ -1,10 +1,31 @@
 """progress.json: how far a worker is. For people, `status` and the detection of hangs; never read by a stage."""
 
+import dataclasses
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nemo_srlm.core.files import decoded, read_json
+from nemo_srlm.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What `Progress` writes."""
+
+    done: float
+    total: float
+    unit: str
+    rate: float
+    info: dict[str, float | str]
+    eta: float | None
+    started: float
+    updated: float
+    pid: int
+    host: str
 
 
 def progress_file(directory: Path, shard: int = 0) -> Path:
@@ -12,12 +33,11 @@ def progress_file(directory: Path, shard: int = 0) -> Path:
 
 
 def read_one(path: Path) -> dict[str, Any] | None:
-    """One worker's progress; None when there is none yet, or while the file is being replaced."""
+    """One worker's progress; None when there is none yet, while the file is being replaced, and where it is damaged."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        return dataclasses.asdict(decoded(read_json(path), _Written, path))
+    except (OSError, DataError):
         return None
-    return found
 
 
 def read_progress(directory: Path) -> dict[str, Any] | None:

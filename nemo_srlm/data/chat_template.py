@@ -4,13 +4,15 @@ The rendering is a function of the messages alone: a template that asks for toda
 the same tokens in every process and on every day.
 """
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.text_files import text_file
+from nemo_srlm.core.files import read_json
 from nemo_srlm.errors import CheckpointError, DataError
 
 Messages = Sequence[Mapping[str, str]]  # {"role": "user", "content": "..."}, as everywhere in this field
@@ -25,13 +27,21 @@ def read_template(directory: Path) -> str | None:
     """
     path = directory / "chat_template.jinja"
     try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
+        if os.path.lexists(path):
+            with text_file(path, "Jinja text in UTF-8") as file:
+                text = file.read()
+            if not text.strip():
+                raise CheckpointError(
+                    path, "an empty chat template", "Jinja text", "fetch it again, or remove the file"
+                )
+            return text
         path = directory / "tokenizer_config.json"
-        stated = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+        stated = read_json(path).get("chat_template") if os.path.lexists(path) else None
         if isinstance(stated, list):
             stated = {entry["name"]: entry["template"] for entry in stated}.get("default")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:  # ValueError: no JSON, no UTF-8
+    except DataError as error:
+        raise CheckpointError(path, f"no chat template can be read: {error.found}", "Jinja text") from error
+    except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(path, f"no chat template can be read ({error!r})", "Jinja text") from error
     if stated is not None and not isinstance(stated, str):
         raise CheckpointError(path, f"chat_template is a {type(stated).__name__}", "Jinja text")
@@ -67,7 +77,15 @@ class ChatTemplate:
             raise CheckpointError(
                 self.where, f"a chat template that is no Jinja ({error})", "a chat template"
             ) from error
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise DataError(
                 self.where, f"the chat template refuses messages with the roles {roles}: {error}",
                 "messages that it can render", "see the model's template: some take no system message, or turns by turns",

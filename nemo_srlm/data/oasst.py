@@ -108,8 +108,10 @@ def _roots_of_messages(
     """Flat messages may be in any order; each is attached to the message that it answers."""
     for where, data in flat:
         _field(data, "message_id", str, where)
-        if not isinstance(data.get("parent_id"), (str, NoneType)):
+        if not isinstance(data.get("parent_id"), (str, NoneType)) or data.get("parent_id") == "":
             raise DataError(where, f"parent_id {data['parent_id']!r}", "a message's id, or null for a first message")
+        if "tree_state" in data:
+            _field(data, "tree_state", str, where)
     known = {data["message_id"]: {**data, "replies": []} for _, data in flat}
     placed: set[str] = set()  # a tree that is twice in an export must not get each reply twice
     for where, data in flat:
@@ -140,13 +142,18 @@ def _tree_reason(root: dict[str, Any], state: str, language: str, where: str) ->
         return "other_language"
     if state != FINISHED:
         return f"state_{state}"
-    if reason := _message_reason(root):
+    if "role" in root and _field(root, "role", str, where) != "prompter":
+        return "not_prompter"
+    if reason := _message_reason(root, where):
         return reason
     return "" if _field(root, "text", str, where).strip() else "empty"
 
 
-def _message_reason(message: dict[str, Any]) -> str:
+def _message_reason(message: dict[str, Any], where: str) -> str:
     """Why a message is left out by its moderation flags, or "". Older exports have fewer flags: an absent one is no reason."""
+    for name in ("deleted", "review_result", "synthetic"):
+        if not isinstance(message.get(name), (bool, NoneType)):
+            raise DataError(where, f"{name}: {str(message[name])[:40]}", "true, false or null")
     if message.get("deleted"):
         return "deleted"
     if message.get("review_result") is False:
@@ -158,7 +165,7 @@ def _reply_reason(data: Any, language: str, role: str, where: str) -> str:
     """Why a message that answers another is left out, or "". Raises DataError for what is no message."""
     if not isinstance(data, dict):
         raise DataError(where, f"a reply that is a {type(data).__name__}", "an Open Assistant message")
-    if reason := _message_reason(data):
+    if reason := _message_reason(data, where):
         return reason
     if not speaks(_field(data, "lang", str, where), language):
         return "other_language"

@@ -1,6 +1,6 @@
 """External preferences: files of chosen and rejected responses (such as UltraFeedback) -> preference pairs.
 
-JSONL (also .gz), or parquet through `datasets`. `chosen` and `rejected` are texts beside a `prompt`, or lists of
+JSONL (also .gz), or parquet. `chosen` and `rejected` are texts beside a `prompt`, or lists of
 messages [{"role": "user"}, {"role": "assistant"}], or Anthropic HH's "Human: ... Assistant: ..."; optional scores:
 chosen_score / rejected_score, or score_chosen / score_rejected. Left out and counted: conversations of several turns,
 empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
@@ -73,15 +73,28 @@ def _usable(paths: Iterable[Path], counts: Counter[str]) -> Iterator[PreferenceP
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) of a JSONL or parquet file."""
     if path.suffix == ".parquet":
-        from datasets import load_dataset
-
-        for number, row in enumerate(load_dataset("parquet", data_files=str(path), split="train", streaming=True)):
-            yield f"{path} row {number}", row
+        yield from ((f"{path} row {number}", row) for number, row in enumerate(_parquet_rows(path)))
         return
     for line, row in read_json_lines(path, finite=True):
         if not isinstance(row, dict):
             raise DataError(f"{path}:{line}", f"a {type(row).__name__}", "a JSON object per line")
         yield f"{path}:{line}", row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Raises DataError for a file that is cut, damaged or no parquet."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    if not path.is_file():
+        raise DataError(path, "no such file", "a parquet file")
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(path, f"unreadable ({reason})", "a complete parquet file", "fetch or write it again") from error
 
 
 def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:

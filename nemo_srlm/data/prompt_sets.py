@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import read_json, read_json_lines, text_file
+from nemo_srlm.config.text_files import text_file
+from nemo_srlm.core.files import read_json, read_json_lines
 from nemo_srlm.core.records import Prompt, content_id
 from nemo_srlm.data.conversations import turns
 from nemo_srlm.data.near_copies import HeldOut, same_text
@@ -47,7 +48,9 @@ def read_prompt_set(path: Path, counts: Counter[str], source: str = "eval") -> l
         if text is None:
             counts["system_message"] += 1
             continue
-        category = next((str(row[name]) for name in CATEGORIES if row.get(name)), "")
+        category = next((row[name] for name in CATEGORIES if row.get(name) is not None), "")
+        if not isinstance(category, str):
+            raise DataError(where, f"category {str(category)[:40]!r}", "a text, or none")
         prompt = Prompt(content_id("prompt", text), text, source)
         counts["duplicate"] += prompt.id in found
         found.setdefault(prompt.id, PromptEntry(prompt, category))
@@ -116,7 +119,10 @@ def part_of_iteration(
 
 def _text(row: dict[str, Any], where: str) -> str | None:
     """The prompt of a row; None where a system message belongs to it. Raises DataError where there is none."""
-    text = next((row[name] for name in NAMES if isinstance(row.get(name), str) and row[name].strip()), None)
+    stated = [(name, row[name]) for name in NAMES if row.get(name) is not None]
+    if wrong := [name for name, value in stated if not isinstance(value, str)]:
+        raise DataError(where, f"{wrong[0]}: a {type(row[wrong[0]]).__name__}", "a text")
+    text = next((value for _, value in stated if value.strip()), None)
     if text is None and "messages" in row:
         roles, texts = turns(row, where)
         if roles[0] == "system":

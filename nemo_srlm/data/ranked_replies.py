@@ -72,36 +72,39 @@ def _instructions(path: Path, language: str, counts: Counter[str]) -> Iterator[t
 def _listed(row: dict[str, Any], where: str, counts: Counter[str]) -> tuple[str, list[tuple[str, int]]]:
     prompt = next((row[name] for name in ("prompt", "instruction") if isinstance(row.get(name), str)), None)
     listed = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
-    if prompt is None or listed is None:
+    if prompt is None or not prompt.strip() or listed is None:
         raise DataError(
             where, f"no ranked replies among {sorted(row)}",
             f"chosen and rejected, or prompt (instruction) and one of {', '.join(LISTS)}",
         )  # fmt: skip
     texts, marks = [], []
     for i, reply in enumerate(listed):
-        text, mark = _reply(row, reply, i, where)
-        if mark is None:
-            counts["dropped_unranked_replies"] += 1
+        text, mark = _reply(row, reply, i, len(listed), where)
+        if mark is None or not text.strip():
+            counts["dropped_unranked_replies" if mark is None else "dropped_empty_replies"] += 1
             continue
         texts.append(text)
         marks.append(mark)
     return prompt, list(zip(texts, dense_ranks(marks), strict=True))
 
 
-def _reply(row: dict[str, Any], reply: Any, i: int, where: str) -> tuple[str, float | None]:
-    """(text, mark): a smaller mark is better; None for an unranked reply."""
+def _reply(row: dict[str, Any], reply: Any, i: int, num_replies: int, where: str) -> tuple[str, float | None]:
+    """(text, mark) of reply `i` of `num_replies`: a smaller mark is better; None for an unranked reply."""
     if isinstance(reply, dict):
         text = next((reply[name] for name in TEXTS if isinstance(reply.get(name), str)), None)
         rank, score = reply.get("rank"), next((reply[name] for name in SCORES if reply.get(name) is not None), None)
     else:
         text = reply if isinstance(reply, str) else None
-        rank, score = (_at(row.get(name), i, len(row.get(name) or ()), where) for name in ("ranks", "scores"))
+        rank, score = (_at(row.get(name), i, num_replies, name, where) for name in ("ranks", "scores"))
     if text is None:
         raise DataError(where, f"reply {i} has no text", f"a text, or an object with one of {', '.join(TEXTS)}")
     if rank is None and score is None:
         return text, None
     if rank is not None:
-        return text, finite_number(rank, f"the rank of reply {i}", where)
+        number = finite_number(rank, f"the rank of reply {i}", where)
+        if number < 0 or not number.is_integer():
+            raise DataError(where, f"the rank of reply {i}: {rank}", "a whole number, 0 or 1 for the best")
+        return text, number
     return text, -finite_number(_parsed(score), f"the score of reply {i}", where)
 
 
@@ -113,11 +116,12 @@ def _parsed(score: Any) -> Any:
         return score
 
 
-def _at(values: Any, i: int, length: int, where: str) -> Any:
+def _at(values: Any, i: int, replies: int, name: str, where: str) -> Any:
     if values is None:
         return None
-    if not isinstance(values, list) or i >= length:
-        raise DataError(where, f"{length} ranks or scores", "one per reply")
+    if not isinstance(values, list) or len(values) != replies:
+        found = f"{len(values)} {name}" if isinstance(values, list) else f"{name}: {str(values)[:40]}"
+        raise DataError(where, f"{found} for {replies} replies", "a list with one per reply")
     return values[i]
 
 

@@ -5,14 +5,15 @@ class, never from a text of the data: there `</s>` is four characters.
 """
 
 import functools
-import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.core.files import read_json
 from nemo_srlm.data.chat_template import read_template
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.errors import CheckpointError, DataError
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -34,7 +35,12 @@ class Tokenizer:
         path, config = self.directory / "tokenizer.json", self.directory / "tokenizer_config.json"
         if not path.is_file():
             raise CheckpointError(path, "no such file", "the tokenizer of an HF model directory")
-        self._core = Core.from_file(str(path))
+        try:
+            self._core = Core.from_file(str(path))
+        except Exception as error:  # the library raises no type of its own
+            raise CheckpointError(
+                path, f"no tokenizer ({error})", "tokenizer.json of the library tokenizers", "fetch it again"
+            ) from error
         settings = _object(config)
         if settings is None:
             raise CheckpointError(config, "no such file", "tokenizer_config.json with eos_token")
@@ -108,12 +114,12 @@ def unused_character(texts: Iterable[str]) -> str:
 
 def _object(path: Path) -> dict[str, Any] | None:
     """A JSON object; None when there is no such file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"not JSON ({error})", "a JSON object") from error
+    try:
+        data = read_json(path)
+    except DataError as error:
+        raise CheckpointError(path, error.found, "a JSON object", "fetch it again") from error
     if not isinstance(data, dict):
         raise CheckpointError(path, f"a JSON {type(data).__name__}", "a JSON object")
     return data

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nemo_srlm.config.text_files import text_file
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
@@ -51,8 +52,11 @@ def read_annotations(path: Path) -> list[Annotation]:
     found = []
     for number, row in enumerate(rows):
         where = f"{path}[{number}]"
-        if not isinstance(row, dict) or (missing := [f for f in fields if f not in row]):
+        missing = [f for f in fields if f not in row] if isinstance(row, dict) else list(fields)
+        if missing:
             raise DataError(where, f"not an annotation (missing: {missing})", f"an object with {', '.join(fields)}")
+        if wrong := [f for f in ("instruction", "output_1", "output_2", "generator_2") if not isinstance(row[f], str)]:
+            raise DataError(where, f"{wrong[0]}: a {type(row[wrong[0]]).__name__}", "a text")
         share = preference(row["preference"], where)
         found.append(Annotation(share, row["output_1"], row["output_2"], row["generator_2"]))
     if len(names := {a.generator for a in found}) > 1:
@@ -68,21 +72,34 @@ def read_calibration(path: Path) -> Calibration:
 
 def _from_csv(path: Path) -> Calibration:
     fields = ("index", "preference", "std_delta_len", "instruction_difficulty")
-    try:
-        with path.open(encoding="utf-8", newline="") as f:
+    with text_file(path, "df_gamed.csv of the data set tatsu-lab/alpaca_eval") as f:
+        try:
             rows = list(csv.DictReader(f))
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file", "df_gamed.csv of the data set tatsu-lab/alpaca_eval") from error
+        except csv.Error as error:
+            raise DataError(path, f"no CSV ({error})", "df_gamed.csv of the data set tatsu-lab/alpaca_eval") from error
     if not rows or (missing := [name for name in fields if name not in rows[0]]):
         raise DataError(path, f"columns missing: {missing if rows else list(fields)}", "df_gamed.csv as published")
     difficulty: dict[int, float] = {}
-    for row in rows:
-        difficulty.setdefault(int(float(row["index"])), float(row["instruction_difficulty"]))
-    kept = [row for row in rows if row["preference"] not in ("", "nan")]
-    gamed = np.array([[math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"])] for r in kept])
-    labels = np.array([float(row["preference"]) for row in kept])
+    try:
+        for row in rows:
+            difficulty.setdefault(int(float(row["index"])), float(row["instruction_difficulty"]))
+        kept = [row for row in rows if row["preference"] not in ("", "nan")]
+        gamed = np.array([[math.tanh(float(r["std_delta_len"])), float(r["instruction_difficulty"])] for r in kept])
+        labels = np.array([float(row["preference"]) for row in kept])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(path, f"no calibration ({error})", "df_gamed.csv as published") from error
     ordered = np.array([difficulty[i] for i in sorted(difficulty)])
-    return Calibration(ordered, gamed, gamed.T @ labels, labels)
+    return _usable(path, Calibration(ordered, gamed, gamed.T @ labels if len(gamed) else np.zeros(2), labels))
+
+
+def _usable(path: Path, found: Calibration) -> Calibration:
+    """Raises DataError for figures that are not finite or do not belong together."""
+    arrays = (found.difficulty, found.gamed, found.sums, found.labels)
+    if not (len(found.gamed) and found.sums.shape == (2,) and all(np.isfinite(a).all() for a in arrays)):
+        raise DataError(
+            path, "figures that are absent or not finite", "df_gamed.csv, or what tools/alpaca_calibration.py writes"
+        )
+    return found
 
 
 def _from_json(path: Path) -> Calibration:
@@ -92,8 +109,10 @@ def _from_json(path: Path) -> Calibration:
         deltas = [np.asarray(d, dtype=np.float64) for d in data["gamed_length_deltas"]]
         weights = [np.asarray(w, dtype=np.float64) for w in data["gamed_weights"]]
         sums = np.asarray(data["sums"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+        with np.errstate(all="ignore"):  # _usable looks at the result
+            columns = [np.stack([np.tanh(d / d.std(ddof=1)), difficulty], axis=1) for d in deltas]
+            labels = [sigmoid(x @ w[:2] + w[2]) for x, w in zip(columns, weights, strict=True)]
+        found = Calibration(difficulty, np.concatenate(columns), sums, np.concatenate(labels))
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(path, f"no calibration ({error!r})", "what tools/alpaca_calibration.py writes") from error
-    columns = [np.stack([np.tanh(d / d.std(ddof=1)), difficulty], axis=1) for d in deltas]
-    labels = [sigmoid(x @ w[:2] + w[2]) for x, w in zip(columns, weights, strict=True)]
-    return Calibration(difficulty, np.concatenate(columns), sums, np.concatenate(labels))
+    return _usable(path, found)

@@ -11,6 +11,7 @@ from nemo_srlm.core.files import content_digest, read_json, write_json
 from nemo_srlm.errors import ConfigError, DataError
 
 FOLDER = "annotations"
+_NUMBERS = ("_rate", "_error", "winrate", "_length", "_total", "_wins", "_draws", "_base", "_missing")  # names end so
 _MODEL = re.compile(r"M\d+|baseline")
 
 
@@ -40,7 +41,10 @@ def saved_rows(run_dir: Path) -> dict[str, dict[str, Any]]:
     rows = {}
     for path in sorted((run_dir / FOLDER).glob("alpaca_*.json")):
         row = read_json(path)
-        if not isinstance(row, dict) or "win_rate" not in row:
+        numbers = isinstance(row, dict) and all(
+            isinstance(v, (int, float)) for n, v in row.items() if n.endswith(_NUMBERS)
+        )
+        if not numbers or "win_rate" not in row or not _MODEL.fullmatch(path.stem.removeprefix("alpaca_")):
             raise DataError(path, "not a row of AlpacaEval", "what `nemo-srlm alpaca --run` writes")
         rows[path.stem.removeprefix("alpaca_")] = row
     return rows

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import read_json_lines
+from nemo_srlm.core.files import decoded, read_json_lines
 from nemo_srlm.core.records import Record, content_id, item_seed
 from nemo_srlm.data.chat import Chat, assistant, user
 from nemo_srlm.errors import DataError
@@ -28,6 +28,16 @@ PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
     (False, False): "single-v1", (False, True): "single-math-v1",
     (True, False): "single-v1-multi-turn", (True, True): "single-math-v1-multi-turn",
 }  # fmt: skip
+_FIELDS = (
+    "question",
+    "answer",
+    "question_1",
+    "question_2",
+    "answer_1",
+    "answer_2",
+    "ref_answer_1",
+    "ref_answer_2",
+)  # of a prompt_template
 ERROR = "$ERROR$"  # FastChat's text of a response that failed
 
 
@@ -37,6 +47,38 @@ class Question:
     category: str
     turns: tuple[str, str]
     reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _QuestionRow:
+    """A line of question.jsonl; further fields are not read."""
+
+    question_id: int
+    category: str
+    turns: tuple[str, str]
+    reference: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _AnswerRow:
+    """A line of reference_answer/<model>.jsonl."""
+
+    question_id: int
+    choices: tuple[_Choice, ...]
+
+
+@dataclass(frozen=True)
+class _PromptRow:
+    """A line of judge_prompts.jsonl."""
+
+    name: str
+    prompt_template: str
+    system_prompt: str
 
 
 @dataclass(frozen=True)
@@ -71,30 +113,30 @@ class Grade:
 
 def read_questions(path: Path) -> list[Question]:
     """question.jsonl. Raises DataError for a question without two turns, and for an unknown category."""
-    found = []
-    for number, row in read_json_lines(path):
+    found: dict[int, Question] = {}
+    for number, data in read_json_lines(path, finite=True):
         where = f"{path}:{number}"
-        if not isinstance(row, dict) or not {"question_id", "category", "turns"} <= set(row):
-            raise DataError(where, "no MT-Bench question", "question_id, category and turns")
-        if len(row["turns"]) != 2:
-            raise DataError(where, f"{len(row['turns'])} turns", "two")
-        if row["category"] not in TEMPERATURE:
-            raise DataError(where, f"category {row['category']!r}", f"one of {', '.join(TEMPERATURE)}")
-        reference = tuple(row["reference"]) if row.get("reference") else ()
-        found.append(Question(int(row["question_id"]), row["category"], tuple(row["turns"]), reference))
+        row = decoded(data, _QuestionRow, where, "an MT-Bench question: question_id, category and two turns")
+        if row.category not in TEMPERATURE:
+            raise DataError(where, f"category {row.category!r}", f"one of {', '.join(TEMPERATURE)}")
+        if row.question_id in found:
+            raise DataError(where, f"question {row.question_id} twice", "every question_id once")
+        if not all(turn.strip() for turn in row.turns):
+            raise DataError(where, "an empty turn", "two texts")
+        found[row.question_id] = Question(row.question_id, row.category, row.turns, row.reference or ())
     if not found:
         raise DataError(path, "no question", "MT-Bench's question.jsonl")
-    return found
+    return list(found.values())
 
 
 def with_references(questions: Sequence[Question], path: Path) -> list[Question]:
     """The questions with the reference answers of FastChat's reference_answer/<model>.jsonl in place of their own."""
     found = {}
-    for number, row in read_json_lines(path):
-        try:
-            found[int(row["question_id"])] = tuple(str(turn) for turn in row["choices"][0]["turns"])
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise DataError(f"{path}:{number}", f"no answer ({error!r})", "FastChat's reference_answer file") from error
+    for number, data in read_json_lines(path, finite=True):
+        row = decoded(data, _AnswerRow, f"{path}:{number}", "an answer of FastChat's reference_answer file")
+        if not row.choices or not all(turn.strip() for turn in row.choices[0].turns or ("",)):
+            raise DataError(f"{path}:{number}", "no answer", "an answer of FastChat's reference_answer file")
+        found[row.question_id] = row.choices[0].turns
     return [replace(q, reference=found.get(q.id, q.reference)) for q in questions]
 
 
@@ -128,7 +170,19 @@ def answer_row(question: Question, model: str, turns: tuple[str, str], stamp: fl
 
 def read_judge_prompts(path: Path) -> dict[str, dict[str, str]]:
     """judge_prompts.jsonl by name. Raises DataError when one of the four for single answers is missing."""
-    found = {row["name"]: row for _, row in read_json_lines(path)}
+    found = {}
+    for number, data in read_json_lines(path, finite=True):
+        row = decoded(data, _PromptRow, f"{path}:{number}", "a prompt of FastChat's judge_prompts.jsonl")
+        if row.name in PROMPTS.values():
+            try:
+                row.prompt_template.format_map(dict.fromkeys(_FIELDS, ""))
+            except (KeyError, ValueError, IndexError, AttributeError) as error:
+                raise DataError(
+                    f"{path}:{number}",
+                    f"a prompt_template that cannot be filled ({error!r})",
+                    f"fields of {', '.join(_FIELDS)}",
+                ) from error
+        found[row.name] = {"prompt_template": row.prompt_template, "system_prompt": row.system_prompt}
     if missing := sorted(set(PROMPTS.values()) - set(found)):
         raise DataError(path, f"prompts missing: {missing}", "FastChat's judge_prompts.jsonl")
     return found

@@ -3,7 +3,6 @@
 Nothing here imports vllm.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -12,24 +11,36 @@ from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.training import head_size
+from nemo_srlm.core.files import read_json
 from nemo_srlm.data.tokenizer import Tokenizer
-from nemo_srlm.errors import CheckpointError, EngineError
+from nemo_srlm.errors import CheckpointError, DataError, EngineError
 
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # head sizes that vLLM's CPU attention supports
 SHORTEST = 256  # tokens: a smaller max_model_len saves nothing
 
 
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = read_json(path)
+    except DataError as error:
+        raise CheckpointError(path, error.found, "a file of an HF model directory") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(path, f"a JSON {type(data).__name__}", "an object")
+    return data
+
+
 def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> tuple[dict[str, Any], int]:
     """(config.json, max_model_len) of an HF directory. Raises CheckpointError or EngineError before vLLM is loaded."""
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "no config.json", "an HF model directory") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(path / "config.json", f"not JSON ({error})") from error
+    config = _object(path / "config.json")
+    for name in ("vocab_size", "max_position_embeddings"):
+        if type(config.get(name)) is not int:
+            raise CheckpointError(path / "config.json", f"{name} = {config.get(name)!r}", "a whole number")
     index = path / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        listed = _object(index).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise CheckpointError(index, "no index of weights", 'JSON with "weight_map": tensor name -> file name')
+        names = sorted(set(listed.values()))
     else:
         names = sorted(p.name for p in path.glob("*.safetensors"))
     if missing := [name for name in names or ["model.safetensors"] if not (path / name).is_file()]:
@@ -41,7 +52,7 @@ def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> t
             path, f"its tokenizer has {tokenizer.vocab_size} tokens", f"at most vocab_size {config['vocab_size']}",
             "the tokenizer belongs to another model",
         )  # fmt: skip
-    positions = int(config["max_position_embeddings"])
+    positions: int = config["max_position_embeddings"]
     if section.max_model_len > positions:
         raise EngineError(
             "generate.max_model_len", f"{section.max_model_len}", f"at most the {positions} positions of {path}",

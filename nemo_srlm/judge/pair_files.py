@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_records
+from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
 from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.judge.join import prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, Scored, to_records
@@ -26,6 +26,20 @@ class ScoredFiles:
     prompts: Path
     candidates: Path
     judgements: Path
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A line of dropped.jsonl."""
+
+    prompt_id: str
+    reason: str
+
+
+def read_dropped(path: Path) -> Iterator[Dropped]:
+    """The prompts without a pair; none where there is no file. Raises DataError (file:line)."""
+    if os.path.lexists(path):
+        yield from read_typed_lines(path, Dropped)
 
 
 def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:

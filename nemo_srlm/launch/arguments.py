@@ -1,11 +1,12 @@
 """Types for argparse: each names the argument's form in its error message."""
 
-import math
 import re
 from argparse import ArgumentTypeError
 
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.train.step_time import NODE
+
+LARGEST = 1e12
 
 
 def stage_ref(text: str) -> Ref:
@@ -24,13 +25,10 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ArgumentTypeError(f"{text!r}; expected a number above 0")
+    """A number above 0, in ASCII digits, and of a size that can be computed with."""
+    number = float(text) if re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?", text, re.ASCII) else 0.0
+    if not 0 < number <= LARGEST:
+        raise ArgumentTypeError(f"{text[:80]!r}; expected a number above 0, at most {LARGEST:g}")
     return number
 
 

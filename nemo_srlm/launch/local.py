@@ -22,7 +22,7 @@ from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.packages import check_packages
-from nemo_srlm.launch.plan import Step, fuse, is_done, remaining, step_of
+from nemo_srlm.launch.plan import Step, check_reuse, check_stage, fuse, is_done, remaining, step_of
 from nemo_srlm.launch.slurm.submit import refuse_if_active
 from nemo_srlm.report.display import Display, duration
 from nemo_srlm.report.write import terminal_table
@@ -226,6 +226,8 @@ def run_stage(cfg: Config, ref: Ref) -> None:
         if stages.state(stage, cfg, ref.iteration, run_dir) == "done":
             say(f"{run_dir}/{ref} is up to date")
             return
+        check_stage(stage, cfg, ref.iteration)
+        check_reuse(cfg.run.reuse)
         check_packages(cfg, [ref])
         save_resolved_config(cfg, run_dir)
         with Display(1) as display:

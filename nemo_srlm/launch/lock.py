@@ -24,7 +24,12 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 @contextmanager
 def locked(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
     """Holds the lock. Raises UserError when another process holds it for longer than `patience` seconds."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # /proc and other places where no folder can be made
+        raise UserError(
+            run_dir, "cannot be made", "a place where folders can be made", "set another run.root"
+        ) from error
     until = time.monotonic() + patience
     with (run_dir / ".lock").open("w") as f:
         while True:

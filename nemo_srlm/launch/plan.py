@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_srlm.config.compose import RESOLVED_CONFIG
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.pipeline import pipeline
-from nemo_srlm.core.stage import Kind, Ref, changed_outputs, stage_directory, state
+from nemo_srlm.core.stage import Kind, Ref, Stage, changed_outputs, stage_directory, state
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.generate.endpoint_protocol import read_key
 from nemo_srlm.stages import load
 
 FUSABLE = ("cpu", "generate")  # neighbouring stages of these kinds may share a process (and an engine)
@@ -50,9 +53,35 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
         stage = load(ref.stage)
         inputs = stage.inputs(cfg, ref.iteration).values()
         if any(other in todo for other in inputs) or state(stage, cfg, ref.iteration, run_dir) != "done":
-            stage.check(cfg)
+            check_stage(stage, cfg, ref.iteration)
             todo.append(ref)
+    if todo:
+        check_reuse(cfg.run.reuse)
     return todo
+
+
+def check_stage(stage: Stage, cfg: Config, iteration: int) -> None:
+    """Raises UserError for a file, template, program or key that the stage will need and that is not there or not usable.
+
+    Everything of the user's that a stage reads enters its identity, so making the identity looks at all of it (not with
+    cluster.check_paths=false: then only the nodes have it).
+    """
+    stage.check(cfg)
+    if cfg.cluster.check_paths:
+        stage.identity(cfg, iteration)
+    if stage.name in cfg.api.stages and not any(cfg.api.key_variable in line for line in cfg.cluster.setup):
+        read_key(cfg.api.key_variable)
+
+
+def check_reuse(other: str) -> None:
+    """Raises ConfigError where run.reuse is not the directory of a run."""
+    if other and not (Path(other) / RESOLVED_CONFIG).is_file():
+        raise ConfigError(
+            "run.reuse",
+            f"{other} has no {RESOLVED_CONFIG}",
+            "the directory of another run",
+            "correct it or leave it out",
+        )
 
 
 def step_of(cfg: Config, ref: Ref) -> Step:

@@ -5,6 +5,7 @@ from typing import Any
 
 from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.errors import DataError
 from nemo_srlm.report.run_files import Data, RunFiles
 
 MAX_POINTS = 240
@@ -20,9 +21,15 @@ def read(files: RunFiles, iteration: int, stage: str) -> Data | None:
     if path is None:
         return None
     by_step: dict[int, dict[str, object]] = {}
-    for _, data in read_json_lines(path):
+    for number, data in read_json_lines(path):
+        if (
+            not isinstance(data, dict)
+            or type(data.get("step")) is not int
+            or not isinstance(data.get("validation", {}), dict)
+        ):
+            raise DataError(f"{path}:{number}", "no line of metrics", 'an object with "step"')
         # training and validation each write a line per step
-        by_step.setdefault(int(data["step"]), {}).update(_flat(data))
+        by_step.setdefault(data["step"], {}).update(_flat(data))
     ordered = [by_step[step] for step in sorted(by_step)]
     names = sorted({k for row in ordered for k, v in row.items() if k != "step" and _finite(v) is not None})
     if not ordered or not names:

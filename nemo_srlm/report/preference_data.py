@@ -5,9 +5,10 @@ from pathlib import Path
 
 from nemo_srlm.core.files import read_json_lines, read_records
 from nemo_srlm.core.pipeline import model_name
-from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair
 from nemo_srlm.data.words import count_words
 from nemo_srlm.evaluate import drift
+from nemo_srlm.judge.pair_files import read_dropped
 from nemo_srlm.report.run_files import Data, RunFiles
 
 STAGES = ("prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen")
@@ -58,7 +59,7 @@ def _largest_first(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _reasons(dropped: Path) -> dict[str, int]:
-    return dict(Counter(str(data["reason"]) for _, data in read_json_lines(dropped)).most_common())
+    return dict(Counter(row.reason for row in read_dropped(dropped)).most_common())
 
 
 def _pairs(path: Path | None) -> Data | None:
@@ -66,11 +67,11 @@ def _pairs(path: Path | None) -> Data | None:
     if path is None:
         return None
     margins, chosen, rejected = [], [], []
-    for _, data in read_json_lines(path):
-        if data["chosen_score"] is not None and data["rejected_score"] is not None:
-            margins.append(data["chosen_score"] - data["rejected_score"])
-        chosen.append(count_words(data["chosen"]))
-        rejected.append(count_words(data["rejected"]))
+    for pair in read_records(path, PreferencePair):
+        if pair.chosen_score is not None and pair.rejected_score is not None:
+            margins.append(pair.chosen_score - pair.rejected_score)
+        chosen.append(count_words(pair.chosen))
+        rejected.append(count_words(pair.rejected))
     return {
         "count": len(chosen),
         "margin": sum(margins) / len(margins) if margins else None,

@@ -1,5 +1,6 @@
 """What a run directory holds, for the report: its config, the manifests and files of its finished stages, AlpacaEval rows."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ class RunFiles:
         self.cfg: Config = load_resolved_config(run_dir)
         self.manifests: dict[tuple[int, str], manifest.Manifest] = {}
         self.lost: dict[tuple[int, str], list[str]] = {}  # finished stages whose outputs have changed: what has
-        for path in sorted(run_dir.glob("iter*/*/" + manifest.NAME)):
-            done = manifest.read(path.parent)
-            iteration = path.parent.parent.name.removeprefix("iter")
-            if done is not None and iteration.isdigit():
-                key = int(iteration), path.parent.name
+        for directory in sorted(run_dir.glob("iter*/*")):
+            iteration = re.fullmatch("iter([0-9]{1,4})", directory.parent.name, re.ASCII)
+            done = manifest.read(directory) if iteration and directory.is_dir() else None
+            if iteration and done is not None:
+                key = int(iteration[1]), directory.name
                 self.manifests[key] = done
-                if changed := outputs.changes(path.parent, done.outputs):
+                if changed := outputs.changes(directory, done.outputs):
                     self.lost[key] = changed
         self.alpaca_rows = alpaca_rows.saved_rows(run_dir)
 

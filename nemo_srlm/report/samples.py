@@ -3,11 +3,13 @@
 The samples are chosen by a hash of the id: arbitrary, but the same in every report of a run.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.files import read_records, read_typed_lines
 from nemo_srlm.core.pipeline import evaluated_models, model_name
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.judge.pair_files import read_dropped
 from nemo_srlm.judge.scores import aggregate
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -15,6 +17,14 @@ NUM_PAIRS = 16  # prompts of an iteration that gave a pair
 NUM_DROPPED = 8  # prompts of an iteration that gave none, spread over the reasons
 NUM_SAME_PROMPT = 12  # held-out prompts with the responses of every model
 MAX_CHARS = 4000  # of one text in the report; the run's files hold all of it
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A line of eval_oracle's scores.jsonl."""
+
+    id: str
+    level: float
 
 
 def clip(text: str) -> str:
@@ -46,7 +56,7 @@ def read(files: RunFiles, t: int) -> Data | None:
     judge = files.judgements(t)
     kept, dropped = (files.path(t, *name) for name in (("pairs", "pairs.jsonl"), ("pairs", "dropped.jsonl")))
     pairs = {p.prompt_id: p for p in read_records(kept, PreferencePair)} if kept else {}
-    reasons = {str(d["prompt_id"]): str(d["reason"]) for _, d in read_json_lines(dropped)} if dropped else {}
+    reasons = {row.prompt_id: row.reason for row in read_dropped(dropped)} if dropped else {}
     every = {p.id: p for p in read_records(prompts, Prompt)}
     chosen = _shuffled(list(pairs))[:NUM_PAIRS] + _spread(reasons, NUM_DROPPED)
     chosen = [i for i in chosen if i in every] or _shuffled(list(every))[:NUM_PAIRS]
@@ -132,4 +142,4 @@ def _oracle_levels(files: RunFiles, t: int, suffix: str) -> dict[str, float]:
     path = files.path(t, f"eval_oracle{suffix}", "scores.jsonl")
     if path is None:
         return {}
-    return {str(data["id"]): float(data["level"]) for _, data in read_json_lines(path)}
+    return {row.id: row.level for row in read_typed_lines(path, _Level)}

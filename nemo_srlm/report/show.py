@@ -1,34 +1,40 @@
 """`nemo-srlm show`: one prompt through every stage: demonstrations, candidates, judgements, the pair or the reason for none."""
 
-from collections.abc import Iterator
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.compose import require_run
-from nemo_srlm.core.files import read_json_lines, read_records
-from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, Record
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge import scores
+from nemo_srlm.judge.pair_files import read_dropped
 
 
 def _iterations(run_dir: Path) -> list[Path]:
-    return sorted(run_dir.glob("iter*"), key=lambda p: int(p.name.removeprefix("iter")))
+    found = [path for path in run_dir.glob("iter*") if re.fullmatch("iter[0-9]{1,4}", path.name)]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("iter")))
 
 
 def _prompt_id(iteration: Path, wanted: str) -> str | None:
     """The id of the prompt that `wanted` (the beginning of a prompt's, candidate's or pair's id) belongs to."""
-    for name, key in (("prompts/prompts", "id"), ("candidates/candidates", "prompt_id"), ("pairs/pairs", "prompt_id")):
+    kinds: tuple[tuple[str, type[Record]], ...] = (
+        ("prompts/prompts", Prompt), ("candidates/candidates", Candidate), ("pairs/pairs", PreferencePair),
+    )  # fmt: skip
+    for name, kind in kinds:
         path = iteration / f"{name}.jsonl"
-        if path.exists():
-            for _, data in read_json_lines(path):
-                if data["id"].startswith(wanted):
-                    return str(data[key])
+        for record in read_records(path, kind) if os.path.lexists(path) else ():
+            if record.id.startswith(wanted):
+                return record.prompt_id if isinstance(record, (Candidate, PreferencePair)) else record.id
     return None
 
 
-def _of_prompt(path: Path, prompt_id: str) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from (data for _, data in read_json_lines(path) if data["prompt_id"] == prompt_id)
+def _of_prompt(path: Path, kind: type[Candidate | Judgement | PreferencePair], prompt_id: str) -> list[dict[str, Any]]:
+    if not os.path.lexists(path):
+        return []
+    return [record.to_json() for record in read_records(path, kind) if record.prompt_id == prompt_id]
 
 
 def item(run_dir: Path, wanted: str) -> dict[str, Any]:
@@ -44,10 +50,10 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
         return {
             "iteration": iteration.name,
             "prompt": prompts[0].to_json() if prompts else {"id": prompt_id},
-            "candidates": list(_of_prompt(iteration / "candidates/candidates.jsonl", prompt_id)),
-            "judgements": list(_of_prompt(iteration / "judge/judgements.jsonl", prompt_id)),
-            "pairs": list(_of_prompt(iteration / "pairs/pairs.jsonl", prompt_id)),
-            "dropped": [d["reason"] for d in _of_prompt(iteration / "pairs/dropped.jsonl", prompt_id)],
+            "candidates": _of_prompt(iteration / "candidates/candidates.jsonl", Candidate, prompt_id),
+            "judgements": _of_prompt(iteration / "judge/judgements.jsonl", Judgement, prompt_id),
+            "pairs": _of_prompt(iteration / "pairs/pairs.jsonl", PreferencePair, prompt_id),
+            "dropped": [d.reason for d in read_dropped(iteration / "pairs/dropped.jsonl") if d.prompt_id == prompt_id],
         }
     require_run(run_dir)
     raise DataError(

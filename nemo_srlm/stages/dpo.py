@@ -77,4 +77,4 @@ def _run(ctx: Context) -> None:
     fit_dpo(start(job), fitted, replay, section, held, reference)
 
 
-STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.check)
+STAGE = Stage("dpo", "train", _inputs, _identity, _run, training.summary, check=training.checks("dpo"))

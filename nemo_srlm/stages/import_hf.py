@@ -25,7 +25,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
     source = _source(cfg)
     kept = [path for name in FILES if (path := source / name).exists()]
-    small = {path.name: file_digest(path) for path in sorted({*source.glob("*.json"), *kept})}
+    small = {path.name: file_digest(path) for path in sorted({*source.glob("*.json"), *kept}) if path.is_file()}
     weights = {
         path.name: path.stat().st_size for path in sorted([*source.glob("*.safetensors"), *source.glob("*.bin")])
     }

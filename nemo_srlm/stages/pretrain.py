@@ -43,4 +43,4 @@ def _run(ctx: Context) -> None:
     fit(start(job), sft_task(fitted, job.seed, weight), validation)
 
 
-STAGE = Stage("pretrain", "train", _inputs, _identity, _run, training.summary, check=training.check)
+STAGE = Stage("pretrain", "train", _inputs, _identity, _run, training.summary, check=training.checks("pretrain"))

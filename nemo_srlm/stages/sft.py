@@ -24,4 +24,4 @@ def _run(ctx: Context) -> None:
     training.fit_sft(ctx, training.seed_documents(ctx, chat, dropped), dropped)
 
 
-STAGE = Stage("sft", "train", _inputs, _identity, _run, training.summary, check=training.check)
+STAGE = Stage("sft", "train", _inputs, _identity, _run, training.summary, check=training.checks("sft"))

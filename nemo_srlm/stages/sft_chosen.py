@@ -37,4 +37,4 @@ def _run(ctx: Context) -> None:
     training.fit_sft(ctx, used, dropped)
 
 
-STAGE = Stage("sft_chosen", "train", _inputs, _identity, _run, training.summary, check=training.check)
+STAGE = Stage("sft_chosen", "train", _inputs, _identity, _run, training.summary, check=training.checks("sft"))

@@ -13,7 +13,8 @@ import os
 import warnings
 from pathlib import Path
 
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.core.files import decoded, read_json
+from nemo_srlm.errors import CheckpointError, DataError
 
 COMPLETE_FILE = "complete.json"  # file name -> bytes
 FINAL = "final"
@@ -41,9 +42,9 @@ def mark_complete(directory: Path) -> None:
 def incomplete_reason(directory: Path) -> str:
     """ "" for a complete checkpoint directory, else what is wrong with it."""
     try:
-        sizes = json.loads((directory / COMPLETE_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        return f"no readable {COMPLETE_FILE} ({error})"
+        sizes = decoded(read_json(directory / COMPLETE_FILE), dict[str, int], directory / COMPLETE_FILE)
+    except DataError as error:
+        return f"no readable {COMPLETE_FILE} ({error.found})"
     for name, size in sizes.items():
         path = directory / name
         if not path.is_file():

@@ -191,7 +191,7 @@ def test_every_choice_refuses_another_word(key: str, value: object, rule: Rule):
     [
         ("dpo.beta=nan", r"dpo\.beta: nan; expected a finite number, more than 0"),
         ("dpo.nll_weight=inf", r"dpo\.nll_weight: inf; expected a finite number, 0 or more"),
-        ("model.num_layers=0", r"model\.num_layers: 0; expected 1 or more"),
+        ("model.num_layers=0", r"model\.num_layers: 0; expected 1 to 10000"),
         ("sft.dropout=1.0", r"sft\.dropout: 1\.0; expected a finite number, 0 or more, less than 1"),
         ("eval.alpaca.top_p=0", r"eval\.alpaca\.top_p: 0\.0; expected a finite number, more than 0, at most 1"),
         ("cluster.hang.work=-1", r"cluster\.hang\.work: -1; expected 0 or more"),

@@ -33,7 +33,12 @@ def test_a_float_is_finite_and_the_message_says_so(value: str):
         ("dpo.beta=abc", "dpo.beta", "'abc'", FINITE),
         ("dpo.beta.x=1", "dpo.beta", "{'x': 1}", FINITE),
         ("run.arm=null", "run.arm", "null", "one of self, random, sft_only, external, oracle"),
-        ("run.wandb=null", "run.wandb", "null", "a text"),
+        ("run.reuse=null", "run.reuse", "null", "a text"),
+        ("run.reuse=false", "run.reuse", "false", "a text"),
+        ("eval.prompts=1.50", "eval.prompts", "1.5", "a text"),
+        ("dpo.beta=true", "dpo.beta", "true", FINITE),
+        ("dpo.max_steps=false", "dpo.max_steps", "false", "a whole number, 0 or more"),
+        ("eval.kl=1", "eval.kl", "1", "true or false"),
         ("run.root=[a]", "run.root", "['a']", "a text, not empty"),
         ("prompts.ascii_start=maybe", "prompts.ascii_start", "'maybe'", "true or false"),
         ("prompts.starts=a", "prompts.starts", "'a'", "a list of texts that are not blank"),
@@ -66,7 +71,7 @@ def test_other_mistakes_of_composition_are_config_errors(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"dpo\.beta: Interpolation key 'x' not found"):
         compose("tiny", ["dpo.beta=${x}"])
     (tmp_path / "config.yaml").write_text("[1, 2]\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml: \[1, 2\]; expected sections"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: a list; expected sections"):
         load_resolved_config(tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_reference_answers_of_fastchats_file_replace_the_questions_own(tmp_path:
     path.write_text('{"question_id": 101, "choices": [{"index": 0, "turns": ["x", "y"]}]}\n', encoding="utf-8")
     assert [q.reference for q in mtbench.with_references(Q, path)] == [(), ("x", "y")]
     path.write_text('{"question_id": 101}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"gpt-4\.jsonl:1: no answer"):
+    with pytest.raises(DataError, match=r"gpt-4\.jsonl:1: .*`choices`"):
         mtbench.with_references(Q, path)
 
 
@@ -94,9 +94,9 @@ def test_the_eighty_real_questions_are_read():
 def test_what_is_no_question_is_refused_with_its_line(tmp_path: Path):
     path = tmp_path / "question.jsonl"
     path.write_text('{"question_id": 1, "category": "writing", "turns": ["only one"]}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"question\.jsonl:1: 1 turns"):
+    with pytest.raises(DataError, match=r"question\.jsonl:1: .*length 2, got 1"):
         mtbench.read_questions(path)
     prompts = tmp_path / "judge_prompts.jsonl"
-    prompts.write_text('{"name": "single-v1"}\n', encoding="utf-8")
+    prompts.write_text('{"name": "single-v1", "prompt_template": "{answer}", "system_prompt": ""}\n', encoding="utf-8")
     with pytest.raises(DataError, match="prompts missing"):
         mtbench.read_judge_prompts(prompts)

@@ -48,3 +48,20 @@ def test_a_manifest_cut_short_is_an_error_that_says_what_to_remove(tmp_path: Pat
     (tmp_path / manifest.NAME).write_text('{"stage": ')
     with pytest.raises(DataError, match="remove"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"metrics": {}}, {"fingerprint": "x"}, {"more": 1}, {"iteration": "1"}])
+def test_a_manifest_that_was_changed_is_refused_and_one_without_digest_is_read(
+    tmp_path: Path, change: dict[str, object]
+):
+    made = manifest.Manifest("judge", 1, "f", {"stage": "judge"}, {"pairs": 3}, {"started": 0.5})
+    manifest.write(tmp_path, made)
+    read = manifest.read(tmp_path)
+    assert read is not None
+    assert (read.metrics, len(read.digest)) == (made.metrics, 64)
+    data = json.loads((tmp_path / manifest.NAME).read_text())
+    (tmp_path / manifest.NAME).write_text(json.dumps({**data, "digest": ""}))  # of an earlier version
+    assert manifest.read(tmp_path) == made
+    (tmp_path / manifest.NAME).write_text(json.dumps(data | change))
+    with pytest.raises(DataError, match=r"manifest\.json: "):
+        manifest.read(tmp_path)

@@ -16,7 +16,7 @@ from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
-from nemo_srlm.core.files import read_json, write_atomic, write_json
+from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
 from nemo_srlm.core.stage import Kind, run_directory
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.lock import locked
@@ -63,7 +63,8 @@ def submitted(run_dir: Path) -> bool:
 
 
 def record_of(run_dir: Path) -> list[Submitted]:
-    return [Submitted(**row) for row in read_json(run_dir / FOLDER / RECORD)] if submitted(run_dir) else []
+    path = run_dir / FOLDER / RECORD
+    return decoded(read_json(path), list[Submitted], path, "the jobs of a submission") if submitted(run_dir) else []
 
 
 def active(run_dir: Path) -> list[Active]:

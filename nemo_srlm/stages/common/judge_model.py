@@ -23,7 +23,8 @@ def judge_files(path: str, setting: str) -> dict[str, Any]:
     directory = Path(path)
     if not (directory / "config.json").is_file():
         raise ConfigError(setting, f"{directory} has no config.json", "an HF model directory")
-    small = {file.name: file_digest(file) for file in sorted([*directory.glob("*.json"), *directory.glob("*.jinja")])}
+    texts = sorted([*directory.glob("*.json"), *directory.glob("*.jinja")])
+    small = {file.name: file_digest(file) for file in texts if file.is_file()}
     return {**small, **{file.name: file.stat().st_size for file in sorted(directory.glob("*.safetensors"))}}
 
 

@@ -1,10 +1,11 @@
 """Training in a stage: its identity and job, records as documents, the held-out part, the summary of its metrics."""
 
+import functools
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nemo_srlm.config.fields import identity
@@ -18,6 +19,7 @@ from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.stages.common.seed_files import CONVERSATIONS
 from nemo_srlm.train import trackers
+from nemo_srlm.train.layout import check_batches, check_layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,9 +94,17 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     )  # fmt: skip
 
 
-def check(cfg: Config) -> None:
-    """Raises ConfigError for a tracker that is asked for and not installed."""
+def check(cfg: Config, name: str) -> None:
+    """Raises ConfigError for a tracker that is asked for and not installed, and for a layout or batches that are impossible.
+    `name`: the section of the training."""
     trackers.check(cfg.run.wandb)
+    check_layout(cfg.model, cfg.parallel)
+    check_batches(name, getattr(cfg, name), cfg.parallel)
+
+
+def checks(name: str) -> Callable[[Config], None]:
+    """`check` of the section `name`, for a stage."""
+    return functools.partial(check, name=name)
 
 
 def open_tokenizer(ctx: Context) -> "Tokenizer":

@@ -1,0 +1,47 @@
+"""What a run will need is looked at before it begins: templates, model directories, keys, layouts, another run to reuse."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.compose import compose
+from nemo_srlm.errors import UserError
+from nemo_srlm.launch.plan import remaining
+
+ENDPOINT = (
+    "api.stages=[select]",
+    "api.url=http://127.0.0.1:1/v1",
+    "api.model=m",
+    "select.every=10",
+    "world.split=test",
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["judge.template=nowhere"], "nowhere: no such template file"),
+        (["prompts.writer_path=nowhere"], "nowhere: no config.json"),
+        (["run.reuse=nowhere"], r"run\.reuse: nowhere has no config\.yaml"),
+        (["sft.global_batch=31"], r"sft\.global_batch: 31"),
+        (["parallel.tensor=3"], r"parallel\.processes: "),
+        (["run.arm=external", "pairs.files=[nowhere]"], "nowhere: no such file"),
+        ([*ENDPOINT, "select.stages=[dpo]"], r"api\.key_variable: OPENAI_API_KEY is not in the environment"),
+        (
+            ["import_hf.path=nowhere", "world.enabled=false", "seed.files=[x]", "eft.source=ranks"],
+            "nowhere|x: no such file",
+        ),
+    ],
+)
+def test_what_is_absent_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], words: str
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=words):
+        remaining(compose("tiny", settings), tmp_path)
+
+
+def test_a_good_config_has_all_of_its_stages_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
+    cfg = compose("tiny", [*ENDPOINT, "select.stages=[dpo]"])
+    assert len(remaining(cfg, tmp_path)) > 30
