@@ -31,6 +31,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 def check_model(path: Path, tokenizer: Tokenizer, section: GenerateSection) -> tuple[dict[str, Any], int]:
     """(config.json, max_model_len) of an HF directory. Raises CheckpointError or EngineError before vLLM is loaded."""
+    if not (path / "config.json").exists():
+        raise CheckpointError(path, "no config.json", "an HF model directory")
     config = _object(path / "config.json")
     for name in ("vocab_size", "max_position_embeddings"):
         if type(config.get(name)) is not int:

@@ -30,7 +30,7 @@ def test_what_is_no_setting_is_refused(words: list[str], capsys: pytest.CaptureF
         (["dpo.bta=1"], "dpo.bta"),
         (["dpo.beta=much"], "dpo.beta"),
         (["seed.files=[{tmp}/absent.trees.jsonl.gz]"], "absent.trees.jsonl.gz: no such file"),
-        (["seed.files=[{tmp}/empty.jsonl]"], "empty.jsonl: no first turn for IFT"),
+        (["seed.files=[{tmp}/empty.jsonl]", "cluster.check_paths=false"], "empty.jsonl: no first turn for IFT"),
     ],
 )
 def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_done(
@@ -56,8 +56,10 @@ def test_a_mistake_is_one_message_without_a_traceback_and_leaves_nothing_as_if_d
     ],
 )  # fmt: skip
 def test_an_input_that_is_not_named_is_asked_for_before_the_run_begins(
-    tmp_path: Path, overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, overrides: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("What is it?\n")
     assert cli.main(["run", "--config-name", "real", f"run.root={tmp_path}", *overrides]) == 2
     told = capsys.readouterr()
     assert f"error: {said}" in told.err
