@@ -39,7 +39,7 @@ def build(cfg: Config, rank: int, dropout: float) -> tuple[int, int, list[Any]]:
     from nemo_srlm.train.megatron.model import build_model
 
     p = cfg.parallel
-    accelerator.prepare()
+    accelerator.prepare(1)
     dist.init_process_group("fake", rank=rank, world_size=world_size(p), store=FakeStore())
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=p.tensor,

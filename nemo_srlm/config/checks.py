@@ -268,7 +268,7 @@ def _unread(cfg: Config) -> None:
             "run.arm=external, which trains on the preferences of files",
             "set run.arm=external, or leave pairs.files out (a judge is measured on such files by eval.preferences)",
         )  # fmt: skip
-    if not cfg.import_hf.path:  # the directory decides on the format
+    if cfg.world.enabled:  # else the model directory decides on the format, which config/imported.py reads
         refuse_unread_arguments(cfg)
 
 

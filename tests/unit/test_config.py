@@ -241,7 +241,9 @@ def test_the_fingerprints_of_runs_with_external_data_are_those_they_had_under_th
 def test_every_setting_is_described_with_type_default_allowed_values_and_use():
     text = describe()
     for key, value, rule in SETTINGS:
-        assert re.search(rf"^{re.escape(key)}: \S+.* = {re.escape(json.dumps(value))}$", text, re.M), key
+        assert re.search(
+            rf"^{re.escape(key)}: \S+.* = {re.escape(json.dumps(value, ensure_ascii=False))}$", text, re.M
+        ), key
         assert rule.allowed() in text
     assert describe("dpo.beta") == (
         "dpo.beta: float = 0.1\n    a finite number, more than 0; identity\n"
