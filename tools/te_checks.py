@@ -55,7 +55,7 @@ def pretended_gpu() -> Iterator[None]:
     """While modules are built: the answers of an H100, though every tensor lies on the CPU."""
     from nemo_srlm.train.megatron import accelerator
 
-    accelerator.prepare()
+    accelerator.prepare(1)
     with (
         mock.patch.object(torch.cuda, "is_available", return_value=True),
         mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
@@ -73,7 +73,7 @@ def group(parallel: ParallelSection, rank: int = 0) -> Iterator[None]:
 
     from nemo_srlm.train.megatron import accelerator, setup
 
-    accelerator.prepare()
+    accelerator.prepare(1)
     if parallel.processes == 1:
         dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     else:
