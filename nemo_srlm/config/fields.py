@@ -85,11 +85,11 @@ class Rule:
         return True
 
     def _is_text(self, value: str) -> bool:
-        """Whether the characters are those of a text: no NUL, no half of a surrogate pair; of a name or a path, which neither
-        `free` nor a pattern says to be anything else: no control characters, and no blanks at its ends."""
+        """Whether the characters are those of a text: no NUL, no half of a surrogate pair; where it is not `free` (a name or a
+        path) no control characters, and no blanks at its ends that no pattern allows."""
         if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
             return False
-        return self.free or bool(self.pattern) or (value == value.strip() and not CONTROL.search(value))
+        return self.free or not (CONTROL.search(value) or (not self.pattern and value != value.strip()))
 
     def expected(self, value: Any) -> str:
         """What is allowed in the place of `value`, in words for an error message."""

@@ -80,10 +80,18 @@ class PromptsSection(SamplingSection):
     min_words: int = number(4, at_least=0)
     max_words: int = number(150, at_least=1)
     keywords: list[str] = setting(
-        list(KEYWORDS), "reject a prompt that holds one of these words", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS
+        list(KEYWORDS),
+        "reject a prompt that holds one of these words",
+        pattern=NOT_BLANK,
+        allowed=NOT_BLANK_WORDS,
+        free=True,
     )
     starts: list[str] = setting(
-        ["Write a program"], "reject a prompt that starts with one of these", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS
+        ["Write a program"],
+        "reject a prompt that starts with one of these",
+        pattern=NOT_BLANK,
+        allowed=NOT_BLANK_WORDS,
+        free=True,
     )
     ascii_start: bool = setting(True, "reject a first character that is punctuation or not ASCII")
     tokenization: str = choice(
@@ -91,19 +99,19 @@ class PromptsSection(SamplingSection):
     )
     separators: list[str] = setting(
         list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark",
-        pattern="(?s:.+)", allowed="a list of texts that are not empty",
+        pattern="(?s:.+)", allowed="a list of texts that are not empty", free=True,
     )  # fmt: skip
     input_marks: list[str] = setting(
         ["\nInput:"], "separators too, behind which a task has an input: the prompt is rejected unless that is empty or `None`",
-        pattern="(?s:.+)", allowed="a list of texts that are not empty", added=True,
+        pattern="(?s:.+)", allowed="a list of texts that are not empty", free=True, added=True,
     )  # fmt: skip
     input_words: list[str] = setting(
         list(INPUT_WORDS), "reject a prompt whose last sentence points to a text with these words, and nothing follows; or that "
-        "ends with a colon", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, added=True,
+        "ends with a colon", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, free=True, added=True,
     )  # fmt: skip
     openings: list[str] = setting(
         list(OPENINGS), "regular expressions, in any case: removed from the start of a written prompt, as the template's label",
-        pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, added=True,
+        pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, free=True, added=True,
     )  # fmt: skip
 
 
