@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 
 _OLDEST = (3, 11)  # requires-python of pyproject.toml
 # the modules of pyproject.toml's dependencies
-_LIGHT = ("hydra", "jinja2", "msgspec", "numpy", "omegaconf", "rapidfuzz", "regex", "rich", "yaml")
+_LIGHT = ("hydra", "jinja2", "msgspec", "numpy", "omegaconf", "rapidfuzz", "regex", "rich", "scipy", "yaml")
 
 
 def _unfit() -> str:

@@ -21,6 +21,7 @@ from nemo_srlm.core.terminal import console, print_log, say
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch import estimate, redo
 from nemo_srlm.launch.arguments import count_or_zero, stage_ref
+from nemo_srlm.report import verbs as verbs_of_results
 
 OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's way:
   nemo-srlm run dpo.beta=0.2 iterations=4 run.name=beta02
@@ -170,18 +171,6 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _alpaca(args: argparse.Namespace) -> int:
-    from nemo_srlm.evaluate import alpaca_rows
-
-    if (args.run is None) != (args.model is None):
-        raise UserError("--run and --model", "one without the other", "both, or none")
-    row = alpaca_rows.row_of(args.file, args.calibration)
-    say(json.dumps(row, indent=1) if args.json else alpaca_rows.as_text(row))
-    if args.run:
-        say(f"stored for the report in {alpaca_rows.save_row(args.run, args.model, row)}", error=True)
-    return 0
-
-
 def _config(args: argparse.Namespace) -> int:
     from nemo_srlm.config.compose import as_yaml
 
@@ -245,16 +234,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("report", _report, "Write the HTML report of one run, or of several beside each other.")
     p.add_argument("run_dirs", nargs="*", type=Path, help="default: the latest run")
     p.add_argument("--out", type=Path, help="default: report.html in the first run's directory")
-    p = verb(
-        "alpaca", _alpaca, "AlpacaEval 2: win rate, error, discrete and length-controlled win rate of annotations."
-    )
-    p.add_argument("file", type=Path, metavar="ANNOTATIONS", help="annotations.json (.gz) of the alpaca_eval package")
-    p.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="df_gamed.csv, or tools/alpaca_calibration.py's JSON"
-    )
-    p.add_argument("--run", type=Path, metavar="RUN_DIR", help="keep the row for the report of this run")
-    p.add_argument("--model", metavar="M1", help="the model of that run whose responses were judged")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    verbs_of_results.add(verb, latest_run)
     p = verb("plan", _plan, "The Slurm jobs that `submit` would submit, as a table.")
     _config_arguments(p)
     p = verb(

@@ -94,17 +94,30 @@ def _response(model: str, k: int, generator: random.Random) -> str:
     return f"{base}{extra}" if generator.random() < 0.7 else f"apple, banana, axe {k}.{extra}"
 
 
+def ranked_replies() -> list[RankedReply]:
+    """60 held-out instructions with four ranked replies each."""
+    return [
+        RankedReply(content_id("ranked", i, rank), str(i), "question", "answer", rank)
+        for i in range(60)
+        for rank in range(4)
+    ]
+
+
 def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:
     suffix = "_baseline" if model == "baseline" else ""
     prompts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
     responses, scores = [], []
     mean = ORACLE[cfg.run.arm].get(model, 3.8)
-    for k, prompt in enumerate(prompts):
+    levels = [min(5, max(0, round(generator.gauss(mean, 1.2)))) for _ in prompts]
+    while (missing := round(mean * len(levels)) - sum(levels)) != 0:  # exactly the mean that the manifest states
+        k = generator.randrange(len(levels))
+        levels[k] = min(5, max(0, levels[k] + (1 if missing > 0 else -1)))
+    for k, (prompt, level) in enumerate(zip(prompts, levels, strict=True)):
         prompt_id = content_id("prompt", prompt)
         text = _response(model, k, generator)
         candidate = Candidate(content_id("candidate", prompt_id, 0), prompt_id, 0, text, "stop", len(text.split()))
         responses.append(candidate)
-        scores.append({"id": candidate.id, "level": min(5, max(0, round(generator.gauss(mean, 1.2))))})
+        scores.append({"id": candidate.id, "prompt_id": prompt_id, "level": level, "correctness": float(k % 3 > 0)})
     _records(run_dir, t, f"eval_responses{suffix}", "responses.jsonl", list(responses))
     _write(run_dir, clock, t, f"eval_responses{suffix}", {"drift": drift.response_metrics(responses)}, 11)
     directory = run_dir / f"iter{t}" / f"eval_oracle{suffix}"
@@ -120,17 +133,17 @@ def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, ge
         },
     }  # fmt: skip
     _write(run_dir, clock, t, f"eval_oracle{suffix}", oracle, 1)
-    replies, judgements = [], {}
+    replies, judgements = ranked_replies(), {}
     for i in range(60):
         for rank in range(4):
-            reply = RankedReply(content_id(model, i, rank), str(i), "question", "answer", rank)
-            replies.append(reply)
+            reply = replies[4 * i + rank]
             draws = tuple(
                 None if generator.random() < 0.03 else min(5.0, max(0.0, round(generator.gauss(4 - rank * 0.7, 1.6))))
                 for _ in range(3)
             )
             judgements[reply.id] = Judgement(reply.id, str(i), draws, ("",) * 3, ("stop",) * 3)
-    _write(run_dir, clock, t, f"eval_reward{suffix}", reward_metrics(replies, judgements, 2, 200, 0), 14)
+    _records(run_dir, t, f"eval_reward{suffix}", "judgements.jsonl", list(judgements.values()))
+    _write(run_dir, clock, t, f"eval_reward{suffix}", reward_metrics(replies, judgements, 2), 14)
 
 
 def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, generator: random.Random) -> None:
@@ -162,7 +175,7 @@ def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, ge
         )
         for r in replies
     }
-    files = {"ultrafeedback_test_prefs.parquet": reward_metrics(replies, judged, 2, 100, 0)}
+    files = {"ultrafeedback_test_prefs.parquet": reward_metrics(replies, judged, 2)}
     _write(run_dir, clock, t, f"eval_preferences{suffix}", {"files": files}, 60)
     if t:
         found = {"kl": 0.031 * t, "se_kl": 0.002, "tokens": 90_000, "responses": 256, "failed": 0}
@@ -177,7 +190,7 @@ def _benchmarks(run_dir: Path, clock: Clock, model: str, t: int, suffix: str, ge
 
 def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, generator: random.Random) -> None:
     names = ["baseline", *(f"M{k + 1}" for k in range(t))]
-    rows = []
+    rows, every = [], []
     for other in names:
         gain = ORACLE[cfg.run.arm].get(model, 3.8) - ORACLE[cfg.run.arm].get(other, 3.8)
         results = []
@@ -186,7 +199,7 @@ def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, 
             outcome = "win" if x > 0.5 else "loss" if x < -0.5 else "tie"
             results.append(
                 Comparison(
-                    str(k),
+                    content_id(model, other, k),
                     str(k),
                     model,
                     other,
@@ -196,6 +209,7 @@ def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, 
                     other_words=7,
                 )
             )
+        every += results
         rows.append(
             {
                 "model": model,
@@ -206,6 +220,7 @@ def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, 
                 "judge": "oracle",
             }
         )
+    _records(run_dir, t, "eval_h2h", "comparisons.jsonl", list(every))
     _write(run_dir, clock, t, "eval_h2h", {"comparisons": rows}, 1)
 
 
@@ -301,6 +316,7 @@ def build(
         return run_dir
     texts = [f"Please help. List the first {n} fruits. {SCRIPT if n == 3 else ''}" for n in range(60)]
     _records(run_dir, 0, "held_out", "eval_prompts.jsonl", [Prompt(content_id("prompt", t), t, "eval") for t in texts])
+    _records(run_dir, 0, "held_out", "ranked_valid.jsonl", list(ranked_replies()))
     _write(run_dir, clock, 0, "world", {"documents": 60000}, 9)
     examples = [SftExample(content_id("sft", k), f"question {k}", "answer", "ift") for k in range(80)]
     _records(run_dir, 0, "seed", "ift.jsonl", list(examples))

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from nemo_srlm.evaluate.alpaca import instruction_key
+
 BASELINE, GAMED, JUDGE = "gpt4_1106_preview", ("verbose", "concise"), "weighted_alpaca_eval_gpt4_turbo"
 WEIGHTS = f"src/alpaca_eval/metrics/weights/{JUDGE}/length_controlled_v1/baseline_{BASELINE}.csv"
 
@@ -82,6 +84,7 @@ def main() -> None:
             sums.append(gamed.T @ sigmoid(gamed @ w[:2]) - 10 * (gradient[:2] - np.sign(w[:2]) * penalty))
     data = {
         "source": f"tatsu-lab/alpaca_eval (data: CC BY-NC 4.0); difficulty from {used}, sums from {len(sums)} models",
+        "instructions": [instruction_key(text) for text in place],
         "difficulty": [round(float(v), 6) for v in difficulty],
         "gamed_length_deltas": [[int(v) for v in d] for d in deltas],
         "gamed_weights": [[float(v) for v in weights[f"{BASELINE}_{g}"]] for g in GAMED],

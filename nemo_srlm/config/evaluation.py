@@ -84,8 +84,10 @@ class EvalSection(SamplingSection):
         "", 'HF directory of the judge; "" = in the tiny world the oracle, else the newest policy'
     )
     bootstrap: int = number(
-        1000, "bootstrap draws for confidence intervals; 0 = no intervals", at_least=0, at_most=100_000
-    )
+        1000, "0 = no intervals in eval_reward and eval_preferences. Any other number gives the same ones (it was the number of "
+        "bootstrap draws, and stays because finished runs have it in their fingerprints)",
+        at_least=0, at_most=100_000,
+    )  # fmt: skip
 
 
 @dataclass

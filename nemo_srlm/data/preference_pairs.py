@@ -1,9 +1,10 @@
 """External preferences: files of chosen and rejected responses (such as UltraFeedback) -> preference pairs.
 
 JSONL (also .gz), or parquet. `chosen` and `rejected` are texts beside a `prompt`, or lists of
-messages [{"role": "user"}, {"role": "assistant"}], or Anthropic HH's "Human: ... Assistant: ..."; optional scores:
-chosen_score / rejected_score, or score_chosen / score_rejected. Left out and counted: conversations of several turns,
-empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
+messages [{"role": "user"}, {"role": "assistant"}], or the assistant's alone beside a `prompt` of messages (TRL), or Anthropic
+HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected. Left out
+and counted: conversations of several turns, empty or equal texts, equal scores, a chosen score below the rejected one,
+duplicates.
 """
 
 import math
@@ -101,7 +102,9 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
     """The row's pair, or the reason why it is not usable. Raises DataError for a row that is not a preference."""
     if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
         raise DataError(where, f"no {' and no '.join(missing)}", "a row with chosen and rejected")
-    sides = [_single_turn(row[name], where) for name in ("chosen", "rejected")]
+    asked = row["prompt"] if isinstance(row.get("prompt"), list) else []  # TRL's explicit prompt: messages before both
+    sides = [_single_turn([*asked, *row[name]] if asked and isinstance(row[name], list) else row[name], where)
+             for name in ("chosen", "rejected")]  # fmt: skip
     if any(side is None for side in sides):
         return "several_turns"
     (chosen_prompt, chosen), (rejected_prompt, rejected) = (side for side in sides if side is not None)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nemo_srlm.core.records import content_id
 from nemo_srlm.errors import DataError
 
 Array = npt.NDArray[np.float64]
@@ -33,13 +34,15 @@ class Annotation:
     baseline_output: str
     model_output: str
     generator: str
+    instruction: str = ""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What the authors fitted over the leaderboard.
 
-    `difficulty` [805]: of each instruction of the evaluation set, by its place. `gamed` [G, 2]: tanh of the standardised
+    `difficulty` [805]: of each instruction of the evaluation set, in the set's order; `instructions` [805]: their keys
+    (`instruction_key`), empty where the file does not say. `gamed` [G, 2]: tanh of the standardised
     length difference, and the difficulty, of each annotation of the two gamed baselines (GPT-4 prompted to be verbose,
     and to be concise). `labels` [G]: their preferences. `sums` [2]: gamed.T @ labels, which is all that a fit needs of the
     labels; the choice of the penalty needs the labels themselves, where approximate ones are good enough.
@@ -49,6 +52,12 @@ class Calibration:
     gamed: Array
     sums: Array
     labels: Array
+    instructions: tuple[str, ...] = ()
+
+
+def instruction_key(text: str) -> str:
+    """What an instruction is recognised by: a digest, so that a calibration need not hold the texts."""
+    return content_id("alpaca", text)
 
 
 def win_rate(annotations: Sequence[Annotation]) -> dict[str, Any]:
@@ -85,20 +94,15 @@ def length_controlled(annotations: Sequence[Annotation], calibration: Calibratio
     """{"length_controlled_winrate", "lc_standard_error" (both in percent), "penalty": C, "length", "difficulty", "model"}.
 
     The generalised linear model of arXiv 2404.04475: logit p = length * tanh(dl / std(dl)) + difficulty * d + model, where dl is
-    the difference in characters and d the instruction's calibrated difficulty; the rate is the mean of p at dl = 0. An
-    annotation is matched to its difficulty by its place in the file, as the alpaca_eval package does.
-    Raises DataError with more annotations than the calibration has instructions, and without any preference.
+    the difference in characters and d the instruction's calibrated difficulty; the rate is the mean of p at dl = 0. The
+    annotations may have any order. Raises DataError unless they are exactly the calibration's instructions, each once, and
+    without any preference.
     """
-    if len(annotations) > len(calibration.difficulty):
-        raise DataError(
-            "annotations",
-            f"{len(annotations)} of them",
-            f"at most the {len(calibration.difficulty)} of the calibration",
-        )
+    annotations = in_order(annotations, calibration)
     delta = np.array([len(a.baseline_output) - len(a.model_output) for a in annotations], dtype=np.float64)
     spread = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
     length = np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
-    difficulty = calibration.difficulty[: len(annotations)]
+    difficulty = calibration.difficulty
     x_all = np.stack([length, difficulty, np.ones_like(length)], axis=1)
     known = np.array([a.preference is not None for a in annotations])
     y = np.array([a.preference for a in annotations if a.preference is not None])
@@ -116,6 +120,33 @@ def length_controlled(annotations: Sequence[Annotation], calibration: Calibratio
         "difficulty": float(w[1]),
         "model": float(w[2]),
     }
+
+
+def in_order(annotations: Sequence[Annotation], calibration: Calibration) -> list[Annotation]:
+    """The annotations in the calibration's order, matched by instruction. Raises DataError unless they are all of it."""
+    number = len(calibration.difficulty)
+    if len(calibration.instructions) != number:
+        raise DataError(
+            "calibration", "it does not say which instructions its difficulties are of", "the evaluation set in its order",
+            "give --instructions alpaca_eval_gpt4_baseline.json, or make the calibration again with tools/alpaca_calibration.py",
+        )  # fmt: skip
+    found: dict[str, Annotation] = {}
+    for annotation in annotations:
+        key = instruction_key(annotation.instruction)
+        if key in found:
+            raise DataError("annotations", f"twice: {annotation.instruction[:80]!r}", "every instruction once")
+        found[key] = annotation
+    if unknown := [a.instruction for k, a in found.items() if k not in set(calibration.instructions)]:
+        raise DataError(
+            "annotations", f"{len(unknown)} instructions that the calibration does not know, the first: {unknown[0][:80]!r}",
+            f"the {number} of the evaluation set",
+        )  # fmt: skip
+    if missing := sum(key not in found for key in calibration.instructions):
+        raise DataError(
+            "annotations", f"{missing} of the {number} instructions are missing", "all: the rate of a part is another one",
+            "annotate the rest; a judge that gave no answer leaves preference null",
+        )  # fmt: skip
+    return [found[key] for key in calibration.instructions]
 
 
 def fit(x: Array, y: Array, gamed: Array, sums: Array, penalty: float, start: Array | None = None) -> Array:

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from nemo_srlm.config.text_files import text_file
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluate.alpaca import Annotation, Calibration, sigmoid
+from nemo_srlm.evaluate.alpaca import Annotation, Calibration, instruction_key, sigmoid
 
 
 def write_outputs(path: Path, prompts: Sequence[Prompt], responses: Iterable[Candidate], generator: str) -> int:
@@ -58,16 +59,30 @@ def read_annotations(path: Path) -> list[Annotation]:
         if wrong := [f for f in ("instruction", "output_1", "output_2", "generator_2") if not isinstance(row[f], str)]:
             raise DataError(where, f"{wrong[0]}: a {type(row[wrong[0]]).__name__}", "a text")
         share = preference(row["preference"], where)
-        found.append(Annotation(share, row["output_1"], row["output_2"], row["generator_2"]))
+        found.append(Annotation(share, row["output_1"], row["output_2"], row["generator_2"], row["instruction"]))
     if len(names := {a.generator for a in found}) > 1:
         raise DataError(path, f"annotations of several models: {sorted(names)[:3]}", "one model per file")
     return found
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path, instructions: Path | None = None) -> Calibration:
     """The authors' df_gamed.csv (data set tatsu-lab/alpaca_eval), or the JSON summary that tools/alpaca_calibration.py
-    derives from their public annotations. Raises DataError."""
-    return _from_csv(path) if path.suffix == ".csv" else _from_json(path)
+    derives from their public annotations.
+
+    instructions: the evaluation set in its order (alpaca_eval_gpt4_baseline.json, or any model's outputs), for a calibration
+    that does not hold it, as df_gamed.csv. Raises DataError, also where the two do not have the same number.
+    """
+    found = _from_csv(path) if path.suffix == ".csv" else _from_json(path)
+    if instructions is None:
+        return found
+    rows = read_json(instructions)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "instruction" in row for row in rows):
+        raise DataError(
+            instructions, "no list of objects with `instruction`", "the evaluation set, as alpaca_eval has it"
+        )
+    if len(rows) != len(found.difficulty):
+        raise DataError(instructions, f"{len(rows)} instructions", f"the {len(found.difficulty)} of {path}")
+    return replace(found, instructions=tuple(instruction_key(row["instruction"]) for row in rows))
 
 
 def _from_csv(path: Path) -> Calibration:
@@ -109,10 +124,11 @@ def _from_json(path: Path) -> Calibration:
         deltas = [np.asarray(d, dtype=np.float64) for d in data["gamed_length_deltas"]]
         weights = [np.asarray(w, dtype=np.float64) for w in data["gamed_weights"]]
         sums = np.asarray(data["sums"], dtype=np.float64)
+        instructions = tuple(map(str, data.get("instructions", ())))
         with np.errstate(all="ignore"):  # _usable looks at the result
             columns = [np.stack([np.tanh(d / d.std(ddof=1)), difficulty], axis=1) for d in deltas]
             labels = [sigmoid(x @ w[:2] + w[2]) for x, w in zip(columns, weights, strict=True)]
-        found = Calibration(difficulty, np.concatenate(columns), sums, np.concatenate(labels))
+        found = Calibration(difficulty, np.concatenate(columns), sums, np.concatenate(labels), instructions)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(path, f"no calibration ({error!r})", "what tools/alpaca_calibration.py writes") from error
     return _usable(path, found)

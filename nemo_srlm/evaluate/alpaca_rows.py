@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core.files import content_digest, read_json, write_json
+from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.errors import ConfigError, DataError
 
 FOLDER = "annotations"
@@ -15,13 +17,42 @@ _NUMBERS = ("_rate", "_error", "winrate", "_length", "_total", "_wins", "_draws"
 _MODEL = re.compile(r"M\d+|baseline")
 
 
-def row_of(path: Path, calibration: Path | None) -> dict[str, Any]:
-    """win_rate, standard_error, discrete_win_rate, ... in percent; with a calibration also the length-controlled ones."""
+# Of the length-controlled rate against the public leaderboard: rows checked, within 0.01, largest difference.
+ACCURACY = (57, 39, 0.14)
+
+
+def row_of(path: Path, calibration: Path | None, instructions: Path | None = None) -> dict[str, Any]:
+    """win_rate, standard_error, discrete_win_rate, ... in percent; with a calibration also the length-controlled ones.
+
+    instructions: as in alpaca_files.read_calibration.
+    """
     from nemo_srlm.evaluate.alpaca import leaderboard_row
     from nemo_srlm.evaluate.alpaca_files import read_annotations, read_calibration
 
-    row = leaderboard_row(read_annotations(path), read_calibration(calibration) if calibration else None)
+    known = read_calibration(calibration, instructions) if calibration else None
+    row = leaderboard_row(read_annotations(path), known)
     return {**row, "file": str(path), "digest": content_digest(path)[:16]}
+
+
+def check_generator(run_dir: Path, model: str, row: dict[str, Any]) -> None:
+    """Raises DataError unless the annotated responses are those that this run's model wrote for AlpacaEval."""
+    if not _MODEL.fullmatch(model):
+        return  # save_row says what a model is
+    cfg = load_resolved_config(run_dir)
+    places = {name: (t, suffix) for name, t, suffix in evaluated_models(cfg, cfg.iterations)}
+    t, suffix = places.get(model, (-1, ""))
+    path = run_dir / f"iter{t}" / f"eval_alpaca{suffix}" / "model_outputs.json"
+    written = [entry["generator"] for entry in read_json(path)[:1]] if path.exists() else []
+    if not written:
+        raise DataError(
+            run_dir, f"{model} has written no responses to AlpacaEval", "eval_alpaca of this model",
+            "run it with eval.alpaca.prompts=FILE, or leave --run and --model out",
+        )  # fmt: skip
+    if row["generator"] != written[0]:
+        raise DataError(
+            row["file"], f"annotations of {row['generator']!r}", f"those of {written[0]!r}, which is {model} of {run_dir}",
+            "name the run and the model whose responses were judged",
+        )  # fmt: skip
 
 
 def save_row(run_dir: Path, model: str, row: dict[str, Any]) -> Path:
@@ -60,8 +91,10 @@ def as_text(row: dict[str, Any]) -> str:
         f"   ({row['n_wins']} wins, {row['n_draws']} draws, {row['n_wins_base']} losses)",
     ]
     if "length_controlled_winrate" in row:
+        rows, close, largest = ACCURACY
         lines.append(
             f"  length-controlled win rate  {row['length_controlled_winrate']:6.2f} ± {row['lc_standard_error']:.2f}"
+            f"   (against {rows} rows of the leaderboard {close} were within 0.01, the largest difference was {largest})"
         )
     else:
         lines.append(

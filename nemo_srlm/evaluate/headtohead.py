@@ -5,7 +5,6 @@ a loss only when both verdicts name the same response, otherwise a tie. The pape
 such an item is counted as unjudged, not as a tie.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nemo_srlm.core.records import Record, content_id
+from nemo_srlm.evaluate import statistics
 from nemo_srlm.judge.statements import CLOSE, OPEN, explanation, half_width, is_copy, offers_another, quoted_spans
 
 Outcome = Literal["win", "tie", "loss", "unjudged"]
 OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss", "unjudged")
-Z95 = 1.959963984540054
+SIGNS = {"win": 1.0, "tie": 0.0, "loss": -1.0}
 
 # The colon is required: "A is better than B" in the reasoning is no verdict. Lower-case "a" counts at a line's end only.
 _HEAD = re.compile(rf"better{CLOSE}*(?:response|answer|one)?{CLOSE}*:", re.IGNORECASE)
@@ -86,51 +86,44 @@ def outcome_of_scores(score: float, other: float) -> Outcome:
     return "win" if score > other else "loss" if score < other else "tie"
 
 
-def wilson(successes: float, total: float) -> tuple[float, float]:
-    """95% interval of a share by Wilson's score method; (0, 1) when `total` is 0."""
-    if total <= 0:
-        return 0.0, 1.0
-    p, zz = successes / total, Z95 * Z95 / total
-    centre, half = p + zz / 2, Z95 * math.sqrt(p * (1 - p) / total + zz / (4 * total))
-    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
-
-
 def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Counts, shares and 95% intervals of one model against another.
 
-    Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high] (Wilson), "counts",
-    "net": win - loss with "net_interval" (normal, paired per prompt), "win_rate": wins + ties / 2, "sign_p": exact
-    two-sided sign test over wins and losses, "words" and "other_words": mean lengths}. With nothing judged the shares
-    are None.
+    Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high], "counts", "judged", "prompts"
+    (with a judged comparison), "net": win - loss with "net_interval", "win_rate": wins + ties / 2, "sign_p": exact two-sided
+    sign test over prompts won and lost, "words" and "other_words": mean lengths}. The samples of one prompt are summed
+    first: intervals and test count prompts. With nothing judged the shares are None.
     """
     counts = Counter(c.outcome for c in comparisons)
-    judged = counts["win"] + counts["tie"] + counts["loss"]
-    out: dict[str, Any] = {"counts": {name: counts[name] for name in OUTCOMES}, "judged": judged}
+    judged = [c for c in comparisons if c.outcome != "unjudged"]
+    nets = statistics.grouped((c.prompt_id, SIGNS[c.outcome]) for c in judged)
+    out: dict[str, Any] = {
+        "counts": {name: counts[name] for name in OUTCOMES}, "judged": len(judged), "prompts": len(nets),
+    }  # fmt: skip
     names = ("win", "tie", "loss")
-    if judged == 0:
+    if not judged:
         empty = dict.fromkeys((*names, "net", "win_rate", "net_interval", "sign_p", "words", "other_words"))
         return {**out, **empty, "intervals": dict.fromkeys(names)}
-    shares = {name: counts[name] / judged for name in names}
-    net = shares["win"] - shares["loss"]
-    half = Z95 * math.sqrt(max(0.0, shares["win"] + shares["loss"] - net * net) / judged)
+    shares = {name: _share(judged, name) for name in names}
+    net = statistics.difference(dict.fromkeys(nets, (0.0, 1.0)), nets, span=1.0)
+    assert net is not None
     return {
         **out,
-        **shares,
-        "intervals": {name: list(wilson(counts[name], judged)) for name in names},
-        "net": net,
-        "net_interval": [net - half, net + half],
-        "win_rate": shares["win"] + shares["tie"] / 2,
-        "sign_p": sign_test(counts["win"], counts["loss"]),
+        **{name: share.value for name, share in shares.items()},
+        "intervals": {name: [share.low, share.high] for name, share in shares.items()},
+        "net": net.value,
+        "net_interval": [net.low, net.high],
+        "win_rate": shares["win"].value + shares["tie"].value / 2,
+        "sign_p": statistics.sign_test(sum(s > 0 for s, _ in nets.values()), sum(s < 0 for s, _ in nets.values())),
         "words": sum(c.words for c in comparisons) / len(comparisons),
         "other_words": sum(c.other_words for c in comparisons) / len(comparisons),
     }
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided binomial p-value of a split at least as uneven as this one under equal odds; ties are left out."""
-    n, k = wins + losses, min(wins, losses)
-    tail = sum(math.comb(n, i) for i in range(k + 1)) / (1 << n)
-    return min(1.0, 2 * tail)
+def _share(judged: Sequence[Comparison], name: str) -> statistics.Estimate:
+    found = statistics.mean(statistics.grouped((c.prompt_id, float(c.outcome == name)) for c in judged), 0.0, 1.0)
+    assert found is not None
+    return found
 
 
 def by_category(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:

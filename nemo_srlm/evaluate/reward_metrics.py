@@ -1,15 +1,16 @@
-"""The paper's five reward-model metrics on human-ranked replies, with bootstrap intervals and counts.
+"""The paper's five reward-model metrics on human-ranked replies, with intervals and counts.
 
 arXiv 2401.10020, section 3.1, "Evaluation Metrics", names the metrics. What it does not specify is defined here:
 - A reply's score is the unrounded mean of its parsed draws; with fewer than `min_valid` it has none. A reply without a
   score is in no pair and no correlation (counted), and its instruction is no exact match.
 - Pairs that humans rank equal are left out. A pair that the judge scores equal counts as half right in
   `pairwise_accuracy` (a judge that always says 4 gets .5, as guessing would) and as wrong in `pairwise_strict`.
-- Exact match: the judge orders every pair of an instruction that humans order, in the same way.
+- Exact match: the judge orders every pair of an instruction that humans order, in the same way. Without a single scored
+  pair there is none: a judge that states no score is not measured, and does not get 0.
 - Spearman and Kendall (tau-b) are averaged over instructions; one whose replies all have the same score counts as 0.
 - 5-best: of the replies with the full score, the share that humans rank best (ties for best count).
-Intervals: 95%, percentile bootstrap over INSTRUCTIONS, since replies to one instruction are not independent.
-Shapes: I instructions, B bootstrap draws, K summed quantities.
+Intervals: 95%, of statistics.py over INSTRUCTIONS, since replies to one instruction are not independent.
+Shapes: I instructions, K summed quantities.
 """
 
 import math
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.evaluate import statistics
 from nemo_srlm.judge.scores import aggregate
 
 Array = npt.NDArray[np.float64]
@@ -58,18 +60,6 @@ def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float((sx * sy).sum()) / scale if scale > 0 else None
 
 
-def bootstrap_counts(num_items: int, draws: int, seed: int) -> Array:
-    """[B, I]: how often each item is drawn in each resample of `num_items` with replacement."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=draws).astype(np.float64)
-
-
-def percentile_interval(samples: Array) -> list[float] | None:
-    """The middle 95% of the finite samples; None where there is none."""
-    finite = samples[np.isfinite(samples)]
-    return [float(v) for v in np.percentile(finite, [2.5, 97.5])] if finite.size else None
-
-
 def _one_instruction(replies: Sequence[RankedReply], scores: Sequence[float | None], max_score: float) -> list[float]:
     """The K summed quantities of one instruction, in the order of _SUMS."""
     scored = [(r.rank, s) for r, s in zip(replies, scores, strict=True) if s is not None]
@@ -91,27 +81,48 @@ def _one_instruction(replies: Sequence[RankedReply], scores: Sequence[float | No
     return [pairs, agree, tied, len(perfect), sum(r == best for r in perfect), exact, rho, tau, ranked, 1.0]
 
 
-def _ratios(sums: Array) -> dict[str, Array]:
-    """[..., K] sums -> metric -> [...]; NaN where the denominator is 0."""
-    k = {name: sums[..., i] for i, name in enumerate(_SUMS)}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {
-            "pairwise_accuracy": (k["agree"] + 0.5 * k["tied"]) / k["pairs"],
-            "pairwise_strict": k["agree"] / k["pairs"],
-            "five_best": k["perfect_best"] / k["perfect"],
-            "exact_match": k["exact"] / k["instructions"],
-            "spearman": k["spearman"] / k["ranked"],
-            "kendall": k["kendall"] / k["ranked"],
-        }
+# metric -> (numerator, denominator, smallest value); "pairs_right" is agree + tied / 2
+_RATIOS = {
+    "pairwise_accuracy": ("pairs_right", "pairs", 0.0),
+    "pairwise_strict": ("agree", "pairs", 0.0),
+    "five_best": ("perfect_best", "perfect", 0.0),
+    "exact_match": ("exact", "instructions", 0.0),
+    "spearman": ("spearman", "ranked", -1.0),
+    "kendall": ("kendall", "ranked", -1.0),
+}
+
+
+def by_instruction(
+    replies: Sequence[RankedReply], judgements: Mapping[str, Judgement], min_valid: int, max_score: float = 5
+) -> dict[str, dict[str, float]]:
+    """Instruction (with replies that humans order) -> the quantities that the metrics are ratios of."""
+    groups: dict[str, list[RankedReply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.instruction_id, []).append(reply)
+    found = {}
+    for name, group in groups.items():
+        if len({r.rank for r in group}) < 2:
+            continue
+        scores = [aggregate(j.scores, min_valid) if (j := judgements.get(r.id)) else None for r in group]
+        row = dict(zip(_SUMS, _one_instruction(group, scores, max_score), strict=True))
+        found[name] = {**row, "pairs_right": row["agree"] + 0.5 * row["tied"]}
+    return found
+
+
+def units_of(rows: Mapping[str, Mapping[str, float]], metric: str) -> statistics.Units:
+    """A metric's numerator and denominator by instruction; {} where nothing was scored."""
+    over, under, _ = _RATIOS[metric]
+    if not any(row["ranked"] for row in rows.values()):
+        return {}
+    return {name: (row[over], row[under]) for name, row in rows.items()}
 
 
 def reward_metrics(
     replies: Sequence[RankedReply],
     judgements: Mapping[str, Judgement],
     min_valid: int,
-    bootstrap: int,
-    seed: int,
     max_score: float = 5,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """The five metrics of a judge on `replies`; `judgements` is keyed by the reply's id.
 
@@ -131,19 +142,14 @@ def reward_metrics(
         return aggregate(judgement.scores, min_valid) if judgement else None
 
     scores = {r.id: score(r) for r in replies}
-    rows = [_one_instruction(g, [scores[r.id] for r in g], max_score) for g in usable]
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_SUMS))  # [I, K]
-    totals = dict(zip(_SUMS, table.sum(0), strict=True))
-    values = {name: _number(v) for name, v in _ratios(table.sum(0)).items()}
-    intervals: dict[str, list[float] | None] = dict.fromkeys(METRICS)
-    if rows and bootstrap:
-        resampled = _ratios(bootstrap_counts(len(rows), bootstrap, seed) @ table)
-        intervals = {name: percentile_interval(samples) for name, samples in resampled.items()}
+    rows = by_instruction(replies, judgements, min_valid, max_score)
+    totals = {name: sum(row[name] for row in rows.values()) for name in _SUMS}
+    found = {name: statistics.mean(units_of(rows, name), low, 1.0) for name, (_, _, low) in _RATIOS.items()}
     judged = [judgements[r.id] for r in replies if r.id in judgements]
     scored = [s for s in scores.values() if s is not None]
     return {
-        **values,
-        "intervals": intervals,
+        **{name: None if f is None else f.value for name, f in found.items()},
+        "intervals": {name: [f.low, f.high] if f and intervals else None for name, f in found.items()},
         "counts": {
             "replies": len(replies),
             "scored": len(scored),
@@ -177,7 +183,3 @@ def histogram(scores: Iterable[float]) -> dict[str, int]:
 def _is_constant(scores: Sequence[float | None]) -> bool:
     scored = [s for s in scores if s is not None]
     return len(scored) >= 2 and len(set(scored)) == 1
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -10,9 +10,11 @@ from pathlib import Path
 from nemo_srlm.config.compose import as_yaml
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import base_ref, evaluated_models, pipeline, policy_ref, world_split
-from nemo_srlm.core.records import RankedReply
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.evaluate import headtohead, reward_metrics
 from nemo_srlm.evaluate.alarms import alarms_of_data, alarms_of_evaluation, alarms_of_models, judging_models
-from nemo_srlm.report import costs, curves, preference_data, samples, training_data
+from nemo_srlm.evaluate.headtohead import Comparison
+from nemo_srlm.report import compare, costs, curves, preference_data, samples, training_data, units
 from nemo_srlm.report.preference_data import num_lines
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -20,13 +22,18 @@ from nemo_srlm.report.run_files import Data, RunFiles
 def collect(run_dir: Path) -> Data:
     """Everything that the report shows of one run. Raises ConfigError when `run_dir` is not a run's directory."""
     files = RunFiles(run_dir)
+    return of_run(files, units.read(files))
+
+
+def of_run(files: RunFiles, measured: units.Measured) -> Data:
+    """`collect` of files that are read already."""
     cfg = files.cfg
     iterations = range(1, cfg.iterations + 1)
     models = [_model(files, *model) for model in evaluated_models(cfg, cfg.iterations)]
     made = [found for t in iterations if (found := preference_data.read(files, t)) is not None]
     return {
         "name": cfg.run.name,
-        "path": str(run_dir),
+        "path": str(files.dir),
         "arm": cfg.run.arm,
         "start": cfg.run.start,
         "eft_source": cfg.eft.source,
@@ -36,6 +43,11 @@ def collect(run_dir: Path) -> Data:
         "iterations": cfg.iterations,
         "state": _state(files),
         "models": models,
+        "estimates": units.estimates(measured),
+        "changes": units.changes(measured),
+        "settings": compare.settings(files),
+        "between": [],
+        "over_seeds": [],
         "base_benchmarks": _base_benchmarks(files),
         "head_to_head": _head_to_head(files),
         "h2h_by": cfg.eval.h2h_by,
@@ -72,7 +84,7 @@ def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
         "trained": (iteration, training) in files.manifests,
         "responses": _section(files.metrics(iteration, f"eval_responses{suffix}"), "drift"),
         "oracle": files.metrics(iteration, f"eval_oracle{suffix}"),
-        "reward": files.metrics(iteration, f"eval_reward{suffix}"),
+        "reward": _reward(files, iteration, suffix),
         "preferences": _section(files.metrics(iteration, f"eval_preferences{suffix}"), "files"),
         "alpaca": _alpaca(files, name, iteration, suffix),
         "mt_bench": files.metrics(iteration, f"eval_mt_bench{suffix}"),
@@ -81,6 +93,20 @@ def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
         "kl": None if suffix else files.metrics(iteration, "eval_kl"),
         "training": files.metrics(iteration, training),
     }
+
+
+def _reward(files: RunFiles, iteration: int, suffix: str) -> Data | None:
+    """The metrics of eval_reward, counted anew where its records are there: an old run gets today's intervals."""
+    stored = files.metrics(iteration, f"eval_reward{suffix}")
+    judged, ranked = (
+        files.path(iteration, f"eval_reward{suffix}", "judgements.jsonl"), files.path(0, "held_out", "ranked_valid.jsonl"),
+    )  # fmt: skip
+    if stored is None or judged is None or ranked is None:
+        return stored
+    judgements = {j.id: j for j in read_records(judged, Judgement)}
+    replies = list(read_records(ranked, RankedReply))
+    found = reward_metrics.reward_metrics(replies, judgements, files.min_valid_of_judge, files.cfg.judge.max_score)
+    return {**stored, **found}
 
 
 def _section(metrics: Data | None, name: str) -> Data | None:
@@ -106,11 +132,15 @@ def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | N
 
 
 def _head_to_head(files: RunFiles) -> list[Data]:
-    """Each comparison of each finished eval_h2h, in the order of the models."""
+    """Each comparison of each finished eval_h2h, in the order of the models, counted anew from its records."""
     found = []
-    for (_, stage), done in sorted(files.manifests.items(), key=lambda item: item[0]):
+    for (t, stage), done in sorted(files.manifests.items(), key=lambda item: item[0]):
         if stage == "eval_h2h":
-            found += done.metrics["comparisons"]
+            path = files.path(t, stage, "comparisons.jsonl")
+            made = list(read_records(path, Comparison)) if path else []
+            for row in done.metrics["comparisons"]:
+                these = [c for c in made if c.other == row["other"]]
+                found.append({**row, **headtohead.summary(these), "categories": headtohead.by_category(these)})
     return found
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from nemo_srlm.evaluate import paper
-from nemo_srlm.evaluate.headtohead import Z95
-from nemo_srlm.report import summary
+from nemo_srlm.evaluate.statistics import Z95
 from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines
 from nemo_srlm.report.run_files import Data, figure
 
@@ -62,6 +61,12 @@ def _series(runs: list[Data], get: Get) -> list[Series]:
     return found
 
 
+def _measured(model: Data, section: str, name: str, error: str = "") -> tuple[float, float | None] | None:
+    """(value, standard error or None) of a model's measurement; None where it was not measured."""
+    value = figure(model[section], name)
+    return None if value is None else (value, figure(model[section], error) if error else None)
+
+
 def _reward(name: str) -> Callable[[list[Data]], list[Series]]:
     def build(runs: list[Data]) -> list[Series]:
         found = []
@@ -104,21 +109,32 @@ def all_of(runs: list[Data]) -> dict[str, str]:
         return f"{v:g}"
 
     def measured(section: str, name: str, error: str = "") -> list[Series]:
-        return _series(runs, lambda m: summary.measured(m, section, name, error))
+        return _series(runs, lambda m: _measured(m, section, name, error))
+
+    def estimated(name: str) -> list[Series]:
+        return [
+            Series(
+                run["label"],
+                run_style(i),
+                {model: Point(e["value"], e["low"], e["high"]) for model, e in found.items()},
+            )
+            for i, run in enumerate(runs)
+            if (found := run["estimates"].get(name))
+        ]
 
     charts: dict[str, tuple[str, list[Series], Callable[[float], str], Callable[[float], str]]] = {
-        "oracle": ("oracle score by model", measured("oracle", "mean", "se_mean"), two, plain),
-        "full": ("full marks by model", measured("oracle", "full", "se_full"), share, share),
-        "correct": ("correctness by model", measured("oracle", "correct", "se_correct"), share, share),
+        "oracle": ("oracle score by model", estimated("oracle"), two, plain),
+        "full": ("full marks by model", estimated("full"), share, share),
+        "correct": ("correctness by model", estimated("correct"), share, share),
         "pairwise": ("pairwise accuracy by model", _reward("pairwise_accuracy")(runs), share, share),
         "kendall": ("Kendall tau by model", _reward("kendall")(runs), two, plain),
         "exact": ("exact match by model", _reward("exact_match")(runs), share, share),
-        "words": ("words per response by model", measured("responses", "words", "words_se"), one, plain),
+        "words": ("words per response by model", estimated("words"), one, plain),
         "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu"), two, plain),
         "kl": ("KL to the previous policy by model", measured("kl", "kl", "se_kl"), lambda v: f"{v:.3f}", plain),
         "mt_bench": (
             "MT-Bench by model",
-            [*measured("mt_bench", "overall", "se_overall"), *_published_mt(runs)],
+            [*estimated("mt_bench"), *_published_mt(runs)],
             two,
             plain,
         ),

@@ -1,6 +1,7 @@
 """Numbers as text: the filters of the page and the cells of the plain-text report. None becomes a dash."""
 
 import time
+from typing import Any
 
 METRIC_NAMES = {
     "pairwise_accuracy": "pairwise accuracy",
@@ -11,6 +12,7 @@ METRIC_NAMES = {
     "kendall": "Kendall τ",
 }
 CORRELATIONS = ("spearman", "kendall")
+DIGITS = {"score": 2, "correlation": 3, "grade": 2, "words": 1}  # behind the point
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -29,14 +31,35 @@ def points(value: float) -> str:
 
 
 def signed(value: float, unit: str) -> str:
-    """A difference on an axis of the summary."""
+    """A difference of a figure; `unit` as in units.Figure."""
     if unit == "share":
         return f"{points(value)} pts"
-    return f"{value:+.2f}".replace("-", MINUS) if unit == "score" else f"{value:+.1f}".replace("-", MINUS)
+    digits = DIGITS[unit]
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
+
+
+def interval(found: dict[str, Any], unit: str) -> str:
+    """`[+0.76, +0.94]` of a difference with "low" and "high"; empty where it is not known."""
+    ends = [found["low"], found["high"]]
+    if None in ends:
+        return ""
+    texts = [signed(end, unit).removesuffix(" pts") for end in ends]
+    # an end that rounds to 0 keeps its sign: it says on which side of 0 the interval ends
+    return f"[{', '.join(MINUS + text[1:] if end < 0 else text for end, text in zip(ends, texts, strict=True))}]"
 
 
 def axis_value(value: float, unit: str) -> str:
-    return percent(value) if unit == "share" else decimal(value, 2 if unit == "score" else 1)
+    return percent(value) if unit == "share" else decimal(value, DIGITS[unit])
+
+
+def estimate(found: dict[str, Any] | None, unit: str) -> str:
+    """`3.75 [3.63, 3.87]`, in percent for shares; a dash for None."""
+    if found is None:
+        return "–"
+    value = axis_value(found["value"], unit)
+    if found["low"] is None or found["high"] is None:
+        return value
+    return f"{value} [{axis_value(found['low'], unit)}, {axis_value(found['high'], unit)}]"
 
 
 def metric_value(name: str, value: float | None) -> str:

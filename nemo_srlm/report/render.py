@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_srlm import __version__
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, costs, figures, summary, training_data
+from nemo_srlm.evaluate.statistics import MIN_UNITS
+from nemo_srlm.report import benchmarks, comparisons, costs, figures, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -17,6 +18,8 @@ from nemo_srlm.report.numbers import (
     compact,
     count,
     decimal,
+    estimate,
+    interval,
     metric_value,
     moment,
     percent,
@@ -46,6 +49,8 @@ def template() -> "Template":
         points,
         signed,
         axis_value,
+        estimate,
+        interval,
         metric_value,
         count,
         compact,
@@ -72,6 +77,12 @@ def html(runs: list[Data]) -> str:
         js=Markup(files.joinpath("report.js").read_text(encoding="utf-8")),
         headline=summary.headline(main),
         axes=summary.axes(main),
+        notices=comparisons.notices(runs),
+        comparisons=[*comparisons.models(runs), *comparisons.runs_and_seeds(runs)],
+        beside=summary.beside,
+        self_judged=summary.self_judged,
+        ranker=summary.ranker(main),
+        min_units=MIN_UNITS,
         control=summary.control_sentence(main, runs[1:]),
         arms=summary.ARMS,
         figures={name: Markup(svg) for name, svg in figures.all_of(runs).items()},

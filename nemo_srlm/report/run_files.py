@@ -14,11 +14,14 @@ Data = dict[str, Any]
 
 
 class RunFiles:
-    """A run directory, with the manifests of its finished stages read once. Raises ConfigError when it is not a run's."""
+    """A run directory, with the manifests of its finished stages read once.
 
-    def __init__(self, run_dir: Path) -> None:
+    cfg: its config, where the caller has it. Raises ConfigError when the directory is not a run's.
+    """
+
+    def __init__(self, run_dir: Path, cfg: Config | None = None) -> None:
         self.dir = run_dir
-        self.cfg: Config = load_resolved_config(run_dir)
+        self.cfg: Config = load_resolved_config(run_dir) if cfg is None else cfg
         self.manifests: dict[tuple[int, str], manifest.Manifest] = {}
         self.lost: dict[tuple[int, str], list[str]] = {}  # finished stages whose outputs have changed: what has
         for directory in sorted(run_dir.glob("iter*/*")):
@@ -50,7 +53,12 @@ class RunFiles:
     @property
     def min_valid(self) -> int:
         """Parsed draws that a candidate needs for a score, as in the stage `pairs`: the oracle makes a single one."""
-        return 1 if self.cfg.run.arm == "oracle" else required_valid(self.cfg.judge)
+        return 1 if self.cfg.run.arm == "oracle" else self.min_valid_of_judge
+
+    @property
+    def min_valid_of_judge(self) -> int:
+        """Parsed draws that a reply needs for a score where a model judges."""
+        return required_valid(self.cfg.judge)
 
 
 def figure(section: Data | None, name: str) -> float | None:

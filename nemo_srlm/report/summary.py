@@ -1,58 +1,47 @@
-"""The summary at the top of the report: on each axis, is the last model better than the first, and is that significant.
+"""The summary at the top of the report: on each axis, is the last model better than the first, and how sure is that.
 
-Significant: the 95% interval of the difference excludes 0. The errors of the two models are treated as independent; since
-both get the same prompts, that makes the interval wider, if anything.
+The first model is the oldest policy (M1, or an instruct M0), the last the newest; the comparison is paired (units.py), and
+a verdict is that of statistics.py. A head-to-head in which a model judges its own responses never leads.
 """
 
-import math
-from typing import Any
-
-from nemo_srlm.evaluate.headtohead import Z95
-from nemo_srlm.report.numbers import signed
+from nemo_srlm.evaluate.statistics import MIN_UNITS, Estimate, verdict
+from nemo_srlm.report.compare import first_to_last
+from nemo_srlm.report.numbers import interval, percent, signed
 from nemo_srlm.report.run_files import Data, figure
+from nemo_srlm.report.units import FIGURES
 
-UP, DOWN, FLAT = "up", "down", "flat"
-
-
-def measured(model: Data, section: str, name: str, error: str = "") -> tuple[float, float | None] | None:
-    """(value, standard error or None) of a model's measurement; None where it was not measured."""
-    value = figure(model[section], name)
-    return None if value is None else (value, figure(model[section], error) if error else None)
+UP, DOWN = "up", "down"
+H2H_MARGIN = 0.02  # of the win rate above one half, as for the other shares
 
 
-def interval_error(model: Data, name: str) -> tuple[float, float | None] | None:
-    """A reward metric with the standard error that its bootstrap interval corresponds to."""
-    value = figure(model["reward"], name)
-    if value is None:
-        return None
-    interval = model["reward"]["intervals"][name]
-    return value, None if interval is None else (interval[1] - interval[0]) / (2 * Z95)
+def _value(run: Data, model: Data, name: str) -> Data | None:
+    """A model's figure with its interval; where its records are gone, the figure of the manifest alone."""
+    if (found := run["estimates"].get(name, {}).get(model["name"])) is not None:
+        return dict(found)
+    section, field = {
+        "oracle": ("oracle", "mean"),
+        "correct": ("oracle", "correct"),
+        "words": ("responses", "words"),
+    }.get(name, ("reward", name))
+    value = figure(model[section], field)
+    return None if value is None else {"value": value, "low": None, "high": None, "num": 0}
 
 
-def change(first: tuple[float, float | None], last: tuple[float, float | None]) -> Data:
-    """{"delta", "half": half width of its 95% interval or None, "direction": up, down, flat or None when unknowable}."""
-    delta = last[0] - first[0]
-    if first[1] is None or last[1] is None:
-        return {"delta": delta, "half": None, "direction": None}
-    half = Z95 * math.hypot(first[1], last[1])
-    return {"delta": delta, "half": half, "direction": FLAT if abs(delta) <= half else UP if delta > 0 else DOWN}
-
-
-def _axis(run: Data, title: str, unit: str, get: Any, good: str | None, help_text: str) -> Data | None:
-    """One tile: every model's value, and the change from M1 (or the first model that was measured) to the last."""
-    values = [(m["name"], found) for m in run["models"] if (found := get(m)) is not None]
+def _axis(run: Data, title: str, name: str, good: str | None, help_text: str) -> Data | None:
+    """One tile: every model's value, and the change from the first policy to the last."""
+    values = [(m["name"], found) for m in run["models"] if (found := _value(run, m, name)) is not None]
     if not values:
         return None
-    policies = [v for v in values if v[0] != "baseline"] or values
-    (first_name, first), (last_name, last) = policies[0], policies[-1]
+    policies = [model for model, _ in values if model != "baseline"] or [values[0][0]]
     return {
         "title": title,
-        "unit": unit,
+        "unit": FIGURES[name].unit,
         "help": help_text,
-        "values": [{"model": name, "value": value, "error": error} for name, (value, error) in values],
-        "latest": last_name,
-        "first": first_name,
-        "change": change(first, last) if last_name != first_name else None,
+        "values": [{"model": model, **found} for model, found in values],
+        "latest": policies[-1],
+        "first": policies[0],
+        "change": first_to_last(run, name),
+        "margin": FIGURES[name].margin,
         "good": good,
     }
 
@@ -60,41 +49,61 @@ def _axis(run: Data, title: str, unit: str, get: Any, good: str | None, help_tex
 def axes(run: Data) -> list[Data]:
     """The tiles of a run, most important first; what was not measured has none."""
     found = [
-        _axis(run, "Following instructions", "score", lambda m: measured(m, "oracle", "mean", "se_mean"), UP,
-              "mean oracle score of held-out responses, 0 to 5"),
-        _axis(run, "Correct answers", "share", lambda m: measured(m, "oracle", "correct", "se_correct"), UP,
-              "how much of the correct answer the response contains, whatever its style"),
-        _axis(run, "Judging", "share", lambda m: interval_error(m, "pairwise_accuracy"), UP,
-              "pairs of held-out ranked replies that the judge orders as the data does"),
-        _axis(run, "Response length", "words", lambda m: measured(m, "responses", "words", "words_se"), None,
-              "mean words of held-out responses"),
+        _axis(run, "Following instructions", "oracle", UP, "mean oracle score of held-out responses, 0 to 5"),
+        _axis(run, "Correct answers", "correct", UP, "how much of the correct answer the response contains, whatever its style"),
+        _axis(run, "Judging", "pairwise_accuracy", UP, f"pairs of held-out replies that the judge orders as {ranker(run)}"),
+        _axis(run, "Response length", "words", None, "mean words of held-out responses"),
     ]  # fmt: skip
     if found[0] is None and (versus := _versus_tile(run)) is not None:
         found[0] = versus
     return [axis for axis in found if axis is not None]
 
 
+def ranker(run: Data) -> str:
+    """Who ranked the held-out replies: in the tiny world the oracle, whose labels have noise."""
+    return "the oracle’s noisy labels do" if run["world"] else "the data does"
+
+
+def self_judged(row: Data) -> bool:
+    """Whether a model decides a comparison of its own responses."""
+    return str(row["judge"]).endswith(" itself")
+
+
 def _versus_tile(run: Data) -> Data | None:
     """Without an oracle, following instructions is the newest model's head-to-head against the oldest it was compared with."""
     names = [m["name"] for m in run["models"]]
-    found = [c for c in run["head_to_head"] if c["win_rate"] is not None and c["model"] in names]
+    decided = [c for c in run["head_to_head"] if c["win_rate"] is not None and c["model"] in names]
+    found = [c for c in decided if not self_judged(c)]
     if not found:
         return None
     best = max(found, key=lambda c: (names.index(c["model"]), -names.index(c["other"])))
     low, high = best["net_interval"]
-    half = (high - low) / 2
-    direction = FLAT if low <= 0 <= high else UP if best["net"] > 0 else DOWN
+    change = Estimate(best["net"] / 2, low / 2, high / 2, best["prompts"])
     same = sorted((c for c in found if c["other"] == best["other"]), key=lambda c: names.index(c["model"]))
     return {
         "title": "Following instructions",
         "unit": "share",
-        "help": f"win rate against {written(best['other'])}, ties as half",
-        "values": [{"model": c["model"], "value": c["win_rate"], "error": None} for c in same],
+        "help": f"win rate against {written(best['other'])}, ties as half; the change is against one half. {beside(best)}",
+        "values": [{"model": c["model"], "value": c["win_rate"], "low": None, "high": None, "num": c["prompts"]} for c in same],
         "latest": best["model"],
         "first": best["other"],
-        "change": {"delta": best["net"] / 2, "half": half / 2, "direction": direction},
+        "change": {**change.to_json(), "first": best["other"], "last": best["model"], "verdict": verdict(change, H2H_MARGIN),
+                   "left_out": 0},
+        "margin": H2H_MARGIN,
         "good": UP,
-    }
+    }  # fmt: skip
+
+
+def beside(row: Data) -> str:
+    """What belongs beside every head-to-head: judge, prompts, comparisons without a verdict, order bias."""
+    unjudged, bias = row["counts"]["unjudged"], row["order_bias"]
+    parts = [f"Judge: {row['judge']}" + (" (self-judged: no evidence)" if self_judged(row) else "")]
+    parts += [f"{row['prompts']:,} prompts", f"{unjudged:,} unjudged"]
+    if bias is not None:
+        parts.append(
+            f"first place preferred {percent(bias['share_first'], 0)}, orders disagree {percent(bias['contradictions'], 0)}"
+        )
+    return ", ".join(parts) + "."
 
 
 def written(model: str) -> str:
@@ -125,6 +134,8 @@ def _undecided(run: Data, following: Data | None) -> str:
     if following is not None:
         wait = " so far" if run["state"]["missing"] else ""
         return f"Only {written(following['latest'])} is evaluated{wait}, so there is nothing to compare it with."
+    if any(c["win_rate"] is not None for c in run["head_to_head"]):
+        return "Whether responses got better is not known: only the models themselves compared their responses."
     asked = sum(sum(c["counts"].values()) for c in run["head_to_head"])
     if asked:
         return f"Whether responses got better is not known: the judge decided none of the {asked:,} comparisons between models."
@@ -162,50 +173,65 @@ def comparing(run: Data) -> str:
 
 
 def _sentence(tile: Data) -> str:
-    direction = tile["change"]["direction"]
-    first, last = written(tile["first"]), written(tile["latest"])
-    if direction == UP:
-        return f"{last} follows instructions better than {first}."
-    if direction == DOWN:
-        return f"{last} follows instructions worse than {first}."
-    return f"{last} follows instructions about as well as {first}."
+    change, first, last = tile["change"], written(tile["first"]), written(tile["latest"])
+    text = {
+        "up": f"{last} follows instructions better than {first}",
+        "down": f"{last} follows instructions worse than {first}",
+        "same": f"{last} follows instructions as well as {first}, within {_amount(tile['margin'], tile['unit'])}",
+        "unclear": f"Whether {last} follows instructions better than {first} is not clear",
+        "too_few": f"Whether {last} follows instructions better than {first} cannot be said from {change['num']} prompts",
+    }[change["verdict"]]
+    return f"{text}{_figures(tile)}."
+
+
+def _figures(tile: Data) -> str:
+    """The change with its interval, in brackets of a sentence."""
+    change = tile["change"]
+    return f" ({signed(change['value'], tile['unit'])} {interval(change, tile['unit'])})"
+
+
+def _amount(value: float, unit: str) -> str:
+    return signed(value, unit).lstrip("+").replace(" pts", " points")
 
 
 def _others(tiles: list[Data]) -> list[str]:
-    """The other axes, those with the same direction in one sentence."""
-    by_verb: dict[str, list[str]] = {}
-    for tile in tiles:
-        direction = tile["change"]["direction"] if tile["change"] else None
-        by_verb.setdefault(VERBS[direction], []).append(SUBJECTS[tile["title"]])
+    """A sentence for each of the other axes."""
     sentences = []
-    for verb, subjects in by_verb.items():
-        if verb == VERBS[FLAT] and len(subjects) == 2:
-            text = f"neither {subjects[0]} nor {subjects[1]} moved measurably"
-        else:
-            text = f"{' and '.join(subjects)} {verb}"
-        sentences.append(text[0].upper() + text[1:] + ".")
+    for tile in tiles:
+        subject, change = SUBJECTS[tile["title"]], tile["change"]
+        if change is None:
+            sentences.append(f"{subject} cannot be compared yet.")
+            continue
+        verb = {
+            "up": "rose", "down": "fell", "same": f"did not change by more than {_amount(tile['margin'], tile['unit'])}",
+            "unclear": "may have changed either way", "too_few": f"cannot be compared: {change['num']} of {MIN_UNITS} units",
+        }[change["verdict"]]  # fmt: skip
+        sentences.append(f"{subject} {verb}{_figures(tile)}.")
     return sentences
 
 
-SUBJECTS = {"Correct answers": "correctness", "Judging": "judging"}
-VERBS = {UP: "rose", DOWN: "fell", FLAT: "did not move measurably", None: "cannot be compared yet"}
+SUBJECTS = {"Correct answers": "Correctness", "Judging": "Judging"}
 
 
 def control_sentence(run: Data, others: list[Data]) -> str | None:
-    """The change of the control arms on the first axis, in one sentence; None without any."""
-    own, parts = _following(run), []
+    """What the control arms reach on the first axis, each change with its interval; None without any that is comparable."""
+    own, parts, gaps = first_to_last(run, "oracle"), [], []
+    unlike = {other["label"] for other in run.get("between", []) if other["unlike"]}
     for other in others:
-        tile = _following(other)
-        if other["arm"] != run["arm"] and tile and tile["change"]:
-            parts.append(f"{ARMS[other['arm']]} {signed(tile['change']['delta'], tile['unit'])}")
-    if not parts or own is None or own["change"] is None:
+        change = first_to_last(other, "oracle")
+        if other["arm"] == run["arm"] or change is None or own is None or other["label"] in unlike:
+            continue
+        parts.append(f"{ARMS[other['arm']]} {signed(change['value'], 'score')} {interval(change, 'score')}")
+        gap: list[Data] = next(
+            (b["figures"].get("oracle", []) for b in run["between"] if b["label"] == other["label"]), []
+        )
+        gaps += [f"{row['model']} above that of {ARMS[other['arm']]} by {signed(row['value'], 'score')} {interval(row, 'score')}"
+                 for row in gap if row["model"] == own["last"]]  # fmt: skip
+    if not parts or own is None:
         return None
-    gain = f"{ARMS[run['arm']]} {signed(own['change']['delta'], own['unit'])}"
-    return f"From {written(own['first'])} to {own['latest']}: {', '.join([gain, *parts])}"
-
-
-def _following(run: Data) -> Data | None:
-    return next((t for t in axes(run) if t["title"] == "Following instructions"), None)
+    gain = f"{ARMS[run['arm']]} {signed(own['value'], 'score')} {interval(own, 'score')}"
+    text = f"Oracle score from {written(own['first'])} to {own['last']}: {', '.join([gain, *parts])}"
+    return f"{text}; {', '.join(gaps)}" if gaps else text
 
 
 ARMS = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, costs, summary, training_data
+from nemo_srlm.report import benchmarks, comparisons, costs, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -14,33 +14,30 @@ from nemo_srlm.report.numbers import (
     compact,
     count,
     decimal,
+    estimate,
+    interval,
     metric_value,
     percent,
     points,
     signed,
 )
 from nemo_srlm.report.run_files import Data, figure
+from nemo_srlm.report.units import FIGURES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def plus_minus(value: float | None, error: float | None, share: bool = False) -> str:
-    """`3.62 ± 0.06` (one standard error)."""
-    if value is None:
-        return "–"
-    text = percent(value) if share else decimal(value)
-    if error is None:
-        return text
-    return f"{text} ± {100 * error:.1f}" if share else f"{text} ± {decimal(error)}"
-
-
 def model_rows(run: Data) -> tuple[list[str], list[list[str]]]:
     """Header and a row per model; columns without a single measurement are left out."""
+
+    def of(name: str) -> Callable[[Data], str]:
+        return lambda m: estimate(run["estimates"].get(name, {}).get(m["name"]), FIGURES[name].unit)
+
     columns: dict[str, Callable[[Data], str]] = {
-        "oracle score": lambda m: plus_minus(figure(m["oracle"], "mean"), figure(m["oracle"], "se_mean")),
-        "full marks": lambda m: plus_minus(figure(m["oracle"], "full"), figure(m["oracle"], "se_full"), True),
-        "correct": lambda m: plus_minus(figure(m["oracle"], "correct"), figure(m["oracle"], "se_correct"), True),
+        "oracle score": of("oracle"),
+        "full marks": of("full"),
+        "correct": of("correct"),
         "pairwise": lambda m: metric_value("pairwise_accuracy", figure(m["reward"], "pairwise_accuracy")),
         "Kendall τ": lambda m: metric_value("kendall", figure(m["reward"], "kendall")),
         "words": lambda m: "–" if (w := figure(m["responses"], "words")) is None else f"{w:.1f}",
@@ -98,10 +95,14 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def markdown(runs: list[Data]) -> str:
     """report.md. Text of models and files in it is neither HTML nor a control character to whoever renders or prints it."""
     lines = [f"# Report: {', '.join(r['label'] for r in runs)}", ""]
+    for notice in comparisons.notices(runs):
+        lines += [f"**{notice}**", ""]
+    if control := summary.control_sentence(runs[0], runs[1:]):
+        lines += [control + ".", ""]
     for run in runs:
         lines += _run(run, title=len(runs) > 1)
-    if control := summary.control_sentence(runs[0], runs[1:]):
-        lines += ["## Control arms", "", control + ".", ""]
+    for table in comparisons.runs_and_seeds(runs):
+        lines += ["", *_table(table)]
     return escape(visible("\n".join(lines)), quote=False).rstrip() + "\n"
 
 
@@ -115,8 +116,9 @@ def _run(run: Data, title: bool) -> list[str]:
     for tile in summary.axes(run):
         values = ", ".join(f"{v['model']} {axis_value(v['value'], tile['unit'])}" for v in tile["values"])
         if (change := tile["change"]) is not None:
-            half = "" if change["half"] is None else f" (± {signed(change['half'], tile['unit']).lstrip('+')})"
-            values += f"; {tile['first']} to {tile['latest']}: {signed(change['delta'], tile['unit'])}{half}"
+            found = f"{signed(change['value'], tile['unit'])} {interval(change, tile['unit'])}".strip()
+            verdict = comparisons.VERDICTS[change["verdict"]]
+            values += f"; {tile['first']} to {tile['latest']}: {found}, {verdict}, {change['num']:,} units"
         lines.append(f"- **{tile['title']}** ({tile['help']}): {values}")
     for one in state["lost"]:
         lines.append(f"- **Outputs of {one['stage']} are not as it left them**: {', '.join(one['changed'])}")
@@ -124,7 +126,9 @@ def _run(run: Data, title: bool) -> list[str]:
         lines.append(f"- **Alarm, {alarm['model']}**: {alarm['text']}")
     header, rows = model_rows(run)
     if rows:
-        lines += ["", "### Models", "", "± is one standard error.", "", *grid(header, rows)]
+        lines += ["", "### Models", "", "Brackets are 95% intervals, over prompts.", "", *grid(header, rows)]
+    for differences in comparisons.models([run]):
+        lines += ["", *_table(differences)]
     lines += _judging(run) + _head_to_head(run) + _tables(run) + _preference_data(run)
     if run["stages"]:
         times = costs.time_table(run)
@@ -165,16 +169,37 @@ def _head_to_head(run: Data) -> list[str]:
         beside = "/".join(f"{100 * v:.1f}" for v in theirs) or "–"
         net = "–" if c["net"] is None else f"{points(c['net'])} ({' to '.join(points(v) for v in c['net_interval'])})"
         lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
-        rows.append([f"{c['model']} vs {c['other']}", *shares, net, count(c["judged"]), lengths, beside])
-    header = ["models", "win", "tie", "loss", "win - loss (95%)", "prompts", "words", "paper"]
+        bias = "–" if c["order_bias"] is None else percent(c["order_bias"]["share_first"], 0)
+        judge = f"{c['judge']} (self-judged)" if summary.self_judged(c) else c["judge"]
+        rows.append(
+            [f"{c['model']} vs {c['other']}", *shares, net, judge, count(c["prompts"]), count(c["counts"]["unjudged"]), bias,
+             lengths, beside]
+        )  # fmt: skip
+    header = [
+        "models",
+        "win",
+        "tie",
+        "loss",
+        "win - loss (95%)",
+        "judge",
+        "prompts",
+        "unjudged",
+        "first place",
+        "words",
+        "paper",
+    ]
     return ["", "### Head to head", "", summary.comparing(run), "", *grid(header, rows)]
 
 
 def _tables(run: Data) -> list[str]:
     lines = []
     for table in [*training_data.tables([run]), *benchmarks.tables([run])]:
-        lines += ["", f"### {table['title']}", "", table["note"], "", *grid(*benchmarks.plain(table))]
+        lines += ["", *_table(table)]
     return lines
+
+
+def _table(table: Data) -> list[str]:
+    return [f"### {table['title']}", "", table["note"], "", *grid(*benchmarks.plain(table))]
 
 
 def _preference_data(run: Data) -> list[str]:

@@ -7,18 +7,23 @@ from typing import Any
 
 from rich.table import Table
 
-from nemo_srlm.core import files
+from nemo_srlm.core.files import write_atomic
 from nemo_srlm.errors import UserError
-from nemo_srlm.report import render, text
-from nemo_srlm.report.collect import collect
+from nemo_srlm.report import compare, render, text, units
+from nemo_srlm.report.collect import of_run
+from nemo_srlm.report.run_files import RunFiles
 
 
 def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
     """The data of every run, each with a unique "label": the run's name, or its path where names are equal."""
-    runs = [collect(run_dir) for run_dir in run_dirs]
+    files = [RunFiles(run_dir) for run_dir in run_dirs]
+    measured = [units.read(each) for each in files]
+    runs = [of_run(each, found) for each, found in zip(files, measured, strict=True)]
     names = Counter(run["name"] for run in runs)
     for run in runs:
         run["label"] = run["name"] if names[run["name"]] == 1 else run["path"]
+    runs[0]["between"] = compare.between(runs, measured)
+    runs[0]["over_seeds"] = compare.over_seeds(runs)
     return runs
 
 
@@ -31,10 +36,10 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
         raise UserError("--out", f"{out} is a directory", "the name of a file", f"--out {out / 'report.html'}")
     runs = read_runs(run_dirs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"version": 2, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_atomic(out.with_suffix(".json"), data + "\n")
-    files.write_atomic(out.with_suffix(".md"), text.markdown(runs))
-    files.write_atomic(out, render.html(runs))
+    data = json.dumps({"version": 3, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(out.with_suffix(".json"), data + "\n")
+    write_atomic(out.with_suffix(".md"), text.markdown(runs))
+    write_atomic(out, render.html(runs))
     return out
 
 

@@ -26,8 +26,6 @@ from nemo_srlm.judge.scores import judge_input, parse_score
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
-BOOTSTRAP = 1000  # draws for the interval; a setting would make the stage depend on the evaluation
-
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     seed = {"seed": Ref("seed", 0)}
@@ -155,7 +153,7 @@ def _judging(replies: list[RankedReply], judged: list[JudgedReply], max_score: i
     found = {
         item.reply.id: Judgement(item.reply.id, item.reply.instruction_id, (item.score,), (), ()) for item in judged
     }
-    metrics = reward_metrics(replies, found, 1, BOOTSTRAP, 0, max_score)
+    metrics = reward_metrics(replies, found, 1, max_score)
     return {name: metrics[name] for name in ("pairwise_accuracy", "intervals", "counts")}
 
 

@@ -75,7 +75,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     files: dict[str, Any] = {}
     for name, (own, counts) in _read(ctx).items():
         metrics = reward_metrics(
-            own, judgements, required_valid(cfg.judge), cfg.eval.bootstrap, cfg.run.seed, cfg.judge.max_score
+            own, judgements, required_valid(cfg.judge), cfg.judge.max_score, cfg.eval.bootstrap > 0
         )
         files[name] = {**metrics, "data": counts}
     shown = ((name, m["pairwise_accuracy"]) for name, m in files.items())

@@ -35,7 +35,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     merge_parts(ctx, Judgement, [reply.id for reply in replies], JUDGEMENTS)
     judgements = {judgement.id: judgement for judgement in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     metrics = reward_metrics(
-        replies, judgements, required_valid(cfg.judge), cfg.eval.bootstrap, cfg.run.seed, cfg.judge.max_score
+        replies, judgements, required_valid(cfg.judge), cfg.judge.max_score, cfg.eval.bootstrap > 0
     )
     accuracy = metrics["pairwise_accuracy"]
     shown = "no pair was judged" if accuracy is None else f"pairwise accuracy {accuracy:.3f}"

@@ -23,7 +23,7 @@ FILES = [
 ]
 OTHERS = {"report.md"}  # files of a run directory, not of the repository
 PATH = re.compile(r"[\w./<>*-]+\.(?:py|yaml|sh|txt|md)\b")
-COMMAND = re.compile(r"nemo-srlm ([a-z_]+)([^`\n#]*)")
+COMMAND = re.compile(r"nemo-srlm ([a-z_]+(?:-[a-z]+)*)([^`\n#]*)")
 # ```tree (README) and ```python FILE (extending.md): test_readme.py and test_extending.py check these blocks
 CHECKED = re.compile(r"^```(?:tree|\w+ (\S+))\n.*?^```$", re.S | re.M)
 

@@ -54,7 +54,7 @@ def test_every_make_target_in_the_readme_exists():
 
 
 def test_every_verb_in_the_readme_exists():
-    verbs = set(re.findall(r"^nemo-srlm ([a-z_]+)", README, re.M)) | set(re.findall(r"`nemo-srlm ([a-z_]+)", README))
-    known = set(re.findall(r"^    ([a-z_]+)", parser().format_help(), re.M))
+    verbs = set(re.findall(r"^nemo-srlm ([a-z_-]+)", README, re.M)) | set(re.findall(r"`nemo-srlm ([a-z_-]+)", README))
+    known = set(re.findall(r"^    ([a-z_-]+)", parser().format_help(), re.M))
     assert verbs
     assert verbs - known == set()

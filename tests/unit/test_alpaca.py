@@ -13,7 +13,15 @@ from nemo_srlm.cli import main
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import alpaca_rows
-from nemo_srlm.evaluate.alpaca import Annotation, Calibration, fit, leaderboard_row, length_controlled, win_rate
+from nemo_srlm.evaluate.alpaca import (
+    Annotation,
+    Calibration,
+    fit,
+    instruction_key,
+    leaderboard_row,
+    length_controlled,
+    win_rate,
+)
 from nemo_srlm.evaluate.alpaca_files import preference, read_annotations, read_calibration, write_outputs
 from tests.synthetic_run import build
 
@@ -25,8 +33,8 @@ CALIBRATION = Path(__file__).resolve().parents[1] / "data" / "alpaca_eval2_calib
 needs_shared = pytest.mark.skipif(not HUMPBACK.exists(), reason="the public annotations of ../shared/data are not here")
 
 
-def annotated(value: float | None, ours: str = "model", theirs: str = "base") -> Annotation:
-    return Annotation(value, theirs, ours, "m")
+def annotated(value: float | None, ours: str = "model", theirs: str = "base", instruction: str = "") -> Annotation:
+    return Annotation(value, theirs, ours, "m", instruction)
 
 
 def leaderboard(name: str) -> dict[str, str]:
@@ -49,7 +57,7 @@ def test_the_leaderboards_row_of_humpback_comes_out_to_a_hundredth():
     not CALIBRATION.exists(), reason="no calibration: make it with tools/alpaca_calibration.py (CC BY-NC data)"
 )
 def test_humpbacks_length_controlled_win_rate_comes_out_to_a_hundredth():
-    ours = leaderboard_row(read_annotations(HUMPBACK), read_calibration(CALIBRATION))
+    ours = leaderboard_row(read_annotations(HUMPBACK), read_calibration(CALIBRATION, HUMPBACK))
     row = leaderboard("humpback-llama2-70b")
     assert ours["length_controlled_winrate"] == pytest.approx(float(row["length_controlled_winrate"]), abs=0.01)
     assert ours["generator"] == "humpback-llama2-70b"
@@ -107,17 +115,26 @@ def test_length_control_takes_the_advantage_of_length_away():
     """A judge that prefers the longer response: the longer model wins most, and about half after length control."""
     generator = np.random.default_rng(2)
     difficulty, rows = generator.normal(size=400), []
-    for _ in range(400):
+    for k in range(400):
         longer = int(generator.integers(-100, 400))
         share = 1 / (1 + np.exp(-longer / 60))
-        rows.append(annotated(float(share), "x" * (500 + longer), "y" * 500))
+        rows.append(annotated(float(share), "x" * (500 + longer), "y" * 500, f"instruction {k}"))
     gamed = np.stack([np.tanh(generator.normal(size=400)), difficulty], axis=1)
     labels = 1 / (1 + np.exp(1.6 * gamed[:, 0]))
-    calibration = Calibration(difficulty, gamed, gamed.T @ labels, labels)
+    keys = tuple(instruction_key(f"instruction {k}") for k in range(400))
+    calibration = Calibration(difficulty, gamed, gamed.T @ labels, labels, keys)
     raw, controlled = win_rate(rows)["win_rate"], length_controlled(rows, calibration)["length_controlled_winrate"]
     assert raw > 75
     assert abs(controlled - 50) < 12
     assert controlled < raw - 15
+    shuffled = [rows[i] for i in generator.permutation(400)]
+    assert length_controlled(shuffled, calibration) == length_controlled(rows, calibration)
+    for wrong, found in (
+        (rows[:-1], "1 of the 400 instructions are missing"), ([*rows, rows[0]], "twice: 'instruction 0'"),
+        ([*rows[:-1], annotated(1.0, instruction="new")], "1 instructions that the calibration does not know"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=found):
+            length_controlled(wrong, calibration)
 
 
 def test_df_gamed_as_published_and_its_summary_give_the_same_calibration(tmp_path: Path):
@@ -142,10 +159,20 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str):
         read_calibration(path)
 
 
-def test_more_annotations_than_the_calibration_knows_are_refused():
-    calibration = Calibration(np.zeros(1), np.zeros((1, 2)), np.zeros(2), np.zeros(1))
-    with pytest.raises(DataError, match="at most the 1"):
-        length_controlled([annotated(1.0), annotated(0.0)], calibration)
+def test_a_calibration_that_does_not_say_its_instructions_needs_the_evaluation_set(tmp_path: Path):
+    path, texts = tmp_path / "df_gamed.csv", ["first", "second"]
+    lines = ["model,index,preference,std_delta_len,instruction_difficulty"]
+    lines += [f"{m},{i},0.{i + 1},{0.5 - i},{i * 0.3}" for m in ("verbose", "concise") for i in range(2)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = [annotated(1.0, instruction=text) for text in texts]
+    with pytest.raises(DataError, match="does not say which instructions"):
+        length_controlled(rows, read_calibration(path))
+    order = tmp_path / "set.json"
+    order.write_text(json.dumps([{"instruction": text} for text in texts]), encoding="utf-8")
+    assert length_controlled(rows, read_calibration(path, order))["penalty"] > 0
+    order.write_text(json.dumps([{"instruction": "first"}]), encoding="utf-8")
+    with pytest.raises(DataError, match="1 instructions; expected the 2"):
+        read_calibration(path, order)
 
 
 def test_outputs_are_written_as_the_package_reads_them(tmp_path: Path):
@@ -182,8 +209,16 @@ def test_broken_annotation_files_are_refused_with_their_place(tmp_path: Path):
 @needs_shared
 def test_the_verb_prints_the_row_and_notes_it_for_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = build(tmp_path, "noted", until=-1)
-    assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "M2", "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)
+    command = ["alpaca", str(HUMPBACK), "--run", str(run), "--model", "M2"]
+    assert main(command) == 2
+    assert "M2 has written no responses to AlpacaEval" in capsys.readouterr().err
+    outputs = run / "iter1/eval_alpaca/model_outputs.json"
+    outputs.parent.mkdir(parents=True)
+    for generator, code in (("noted_M2", 2), ("humpback-llama2-70b", 0)):
+        outputs.write_text(json.dumps([{"instruction": "q", "output": "a", "generator": generator}]), encoding="utf-8")
+        assert main([*command, "--json"]) == code
+        said = capsys.readouterr()
+    row = json.loads(said.out)
     assert (round(row["win_rate"], 2), row["n_total"]) == (10.12, 805)
     assert alpaca_rows.saved_rows(run)["M2"] == row
     assert main(["alpaca", str(HUMPBACK)]) == 0

@@ -1,5 +1,6 @@
 """Two-order comparison: verdicts, outcomes, intervals."""
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -11,14 +12,14 @@ from nemo_srlm.evaluate.headtohead import (
     outcome,
     outcome_of_scores,
     parse_verdict,
-    sign_test,
     summary,
-    wilson,
 )
 
 
-def compared(result: str, first: str = "", second: str = "", category: str = "", words: int = 3) -> Comparison:
-    return Comparison("id", "p", "M2", "M1", result, first, second, (), category, words, 5)
+def compared(
+    result: str, first: str = "", second: str = "", category: str = "", words: int = 3, prompt: str = "p"
+) -> Comparison:
+    return Comparison("id", prompt, "M2", "M1", result, first, second, (), category, words, 5)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +74,16 @@ def test_scores_decide_without_an_order():
 
 
 def test_a_hand_worked_summary():
-    results = [compared("win")] * 5 + [compared("tie")] * 3 + [compared("loss")] * 2 + [compared("unjudged")] * 2
+    results = [compared("win", prompt=f"w{k}") for k in range(5)] + [compared("tie", prompt=f"t{k}") for k in range(3)]
+    results += [compared("loss", prompt=f"l{k}") for k in range(2)] + [compared("unjudged")] * 2
     out = summary(results)
     assert (out["win"], out["tie"], out["loss"], out["net"]) == pytest.approx((0.5, 0.3, 0.2, 0.3))
     assert out["judged"] == 10
     assert out["counts"]["unjudged"] == 2
     assert out["win_rate"] == pytest.approx(0.65)
-    half = 1.959963984540054 * ((0.5 + 0.2 - 0.09) / 10) ** 0.5
-    assert out["net_interval"] == pytest.approx([0.3 - half, 0.3 + half])
+    # Bonett & Price: one win and one loss more, Student's quantile
+    half = stats.t.ppf(0.975, 11) * np.std([1] * 6 + [0] * 3 + [-1] * 3, ddof=1) / 12**0.5
+    assert out["net_interval"] == pytest.approx([3 / 12 - half, 3 / 12 + half])
     assert (out["words"], out["other_words"]) == (3, 5)
 
 
@@ -91,16 +94,25 @@ def test_nothing_judged_gives_none_everywhere():
     assert out["intervals"]["win"] is None
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (128, 256), (256, 256)])
-def test_wilson_intervals_equal_scipys(k, n):
-    ours, theirs = wilson(k, n), stats.binomtest(k, n).proportion_ci(method="wilson")
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+def test_the_samples_of_one_prompt_count_once():
+    one = summary([compared("win", prompt="p"), compared("loss", prompt="q"), compared("win", prompt="r")])
+    four = summary(
+        [
+            c
+            for c in (compared("win", prompt="p"), compared("loss", prompt="q"), compared("win", prompt="r"))
+            for _ in range(4)
+        ]
+    )
+    assert (four["judged"], four["prompts"]) == (12, 3)
+    for name in ("net", "net_interval", "intervals", "sign_p"):
+        assert four[name] == one[name], name
 
 
-@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 5), (9, 1), (60, 40), (1200, 1000)])
-def test_the_sign_test_equals_scipys(wins, losses):
-    theirs = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    assert sign_test(wins, losses) == pytest.approx(theirs, rel=1e-9)
+def test_all_wins_leave_room_for_doubt():
+    out = summary([compared("win", prompt=str(k)) for k in range(20)])
+    assert out["net"] == out["net_interval"][1] == out["intervals"]["win"][1] == 1.0
+    assert out["net_interval"][0] < 0.8
+    assert out["intervals"]["win"][0] < 0.85
 
 
 def test_categories_are_summed_apart_and_the_largest_comes_first():

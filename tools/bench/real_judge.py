@@ -8,7 +8,7 @@ half as eval.preferences, so M0, M1, M2 and M3 judge the same replies. Beside th
 no model. It uses the model directory of tools/smollm2.py, and settings as in `nemo-srlm run`.
 
 Accuracy: the share of pairs with different ranks that a judge orders as the ranks do; a tie counts half. Intervals are
-95%, by a bootstrap over instructions, and paired for differences, because all judges see the same pairs.
+95% over instructions, and paired for differences, because all judges see the same pairs (evaluate/statistics.py).
 """
 
 import argparse
@@ -30,11 +30,10 @@ from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.data.oasst import read_first_turns
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import UserError
-from nemo_srlm.evaluate.reward_metrics import bootstrap_counts, percentile_interval
+from nemo_srlm.evaluate import statistics
 from tools import smollm2
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAWS = 10_000
 STAGES = {"M0": "iter0/eval_preferences_base", "M1": "iter0/eval_preferences"} | {
     f"M{t + 1}": f"iter{t}/eval_preferences" for t in range(1, 9)
 }
@@ -88,28 +87,32 @@ def table(run_dir: Path) -> list[str]:
             j.id: (j.scores[0] if j.scores else None) for j in read_records(directory / "judgements.jsonl", Judgement)
         }
         judges[name] = counts(groups, lambda reply, scores=scores: scores[reply.id])
-    draws = bootstrap_counts(len(groups), DRAWS, 0)
-    accuracy = {name: (draws @ own)[:, 0] / (draws @ own)[:, 1] for name, own in judges.items()}
+    units = {
+        name: {str(i): (float(right), float(all_)) for i, (right, all_) in enumerate(own)} for name, own in judges.items()
+    }  # fmt: skip
 
-    def interval(samples: np.ndarray) -> str:
-        low, high = percentile_interval(samples) or (float("nan"), float("nan"))
-        return f"{100 * low:.1f} to {100 * high:.1f}"
+    def interval(found: statistics.Estimate | None) -> str:
+        return (
+            "-"
+            if found is None or found.low is None or found.high is None
+            else f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+        )
 
     def against(name: str, other: str) -> str:
         if other not in judges or name == other:
             return ""
-        pairs = judges[name][:, 1].sum()
-        mean = (judges[name][:, 0] - judges[other][:, 0]).sum() / pairs
-        return f"{100 * mean:+.1f} ({interval(accuracy[name] - accuracy[other])})"
+        found = statistics.difference(units[other], units[name], span=1.0)
+        return "-" if found is None else f"{100 * found.value:+.1f} ({interval(found)})"
 
     pairs = int(next(iter(judges.values()))[:, 1].sum())
     lines = [
         f"{len(groups)} held-out instructions, {pairs} pairs; in points, 95% intervals.", "",
         "| judge | pairs ordered right, % | against M0 | against longer is better |", "|---|---|---|---|",
     ]  # fmt: skip
-    for name, own in judges.items():
-        right = 100 * own[:, 0].sum() / own[:, 1].sum()
-        row = f"{right:.1f} ({interval(accuracy[name])})", against(name, "M0"), against(name, "longer is better")
+    for name in judges:
+        right = statistics.mean(units[name], 0.0, 1.0)
+        assert right is not None
+        row = f"{100 * right.value:.1f} ({interval(right)})", against(name, "M0"), against(name, "longer is better")
         lines.append(f"| {name} | {' | '.join(row)} |")
     return lines
 

@@ -7,10 +7,13 @@
 Every seed has its own M0 (weights, data order, sampling). The arms of a seed share everything up to the first judge
 scores through `run.reuse` (equal fingerprints); the two splits share every model. Arm "random" permutes the scores among
 the candidates of a prompt; arm "oracle" replaces them by the oracle's scores.
-Prints the acceptance criteria (per seed) and the goals; `--write` also writes the table to docs/measurements.md.
+Prints the acceptance criteria (per seed), the goals, and each run's changes paired by prompt; `--write` also writes the table
+to docs/measurements.md, with CPU, commit and date, and refuses runs of more than one commit or of a changed tree.
+tools/bench/readme_tables.py makes README's tables of it.
 """
 
 import argparse
+import os
 import platform
 import re
 import subprocess
@@ -21,9 +24,14 @@ from pathlib import Path
 
 from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.report import units
+from nemo_srlm.report.numbers import interval, signed
+from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.report.units import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "measurements.md"
+SHOWN = ("oracle", "correct", "pairwise_accuracy")  # changes that are recorded with their intervals
 BEGIN, END = "<!-- tiny_world begin {split} -->", "<!-- tiny_world end {split} -->"
 
 
@@ -103,6 +111,31 @@ def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
     return lines
 
 
+def paired(run_dir: Path) -> list[str]:
+    """Changes of a run from M1 to its last model, paired by prompt or instruction."""
+    found = units.changes(units.read(RunFiles(run_dir)))
+    last = [
+        max((c for c in found[name] if c["first"] == "M1"), key=lambda c: c["last"]) for name in SHOWN if name in found
+    ]
+    return [
+        f"{FIGURES[name].title} {signed(c['value'], FIGURES[name].unit)} {interval(c, FIGURES[name].unit)}"
+        for name, c in zip((name for name in SHOWN if name in found), last, strict=True)
+    ]
+
+
+def commits(run_dirs: list[Path]) -> list[str]:
+    """Every commit that took part in the runs."""
+    manifests = [m for run_dir in run_dirs for m in RunFiles(run_dir).manifests.values()]
+    return sorted({m.provenance["commit"] for m in manifests})
+
+
+def cpu() -> str:
+    """The processor's name, and how many of it this process may use."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
 def write_document(split: str, text: str) -> None:
     """Replaces the block of this split in docs/measurements.md, or appends it."""
     begin, end = BEGIN.format(split=split), END.format(split=split)
@@ -126,15 +159,19 @@ def main() -> None:
     args = parser.parse_args()
     seeds = args.seeds[:1] if args.quick else args.seeds
     found: dict[int, dict[str, Model]] = {}
-    rows = []
+    rows, run_dirs, changed = [], [], []
     for seed in seeds:
         common = [f"run.seed={seed}", f"world.split={args.split}", *args.overrides]
         other = f"bench-{'test' if args.split == 'dev' else 'dev'}-{seed}"
         base = run(f"bench-{args.split}-{seed}", [*common, *shared(other, *(["tiny"] if seed == 0 else []))])
+        run_dirs.append(base)
+        changed.append(f"- seed {seed}, M1 to M3, paired: {'; '.join(paired(base))}")
         models = {"SFT baseline": model(base, 0, "_baseline")} | {model_name(t): model(base, t) for t in range(3)}
         for arm in args.arms if seed in (args.control_seeds or seeds) else []:
             reuse = shared(f"{other}-{arm}", base.name)
             control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", *reuse])
+            run_dirs.append(control)
+            changed.append(f"- seed {seed}, arm {arm}, M1 to M3, paired: {'; '.join(paired(control))}")
             models |= {f"{arm} {model_name(t)}": model(control, t) for t in (1, 2)}
         found[seed] = models
         rows += [row(seed, label, m) for label, m in models.items()]
@@ -144,10 +181,16 @@ def main() -> None:
     words = f"--seeds {' '.join(map(str, seeds))} --split {args.split} --arms {' '.join(args.arms)}"
     words += f" --control-seeds {' '.join(map(str, args.control_seeds))}" if args.control_seeds else ""
     title = [f"## The tiny world, {args.split} split", ""]
-    where = [f"`tools/bench/tiny_world.py {words}`; {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores.", ""]
-    text = "\n".join([*title, *where, head, *rows, "", *verdicts(found)])
+    made = commits(run_dirs)
+    where = [
+        f"`tools/bench/tiny_world.py {words}`; {time.strftime('%Y-%m-%d')}, {cpu()}, commit {', '.join(made)}.",
+        "",
+    ]
+    text = "\n".join([*title, *where, head, *rows, "", *verdicts(found), *changed])
     print(text)
     if args.write:
+        if len(made) != 1 or "dirty" in made[0] or made == ["unknown"]:
+            sys.exit(f"not written: the runs are of {', '.join(made)}; a recorded table is of one commit")
         write_document(args.split, text)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json
+from nemo_srlm.core.files import read_json, write_atomic
 from nemo_srlm.core.pipeline import tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError
@@ -80,10 +80,22 @@ def _run(ctx: Context) -> None:
         ctx.progress.update(size + done, size + total, "parameters", phase="verify")
 
     write_hf(ctx, checkpoint, ctx.dir, written)
+    _write_card(ctx)
     verify(
         ctx.dir / HF, checkpoint, level=section.verify, layers=section.verify_layers, memory_gb=section.verify_memory_gb,
         report=verified,
     )  # fmt: skip
+
+
+def _write_card(ctx: Context) -> None:
+    """hf/README.md: what the model is and comes from. Its figures come later: `nemo-srlm model-card` prints it with them."""
+    from nemo_srlm.report.cards import card_models, model_card
+    from nemo_srlm.report.run_files import RunFiles
+
+    files = RunFiles(ctx.dir.parents[1], ctx.cfg)
+    names = {place: name for name, place in card_models(files.cfg).items()}
+    model = names.get((ctx.iteration, ctx.dir.name), "M0")
+    write_atomic(ctx.dir / HF / "README.md", model_card(files, model, measured=False))
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

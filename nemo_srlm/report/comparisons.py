@@ -1,0 +1,121 @@
+"""Comparisons as tables, for the page and for report.md: models of one run, runs beside each other, seeds.
+
+Tables as in benchmarks.py.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from nemo_srlm.evaluate.statistics import MIN_SEEDS, MIN_UNITS
+from nemo_srlm.report.benchmarks import cell
+from nemo_srlm.report.compare import policies
+from nemo_srlm.report.numbers import interval, signed
+from nemo_srlm.report.run_files import Data
+from nemo_srlm.report.summary import ARMS
+from nemo_srlm.report.units import FIGURES
+
+VERDICTS = {"up": "up", "down": "down", "same": "equal", "unclear": "not clear", "too_few": "too few to say"}
+
+
+def margins(figures: Sequence[str]) -> str:
+    """The margins within which two models count as equal, in words."""
+    return ", ".join(
+        f"{FIGURES[f].title} {signed(FIGURES[f].margin, FIGURES[f].unit).lstrip('+')}" for f in figures if f in FIGURES
+    )
+
+
+def models(runs: Sequence[Data]) -> list[Data]:
+    """A table for each run with two models to compare."""
+    return [table for run in runs if (table := _models(run, len(runs) > 1))["rows"]]
+
+
+def runs_and_seeds(runs: Sequence[Data]) -> list[Data]:
+    """The first run against the others, and the mean over seeds."""
+    return [table for table in (_runs(runs[0]), _seeds(runs[0])) if table["rows"]]
+
+
+def change(found: Data, name: str) -> dict[str, str]:
+    """The cell of a difference: value, interval, verdict, number of units."""
+    unit = FIGURES[name].unit
+    words = f"{interval(found, unit)} {VERDICTS[found['verdict']]}, {found['num']:,} units"
+    return cell(signed(found["value"], unit), words.strip())
+
+
+def _models(run: Data, several: bool) -> Data:
+    """Every policy against the first one, M1 and the one before it; M1 against the SFT baseline."""
+    names = [m["name"] for m in run["models"]]
+    made = policies(run)
+    wanted = {("M1", m) for m in made} | ({(made[0], m) for m in made[1:]} | set(pairwise(names)) if made else set())
+    shown = [f for f in FIGURES if any((c["first"], c["last"]) in wanted for c in run["changes"].get(f, []))]
+    rows = []
+    for first, last in ((a, b) for j, b in enumerate(names) for a in names[:j] if (a, b) in wanted):
+        found = {
+            f: next((c for c in run["changes"][f] if (c["first"], c["last"]) == (first, last)), None) for f in shown
+        }
+        if any(found.values()):
+            rows.append(
+                [cell(f"{first} to {last}"), *(cell("–") if c is None else change(c, f) for f, c in found.items())]
+            )
+    return {
+        "title": f"Differences between models{', ' + run['label'] if several else ''}",
+        "note": "Paired: by prompt, instruction or question, all samples of one summed first; brackets are 95% intervals, each "
+        f"for itself. up, down: the interval excludes 0. equal: it lies within ± the margin ({margins(shown)}). "
+        f"No verdict below {MIN_UNITS} units.",
+        "header": ["models", *(FIGURES[f].title for f in shown)],
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _runs(run: Data) -> Data:
+    """The first run's models against the models of the same name in the others."""
+    shown = [f for f in FIGURES if any(other["figures"].get(f) for other in run["between"])]
+    rows = []
+    for other in run["between"]:
+        for model in policies(run):
+            found = {f: next((c for c in other["figures"].get(f, []) if c["model"] == model), None) for f in shown}
+            if any(found.values()):
+                cells = [cell("–") if c is None else change(c, f) for f, c in found.items()]
+                rows.append([cell(f"{model}, minus {other['label']}", ARMS[other["arm"]]), *cells])
+    return {
+        "title": f"{run['label']} against the other runs",
+        "note": "The first run’s model minus the other run’s model of the same name, paired on the same held-out data; "
+        "brackets are 95% intervals for these two trainings. How much another seed would change is in the table of seeds.",
+        "header": ["model", *(FIGURES[f].title for f in shown)],
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _seeds(run: Data) -> Data:
+    rows = []
+    for row in run["over_seeds"]:
+        unit = FIGURES[row["figure"]].unit
+        arm = " minus ".join(ARMS.get(part, part) for part in row["arm"].split(" - "))
+        points = ", ".join(f"{seed}: {signed(value, unit)}" for seed, value in row["points"])
+        rows.append([
+            cell(FIGURES[row["figure"]].title, f"{row['first']} to {row['last']}"), cell(arm),
+            cell(signed(row["value"], unit), interval(row, unit)), cell(points),
+        ])  # fmt: skip
+    return {
+        "title": "Over seeds",
+        "note": f"Mean change over the seeds with Student’s 95% interval (from {MIN_SEEDS} seeds on), and each "
+        "seed’s change. Seeds differ in weights, order and sampling; data, prompts and the tiny world’s text are the same.",
+        "header": ["figure", "arm", "mean change", "seed: change"],
+        "rows": rows,
+    }  # fmt: skip
+
+
+def notices(runs: Sequence[Data]) -> list[str]:
+    """What a reader must know before any figure: no control arm, runs that are not alike."""
+    found = []
+    if runs[0]["arm"] == "self" and not any(run["arm"] in ("random", "sft_only") for run in runs[1:]):
+        found.append(
+            "No control arm stands beside this run: it cannot tell whether a change comes from the model’s own judgements."
+        )
+    for other in runs[0]["between"]:
+        if other["unlike"]:
+            found.append(
+                f"{other['label']} was measured otherwise and is not compared: {'; '.join(other['unlike'][:4])}"
+            )
+        if other["differ"]:
+            found.append(f"{other['label']} also differs in: {'; '.join(other['differ'][:6])}")
+    return found

@@ -1,0 +1,129 @@
+"""What every model scored on every prompt, instruction and question: the units that comparisons between models pair.
+
+Read from the records of the finished evaluations, not from their manifests, so that old runs get today's statistics. A
+figure whose records are missing has no units, and then no interval and no comparison.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.pipeline import evaluated_models
+from nemo_srlm.core.records import Candidate, Judgement, RankedReply
+from nemo_srlm.evaluate import reward_metrics, statistics
+from nemo_srlm.evaluate.mtbench import Graded
+from nemo_srlm.evaluate.statistics import Estimate, Units
+from nemo_srlm.report.run_files import Data, RunFiles
+
+TOP_LEVEL = 5  # of the oracle
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure. `low` and `high`: its bounds (None: unbounded). `unit`: share, score, correlation, grade or words.
+
+    margin: two models are called equal when the interval of their difference lies within ± margin.
+    """
+
+    title: str
+    unit: str
+    low: float | None
+    high: float | None
+    margin: float
+
+    @property
+    def span(self) -> float | None:
+        """The largest possible difference of two values."""
+        return None if self.low is None or self.high is None else self.high - self.low
+
+    def mean(self, units: Units) -> Estimate | None:
+        return statistics.mean(units, self.low, self.high)
+
+    def difference(self, first: Units, second: Units) -> Estimate | None:
+        return statistics.difference(first, second, self.span)
+
+
+FIGURES: dict[str, Figure] = {
+    "oracle": Figure("oracle score", "score", 0, TOP_LEVEL, 0.1),
+    "full": Figure("full marks", "share", 0, 1, 0.02),
+    "correct": Figure("correctness", "share", 0, 1, 0.02),
+    "pairwise_accuracy": Figure("pairwise accuracy as a judge", "share", 0, 1, 0.02),
+    "exact_match": Figure("exact match as a judge", "share", 0, 1, 0.02),
+    "kendall": Figure("Kendall τ as a judge", "correlation", -1, 1, 0.04),
+    "words": Figure("words", "words", None, None, 1.0),
+    "mt_bench": Figure("MT-Bench", "grade", 1, 10, 0.2),
+}
+JUDGING = ("pairwise_accuracy", "exact_match", "kendall")
+
+Measured = dict[str, dict[str, Units]]  # figure -> model -> its units
+
+
+def read(files: RunFiles) -> Measured:
+    """The units of every figure that at least one model has."""
+    found: Measured = {name: {} for name in FIGURES}
+    ranked = files.path(0, "held_out", "ranked_valid.jsonl")
+    replies = list(read_records(ranked, RankedReply)) if ranked else []
+    for model, t, suffix in evaluated_models(files.cfg, files.cfg.iterations):
+
+        def path(stage: str, name: str, t: int = t, suffix: str = suffix) -> Path | None:
+            return files.path(t, f"{stage}{suffix}", name)
+
+        for name, units in _of_model(path, replies, files):
+            if units:
+                found[name][model] = units
+    return {name: models for name, models in found.items() if models}
+
+
+def _of_model(
+    path: Callable[[str, str], Path | None], replies: list[RankedReply], files: RunFiles
+) -> Iterator[tuple[str, Units]]:
+    if scores := path("eval_oracle", "scores.jsonl"):
+        rows = [data for _, data in read_json_lines(scores)]
+        yield "oracle", statistics.grouped((r["prompt_id"], float(r["level"])) for r in rows)
+        yield "full", statistics.grouped((r["prompt_id"], float(r["level"] == TOP_LEVEL)) for r in rows)
+        yield "correct", statistics.grouped((r["prompt_id"], float(r["correctness"])) for r in rows)
+    if responses := path("eval_responses", "responses.jsonl"):
+        written = (c for c in read_records(responses, Candidate) if not c.error)
+        yield "words", statistics.grouped((c.prompt_id, float(len(c.text.split()))) for c in written)
+    if judgements := path("eval_reward", "judgements.jsonl"):
+        judged = {j.id: j for j in read_records(judgements, Judgement)}
+        by_instruction = reward_metrics.by_instruction(
+            replies, judged, files.min_valid_of_judge, files.cfg.judge.max_score
+        )
+        for name in JUDGING:
+            yield name, reward_metrics.units_of(by_instruction, name)
+    if grades := path("eval_mt_bench", "grades.jsonl"):
+        given = ((str(g.question_id), g.score) for g in read_records(grades, Graded))
+        yield "mt_bench", statistics.grouped((question, score) for question, score in given if score is not None)
+
+
+def estimates(measured: Measured) -> dict[str, dict[str, Data]]:
+    """Figure -> model -> its mean with interval and number of units."""
+    return {
+        name: {model: found.to_json() for model, units in models.items() if (found := FIGURES[name].mean(units))}
+        for name, models in measured.items()
+    }
+
+
+def changes(measured: Measured) -> dict[str, list[Data]]:
+    """Figure -> the paired difference of every two models: {"first", "last", value, interval, num, "verdict", "left_out"}.
+
+    Models in their order, "last" trained after "first". `left_out`: units that only one of the two has.
+    """
+    found: dict[str, list[Data]] = {}
+    for name, models in measured.items():
+        pairs = [(a, b) for i, a in enumerate(models) for b in list(models)[i + 1 :]]
+        made = [(a, b, compared(name, models[a], models[b])) for a, b in pairs]
+        found[name] = [{"first": a, "last": b, **change} for a, b, change in made if change is not None]
+    return found
+
+
+def compared(name: str, first: Units, last: Units) -> Data | None:
+    """`last` minus `first` on the units of both; None without a common one."""
+    kind = FIGURES[name]
+    found = kind.difference(first, last)
+    if found is None:
+        return None
+    verdict = statistics.verdict(found, kind.margin)
+    return {**found.to_json(), "verdict": verdict, "left_out": len(first.keys() | last.keys()) - found.num}

@@ -1,0 +1,91 @@
+"""Runs beside each other: what is compared, what is refused with a reason, and the mean over seeds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
+from nemo_srlm.report import comparisons, units
+from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.report.text import markdown
+from nemo_srlm.report.write import read_runs
+from tests.synthetic_run import build
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def with_setting(run: Path, **changes) -> Path:
+    cfg = load_resolved_config(run)
+    for name, value in changes.items():
+        section, field = name.split("_", 1)
+        setattr(getattr(cfg, section), field, value)
+    save_resolved_config(cfg, run)
+    return run
+
+
+def test_two_models_are_compared_on_the_same_prompts_and_the_interval_is_that_of_the_pairs(root: Path):
+    files = RunFiles(build(root, "paired"))
+    found = units.changes(units.read(files))
+    last = next(c for c in found["oracle"] if (c["first"], c["last"]) == ("M1", "M3"))
+    assert last["value"] == pytest.approx(3.75 - 185 / 60)
+    assert (last["num"], last["left_out"], last["verdict"]) == (60, 0, "up")
+    assert last["low"] < last["value"] < last["high"]
+    assert {c["last"] for c in found["pairwise_accuracy"]} == {"M1", "M2", "M3"}
+
+
+def test_runs_of_another_split_or_held_out_set_are_not_compared_and_the_reader_is_told(root: Path):
+    own, other = build(root, "own"), with_setting(build(root, "other", "random"), world_split="test")
+    data = read_runs([own, other])
+    between = data[0]["between"][0]
+    assert between["unlike"] == ['held_out.split: "dev" -> "test"']
+    assert between["figures"] == {}
+    text = markdown(data)
+    assert "other was measured otherwise and is not compared: held_out.split" in text
+    assert "Oracle score from M1 to M3" not in text
+    path = other / "iter0/held_out/manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["outputs"]["eval_prompts.jsonl"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert len(read_runs([own, with_setting(other, world_split="dev")])[0]["between"][0]["unlike"]) == 1
+
+
+def test_other_settings_that_differ_are_named_and_do_not_hinder(root: Path):
+    data = read_runs([build(root, "a"), with_setting(build(root, "b", "random"), dpo_beta=0.3)])
+    between = data[0]["between"][0]
+    assert between["differ"] == ["dpo.beta: 0.1 -> 0.3"]
+    assert [row["model"] for row in between["figures"]["oracle"]] == ["M1", "M2", "M3"]
+    assert "b also differs in: dpo.beta" in markdown(data)
+
+
+def test_seeds_give_a_mean_an_interval_and_their_points(root: Path):
+    runs = [build(root, f"self{seed}", seed=seed) for seed in range(3)]
+    runs += [build(root, f"control{seed}", "random", seed=seed) for seed in range(2)]
+    data = read_runs(runs)
+    rows = {(row["figure"], row["arm"]): row for row in data[0]["over_seeds"]}
+    own = rows["oracle", "self"]
+    assert [seed for seed, _ in own["points"]] == [0, 1, 2]
+    assert (own["first"], own["last"], own["num"]) == ("M1", "M3", 3)
+    assert own["value"] == pytest.approx(3.75 - 185 / 60)
+    gap = rows["oracle", "self - random"]
+    assert [seed for seed, _ in gap["points"]] == [0, 1]
+    assert (gap["low"], gap["high"]) == (None, None)  # two seeds are too few for an interval
+    words = rows["words", "self"]
+    assert words["low"] < words["value"] < words["high"]
+    text = markdown(data)
+    assert "### Over seeds" in text
+    assert "self-rewarding minus random scores (control)" in text
+
+
+def test_a_run_of_another_setting_is_no_repetition(root: Path):
+    data = read_runs([build(root, "c"), with_setting(build(root, "d", seed=1), dpo_beta=0.3)])
+    assert data[0]["over_seeds"] == []
+
+
+def test_the_margins_of_equality_are_stated(root: Path):
+    note = comparisons.models(read_runs([build(root, "margins")]))[0]["note"]
+    assert "pairwise accuracy as a judge 2.0 pts" in note
+    assert "No verdict below 20 units" in note

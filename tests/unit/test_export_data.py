@@ -1,0 +1,106 @@
+"""What a run made, as data sets: exact round trip through the external arm, columns, cards."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nemo_srlm import cli
+from nemo_srlm.core import manifest, outputs
+from nemo_srlm.core.files import dump, read_json_lines, write_records
+from nemo_srlm.core.records import PreferencePair, content_id
+from nemo_srlm.data.preference_pairs import read_pairs
+from nemo_srlm.report import cards
+from nemo_srlm.report.export_data import FORMS
+from nemo_srlm.report.run_files import RunFiles
+from tests.synthetic_run import build
+
+TEXTS = [
+    ("Why?", "Because.", "No.", 4 + 1 / 3, 1.0),
+    ("\n\nHuman: not a transcript", "\n\nHuman: a\n\nAssistant: b", " spaces \t", 2.5, 0.1 + 0.2),
+    ("مرحبا", "こんにちは\u3000世界", "\U0001f600 e\u0301", None, None),
+    ('quotes " and \\', "<|im_start|>", "line\nbreak", 5.0, 4.999999999999999),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = build(tmp_path_factory.mktemp("runs"), iterations=1)
+    pairs = []
+    for prompt, chosen, rejected, high, low in TEXTS:
+        prompt_id = content_id("prompt", prompt)
+        pair_id = content_id("pair", prompt_id, chosen, rejected)
+        pairs.append(PreferencePair(pair_id, prompt_id, prompt, chosen, rejected, high, low))
+    stage = run / "iter1/pairs"
+    done = manifest.read(stage)
+    assert done is not None
+    write_records(stage / "pairs.jsonl", pairs)
+    manifest.write(stage, replace(done, outputs=outputs.describe(stage, manifest.NAME)))
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "data"
+    assert cli.main(["export-data", str(run), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_the_external_arm_reads_the_same_pairs_back_byte_for_byte(run: Path, data: Path, form: str, ending: str):
+    counts: Counter[str] = Counter()
+    found = read_pairs([data / form / f"iteration_1.{ending}"], counts)
+    again = "".join(dump(pair) for pair in found)
+    assert again == (run / "iter1/pairs/pairs.jsonl").read_text(encoding="utf-8")
+    assert {name: n for name, n in counts.items() if name.startswith("dropped")} == {}
+
+
+def test_the_columns_are_those_that_others_read(data: Path):
+    row = next(row for _, row in read_json_lines(data / "preferences_ultrafeedback/iteration_1.jsonl"))
+    assert (
+        row["chosen"]
+        == row["messages"]
+        == [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    )
+    assert list(row) == ["prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"]
+    row = next(row for _, row in read_json_lines(data / "preferences_trl/iteration_1.jsonl"))
+    assert (row["prompt"], row["rejected"]) == (
+        [{"role": "user", "content": "Why?"}],
+        [{"role": "assistant", "content": "No."}],
+    )
+    row = next(row for _, row in read_json_lines(data / "ift/train.jsonl"))
+    assert row["messages"][1] == {"role": "assistant", "content": "answer"}
+
+
+def test_the_data_card_has_counts_reasons_judge_and_fields_to_fill(data: Path):
+    card = (data / "README.md").read_text(encoding="utf-8")
+    meta = yaml.safe_load(card.split("---")[1])
+    paths = [entry["path"] for config in meta["configs"] for entry in config["data_files"]]
+    assert sorted(paths) == sorted(path.relative_to(data).as_posix() for path in data.rglob("*.parquet"))
+    for wanted in ("41 rouge", "judged by M1 itself, 3 draws", "prompts without a pair", cards.FILL, "hf upload USER/NAME",
+                   "commit: 0123456789ab", "| 4 |"):  # fmt: skip
+        assert wanted in card.replace("    4 |", " 4 |"), wanted
+    assert not list(data.rglob(".cache"))
+
+
+def test_an_export_does_not_mix_with_what_is_there(run: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["export-data", str(run), "--out", str(data)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_model_card_has_lineage_figures_and_limits_and_says_when_nothing_is_measured(
+    run: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["model-card", str(run), "M2"]) == 0
+    card = capsys.readouterr().out
+    assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "text-generation"
+    for wanted in ("# M2 of the run tiny", "* M2: dpo of iteration 1", "| oracle score", "oracle score, M1 to M2: +0.5",
+                   "One training, seed 0", cards.FILL, "Judge: oracle, 256 prompts, 0 unjudged"):  # fmt: skip
+        assert wanted in card, wanted
+    plain = cards.model_card(RunFiles(run), "M1", measured=False)
+    assert "Not measured when this card was written" in plain
+    assert "oracle score" not in plain
+    assert cli.main(["model-card", str(run), "M9"]) == 2

@@ -1,0 +1,77 @@
+"""What the report may say: no control arm, self-judged comparisons, too few prompts, runs of an older version."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.report import summary, units
+from nemo_srlm.report.collect import of_run
+from nemo_srlm.report.render import html
+from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.report.text import markdown
+from nemo_srlm.report.write import read_runs
+from tests.synthetic_run import build
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> Path:
+    return build(root)
+
+
+def test_a_run_without_a_control_says_so_before_any_figure(run: Path):
+    data = read_runs([run])
+    for text in (html(data), markdown(data)):
+        assert (
+            0
+            < text.index("No control arm stands beside this run")
+            < text.index("Oracle score" if text[0] != "#" else "oracle")
+        )
+
+
+def test_a_model_that_judges_its_own_responses_does_not_lead(root: Path):
+    data = read_runs([build(root, "own-judge", world=False)])[0]
+    data["head_to_head"] = [{**row, "judge": f"{row['model']} itself"} for row in data["head_to_head"]]
+    text = summary.headline(data)
+    assert "Whether responses got better is not known: only the models themselves compared their responses." in text
+    assert "follows instructions" not in text
+    assert [tile["title"] for tile in summary.axes(data)] == ["Judging", "Response length"]
+    assert html([data]).count(">self-judged<") == len(data["head_to_head"])
+    assert "M3 itself (self-judged)" in markdown([data])
+
+
+def test_beside_a_head_to_head_stand_judge_prompts_unjudged_and_order_bias(root: Path):
+    row = read_runs([build(root, "beside", world=False)])[0]["head_to_head"][-1]
+    row |= {"judge": "gpt-4", "order_bias": {"share_first": 0.61, "contradictions": 0.2}}
+    row["counts"]["unjudged"] = 3
+    assert summary.beside(row) == (
+        "Judge: gpt-4, 256 prompts, 3 unjudged, first place preferred 61%, orders disagree 20%."
+    )  # fmt: skip
+
+
+def test_few_prompts_get_no_verdict(run: Path):
+    files = RunFiles(run)
+    few = {
+        figure: {model: dict(list(found.items())[:15]) for model, found in models.items()}
+        for figure, models in units.read(files).items()
+    }
+    text = summary.headline(of_run(files, few))
+    assert "Whether M3 follows instructions better than M1 cannot be said from 15 prompts" in text
+
+
+def test_comparisons_of_an_old_run_get_todays_intervals(root: Path):
+    run = build(root, "old")
+    path = run / "iter2/eval_h2h/manifest.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for row in data["metrics"]["comparisons"]:
+        row["net_interval"] = [row["net"], row["net"]]
+        del row["prompts"]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    for row in read_runs([run])[0]["head_to_head"]:
+        assert row["net_interval"][0] < row["net"] < row["net_interval"][1]
+        assert row["prompts"] == 256
