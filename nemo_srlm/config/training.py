@@ -246,7 +246,7 @@ class TrainSection:
     micro_batch: int = number(1, "examples per forward pass of one replica", at_least=1, execution=True)
     epochs: float = number(1.0, above=0)
     max_steps: int = number(0, "more than 0: this many steps, whatever epochs says", at_least=0)
-    max_length: int = number(4096, "tokens of prompt + response; longer examples are dropped and counted", at_least=1)
+    max_length: int = number(4096, "tokens of prompt + response; longer examples are dropped and counted", at_least=4)
     packing: bool = setting(True, "several examples per sequence", execution=True)
     max_tokens_per_row: int = number(
         0,

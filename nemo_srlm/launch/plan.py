@@ -1,5 +1,6 @@
 """The unfinished stages of a run, as steps: launch/local.py executes them on this machine, launch/slurm makes jobs of them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
             todo.append(ref)
     if todo:
         check_reuse(cfg.run.reuse)
+        check_root(run_dir)
     return todo
 
 
@@ -71,6 +73,15 @@ def check_stage(stage: Stage, cfg: Config, iteration: int) -> None:
         stage.identity(cfg, iteration)
     if stage.name in cfg.api.stages and not any(cfg.api.key_variable in line for line in cfg.cluster.setup):
         read_key(cfg.api.key_variable)
+
+
+def check_root(run_dir: Path) -> None:
+    """Raises ConfigError where the run's directory would lie below a file."""
+    place = run_dir
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError("run.root", f"{place} is no directory", "a directory, or nothing", "set another run.root")
 
 
 def check_reuse(other: str) -> None:

@@ -41,6 +41,12 @@ def test_what_is_absent_is_named_at_once(
         remaining(compose("tiny", settings), tmp_path)
 
 
+def test_a_run_below_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"run\.root: .*file is no directory"):
+        remaining(compose("tiny", []), tmp_path / "file" / "run")
+
+
 def test_a_good_config_has_all_of_its_stages_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
     cfg = compose("tiny", [*ENDPOINT, "select.stages=[dpo]"])
