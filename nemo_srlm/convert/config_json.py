@@ -52,7 +52,7 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
         init_std=_real(data.get("initializer_range", 0.02), path, "initializer_range"),
     )
     for name, rule in rules(ModelSection).items():
-        if not rule.permits(getattr(model, name)):
+        if name != "family" and not rule.permits(getattr(model, name)):
             raise CheckpointError(path, f"model.{name} = {getattr(model, name)!r}", rule.expected(getattr(model, name)))
     check_heads(model, path)
     return model

@@ -170,6 +170,7 @@ def others(runs: Path, whole: Path) -> Path:
         if stage.name not in OWN.get(stage.parent.name, set()):
             (made / stage.parent.name).mkdir(parents=True, exist_ok=True)
             (made / stage.parent.name / stage.name).symlink_to(stage)
+    (made / "config.yaml").symlink_to(whole / "config.yaml")
     return made
 
 

@@ -87,16 +87,10 @@ def test_gradients_are_accumulated_in_the_product_only_where_the_extension_impor
     assert made.gradient_accumulation_fusion is extension
 
 
-def test_reporting_a_step_leaves_the_training_its_threads(tmp_path: Path):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    section = TrainSection()
-    job = Job(
-        "sft", MODEL, ParallelSection(threads=2), PrecisionSection(), section, 0, tmp_path, None, Progress(tmp_path)
-    )
+def test_reporting_a_step_leaves_the_training_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    parallel, asked = ParallelSection(threads=2), []
+    job = Job("sft", MODEL, parallel, PrecisionSection(), TrainSection(), 0, tmp_path, None, Progress(tmp_path))
     result = StepResult(1, {"loss": 1.0}, 0.1, 1.0, 8.0, 8.0, 64.0, 1.0, stop=False, reason="")
-    try:
-        assert utilisation(job, result) == {}
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert utilisation(job, result) == {}
+    assert asked == []

@@ -164,7 +164,7 @@ def test_a_manifest_without_sizes_and_digests_is_accepted_and_said_to_record_non
     data["outputs"] = {name: {} for name in data["outputs"]}
     if recorded == "absent":
         del data["outputs"]
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps({**data, "digest": ""}))  # as of an earlier version
     assert lost_stages(load_resolved_config(made), made) == {}
     assert verify.verify(made) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("iter1/pairs"))

@@ -101,7 +101,7 @@ def test_an_instruct_model_is_tuned_on_eft_alone():
         (["eft.source=ranks", "eft.justification=Good.", "judge.method=expected", "judge.lead_in='Score: '"],
          r"eft\.justification: a text, with judge\.lead_in='Score: '"),
         (["pairs.files=[x.jsonl]"], r"pairs\.files: .*with run\.arm=self, .*run\.arm=external"),
-        (["chat.arguments={a: 1}"], r"chat\.arguments: \{'a': 1\} with chat\.format=strings"),
+        (["world.enabled=true", "chat.arguments={a: 1}"], r"chat\.arguments: \{'a': 1\} with chat\.format=strings"),
         (["prompts.num_prompts=0"], r"prompts\.num_prompts: 0, with prompts\.source=written"),
         (["world.enabled=true", "prompts.source=file", "prompts.files=[x]"], r"prompts\.source: file in the tiny world"),
     ],
