@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_srlm.core.files import read_json_lines, read_records
+from nemo_srlm.core.files import read_records, read_typed_lines
 from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.core.records import Candidate, Judgement, RankedReply
 from nemo_srlm.evaluate import reward_metrics, statistics
@@ -17,6 +17,15 @@ from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.report.run_files import Data, RunFiles
 
 TOP_LEVEL = 5  # of the oracle
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A line of eval_oracle's scores.jsonl."""
+
+    prompt_id: str
+    level: float
+    correctness: float
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,10 @@ def _of_model(
     path: Callable[[str, str], Path | None], replies: list[RankedReply], files: RunFiles
 ) -> Iterator[tuple[str, Units]]:
     if scores := path("eval_oracle", "scores.jsonl"):
-        rows = [data for _, data in read_json_lines(scores)]
-        yield "oracle", statistics.grouped((r["prompt_id"], float(r["level"])) for r in rows)
-        yield "full", statistics.grouped((r["prompt_id"], float(r["level"] == TOP_LEVEL)) for r in rows)
-        yield "correct", statistics.grouped((r["prompt_id"], float(r["correctness"])) for r in rows)
+        rows = list(read_typed_lines(scores, _Scored))
+        yield "oracle", statistics.grouped((r.prompt_id, r.level) for r in rows)
+        yield "full", statistics.grouped((r.prompt_id, float(r.level == TOP_LEVEL)) for r in rows)
+        yield "correct", statistics.grouped((r.prompt_id, r.correctness) for r in rows)
     if responses := path("eval_responses", "responses.jsonl"):
         written = (c for c in read_records(responses, Candidate) if not c.error)
         yield "words", statistics.grouped((c.prompt_id, float(len(c.text.split()))) for c in written)

@@ -297,4 +297,6 @@ def test_the_stage_says_how_well_the_judgements_of_its_source_order_the_replies(
     assert (metrics["examples"], metrics["parsed"], metrics["left_out"]) == (5, 5, {"duplicate": 0, "unparsed": 1})
     assert metrics["judging"]["pairwise_accuracy"] == 0.5
     assert metrics["summary"] == "5 examples of 6 ranked replies (external); left out: 1 unparsed"
-    assert metrics["judging"]["intervals"]["pairwise_accuracy"] == [0.0, 1.0]
+    low, high = metrics["judging"]["intervals"]["pairwise_accuracy"]
+    assert 0 < low < 0.05  # three instructions say nearly nothing
+    assert 0.95 < high < 1
