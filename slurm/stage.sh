@@ -29,11 +29,25 @@ on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; to
 trap 'on_signal USR1' USR1   # the time limit is near
 trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
 
-# Fencing: the newest attempt owns the shard. An older attempt whose node Slurm has lost may still run and write; its step
-# reads this file twice a second and stops when another attempt owns the shard.
-previous=$(cat "$owner_file" 2>/dev/null || true)
+# Fencing: the newest attempt owns the shard. The step of an older attempt whose node Slurm has lost may still run and write. It
+# reads the owner twice a second, ends its worker when another attempt owns the shard, and then removes its lease
+# (nemo_srlm/launch/slurm/lease.py). A lease that is not renewed for $LEASE seconds is that of a node that is dead.
 printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
-if [ -n "$previous" ] && ! tail -n 1 "$attempts" 2>/dev/null | grep -qE $'\t(done|user|failed|limit|signalled|moved)\t'; then sleep 3; fi
+await_older() { # until nothing of an older attempt of this shard is left to write
+    local seen=none found left=0
+    while compgen -G "$job_dir/lease-$shard-*" >/dev/null; do
+        found=$(tail -n 1 "$job_dir/lease-$shard-"* 2>/dev/null)   # contents: a shared file system caches times
+        if [ "$found" != "$seen" ]; then
+            if [ "$seen" = none ]; then say 'waits for an older attempt that still has its lease'; fi
+            seen=$found left=$((2 * LEASE))
+        fi
+        if [ "$((left--))" -le 0 ]; then say 'the older attempt is dead: its lease has run out'; break; fi
+        sleep 0.5
+    done
+    owned || { say 'fenced: a later attempt has taken over'; exit 5; }
+    rm -f "$job_dir/lease-$shard-"*
+}
+await_older
 
 export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
 NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -10,6 +10,7 @@ from subprocess import Popen
 from nemo_srlm.core.terminal import say
 
 DUMP_SECONDS = 5.0  # that a hung process gets to write its stacks
+GONE_SECONDS = 60.0  # that a killed process gets to end: one that waits for a file server ends when that answers
 
 
 def generations(pid: int) -> list[list[int]]:
@@ -18,7 +19,7 @@ def generations(pid: int) -> list[list[int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+                fields = _stat(int(entry.name))
             except OSError:
                 continue  # it ended in the meantime
             if fields[0] != "Z":
@@ -38,9 +39,27 @@ def send(pids: list[int], number: signal.Signals) -> None:
 
 
 def kill(child: "Popen[bytes]") -> None:
-    for pids in generations(child.pid):
+    """Kills the process and all below it, and returns when they are gone: until then they may still write."""
+    below = generations(child.pid)
+    for pids in below:
         send(pids, signal.SIGKILL)
     child.wait()
+    deadline = time.monotonic() + GONE_SECONDS
+    while any(map(alive, chain.from_iterable(below))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return _stat(pid)[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and what follows. Raises OSError when it has ended."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(") ")[2].split()
 
 
 def dump(child: "Popen[bytes]") -> None:

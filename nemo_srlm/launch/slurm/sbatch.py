@@ -15,6 +15,7 @@ from nemo_srlm.core.manifest import fingerprint
 from nemo_srlm.core.stage import Kind, Ref
 from nemo_srlm.generate.replicas import num_replicas
 from nemo_srlm.launch.slurm.jobs import Job, comment, directory, title
+from nemo_srlm.launch.slurm.lease import EXPIRES
 from nemo_srlm.stages import load
 
 SETTINGS = "job.json"  # in a job's folder
@@ -185,6 +186,7 @@ def shell(cfg: Config, run_dir: Path, job: Job, code: Path) -> str:
         f"PYTHON=({shlex.join([*before, python(cfg, job)])})",
         f"MAX_RESTARTS={site.max_restarts}",
         f"RETRIES={site.retries}",
+        f"LEASE={EXPIRES}",
         f"OTHER_NODES={site.other_nodes}",
         f"EXCLUDED={shlex.quote(','.join(site.exclude))}",
         f"KIND={job.kind}",

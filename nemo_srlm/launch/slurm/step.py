@@ -31,12 +31,14 @@ from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
+from nemo_srlm.launch.slurm.lease import Lease
 from nemo_srlm.launch.slurm.node import caches, check_node, oom_kills
 from nemo_srlm.launch.slurm.process_tree import dump, kill
 from nemo_srlm.launch.slurm.sbatch import PASSED, JobSettings, config_digest
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.stages import load
 
+FENCED = ("fenced", "a later attempt has taken over")
 POLL = 0.5  # seconds between two looks at the worker
 OUT_OF_MEMORY = "out of memory: the kernel killed a process of the job"
 STOP_SECONDS = 20.0  # that an item worker gets after SIGTERM; what it has in flight is done again
@@ -61,6 +63,19 @@ class Attempt:
             env["NEMO_SRLM_ATTEMPT"], int(env["NEMO_SRLM_SHARD"]), int(env["SLURM_NODEID"]), env["NEMO_SRLM_HEAD"],
             int(env["NEMO_SRLM_PORT"]), Path(env["NEMO_SRLM_OWNER_FILE"]), Path(env["NEMO_SRLM_STOP_FILE"]),
         )  # fmt: skip
+
+    @property
+    def owner_name(self) -> str:
+        """How the owner file names this attempt and its retries."""
+        return self.name.partition(".r")[0]
+
+    def fenced(self) -> bool:
+        """Whether a later attempt owns the shard."""
+        try:
+            owner = self.owner.read_text(encoding="utf-8").strip()
+        except OSError:
+            return False  # a file system that stutters is no later attempt
+        return owner != self.owner_name
 
 
 def command(job: JobSettings, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
@@ -94,8 +109,8 @@ def prepare_child(parent: int) -> None:
 class WorkerSupervisor:
     """The worker of this node, from its start to the outcome."""
 
-    def __init__(self, job: JobSettings, attempt: Attempt) -> None:
-        self.job, self.attempt = job, attempt
+    def __init__(self, job: JobSettings, attempt: Attempt, lease: Lease) -> None:
+        self.job, self.attempt, self.lease = job, attempt, lease
         # the training's own stop file; torchrun.py removes it when it starts, so it is touched again and again
         self.training_stop = stop_file(stage_directory(job.path, job.stages[0])) if job.kind == "train" else None
         self.terminated = False
@@ -106,14 +121,6 @@ class WorkerSupervisor:
         self.terminated = True
         self.attempt.stop.touch()
 
-    def fenced(self) -> bool:
-        """Whether a later attempt owns the shard."""
-        try:
-            owner = self.attempt.owner.read_text(encoding="utf-8").strip()
-        except OSError:
-            return False  # a file system that stutters is no later attempt
-        return owner != self.attempt.name.partition(".r")[0]
-
     def run(self) -> tuple[str, str]:
         """(done | again | stopped | signalled | fenced | user | hung | crashed, detail)."""
         words, env = command(self.job, self.attempt)
@@ -123,9 +130,10 @@ class WorkerSupervisor:
         asked = 0.0
         while child.poll() is None:
             time.sleep(POLL)
-            if self.fenced():
+            self.lease.renew()
+            if self.attempt.fenced():
                 kill(child)
-                return "fenced", "a later attempt has taken over"
+                return FENCED
             if self.attempt.stop.exists():
                 if self.training_stop:
                     self.training_stop.touch()  # the ranks look there each step, save, and exit together
@@ -157,8 +165,10 @@ class WorkerSupervisor:
         return ("user" if code == EXIT_USER else "crashed"), words
 
 
-def work(job: JobSettings, attempt: Attempt) -> tuple[str, str]:
+def work(job: JobSettings, attempt: Attempt, lease: Lease) -> tuple[str, str]:
     run_dir = job.path
+    if attempt.fenced():  # lost while its container was starting
+        return FENCED
     cfg = load_resolved_config(run_dir)
     found = config_digest(cfg)
     if found != job.config:
@@ -179,7 +189,7 @@ def work(job: JobSettings, attempt: Attempt) -> tuple[str, str]:
             return "done", "was done already"
         if attempt.node == 0:
             stages.begin(stage, cfg, ref.iteration, run_dir)
-    outcome = WorkerSupervisor(job, attempt).run()
+    outcome = WorkerSupervisor(job, attempt, lease).run()
     if outcome[0] == "done" and sharded:
         shard_mark(run_dir, ref, attempt.shard, job.num_shards).touch()
     return outcome
@@ -214,12 +224,12 @@ def detail_of(job: JobSettings, detail: str) -> str:
     return errors[0].splitlines()[0] if errors and not detail.startswith(OUT_OF_MEMORY) else detail
 
 
-def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tuple[str, str]:
+def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt, lease: Lease) -> tuple[str, str]:
     """How the attempt ended, and the detail. What was raised is written down, and printed."""
     try:
         if args.check:
             return check(job, args.job_dir)
-        return finish(job) if args.finish else work(job, attempt)
+        return finish(job) if args.finish else work(job, attempt, lease)
     except Exception as error:
         ref = job.stages[0]
         directory = args.job_dir if args.check else stage_directory(job.path, ref)  # a check fails, not a stage
@@ -230,15 +240,8 @@ def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tupl
             return "crashed", f"{type(error).__name__}: {error}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="nemo_srlm.launch.slurm.step")
-    parser.add_argument("job_dir", type=Path)
-    parser.add_argument("--finish", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
-    os.chdir(job_directory())  # paths of the config may be relative to it; it was started where the package lies
-    word, detail = result(args, job, attempt)
+def report(args: argparse.Namespace, job: JobSettings, attempt: Attempt, word: str, detail: str) -> int:
+    """Writes down how the attempt ended; the exit code of the step."""
     if word in ("user", "crashed", "hung") and not args.check:
         detail = detail_of(job, detail)
     outcome = args.job_dir / f"outcome-{attempt.shard}-{attempt.node}"
@@ -248,6 +251,23 @@ def main() -> int:
         say(f"{of_system(error, outcome) or error}; it had ended: {word}: {detail}", error=True)
         return EXIT_FAILED
     return {"done": EXIT_DONE, "user": EXIT_USER, "again": EXIT_AGAIN}.get(word, EXIT_FAILED)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="nemo_srlm.launch.slurm.step")
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--finish", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
+    os.chdir(job_directory())  # paths of the config may be relative to it; it was started where the package lies
+    lease = Lease(args.job_dir.resolve(), attempt.shard, attempt.node, attempt.owner_name)
+    lease.renew()
+    try:
+        word, detail = result(args, job, attempt, lease)
+        return report(args, job, attempt, word, detail)
+    finally:
+        lease.release()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""An attempt that lives on after Slurm has lost its node writes nothing once the next attempt has begun. Needs no Slurm."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.config.shipped import SLURM
+from nemo_srlm.core.stage import Ref
+from nemo_srlm.launch.slurm import sbatch, step
+from nemo_srlm.launch.slurm.jobs import Job
+from nemo_srlm.launch.slurm.lease import EXPIRES, RENEW, Lease
+from nemo_srlm.launch.slurm.process_tree import alive
+
+JUDGE = Job("iter1-judge", "work", (Ref("judge", 1),), "generate", (), 1, ())
+SRUN = """#!/bin/bash
+echo new >>"$EVENTS"
+printf '%s\\tdone\\t\\n' "$NEMO_SRLM_ATTEMPT" >"$JOB_DIR/outcome-0-0"
+"""
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def next_attempt(tmp_path: Path, lease: int = EXPIRES) -> "subprocess.Popen[str]":
+    """The real job script of job 8, which takes over; srun and scontrol answer as Slurm's do."""
+    job_dir, bin_dir = tmp_path / "job", tmp_path / "bin"
+    job_dir.mkdir(exist_ok=True)
+    bin_dir.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/bash\necho node1\n")):
+        (bin_dir / name).write_text(text)
+        (bin_dir / name).chmod(0o755)
+    made = sbatch.shell(Config(), tmp_path, JUDGE, tmp_path)
+    assert f"\nLEASE={EXPIRES}\n" in made
+    (job_dir / "job.env").write_text(made.replace(f"LEASE={EXPIRES}", f"LEASE={lease}"))
+    env = {
+        "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "8", "SLURM_JOB_NODELIST": "node1",
+        "SLURMD_NODENAME": "node1", "EVENTS": str(tmp_path / "events"), "JOB_DIR": str(job_dir),
+    }  # fmt: skip
+    command = ["bash", str(SLURM / "stage.sh"), str(job_dir), "work"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_the_next_attempt_begins_when_the_older_one_has_given_up_its_lease(tmp_path: Path):
+    (tmp_path / "job").mkdir()
+    lease = Lease(tmp_path / "job", 0, 0, "7.0")
+    lease.renew()
+    script = next_attempt(tmp_path)
+    assert script.stdout
+    assert "waits for an older attempt" in script.stdout.readline()
+    assert (tmp_path / "job/owner-0").read_text() == "8.0\n"
+    with (tmp_path / "events").open("a") as events:  # its last write, at a time of its own choice
+        events.write("old\n")
+    lease.release()
+    said, _ = script.communicate(timeout=60)
+    assert script.returncode == 0, said
+    assert (tmp_path / "events").read_text().split() == ["old", "new"]
+
+
+def test_a_lease_that_nobody_renews_runs_out(tmp_path: Path):
+    (tmp_path / "job").mkdir()
+    dead = Lease(tmp_path / "job", 0, 0, "7.0")
+    dead.renew()
+    script = next_attempt(tmp_path, lease=1)
+    said, _ = script.communicate(timeout=60)
+    assert script.returncode == 0, said
+    assert "its lease has run out" in said
+    assert not dead.path.exists()
+    assert (tmp_path / "events").read_text().split() == ["new"]
+
+
+def test_an_attempt_that_is_overtaken_while_it_waits_begins_nothing(tmp_path: Path):
+    (tmp_path / "job").mkdir()
+    lease = Lease(tmp_path / "job", 0, 0, "7.0")
+    lease.renew()
+    script = next_attempt(tmp_path)
+    assert script.stdout
+    script.stdout.readline()
+    (tmp_path / "job/owner-0").write_text("9.0\n")
+    lease.release()
+    said, _ = script.communicate(timeout=60)
+    assert script.returncode == 5, said
+    assert not (tmp_path / "events").exists()
+
+
+def test_each_renewal_changes_the_file_and_the_lease_outlasts_several(tmp_path: Path):
+    lease = Lease(tmp_path, 3, 1, "7_3.0")
+    lease.renew()
+    first = lease.path.read_text()
+    lease.next = 0.0
+    lease.renew()
+    assert lease.path.read_text() != first
+    assert lease.path.name == "lease-3-1.7_3.0"
+    assert EXPIRES >= 4 * RENEW
+
+
+# a worker with a process below it. Both write without end; the worker makes a later attempt the owner of the shard
+WRITES = 'import sys\nwhile True:\n    with open(sys.argv[1], "a") as f: f.write("x")\n'
+WORKER = f"""
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {WRITES!r}, sys.argv[1]])
+pathlib.Path(sys.argv[1] + ".pid").write_text(str(child.pid))
+pathlib.Path(sys.argv[2]).write_text("8.0")
+exec({WRITES!r})
+"""
+
+
+def attempt_of(tmp_path: Path) -> step.Attempt:
+    (tmp_path / "owner").write_text("7.0\n")
+    return step.Attempt("7.0.r1", 0, 0, "node1", 1, tmp_path / "owner", tmp_path / "stop")
+
+
+@pytest.mark.usefixtures("handlers")
+def test_nothing_below_a_fenced_step_is_alive_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, attempt = tmp_path / "out", attempt_of(tmp_path)
+    words = [sys.executable, "-c", WORKER, str(out), str(attempt.owner)]
+    monkeypatch.setattr(step, "command", lambda job, attempt: (words, {}))
+    settings = sbatch.settings(Config(), tmp_path, JUDGE)
+    lease = Lease(tmp_path, 0, 0, attempt.owner_name)
+    assert step.WorkerSupervisor(settings, attempt, lease).run() == step.FENCED
+    assert lease.path.exists()  # until the outcome is written
+    assert not alive(int(Path(f"{out}.pid").read_text()))
+    assert alive(os.getpid())
+
+
+def test_an_attempt_that_is_lost_before_its_step_starts_begins_nothing(tmp_path: Path):
+    attempt = attempt_of(tmp_path)
+    attempt.owner.write_text("8.0\n")
+    settings = sbatch.settings(Config(), tmp_path / "no-run", JUDGE)
+    assert step.work(settings, attempt, Lease(tmp_path, 0, 0, attempt.owner_name)) == step.FENCED
