@@ -157,10 +157,15 @@ def _full_rows(cfg: Config, key: str, off: str) -> None:
 
 
 def _preferences(cfg: Config) -> None:
-    if cfg.dpo.label_smoothing and cfg.dpo.loss == "ipo":
+    if cfg.dpo.label_smoothing and cfg.dpo.loss in ("ipo", "apo_zero"):
         raise ConfigError(
-            "dpo.label_smoothing", f"{cfg.dpo.label_smoothing} with dpo.loss=ipo", "0: IPO's loss has no label smoothing",
-            "set dpo.label_smoothing=0, or dpo.loss=sigmoid",
+            "dpo.label_smoothing", f"{cfg.dpo.label_smoothing} with dpo.loss={cfg.dpo.loss}",
+            "0: this loss has no label smoothing", "set dpo.label_smoothing=0, or dpo.loss=sigmoid",
+        )  # fmt: skip
+    if cfg.dpo.loss == "robust" and not cfg.dpo.label_smoothing:
+        raise ConfigError(
+            "dpo.label_smoothing", "0 with dpo.loss=robust", "the share of wrong labels, above 0: with 0 this loss is sigmoid",
+            "set dpo.label_smoothing, or dpo.loss=sigmoid",
         )  # fmt: skip
     if cfg.dpo.reference != "previous" and cfg.dpo.loss == "simpo":
         raise ConfigError(

@@ -298,8 +298,9 @@ class DpoSection(TrainSection):
     )
     beta: float = number(0.1, "strength of the KL constraint to the reference policy", above=0)
     loss: str = choice(
-        "sigmoid", "ipo", "simpo",
-        help="sigmoid: DPO; ipo: IPO; simpo: SimPO, without reference, with log-probabilities per token and a beta of 2 or more",
+        "sigmoid", "ipo", "simpo", "robust", "apo_zero",
+        help="sigmoid: DPO; ipo: IPO; simpo: SimPO, without reference, with log-probabilities per token and a beta of 2 or more; "
+        "robust: DPO without the bias of wrong labels, whose share is label_smoothing; apo_zero: APO-zero",
     )  # fmt: skip
     reference: str = choice(
         "previous", "m1", added=True,

@@ -115,11 +115,12 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
         return "empty"
     if chosen == rejected:
         return "same_text"
-    scores = [_score(row, "chosen", where), _score(row, "rejected", where)]
-    if scores[0] is not None and scores[1] is not None and scores[0] <= scores[1]:
-        return "tie" if scores[0] == scores[1] else "reversed_scores"
+    high, low = _score(row, "chosen", where), _score(row, "rejected", where)
+    if high is not None and low is not None and high <= low:
+        return "tie" if high == low else "reversed_scores"
     prompt_id = content_id("prompt", prompt)
-    return PreferencePair(content_id("pair", prompt_id, chosen, rejected), prompt_id, prompt, chosen, rejected, *scores)
+    pair_id = content_id("pair", prompt_id, chosen, rejected)
+    return PreferencePair(pair_id, prompt_id, prompt, chosen, rejected, high, low)
 
 
 def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:

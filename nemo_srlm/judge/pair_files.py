@@ -95,7 +95,7 @@ def write_pairs(
                 dropped.write(json.dumps({"prompt_id": prompt.id, "reason": found}) + "\n")
             else:
                 for record in to_records(prompt.id, prompt.text, found):
-                    pairs.write(encoder.encode(record) + b"\n")  # the bytes of core.files.dump, faster
+                    pairs.write(encoder.encode(record.to_json()) + b"\n")  # the bytes of core.files.dump, faster
                     counts["pairs"] += 1
                     counts["chosen_characters"] += len(record.chosen)
                     counts["rejected_characters"] += len(record.rejected)

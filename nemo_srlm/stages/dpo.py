@@ -54,18 +54,19 @@ def _run(ctx: Context) -> None:
     from nemo_srlm.train.batches import drop_reason
     from nemo_srlm.train.megatron.dpo import fit_dpo
     from nemo_srlm.train.megatron.job import start
+    from nemo_srlm.train.megatron.reference import Pair
 
     section = ctx.cfg.dpo
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
-    pairs = []
+    pairs: list[Pair] = []
     for pair in _pairs(ctx, dropped):
         chosen, rejected = chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected)
         reason = drop_reason((chosen, rejected), section.max_length)
         if reason:
             dropped[reason] += 1
         else:
-            pairs.append((pair.id, chosen, rejected))
+            pairs.append(Pair(pair.id, chosen, rejected, pair.weight, pair.certainty))
     replay = []
     if section.replay_weight:
         replay = training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped)

@@ -81,6 +81,23 @@ def ipo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
     return ((chosen_R - rejected_R) - 1.0 / (2.0 * section.beta)) ** 2
 
 
+def robust(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
+    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, eq. 12): unbiased where a share e of the labels is wrong.
+
+    ((1 - e) l(x) - e l(-x)) / (1 - 2e) with l(x) = -log sigmoid(x), x = beta (chosen - rejected), e = label_smoothing.
+    """
+    logits_R, noise = section.beta * (chosen_R - rejected_R), section.label_smoothing
+    return (-(1.0 - noise) * F.logsigmoid(logits_R) + noise * F.logsigmoid(-logits_R)) / (1.0 - 2.0 * noise)
+
+
+def apo_zero(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
+    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266): 1 - sigmoid(beta chosen) + sigmoid(beta rejected).
+
+    It raises the likelihood of the chosen response and lowers that of the rejected one, each against the reference.
+    """
+    return 1.0 - torch.sigmoid(section.beta * chosen_R) + torch.sigmoid(section.beta * rejected_R)
+
+
 def simpo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
     """SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta (chosen - rejected) - gamma), per token."""
     logits_R = section.beta * (chosen_R - rejected_R) - section.simpo_gamma
@@ -90,6 +107,8 @@ def simpo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
 PREFERENCES = {
     "sigmoid": Preference(sigmoid, first_loss=lambda section: math.log(2.0)),
     "ipo": Preference(ipo, first_loss=lambda section: 1.0 / (4.0 * section.beta**2)),
+    "robust": Preference(robust, first_loss=lambda section: math.log(2.0)),
+    "apo_zero": Preference(apo_zero, first_loss=lambda section: 1.0),
     "simpo": Preference(simpo, needs_reference=False, per_token=True),
 }
 
@@ -97,12 +116,17 @@ PREFERENCES = {
 def dpo(
     chosen_R: Tensor, rejected_R: Tensor, chosen_lengths_R: Tensor, rejected_lengths_R: Tensor, section: DpoSection,
     reference: tuple[Tensor, Tensor] | None, replay_nll_R: Tensor | None = None,
+    weights_R: Tensor | None = None, certainty_R: Tensor | None = None,
 ) -> Loss:  # fmt: skip
     """Preference loss + nll_weight x mean token NLL of the chosen + replay_weight x mean token NLL of a replayed example.
 
     `chosen_R` and `rejected_R` are summed log-probabilities of the responses, the lengths their tokens, `reference` the
     same sums under the reference (None for a loss that needs none); `replay_nll_R` is a mean over the example's tokens.
-    All terms count pairs. The NLL term is that of RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1).
+    `weights_R` multiply a pair's preference and NLL terms, but not its replayed example (ScPO, Prasad et al. 2024, arXiv
+    2411.04109, eq. 2). `certainty_R` are the probabilities that the preferences are this way round: the term of the pair, and
+    of the pair turned round, in these proportions (CREAM, Wang et al. 2024, arXiv 2410.12735, algorithm 1). None: all 1.
+    The metrics are not weighted, but for `loss`. All terms count pairs.
+    The NLL term is that of RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1).
     """
     preference = PREFERENCES[section.loss]
     assert preference.needs_reference == (reference is not None)
@@ -113,11 +137,16 @@ def dpo(
         gain_c_R, gain_r_R = gain_c_R / chosen_lengths_R, gain_r_R / rejected_lengths_R
     difference_R = gain_c_R - gain_r_R
     preference_R = preference.term(gain_c_R, gain_r_R, section)
+    if certainty_R is not None:
+        turned_R = preference.term(gain_r_R, gain_c_R, section)
+        preference_R = certainty_R * preference_R + (1.0 - certainty_R) * turned_R
     nll_R = -chosen_R / chosen_lengths_R
     replay_R = torch.zeros_like(nll_R) if replay_nll_R is None else replay_nll_R
     loss_R = preference_R
     if section.nll_weight:
         loss_R = loss_R + section.nll_weight * nll_R
+    if weights_R is not None:
+        loss_R = weights_R * loss_R
     if section.replay_weight:
         loss_R = loss_R + section.replay_weight * replay_R
     count = chosen_R.new_tensor(float(len(chosen_R)))

@@ -27,7 +27,7 @@ from nemo_srlm.train.megatron.dpo import fit_dpo
 from nemo_srlm.train.megatron.evaluation import evaluate
 from nemo_srlm.train.megatron.job import Job, Trainer, start
 from nemo_srlm.train.megatron.quiet import quiet
-from nemo_srlm.train.megatron.reference import REFERENCE
+from nemo_srlm.train.megatron.reference import REFERENCE, Pair
 from nemo_srlm.train.megatron.tasks import Task, sft_task
 from nemo_srlm.train.megatron.trainer import Stopped, fit
 
@@ -66,9 +66,11 @@ def with_targets(document: Document) -> Document:
     return Document(document.ids, (document.weights == 1.0).astype(np.float32))
 
 
-def pairs(count: int, seed: int) -> list[tuple[str, Document, Document]]:
+def pairs(count: int, seed: int) -> list[Pair]:
     chosen, rejected = documents(count, seed), documents(count, seed + 1)
-    return [(str(i), with_targets(c), with_targets(r)) for i, (c, r) in enumerate(zip(chosen, rejected, strict=True))]
+    return [
+        Pair(str(i), with_targets(c), with_targets(r)) for i, (c, r) in enumerate(zip(chosen, rejected, strict=True))
+    ]
 
 
 def job(

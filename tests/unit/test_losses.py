@@ -23,12 +23,15 @@ def test_sums_over_documents_leave_padding_out():
     assert losses.sequence_sums(values, segments, 2).tolist() == [2.0, 5.0]
 
 
-def call(section: DpoSection, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0)):
+def call(
+    section: DpoSection, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0), **of_pairs,
+):  # fmt: skip
     as_tensor = torch.tensor
     reference = (as_tensor(ref_c), as_tensor(ref_r)) if losses.PREFERENCES[section.loss].needs_reference else None
     return losses.dpo(
         as_tensor(chosen), as_tensor(rejected), as_tensor([2.0, 4.0]), as_tensor([4.0, 2.0]), section, reference,
         replay_nll_R=as_tensor([1.0, 3.0]),
+        **{name: as_tensor(values) for name, values in of_pairs.items()},
     )  # fmt: skip
 
 
@@ -51,14 +54,50 @@ H = [(-3.0 + 3.5) - (-4.0 + 3.0), (-1.0 + 1.5) - (-3.0 + 2.0)]  # log-ratio diff
         (DpoSection(beta=0.5, nll_weight=2.0), sum(-log_sigmoid(0.5 * h) for h in H) + 2.0 * (3.0 / 2 + 1.0 / 4)),
         # SimPO by hand: 2 x (-3/2 + 4/4) - 0.5 = -1.5 and 2 x (-1/4 + 3/2) - 0.5 = 2; log(1 + e^1.5) + log(1 + e^-2)
         (DpoSection(beta=2.0, loss="simpo", simpo_gamma=0.5), 1.701413 + 0.126928),
+        # TRL 1.16's formulas on these pairs, whose differences are 1.5 twice
+        (DpoSection(beta=0.5, loss="robust", label_smoothing=0.1), 0.5862420),
+        (DpoSection(beta=0.5, loss="apo_zero"), 1.6307283),
         (DpoSection(beta=0.5, replay_weight=0.3), sum(-log_sigmoid(0.5 * h) for h in H) + 0.3 * 4.0),
     ],
-    ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "simpo", "replay"],
+    ids=["sigmoid", "smoothed", "ipo", "length_normalised", "rpo", "simpo", "robust", "apo_zero", "replay"],
 )  # fmt: skip
 def test_each_variant_equals_its_formula(section: DpoSection, expected: float):
     loss = call(section)
     assert loss.total.item() == pytest.approx(expected, abs=1e-6)
     assert loss.count.item() == 2
+
+
+def test_weights_multiply_what_a_pair_adds_but_not_its_replayed_example():
+    """ScPO's weighted loss by hand, with NLL per token: 0.5 x (l + 2 x 3/2) + 2 x (l + 2 x 1/4) + 0.3 x (1 + 3)."""
+    section, term = DpoSection(beta=0.5, nll_weight=2.0, replay_weight=0.3), -log_sigmoid(0.75)
+    loss = call(section, weights_R=[0.5, 2.0])
+    assert loss.total.item() == pytest.approx(2.5 * term + 0.5 * 3.0 + 2.0 * 0.5 + 1.2, abs=1e-6)
+    assert loss.count.item() == 2  # pairs: a light pair takes part with less, as in the paper's expectation
+    assert loss.metrics["dpo_loss"][0].item() == pytest.approx(2 * term)  # which the first loss is compared with
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "ipo", "robust", "apo_zero"])
+def test_a_pair_that_is_certain_by_three_quarters_is_trained_on_turned_round_by_one_quarter(name: str):
+    """CREAM: C x loss(chosen, rejected) + (1 - C) x loss(rejected, chosen)."""
+    section = DpoSection(beta=0.5, loss=name, label_smoothing=0.1 if name == "robust" else 0.0)
+    straight, turned = call(section), call(section, (-4.0, -3.0), (-3.0, -1.0), (-3.0, -2.0), (-3.5, -1.5))
+    mixed = call(section, certainty_R=[0.75, 0.75])
+    assert mixed.total.item() == pytest.approx(0.75 * straight.total.item() + 0.25 * turned.total.item(), abs=1e-6)
+    equal = call(section, ref_c=(-3.0, -1.0), ref_r=(-4.0, -3.0), certainty_R=[0.6, 0.9])
+    assert (equal.total / equal.count).item() == pytest.approx(first_loss(section))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["dpo.loss=robust"], "0 with dpo.loss=robust"),
+        (["dpo.loss=apo_zero", "dpo.label_smoothing=0.1"], "0.1 with dpo.loss=apo_zero"),
+        (["dpo.loss=ipo", "dpo.label_smoothing=0.1"], "0.1 with dpo.loss=ipo"),
+    ],
+)
+def test_label_smoothing_is_refused_where_the_loss_has_none_and_asked_for_where_it_is_the_loss(overrides, found: str):
+    with pytest.raises(ConfigError, match=rf"dpo\.label_smoothing: {found}"):
+        compose("tiny", overrides)
 
 
 def first_loss(section: DpoSection) -> float:

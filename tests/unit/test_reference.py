@@ -13,7 +13,7 @@ from nemo_srlm.train.megatron.reference import Pair, Reference, load
 
 def pair(name: str) -> Pair:
     document = Document(np.array([1, 2], np.int32), np.array([0, 1], np.float32))
-    return name, document, document
+    return Pair(name, document, document)
 
 
 KNOWN = Reference(["a", "b", "c"], np.arange(6.0).reshape(3, 2), "{}")

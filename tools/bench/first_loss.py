@@ -49,7 +49,7 @@ def pairs(count: int) -> list[reference.Pair]:
         weights[:8] = 0.0
         return Document(rng.integers(3, MODEL.vocab_size, length).astype(np.int32), weights)
 
-    return [(str(i), document(), document()) for i in range(count)]
+    return [reference.Pair(str(i), document(), document()) for i in range(count)]
 
 
 def trainer_of(directory: Path, dtype: str, layout: dict[str, Any]) -> Trainer:

@@ -91,6 +91,7 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
     from nemo_srlm.train.megatron.dpo import dpo_task, fit_dpo
     from nemo_srlm.train.megatron.job import Job, start
     from nemo_srlm.train.megatron.quiet import quiet
+    from nemo_srlm.train.megatron.reference import Pair
     from nemo_srlm.train.megatron.tasks import sft_task
     from nemo_srlm.train.megatron.trainer import fit
     from tools.bench import products
@@ -128,7 +129,7 @@ def ours(folder: Path, kind: str, shape: str, packing: bool) -> None:
         task = sft_task([document(p, r) for p, r in data["sft"]], 0)
         fit(trainer, task)
     else:
-        pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
+        pairs = [Pair(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(data["dpo"])]
         task = dpo_task(pairs, (), None, settings, 0)
         fit_dpo(trainer, pairs, (), settings)
     found: dict[str, Any] = {}

@@ -56,6 +56,7 @@ def ours(folder: Path) -> dict[str, list[float]]:
     from nemo_srlm.train.megatron.dpo import fit_dpo
     from nemo_srlm.train.megatron.job import Job, start
     from nemo_srlm.train.megatron.quiet import quiet
+    from nemo_srlm.train.megatron.reference import Pair
     from nemo_srlm.train.megatron.tasks import sft_task
     from nemo_srlm.train.megatron.trainer import fit
     from tests.pipeline.trainer_worker import Silent
@@ -85,7 +86,7 @@ def ours(folder: Path) -> dict[str, list[float]]:
         if kind == "sft":
             fit(trainer, sft_task([document(p, c) for p, c, _ in rows], seed))
         else:
-            pairs = [(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(rows)]
+            pairs = [Pair(str(i), document(p, c), document(p, r)) for i, (p, c, r) in enumerate(rows)]
             fit_dpo(trainer, pairs, (), DpoSection(beta=BETA))
         lines = (directory / metrics.METRICS).read_text().splitlines()
         found[kind] = [json.loads(line)["loss"] for line in lines]

@@ -64,15 +64,16 @@ def dpo_task(
     """
     num, width = len(pairs), 3 if replay and section.replay_weight else 2
     logps_R2 = None if known is None else known.of(pairs)
+    weighted, uncertain = any(pair.weight != 1.0 for pair in pairs), any(pair.certainty != 1.0 for pair in pairs)
 
     def index(position: int) -> int:
         return index_at(position, num, seed) if shuffled else position
 
     def unit_at(position: int) -> Unit:
-        _, chosen, rejected = pairs[index(position)]
+        pair = pairs[index(position)]
         if width == 2:
-            return chosen, rejected
-        return chosen, rejected, replay[index_at(position, len(replay), seed + 1)]
+            return pair.chosen, pair.rejected
+        return pair.chosen, pair.rejected, replay[index_at(position, len(replay), seed + 1)]
 
     def loss(nll_BS: Tensor, batch: LocalBatch) -> Loss:
         sums_N = document_sums(nll_BS * batch.weights_BS, batch)
@@ -83,9 +84,12 @@ def dpo_task(
         if logps_R2 is not None:
             rows_R2 = torch.from_numpy(logps_R2[[index(p) for p in batch.positions]]).to(sums_N)
             of_reference = rows_R2[:, 0], rows_R2[:, 1]
+        mine = [pairs[index(p)] for p in batch.positions]
         found = losses.dpo(
             -sums_RW[:, 0], -sums_RW[:, 1], lengths_RW[:, 0], lengths_RW[:, 1], section, of_reference,
             replay_nll_R=sums_RW[:, 2] / lengths_RW[:, 2] if width == 3 else None,
+            weights_R=sums_RW.new_tensor([pair.weight for pair in mine]) if weighted else None,
+            certainty_R=sums_RW.new_tensor([pair.certainty for pair in mine]) if uncertain else None,
         )  # fmt: skip
         if ranks.is_first_context_rank():
             return found

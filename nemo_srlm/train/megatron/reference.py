@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,17 @@ from nemo_srlm.train.megatron.job import Trainer
 from nemo_srlm.train.megatron.step import LocalBatch
 
 REFERENCE = "reference.npz"  # in the stage's directory
-Pair = tuple[str, Document, Document]  # id, chosen, rejected
 Logps = npt.NDArray[np.float64]  # [R, 2] summed log-probabilities of chosen and rejected
+
+
+class Pair(NamedTuple):
+    """A preference pair as documents; `weight` and `certainty` as in core.records.PreferencePair."""
+
+    id: str
+    chosen: Document
+    rejected: Document
+    weight: float = 1.0
+    certainty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,12 @@ class Reference:
     def of(self, pairs: Sequence[Pair]) -> Logps:
         """[R, 2] of these pairs, in their order. Raises DataError when one is missing."""
         place = {name: i for i, name in enumerate(self.ids)}
-        missing = [pair[0] for pair in pairs if pair[0] not in place]
+        missing = [pair.id for pair in pairs if pair.id not in place]
         if missing:
             raise DataError(
                 REFERENCE, f"no log-probabilities of {len(missing)} pairs, such as {missing[0]}", "all pairs"
             )
-        found: Logps = self.logps_R2[[place[pair[0]] for pair in pairs]]
+        found: Logps = self.logps_R2[[place[pair.id] for pair in pairs]]
         return found
 
 
@@ -71,7 +80,7 @@ def load_or_compute(
     Also if the stored one was computed in other rows than those of this job's steps. other: a checkpoint/ directory whose
     weights are the reference; the trainer has its own again afterwards.
     """
-    path, ids = trainer.job.directory / REFERENCE, [pair[0] for pair in (*training.pairs, *validation)]
+    path, ids = trainer.job.directory / REFERENCE, [pair.id for pair in (*training.pairs, *validation)]
     found, rows = load(path, ids), row_settings(trainer)
     if found is not None and found.rows == rows:
         return found
@@ -127,7 +136,7 @@ def _of_steps(trainer: Trainer, training: Training) -> Logps:
 
 def _of_validation(trainer: Trainer, pairs: Sequence[Pair]) -> Logps:
     """[R, 2] under the trainer's weights, in the rows in which the validation loss is computed."""
-    collected: list[Collected] = forward_pass(trainer, [pair[1:] for pair in pairs], _collect)
+    collected: list[Collected] = forward_pass(trainer, [(pair.chosen, pair.rejected) for pair in pairs], _collect)
     return _on_every_rank(((p, v) for ps, vs in collected for p, v in zip(ps, vs, strict=True)), len(pairs))
 
 
