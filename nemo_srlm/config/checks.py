@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nemo_srlm.config.fields import rules
+from nemo_srlm.config.method_checks import check_methods
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads, check_rope
 from nemo_srlm.errors import ConfigError
@@ -30,6 +31,7 @@ def check(cfg: Config) -> None:
     _prompts(cfg)
     _eft(cfg)
     _judging(cfg)
+    check_methods(cfg)
     _unread(cfg)
     _endpoint(cfg)
     check_tiny_world(cfg)

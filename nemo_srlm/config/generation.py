@@ -156,6 +156,39 @@ class JudgeSection(SamplingSection):
 class PairsSection:
     """Preference pairs from the scores."""
 
+    score: str = choice(
+        "judge", "vote", "judge_vote", "checker", added=True,
+        help="what the candidates are ordered by. judge: the judge's mean score, as in the paper; vote: the share of the "
+        "prompt's candidates with the same final answer (ScPO); judge_vote: judge + vote_weight x vote; checker: see there",
+    )  # fmt: skip
+    answer: str = setting(
+        "number", "score=vote, judge_vote: what the final answer of a response is. number: its last number; boxed: the last "
+        "\\boxed{...}; last_line: its last line; text: all of it; or FILE.py:FUNCTION, called as FUNCTION(prompt, response), "
+        "which returns a text, or None for no answer",
+        pattern=r"number|boxed|last_line|text|.+\.py:[A-Za-z_][A-Za-z0-9_]*",
+        allowed="one of number, boxed, last_line, text, or FILE.py:FUNCTION", added=True,
+    )  # fmt: skip
+    vote_weight: float = number(5.0, "score=judge_vote: the weight of the vote's share", above=0, added=True)
+    min_best: float = number(
+        0.0,
+        "a prompt whose best score is below this gives no pair (ScPO: a share of the votes)",
+        at_least=0,
+        added=True,
+    )
+    weight: str = choice(
+        "none", "margin", added=True,
+        help="weight of a pair in the loss. none: 1; margin: its difference of scores over the scale of the scores (ScPO)",
+    )  # fmt: skip
+    consistency: str = choice(
+        "none", "mean", "prompt", added=True,
+        help="CREAM: the candidates are judged by the model before this one, too, from iteration 2 on. The agreement of both "
+        "rankings, (Kendall's tau + 1) / 2, is how certain a label is: mean: over all pairs, as there; prompt: of each prompt",
+    )  # fmt: skip
+    rejected_from: str = choice(
+        "iteration", "m1", added=True,
+        help="iteration: both responses are the policy's, as in the paper; m1: the rejected one is M1's, whose responses to the "
+        "same prompts are judged, too, from iteration 2 on (Temporal Self-Rewarding)",
+    )  # fmt: skip
     rule: str = choice("max_min", "length_controlled")
     min_margin: float = number(0.0, "the score difference must be above this", at_least=0)
     rho: float = number(

@@ -20,6 +20,7 @@ from nemo_srlm.config.generation import (
     PairsSection,
     PromptsSection,
 )
+from nemo_srlm.config.methods import CheckerSection
 from nemo_srlm.config.training import (
     DpoSection,
     ModelSection,
@@ -206,6 +207,7 @@ class Config:
     candidates: CandidatesSection = section(CandidatesSection)
     judge: JudgeSection = section(JudgeSection)
     pairs: PairsSection = section(PairsSection)
+    checker: CheckerSection = section(CheckerSection)
     eval: EvalSection = section(EvalSection)
     drift: DriftSection = section(DriftSection)
     cluster: ClusterSection = section(ClusterSection, execution=True)

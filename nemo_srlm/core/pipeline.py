@@ -5,6 +5,8 @@ iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export
               baseline only where it writes the EFT judgements, or where it is evaluated (eval.baseline)
               with run.start=instruct: M0 in the place of the baseline, no IFT; eft and sft only with EFT data, else M1 is M0
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
+              by pairs.score votes or checker in place of the judge, or votes beside it; from iteration 2 on judge_previous with
+              pairs.consistency, anchors -> judge_anchors with pairs.rejected_from=m1
               in the arm sft_only: sft_chosen in place of dpo
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
@@ -18,6 +20,7 @@ from nemo_srlm.core.stage import Ref
 NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
+    "votes", "checker", "judge_previous", "anchors", "judge_anchors",
     "select_export", "select_responses", "select", "export",
     *(f"{name}{suffix}" for suffix in ("_base", "_baseline", "") for name in (
         "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
@@ -148,6 +151,34 @@ def _evaluations_of_every_model(cfg: Config) -> list[str]:
     return [name for name, wanted in chosen.items() if wanted]
 
 
+def score_stage(cfg: Config) -> str:
+    """The stage whose judgements order the candidates of an iteration."""
+    if cfg.run.arm == "oracle":
+        return "oracle_scores"
+    return {"vote": "votes", "checker": "checker"}.get(cfg.pairs.score, "judge")
+
+
+def uses_previous_judge(cfg: Config, iteration: int) -> bool:
+    """Whether the model before the policy judges the candidates, too: there is one from iteration 2 on."""
+    return cfg.pairs.consistency != "none" and iteration > 1
+
+
+def has_anchors(cfg: Config, iteration: int) -> bool:
+    """Whether rejected responses are M1's. In iteration 1 M1 is the policy."""
+    return cfg.pairs.rejected_from == "m1" and iteration > 1
+
+
+def _scoring(cfg: Config, iteration: int) -> list[str]:
+    """The stages between an iteration's candidates and its pairs. Those with the policy's engine come first."""
+    chosen = {
+        "judge": cfg.run.arm == "oracle" or cfg.pairs.score in ("judge", "judge_vote"),
+        "votes": cfg.pairs.score in ("vote", "judge_vote"), "checker": cfg.pairs.score == "checker",
+        "oracle_scores": cfg.run.arm == "oracle", "judge_previous": uses_previous_judge(cfg, iteration),
+        "anchors": has_anchors(cfg, iteration), "judge_anchors": has_anchors(cfg, iteration),
+    }  # fmt: skip
+    return [name for name, wanted in chosen.items() if wanted]
+
+
 def first_evaluations(cfg: Config) -> list[Ref]:
     """The evaluations of the model before M1 (of M1 where that is M0), and the benchmarks of M0."""
     harness = [Ref("eval_harness_base", 0)] if cfg.eval.harness.enabled else []
@@ -178,10 +209,10 @@ def pipeline(cfg: Config) -> list[Ref]:
     first = [Ref("seed", 0), base_ref(cfg), *(Ref(name, 0) for name in names)]
     refs = [*world_inputs(cfg).values(), *first, *first_evaluations(cfg), *_policy(cfg, 0)]
     external = cfg.run.arm == "external"  # preference files: nothing is generated
-    generation = [] if external else ["candidates", "judge", *(["oracle_scores"] if cfg.run.arm == "oracle" else [])]
     for t in range(1, cfg.iterations + 1):
         refs += [] if external else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
-        refs += [Ref(name, t) for name in (*generation, "pairs")] + _policy(cfg, t)
+        scoring = [] if external else ["candidates", *_scoring(cfg, t)]
+        refs += [Ref(name, t) for name in (*scoring, "pairs")] + _policy(cfg, t)
     refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]

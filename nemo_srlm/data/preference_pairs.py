@@ -2,9 +2,9 @@
 
 JSONL (also .gz), or parquet. `chosen` and `rejected` are texts beside a `prompt`, or lists of
 messages [{"role": "user"}, {"role": "assistant"}], or the assistant's alone beside a `prompt` of messages (TRL), or Anthropic
-HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected. Left out
-and counted: conversations of several turns, empty or equal texts, equal scores, a chosen score below the rejected one,
-duplicates.
+HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected; optional
+weight and certainty of the pair in the loss (records.PreferencePair). Left out and counted: conversations of several turns,
+empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
 """
 
 import math
@@ -20,6 +20,7 @@ from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import ConfigError, DataError
 
+WEIGHTS = ("weight", "certainty")
 BATCH = 4096  # pairs that are compared with the held-out prompts at once
 
 
@@ -120,7 +121,8 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
         return "tie" if high == low else "reversed_scores"
     prompt_id = content_id("prompt", prompt)
     pair_id = content_id("pair", prompt_id, chosen, rejected)
-    return PreferencePair(pair_id, prompt_id, prompt, chosen, rejected, high, low)
+    weights = {name: _weight(row, name, where) for name in WEIGHTS if row.get(name) is not None}
+    return PreferencePair(pair_id, prompt_id, prompt, chosen, rejected, high, low, **weights)
 
 
 def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
@@ -157,6 +159,13 @@ def finite_number(value: Any, name: str, where: str) -> float:
     except OverflowError:  # an integer of more than 308 digits
         pass
     raise DataError(where, f"{name}: {str(value)[:40]}", "a finite number")
+
+
+def _weight(row: dict[str, Any], name: str, where: str) -> float:
+    value = finite_number(row[name], name, where)
+    if value < 0 or (name == "certainty" and value > 1):
+        raise DataError(where, f"{name}: {value:g}", "0 to 1" if name == "certainty" else "0 or more")
+    return value
 
 
 def _score(row: dict[str, Any], side: str, where: str) -> float | None:

@@ -1,13 +1,14 @@
 """Joins the files of prompts, candidates and judgements by prompt, in one streamed pass with constant memory.
 
-All three are in prompt order (their stages merge them so) and are read in parallel, one prompt at a time.
+All of them are in prompt order (their stages merge them so) and are read in parallel, one prompt at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -95,32 +96,82 @@ class PromptGroups(Generic[RowOfPrompt]):
         return found
 
 
-def prompts_with_scores(
-    prompts: Path, candidates: Path, judgements: Path, min_valid: int
-) -> Iterator[tuple[PromptRow, list[Scored], int]]:
-    """(prompt, its candidates scored, bytes of `prompts` read), in prompt order.
+@dataclass(frozen=True)
+class ScoredFiles:
+    """The files of records Prompt, Candidate and Judgement, all in prompt order.
 
-    Raises DataError when a candidate has no judgement, or when the files are not in one order.
+    votes: more scores of the candidates, of which each one's `vote_weight`-fold is added (both are needed for a score).
+    previous: judgements of the same candidates by an earlier model. anchors: candidates and judgements of an earlier model.
     """
-    of_prompts = RowReader(prompts, PromptRow)
-    of_candidates, of_judgements = PromptGroups(candidates, CandidateRow), PromptGroups(judgements, JudgementRow)
-    for prompt in of_prompts:
-        judged = {row.id: row for row in of_judgements.of(prompt.id)}
-        scored = []
-        for candidate in of_candidates.of(prompt.id):
+
+    prompts: Path
+    candidates: Path
+    judgements: Path
+    votes: Path | None = None
+    vote_weight: float = 0.0
+    previous: Path | None = None
+    anchors: tuple[Path, Path] | None = None
+
+
+class _Scores:
+    """The scores in a file of judgements, a prompt at a time."""
+
+    def __init__(self, path: Path, min_valid: int) -> None:
+        self.rows, self.min_valid = PromptGroups(path, JudgementRow), min_valid
+
+    def of(self, prompt_id: str, candidates: Iterable[CandidateRow]) -> list[float | None]:
+        """The score of each candidate. Raises DataError when one that was made has no judgement."""
+        judged = {row.id: row for row in self.rows.of(prompt_id)}
+        found: list[float | None] = []
+        for candidate in candidates:
             if candidate.error:
-                scored.append(Scored(candidate.text, None))
+                found.append(None)
             elif row := judged.get(candidate.id):
-                scored.append(Scored(candidate.text, None if row.error else aggregate(row.scores, min_valid)))
+                found.append(None if row.error else aggregate(row.scores, self.min_valid))
             else:
                 raise DataError(
-                    f"{judgements}:{of_judgements.line}", f"no judgement on candidate {candidate.id} of {prompt.id}",
+                    f"{self.rows.path}:{self.rows.line}", f"no judgement on candidate {candidate.id} of {prompt_id}",
                     "one judgement per candidate, in the order of the prompts", "run the judge stage again",
                 )  # fmt: skip
-        yield prompt, scored, of_prompts.position
-    for rows in (of_candidates, of_judgements):
+        return found
+
+
+class ScoredPrompt(NamedTuple):
+    """A prompt with its candidates and, where there are any, anchors; `position`: bytes of the prompts' file read so far."""
+
+    prompt: PromptRow
+    candidates: list[Scored]
+    anchors: list[Scored] | None
+    position: int
+
+
+def prompts_with_scores(files: ScoredFiles, min_valid: int) -> Iterator[ScoredPrompt]:
+    """Every prompt in order. Raises DataError when a candidate has no judgement, or when the files are not in one order."""
+    of_prompts, candidates = RowReader(files.prompts, PromptRow), PromptGroups(files.candidates, CandidateRow)
+    scores = _Scores(files.judgements, min_valid)
+    votes = _Scores(files.votes, 1) if files.votes else None
+    previous = _Scores(files.previous, min_valid) if files.previous else None
+    anchors = (
+        (PromptGroups(files.anchors[0], CandidateRow), _Scores(files.anchors[1], min_valid)) if files.anchors else None
+    )
+    for prompt in of_prompts:
+        made = candidates.of(prompt.id)
+        found = scores.of(prompt.id, made)
+        if votes:
+            shares = votes.of(prompt.id, made)
+            found = [None if a is None or b is None else a + files.vote_weight * b
+                     for a, b in zip(found, shares, strict=True)]  # fmt: skip
+        before = previous.of(prompt.id, made) if previous else [None] * len(made)
+        scored = [Scored(c.text, a, b) for c, a, b in zip(made, found, before, strict=True)]
+        others = None
+        if anchors:
+            rows = anchors[0].of(prompt.id)
+            others = [Scored(c.text, s) for c, s in zip(rows, anchors[1].of(prompt.id, rows), strict=True)]
+        yield ScoredPrompt(prompt, scored, others, of_prompts.position)
+    judged = [s.rows for s in (scores, votes, previous, *(anchors or ())[1:]) if s]
+    for rows in (candidates, *(anchors or ())[:1], *judged):
         if rows.next is not None:
             raise DataError(
                 f"{rows.path}:{rows.line}", f"a record of prompt {rows.next[0]}, which is not expected here",
-                f"the prompts of {prompts} in their order", "run the stage that writes it again",
+                f"the prompts of {files.prompts} in their order", "run the stage that writes it again",
             )  # fmt: skip

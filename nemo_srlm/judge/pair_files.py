@@ -1,7 +1,9 @@
 """Writes the preference pairs of an iteration, and the prompts without one, in one streamed pass over three files."""
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,20 +14,11 @@ import msgspec
 
 from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
 from nemo_srlm.core.records import PreferencePair
-from nemo_srlm.judge.join import prompts_with_scores
-from nemo_srlm.judge.pairing import Pairs, Scored, to_records
+from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
+from nemo_srlm.judge.pairing import Pairs, certainty, to_records
 
 PAIRS, DROPPED = "pairs.jsonl", "dropped.jsonl"
 REPORT_EVERY = 2000  # prompts between two progress reports
-
-
-@dataclass(frozen=True)
-class ScoredFiles:
-    """The files of records Prompt, Candidate and Judgement, all in prompt order."""
-
-    prompts: Path
-    candidates: Path
-    judgements: Path
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,14 @@ def read_dropped(path: Path) -> Iterator[Dropped]:
     """The prompts without a pair; none where there is no file. Raises DataError (file:line)."""
     if os.path.lexists(path):
         yield from read_typed_lines(path, Dropped)
+
+
+def share_certainty(directory: Path) -> float:
+    """Gives every pair of pairs.jsonl their mean certainty (CREAM's average over the data set), which is returned."""
+    records = list(read_records(directory / PAIRS, PreferencePair))
+    mean = math.fsum(pair.certainty for pair in records) / len(records) if records else 1.0
+    write_records(directory / PAIRS, (dataclasses.replace(pair, certainty=mean) for pair in records))
+    return mean
 
 
 def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
@@ -67,15 +68,17 @@ def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
 def write_pairs(
     files: ScoredFiles,
     min_valid: int,
-    choose: Callable[[list[Scored], str], Pairs | str],
+    choose: Callable[[ScoredPrompt], Pairs | str],
     directory: Path,
     report: Callable[[int, int, int], None],
+    scale: float | None = None,
 ) -> Counter[str]:
     """Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}), whole or not at all.
 
-    A candidate needs `min_valid` parsed draws. `choose`: (a prompt's scored candidates, its id) -> its pairs, or the
-    reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). Returns the counts. Raises
-    DataError where the files do not match.
+    A candidate needs `min_valid` parsed draws. `choose`: a prompt with its scored candidates -> its pairs, or the
+    reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). `scale`: see pairing.to_records.
+    With judgements of an earlier model each pair gets its prompt's certainty. Returns the counts. Raises DataError where
+    the files do not match.
     """
     counts = Counter[str]()
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
@@ -84,23 +87,26 @@ def write_pairs(
         temporary[PAIRS].open("wb", buffering=1 << 20) as pairs,
         temporary[DROPPED].open("w", encoding="utf-8") as dropped,
     ):
-        joined = prompts_with_scores(files.prompts, files.candidates, files.judgements, min_valid)
-        for prompt, scored, position in joined:
+        for one in prompts_with_scores(files, min_valid):
+            prompt, scored = one.prompt, one.candidates
             counts["prompts"] += 1
             counts["candidates"] += len(scored)
             counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
-            found = choose(scored, prompt.id)
+            found = choose(one)
             if isinstance(found, str):
                 counts[f"dropped_{found}"] += 1
                 dropped.write(json.dumps({"prompt_id": prompt.id, "reason": found}) + "\n")
             else:
-                for record in to_records(prompt.id, prompt.text, found):
+                sure = certainty(scored) if files.previous else 1.0
+                if sure is None:
+                    counts["certainty_unknown"] += 1
+                for record in to_records(prompt.id, prompt.text, found, scale, 1.0 if sure is None else sure):
                     pairs.write(encoder.encode(record.to_json()) + b"\n")  # the bytes of core.files.dump, faster
                     counts["pairs"] += 1
                     counts["chosen_characters"] += len(record.chosen)
                     counts["rejected_characters"] += len(record.rejected)
             if counts["prompts"] % REPORT_EVERY == 0:
-                report(position, size, counts["pairs"])
+                report(one.position, size, counts["pairs"])
         for file in (pairs, dropped):
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
     preferences_ultrafeedback  prompt, prompt_id, chosen, rejected, messages, both scores (UltraFeedback binarized)
     preferences_trl            prompt, chosen, rejected as messages, with both scores (TRL's conversational, explicit prompt)
+                               and, where a pair weighs differently in the loss, its weight and certainty
     ift, eft                   messages, kind, source (chat form); conversations of seed.chat_files are in ift
 
 Each is written as JSONL and, through `datasets`, as parquet; preferences have a split per iteration. Reading either form of
@@ -15,6 +16,7 @@ from typing import Any
 
 from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_json_lines
 from nemo_srlm.core.records import Conversation, PreferencePair, SftExample
+from nemo_srlm.data.preference_pairs import WEIGHTS
 from nemo_srlm.errors import DataError
 from nemo_srlm.report import cards
 from nemo_srlm.report.run_files import RunFiles
@@ -32,7 +34,7 @@ def ultrafeedback(pair: PreferencePair) -> Row:
     chosen, rejected = ([asked, message("assistant", text)] for text in (pair.chosen, pair.rejected))
     return {
         "prompt": pair.prompt, "prompt_id": pair.prompt_id, "chosen": chosen, "rejected": rejected, "messages": chosen,
-        "score_chosen": pair.chosen_score, "score_rejected": pair.rejected_score,
+        "score_chosen": pair.chosen_score, "score_rejected": pair.rejected_score, **_weights(pair),
     }  # fmt: skip
 
 
@@ -42,8 +44,13 @@ def trl(pair: PreferencePair) -> Row:
         "prompt": [message("user", pair.prompt)],
         "chosen": [message("assistant", pair.chosen)],
         "rejected": [message("assistant", pair.rejected)],
-        "score_chosen": pair.chosen_score, "score_rejected": pair.rejected_score,
+        "score_chosen": pair.chosen_score, "score_rejected": pair.rejected_score, **_weights(pair),
     }  # fmt: skip
+
+
+def _weights(pair: PreferencePair) -> Row:
+    """The columns of pairs that weigh differently; none for the others."""
+    return {name: value for name in WEIGHTS if (value := getattr(pair, name)) != 1.0}
 
 
 def chat(example: SftExample) -> Row:
@@ -106,7 +113,9 @@ def _write(folder: Path, split: str, rows: Iterable[Row]) -> int:
     if number:
         disable_progress_bars()
         made = Dataset.from_generator(
-            lambda: (row for _, row in read_json_lines(lines)), features=_features(folder.name), cache_dir=str(cache)
+            lambda: (row for _, row in read_json_lines(lines)),
+            features=_features(folder.name, lines),
+            cache_dir=str(cache),
         )
         made.to_parquet(folder / f"{split}.parquet")
         del made  # it maps files of the cache
@@ -114,13 +123,15 @@ def _write(folder: Path, split: str, rows: Iterable[Row]) -> int:
     return number
 
 
-def _features(name: str) -> Any:
-    """The columns with their types: a split without a single score still has a column of numbers."""
+def _features(name: str, lines: Path) -> Any:
+    """The columns with their types: a split without a single score still has a column of numbers. Those of weights only where
+    a row of the file `lines` has one."""
     from datasets import Features, List, Value
 
     text, number = Value("string"), Value("float64")
     talk = List({"role": text, "content": text})
     scores = {"score_chosen": number, "score_rejected": number}
+    scores |= {name: number for name in WEIGHTS if any(name in row for _, row in read_json_lines(lines))}
     return Features({
         "preferences_ultrafeedback": {
             "prompt": text, "prompt_id": text, "chosen": talk, "rejected": talk, "messages": talk, **scores,

@@ -7,6 +7,7 @@ from typing import Any
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
+from nemo_srlm.core.pipeline import score_stage
 from nemo_srlm.evaluate import alpaca_rows
 from nemo_srlm.judge.scores import required_valid
 
@@ -46,14 +47,13 @@ class RunFiles:
         return None if done is None else done.metrics
 
     def judgements(self, iteration: int) -> Path | None:
-        """The judgements behind an iteration's pairs: the policy's, or in the arm "oracle" the oracle's."""
-        stage = "oracle_scores" if self.cfg.run.arm == "oracle" else "judge"
-        return self.path(iteration, stage, "judgements.jsonl")
+        """The judgements behind an iteration's pairs: the policy's, the oracle's, votes, or a checker's."""
+        return self.path(iteration, score_stage(self.cfg), "judgements.jsonl")
 
     @property
     def min_valid(self) -> int:
-        """Parsed draws that a candidate needs for a score, as in the stage `pairs`: the oracle makes a single one."""
-        return 1 if self.cfg.run.arm == "oracle" else self.min_valid_of_judge
+        """Parsed draws that a candidate needs for a score, as in the stage `pairs`: only the judge makes several."""
+        return self.min_valid_of_judge if score_stage(self.cfg) == "judge" else 1
 
     @property
     def min_valid_of_judge(self) -> int:

@@ -51,7 +51,11 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
             "iteration": iteration.name,
             "prompt": prompts[0].to_json() if prompts else {"id": prompt_id},
             "candidates": _of_prompt(iteration / "candidates/candidates.jsonl", Candidate, prompt_id),
-            "judgements": _of_prompt(iteration / "judge/judgements.jsonl", Judgement, prompt_id),
+            "judgements": [
+                judgement
+                for stage in ("votes", "checker", "judge")
+                for judgement in _of_prompt(iteration / stage / "judgements.jsonl", Judgement, prompt_id)
+            ],
             "pairs": _of_prompt(iteration / "pairs/pairs.jsonl", PreferencePair, prompt_id),
             "dropped": [d.reason for d in read_dropped(iteration / "pairs/dropped.jsonl") if d.prompt_id == prompt_id],
         }

@@ -1,12 +1,15 @@
 """pairs: candidates and their judgements -> preference pairs.
 
 Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}): a prompt is in exactly one of them.
+The scores are the judge's, or by pairs.score those of votes or a checker. From iteration 2 on pairs.consistency gives pairs a
+certainty (from the scores of judge_previous), and with pairs.rejected_from=m1 the rejected responses are those of `anchors`.
 Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle" (judgements come from the stage
 `oracle_scores`); "external" (external preference files, no judge; without pairs whose prompt is held out, or nearly).
 """
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
@@ -14,28 +17,38 @@ from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.pipeline import has_anchors, score_stage, uses_previous_judge
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
-from nemo_srlm.judge.pair_files import DROPPED, PAIRS, ScoredFiles, keep_number, write_pairs
-from nemo_srlm.judge.pairing import choose_pairs
+from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt
+from nemo_srlm.judge.pair_files import DROPPED, PAIRS, keep_number, share_certainty, write_pairs
+from nemo_srlm.judge.pairing import Pairs, choose_pairs
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.seed_files import held_out_texts
 
 COUNTS = "counts.json"
+CERTAINTY = "certainty.json"  # pairs.consistency=mean
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     if cfg.run.arm == "external":
         return {"seed": Ref("seed", 0)}  # what is held out
-    judge = "oracle_scores" if cfg.run.arm == "oracle" else "judge"
-    return {name: Ref(judge if name == "judge" else name, iteration) for name in ("prompts", "candidates", "judge")}
+    names = {"prompts": "prompts", "candidates": "candidates", "judge": score_stage(cfg)}
+    names |= {"votes": "votes"} if cfg.pairs.score == "judge_vote" else {}
+    names |= {"judge_previous": "judge_previous"} if uses_previous_judge(cfg, iteration) else {}
+    names |= {name: name for name in ("anchors", "judge_anchors") if has_anchors(cfg, iteration)}
+    return {name: Ref(stage, iteration) for name, stage in names.items()}
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.pairs)
-    own.pop("per_iteration", None)
+    for name in ("per_iteration", "answer"):  # the answers are those of the stage votes
+        own.pop(name, None)
+    if iteration == 1:  # what begins with iteration 2
+        own.pop("consistency", None)
+        own.pop("rejected_from", None)
     if most := of_iteration(cfg.pairs.per_iteration, iteration, 0):
         own["most"] = most
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
@@ -46,7 +59,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         if cfg.run.arm == "sft_only"
         else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
         "min_valid": required_valid(cfg.judge),
-        "max_score": cfg.judge.max_score,
+        "max_score": _scale(cfg),
         "seed": _shuffle_seed(cfg),
     }
 
@@ -60,20 +73,43 @@ def _run(ctx: Context) -> None:
         files.write_records(ctx.dir / PAIRS, pairs)
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")
     else:
-        scored = ScoredFiles(
-            prompts=ctx.inputs["prompts"] / "prompts.jsonl",
-            candidates=ctx.inputs["candidates"] / "candidates.jsonl",
-            judgements=ctx.inputs["judge"] / "judgements.jsonl",
-        )
-        min_valid = 1 if cfg.run.arm == "oracle" else required_valid(cfg.judge)
-        choose = partial(
-            choose_pairs, section=cfg.pairs, max_score=cfg.judge.max_score, shuffle_seed=_shuffle_seed(cfg)
-        )
-        counts = write_pairs(scored, min_valid, choose, ctx.dir, partial(_report, ctx))
+        min_valid = required_valid(cfg.judge) if score_stage(cfg) == "judge" else 1  # the others make a single score
+
+        def choose(one: ScoredPrompt) -> Pairs | str:
+            return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _scale(cfg), _shuffle_seed(cfg), one.anchors)
+
+        weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
+        counts = write_pairs(_scored_files(ctx), min_valid, choose, ctx.dir, partial(_report, ctx), weighed)
+        if cfg.pairs.consistency == "mean" and "judge_previous" in ctx.inputs:
+            write_json(ctx.dir / CERTAINTY, {"mean": share_certainty(ctx.dir)})
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
         keep_number(ctx.dir, most, counts)
     write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
+
+
+def _scored_files(ctx: Context) -> ScoredFiles:
+    def judgements(name: str) -> Path | None:
+        return ctx.inputs[name] / "judgements.jsonl" if name in ctx.inputs else None
+
+    of_anchors = judgements("judge_anchors")
+    return ScoredFiles(
+        prompts=ctx.inputs["prompts"] / "prompts.jsonl",
+        candidates=ctx.inputs["candidates"] / "candidates.jsonl",
+        judgements=ctx.inputs["judge"] / "judgements.jsonl",
+        votes=judgements("votes"),
+        vote_weight=ctx.cfg.pairs.vote_weight,
+        previous=judgements("judge_previous"),
+        anchors=None if of_anchors is None else (ctx.inputs["anchors"] / "candidates.jsonl", of_anchors),
+    )
+
+
+def _scale(cfg: Config) -> float:
+    """The largest difference that two scores can have."""
+    if cfg.run.arm == "oracle":
+        return cfg.judge.max_score
+    scales = {"vote": 1, "judge_vote": cfg.judge.max_score + cfg.pairs.vote_weight, "checker": cfg.checker.max_score}
+    return scales.get(cfg.pairs.score, cfg.judge.max_score)
 
 
 def _shuffle_seed(cfg: Config) -> int | None:
@@ -100,6 +136,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {
         **counts,
         "pairs": number,
+        **({"certainty": read_json(ctx.dir / CERTAINTY)["mean"]} if (ctx.dir / CERTAINTY).exists() else {}),
         "chosen_characters_mean": chosen / number,
         "rejected_characters_mean": rejected / number,
         "summary": f"{number} pairs of {counts['prompts']} prompts"

@@ -13,7 +13,7 @@ from nemo_srlm.core.files import dump, read_json_lines, write_records
 from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.data.preference_pairs import read_pairs
 from nemo_srlm.report import cards
-from nemo_srlm.report.export_data import FORMS
+from nemo_srlm.report.export_data import FORMS, _write
 from nemo_srlm.report.run_files import RunFiles
 from tests.synthetic_run import build
 
@@ -56,6 +56,18 @@ def test_the_external_arm_reads_the_same_pairs_back_byte_for_byte(run: Path, dat
     again = "".join(dump(pair) for pair in found)
     assert again == (run / "iter1/pairs/pairs.jsonl").read_text(encoding="utf-8")
     assert {name: n for name, n in counts.items() if name.startswith("dropped")} == {}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_weights_leave_too_and_only_where_there_are_any(tmp_path: Path, form: str):
+    pairs = []
+    for prompt, weight, certainty in (("x", 0.5, 1.0), ("y", 1.0, 0.75), ("z", 1.0, 1.0)):
+        prompt_id = content_id("prompt", prompt)
+        pair_id = content_id("pair", prompt_id, "a", "b")
+        pairs.append(PreferencePair(pair_id, prompt_id, prompt, "a", "b", 2.0, 1.0, weight, certainty))
+    _write(tmp_path / form, "iteration_1", map(FORMS[form], pairs))
+    for ending in ("jsonl", "parquet"):
+        assert list(read_pairs([tmp_path / form / f"iteration_1.{ending}"], Counter())) == pairs
 
 
 def test_the_columns_are_those_that_others_read(data: Path):

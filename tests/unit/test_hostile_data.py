@@ -22,6 +22,12 @@ def test_a_score_that_is_no_finite_number_is_refused(name: str, value: Any):
         to_pair(ROW | {name: value}, "f:1")
 
 
+@pytest.mark.parametrize("wrong", [{"weight": -1}, {"weight": math.nan}, {"certainty": 1.5}, {"certainty": "sure"}])
+def test_weights_that_cannot_be_are_refused(wrong: dict[str, Any]):
+    with pytest.raises(DataError, match=f"f:1: {next(iter(wrong))}: "):
+        to_pair(ROW | wrong, "f:1")
+
+
 def test_a_chosen_score_below_the_rejected_one_is_counted_and_never_a_pair(tmp_path: Path):
     path = write(tmp_path / "f.jsonl", [ROW | {"chosen_score": 1, "rejected_score": 4.5}, ROW])
     counts: Counter[str] = Counter()

@@ -1,0 +1,84 @@
+"""The rules between the settings of methods that came after the paper: what would be ignored is refused."""
+
+from nemo_srlm.config.schema import Config
+from nemo_srlm.errors import ConfigError
+
+LATER = "leave it at its default"
+
+
+def check_methods(cfg: Config) -> None:
+    """Raises ConfigError naming the first setting that another one makes impossible or meaningless."""
+    _arms(cfg)
+    _checker(cfg)
+    _consistency(cfg)
+    _anchors(cfg)
+
+
+def _refuse(key: str, value: object, beside: str, expected: str, remedy: str = "") -> None:
+    raise ConfigError(
+        key, f"{value} with {beside}", expected, remedy or f"set {key.rpartition('.')[2]} otherwise, or {LATER}"
+    )
+
+
+def _arms(cfg: Config) -> None:
+    """Arms whose scores are given, or that train on no pairs."""
+    pairs, arm = cfg.pairs, f"run.arm={cfg.run.arm}"
+    if cfg.run.arm in ("oracle", "external"):
+        for name, default in (
+            ("score", "judge"),
+            ("consistency", "none"),
+            ("rejected_from", "iteration"),
+            ("weight", "none"),
+        ):
+            if (value := getattr(pairs, name)) != default:
+                _refuse(f"pairs.{name}", value, f"{arm}, whose pairs do not come from scores of this run's", default)
+    if cfg.run.arm == "sft_only":
+        for name in ("consistency", "weight"):
+            if (value := getattr(pairs, name)) != "none":
+                _refuse(f"pairs.{name}", value, f"{arm}, which trains on the chosen responses alone", "none")
+
+
+def _checker(cfg: Config) -> None:
+    given = [name for name in ("function", "command") if getattr(cfg.checker, name)]
+    if cfg.pairs.score != "checker" and given:
+        _refuse(f"checker.{given[0]}", getattr(cfg.checker, given[0]), f"pairs.score={cfg.pairs.score}, which asks no checker",
+                "pairs.score=checker", f"set pairs.score=checker, or leave checker.{given[0]} out")  # fmt: skip
+    if cfg.pairs.score == "checker" and len(given) != 1:
+        raise ConfigError(
+            "pairs.score", f"checker with {' and '.join(f'checker.{name}' for name in given) or 'no checker'}",
+            "one of checker.function and checker.command", "set exactly one of them",
+        )  # fmt: skip
+
+
+def _consistency(cfg: Config) -> None:
+    found = cfg.pairs.consistency
+    if found == "none":
+        return
+    if cfg.pairs.score != "judge":
+        _refuse(
+            "pairs.consistency",
+            found,
+            f"pairs.score={cfg.pairs.score}",
+            "pairs.score=judge: the rankings of two judges",
+        )
+    if "judge" in cfg.api.stages:
+        _refuse("pairs.consistency", found, "the judge on an endpoint, which is the same in every iteration", "none")
+    if cfg.dpo.label_smoothing:
+        _refuse("pairs.consistency", found, f"dpo.label_smoothing={cfg.dpo.label_smoothing}",
+                "one of them: both say how certain a label is")  # fmt: skip
+
+
+def _anchors(cfg: Config) -> None:
+    pairs = cfg.pairs
+    if pairs.rejected_from == "iteration":
+        return
+    for name, wanted in (("score", "judge"), ("rule", "max_min"), ("max_per_prompt", 1)):
+        if (value := getattr(pairs, name)) != wanted:
+            _refuse("pairs.rejected_from", pairs.rejected_from, f"pairs.{name}={value}", f"pairs.{name}={wanted}")
+    if "judge" in cfg.api.stages:
+        _refuse(
+            "pairs.rejected_from",
+            pairs.rejected_from,
+            "the judge on an endpoint",
+            "a judge of this run, for both models",
+        )

@@ -1,0 +1,46 @@
+"""Functions of the user's in Python files that settings name as FILE.py:FUNCTION: finding, loading, identity."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.core.files import content_digest
+from nemo_srlm.errors import ConfigError
+
+
+def identity(key: str, named: str) -> dict[str, str]:
+    """What identifies the function: the file's content (not its path) and the name. Raises ConfigError where there is no file."""
+    path, name = _split(key, named)
+    return {"file": content_digest(path), "function": name}
+
+
+@functools.cache
+def load(key: str, named: str) -> Callable[..., Any]:
+    """The function that the setting `key` names. Raises ConfigError when the file does not run, or has no such function."""
+    path, name = _split(key, named)
+    spec = importlib.util.spec_from_file_location(f"_user_{path.stem}", path)
+    assert spec is not None, "the name ends in .py"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises, the message names it
+        raise ConfigError(
+            key, f"{path} raises {type(error).__name__}: {error}", "a file that runs", "mend it"
+        ) from error
+    found = vars(module).get(name)
+    if not callable(found):
+        raise ConfigError(
+            key, f"{path} has no function {name}", f"a function {name}(prompt, response)", "correct the name"
+        )
+    return found  # type: ignore[no-any-return]  # what it returns is looked at by its callers
+
+
+def _split(key: str, named: str) -> tuple[Path, str]:
+    file, _, name = named.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(key, f"no such file: {path.absolute()}", "FILE.py:FUNCTION", "correct the path")
+    return path, name

@@ -1,0 +1,72 @@
+"""checker (pairs.score=checker): a function or program of the user's scores every candidate (judgements.jsonl, Judgement).
+
+Resumes by candidate, as judging does. A candidate whose check fails has no score, and its reason is recorded and counted.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from nemo_srlm.config.fields import identity
+from nemo_srlm.config.schema import Config
+from nemo_srlm.core import user_code
+from nemo_srlm.core.files import content_digest, read_records
+from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.records import Judgement
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.errors import DataError
+from nemo_srlm.judge.checkers import Check, checked, command_check
+from nemo_srlm.stages.common import judged_candidates
+from nemo_srlm.stages.common.judging import JUDGEMENTS
+from nemo_srlm.stages.common.working import run_items
+
+KEY = "checker.function"
+
+
+def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+    return {"prompts": Ref("prompts", iteration), "candidates": Ref("candidates", iteration)}
+
+
+def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
+    own = identity(cfg.checker)
+    if cfg.checker.function:
+        own |= {"function": user_code.identity(KEY, cfg.checker.function), "command": []}
+    else:
+        files = [Path(word) for word in cfg.checker.command if Path(word).is_file()]
+        own["files"] = [content_digest(path) for path in files]
+    return {"checker": own}
+
+
+def _check_of(cfg: Config) -> Check:
+    if cfg.checker.function:
+        found: Check = user_code.load(KEY, cfg.checker.function)
+        return found
+    return command_check(cfg.checker.command, cfg.checker.timeout)
+
+
+def _run(ctx: Context) -> None:
+    check = _check_of(ctx.cfg)
+    todo = ((item.id, item) for item in judged_candidates.items(ctx))
+    run_items(ctx, todo, lambda item: checked(check, item), ctx.cfg.checker.workers, "responses")
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    """Raises DataError when no check gave a result."""
+    merge_parts(ctx, Judgement, judged_candidates.made_ids(ctx), JUDGEMENTS)
+    made = list(read_records(ctx.dir / JUDGEMENTS, Judgement))
+    errors = Counter(one.error.partition(":")[0] for one in made if one.error)
+    if made and sum(errors.values()) == len(made):
+        raise DataError(
+            ctx.dir, f"not one of {len(made)} responses was checked; the first: {made[0].error}", "scores",
+            "mend the checker, remove the directory and run the same command again",
+        )  # fmt: skip
+    scores = [score for one in made for score in one.scores if score is not None]
+    mean = sum(scores) / len(scores) if scores else None
+    return {
+        "candidates": len(made), "errors": dict(sorted(errors.items())), "score_mean": mean,
+        "no_score": len(made) - len(scores) - sum(errors.values()),
+        "summary": f"{len(scores)} of {len(made)} responses with a score" + ("" if mean is None else f", mean {mean:.2f}"),
+    }  # fmt: skip
+
+
+STAGE = Stage("checker", "cpu", _inputs, _identity, _run, _finalize, lambda cfg: cfg.checker.shards)
