@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,23 @@ async def browser(executable: str) -> AsyncIterator[aiohttp.ClientSession]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def visit(files: list[Path], view: dict[str, Any], look: Callable[[Page], Awaitable[None]]) -> None:
+    """Opens each file in one new browser, runs `look(page)`, and checks that there were no problems and no other requests."""
+
+    async def go() -> None:
+        executable = path()
+        assert executable is not None
+        async with browser(executable) as session:
+            for file in files:
+                async with page(session) as tab:
+                    await tab.open(file, **view)
+                    await look(tab)
+                    assert tab.problems == []
+                    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+
+    asyncio.run(go())
 
 
 @asynccontextmanager

@@ -83,6 +83,7 @@ def _curve(run_dir: Path, t: int, stage: str, steps: int, generator: random.Rand
                 row["accuracy"] = min(1.0, 0.5 + 0.45 * share + 0.05 * generator.gauss(0, 1))
                 row["margin"] = 2.2 * share
                 row["chosen_reward"], row["rejected_reward"] = 0.4 * share, -1.8 * share
+                row["chosen_logp"], row["rejected_logp"] = -12 + 4 * share, -15 - 18 * share
             else:
                 row["loss"] = 0.4 + 4 * 0.02**share + 0.05 * generator.gauss(0, 1)
             f.write(json.dumps(row) + "\n")
@@ -333,7 +334,12 @@ def build(
         if t:
             _preference_data(run_dir, clock, t, generator)
             _curve(run_dir, t, policy_stage(cfg, t), 30, generator)
-            _write(run_dir, clock, t, policy_stage(cfg, t), {"tokens": 90000}, 25)
+            (run_dir / f"iter{t}" / policy_stage(cfg, t) / "reference.npz").touch()
+            moved = {"chosen_reward": -0.05, "rejected_reward": -1.8, "margin": 1.75, "accuracy": 0.95}
+            logps = {"first": {"chosen_logp": -12.0, "rejected_logp": -15.0},
+                     "last": {"chosen_logp": -12.5, "rejected_logp": -33.0, **moved}} if arm != "sft_only" else {}  # fmt: skip
+            data = {"used": {"pairs": 41, "replay": 1500}, "dropped": {"too_long": 2}}
+            _write(run_dir, clock, t, policy_stage(cfg, t), {"tokens": 90000, "data": data, **logps}, 25)
         _write(run_dir, clock, t, "export", {}, 4)
         _evaluation(run_dir, clock, cfg, f"M{t + 1}", t, generator)
         if not world:

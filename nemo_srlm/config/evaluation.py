@@ -45,6 +45,10 @@ class HarnessSection:
     )
     backend: str = choice("vllm", "hf")
     limit: int = number(0, "questions per task; 0 = all", at_least=0)
+    chat_template: bool = setting(
+        False, "the model's chat template around every question, shots as turns, as instruct models are measured; off: bare "
+        "text, as base models are", added=True,
+    )  # fmt: skip
     python: str = setting("", 'interpreter that has lm_eval; "" = this one', execution=True)
     include_path: str = setting("", "folder with task files of your own", execution=True)
     model_args: str = setting("", "more of lm_eval's --model_args, e.g. data_parallel_size=4", execution=True)

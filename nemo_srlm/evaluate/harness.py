@@ -4,11 +4,12 @@ Tasks are written `name` or `name:shots`. Tasks with the same number of shots ru
 number of shots per process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import read_json
+from nemo_srlm.core.files import decoded, read_json, read_json_lines
 from nemo_srlm.errors import ConfigError, DataError
 
 # The metric to show first, by preference; BY_TASK overrides it.
@@ -24,6 +25,15 @@ OFFLINE = (  # signs in the harness's log of a data set that cannot be fetched
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class QuestionScore:
+    """A line of questions.jsonl: what a model's answer to one question of a task is worth, in the task's main metric."""
+
+    task: str
+    question: str
+    value: float
+
+
 def by_shots(tasks: Sequence[str]) -> dict[int | None, list[str]]:
     """Number of shots (None: the task's own) -> names. Raises ConfigError for what is neither `name` nor `name:shots`."""
     groups: dict[int | None, list[str]] = {}
@@ -37,11 +47,12 @@ def by_shots(tasks: Sequence[str]) -> dict[int | None, list[str]]:
 
 def command(
     python: str, backend: str, model_args: str, tasks: Sequence[str], shots: int | None, out: Path, limit: int,
-    include_path: str,
+    include_path: str, chat_template: bool = False,
 ) -> list[str]:  # fmt: skip
     """The harness's command line for one group of tasks."""
     found = [python, "-m", "lm_eval", "--model", backend, "--model_args", model_args, "--tasks", ",".join(tasks)]
-    found += ["--output_path", str(out), "--batch_size", "auto"]
+    found += ["--output_path", str(out), "--batch_size", "auto", "--log_samples"]
+    found += ["--apply_chat_template"] if chat_template else []
     found += [] if shots is None else ["--num_fewshot", str(shots)]
     found += ["--limit", str(limit)] if limit else []
     return found + (["--include_path", include_path] if include_path else [])
@@ -56,7 +67,7 @@ def newest_results(out: Path) -> Path:
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Task -> {"value", "se" (standard error or None), "metric", "shots", "samples", "all": metric -> value}.
+    """Task -> {"value", "se" (standard error or None), "metric", "shots", "samples", "lm_eval", "all": metric -> value}.
 
     A group of tasks (mmlu) gives its own row only, not those of its subtasks. Raises DataError.
     """
@@ -64,7 +75,8 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
         data = read_json(path)
         rows = {**data["results"], **data.get("groups", {})}
         shots, samples = data.get("n-shot", {}), data.get("n-samples", {})
-        parts = {name for names in data.get("group_subtasks", {}).values() for name in names}
+        groups = data.get("group_subtasks", {})
+        parts = {name for names in groups.values() for name in names}
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(path, f"no results ({error!r})", "what `lm_eval --output_path` writes") from error
     found = {}
@@ -85,10 +97,45 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
             "se": float(spread) if isinstance(spread, (int, float)) else None,
             "metric": metric,
             "shots": shots.get(task),
-            "samples": samples[task]["effective"] if task in samples else None,
+            "samples": sum(samples[leaf]["effective"] for leaf in leaves(task, groups) if leaf in samples) or None,
+            "lm_eval": data.get("lm_eval_version", ""),
             "all": values,
         }
     return found
+
+
+def leaves(task: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """The tasks that a group (mmlu) consists of, in groups of groups too; a task itself."""
+    return [leaf for part in groups[task] for leaf in leaves(part, groups)] if groups.get(task) else [task]
+
+
+def read_questions(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[QuestionScore]:
+    """The questions of each task of a results file, from the samples_*.jsonl beside it (`--log_samples`).
+
+    A task whose mean over its questions is not its result (another weight of its parts) gives none. Raises DataError.
+    """
+    groups = read_json(path).get("group_subtasks", {})
+    stamp = path.stem.removeprefix("results_")
+    for task, row in tasks.items():
+        metric, _, wanted = row["metric"].partition(",")
+        found = []
+        for leaf in leaves(task, groups):
+            samples = path.with_name(f"samples_{leaf}_{stamp}.jsonl")
+            for number, data in read_json_lines(samples) if samples.exists() else ():
+                where = f"{samples}:{number}"
+                one = decoded(data, _Sample, where, "a line of lm_eval's samples")
+                if one.filter == wanted and metric in data:
+                    found.append(QuestionScore(task, f"{leaf}/{one.doc_id}", decoded(data[metric], float, where)))
+        if found and abs(sum(q.value for q in found) / len(found) - row["value"]) < 1e-6:
+            yield from found
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A line of samples_*.jsonl, as far as it is read; its metrics are fields beside these."""
+
+    doc_id: int
+    filter: str
 
 
 def main_metric(task: str, values: dict[str, float]) -> str:

@@ -83,14 +83,19 @@ def mean(units: Units, low: float | None = None, high: float | None = None) -> E
     residuals = (sums - value * numbers) / numbers.mean()
     if low is None or high is None:
         return Estimate(value, *_student(value + residuals), k)
-    if k < 2:
-        return Estimate(value, low, high, k)
+    return bounded(value, math.sqrt(float((residuals**2).mean()) / k), k, low, high)
+
+
+def bounded(value: float, error: float, num: int, low: float = 0.0, high: float = 1.0) -> Estimate:
+    """A mean of `num` units between `low` and `high` that is known by its standard error alone, as other programs state it."""
+    if num < 2:
+        return Estimate(value, low, high, num)
     share = (value - low) / (high - low)
-    variance = float((residuals**2).mean()) / k / (high - low) ** 2
-    spread = share * (1 - share)
-    effective = spread / variance if spread > 0 and variance > 0 else float(k)
-    lower, upper = wilson(share * effective, effective, t_quantile(k - 1))
-    return Estimate(value, low + (high - low) * lower, low + (high - low) * upper, k)
+    variance, spread = (error / (high - low)) ** 2, share * (1 - share)
+    effective = spread / variance if spread > 0 and variance > 0 else float(num)
+    lower, upper = wilson(share * effective, effective, t_quantile(num - 1))
+    ends = low + (high - low) * lower, low + (high - low) * upper
+    return Estimate(value, min(value, ends[0]), max(value, ends[1]), num)
 
 
 def difference(first: Units, second: Units, span: float | None) -> Estimate | None:

@@ -1,15 +1,16 @@
-"""Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, lm-evaluation-harness, preference
-files, KL, the choice of checkpoints.
+"""Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, preference files, KL, the choice of
+checkpoints. (NLP benchmarks: nlp.py.)
 
 A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "paper": the
 published number or ""}. An evaluation that no run has made has no table.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nemo_srlm.evaluate import harness, paper
-from nemo_srlm.report.numbers import count, decimal, metric_value, percent, points
+from nemo_srlm.evaluate import paper, statistics
+from nemo_srlm.report.numbers import count, decimal, metric_value, points
 from nemo_srlm.report.run_files import Data, figure
 
 
@@ -18,7 +19,7 @@ def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:
 
 
 def tables(runs: Sequence[Data]) -> list[Data]:
-    found = [_alpaca(runs), _mt_bench(runs), _harness(runs), *_preferences(runs), _kl(runs), _selection(runs)]
+    found = [_alpaca(runs), _mt_bench(runs), *_preferences(runs), _kl(runs), _selection(runs)]
     return [table for table in found if table["rows"]]
 
 
@@ -31,30 +32,59 @@ def plain(table: Data) -> tuple[list[str], list[list[str]]]:
     return table["header"], rows
 
 
-def _per_model(runs: Sequence[Data], section: str, cells: Callable[[Data, str], list[dict[str, str]]]) -> list[Any]:
-    """A row for each model of each run that has `section`; with several runs, a row's name begins with the run's."""
+def _per_model(
+    runs: Sequence[Data], section: str, cells: Callable[[Data, str, Data | None], list[dict[str, str]]]
+) -> list[Any]:
+    """A row for each model of each run that has `section`; with several runs, a row's name begins with the run's.
+
+    cells: (the section, the model's name, its estimate of the figure `section` where its records are there) -> cells.
+    """
     return [
-        [cell(f"{run['label']} {m['name']}" if len(runs) > 1 else m["name"]), *cells(m[section], m["name"])]
+        [
+            cell(f"{run['label']} {m['name']}" if len(runs) > 1 else m["name"]),
+            *cells(m[section], m["name"], run["estimates"].get(section, {}).get(m["name"])),
+        ]
         for run in runs
         for m in run["models"]
         if m[section] is not None
     ]
 
 
-def _plus_minus(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"±{decimal(value, digits)}"
+def interval_of_error(value: float | None, error: float | None, num: int) -> str:
+    """`[1.2, 3.4]`, in percent: the 95% interval of a share that is known by its standard error. "" without one."""
+    if value is None or error is None or math.isnan(error):
+        return ""
+    found = statistics.bounded(value, error, num)
+    assert found.low is not None
+    assert found.high is not None
+    return _ends(100 * found.low, 100 * found.high, 1)
+
+
+def _ends(low: float | None, high: float | None, digits: int) -> str:
+    return "" if low is None or high is None else f"[{decimal(low, digits)}, {decimal(high, digits)}]"
+
+
+def _estimated(found: Data | None, value: float | None, error: float | None, digits: int) -> str:
+    """The interval of an estimate; of a run whose records are gone a normal one, by the standard error of its manifest."""
+    if found is not None:
+        return _ends(found["low"], found["high"], digits)
+    half = None if value is None or error is None else statistics.Z95 * error
+    return "" if value is None or half is None else _ends(value - half, value + half, digits)
 
 
 def _alpaca(runs: Sequence[Data]) -> Data:
-    def cells(found: Data, model: str) -> list[dict[str, str]]:
+    def rated(row: Data | None, value: str, error: str) -> str:
+        return "" if row is None else interval_of_error(row[value] / 100, row[error] / 100, row["n_total"])
+
+    def cells(found: Data, model: str, _: Data | None) -> list[dict[str, str]]:
         row = found["row"]
         controlled = row if row and "length_controlled_winrate" in row else None  # needs a calibration
         rate, length = paper.ALPACA_WIN_RATE.get(model), paper.ALPACA_LENGTH.get(model)
         return [
-            cell(decimal(figure(row, "win_rate")), _plus_minus(figure(row, "standard_error")),
+            cell(decimal(figure(row, "win_rate")), rated(row, "win_rate", "standard_error"),
                  "" if rate is None else decimal(100 * rate)),
             cell(decimal(figure(controlled, "length_controlled_winrate")),
-                 _plus_minus(figure(controlled, "lc_standard_error"))),
+                 rated(controlled, "length_controlled_winrate", "lc_standard_error")),
             cell(decimal(figure(row, "discrete_win_rate"))),
             cell(count(row["avg_length"] if row else found["characters"]),
                  published="" if length is None else count(length)),
@@ -63,7 +93,7 @@ def _alpaca(runs: Sequence[Data]) -> Data:
 
     return {
         "title": "AlpacaEval 2",
-        "note": "Win rates in percent against the baseline of the annotations; ± is one standard error. A dash: no "
+        "note": "Win rates in percent against the baseline of the annotations; brackets are 95% intervals. A dash: no "
         "annotations yet; add them with nemo-srlm alpaca ANNOTATIONS --run RUN --model M.",
         "header": ["model", "win rate", "length-controlled", "discrete", "characters", "instructions"],
         "rows": _per_model(runs, "alpaca", cells),
@@ -71,10 +101,10 @@ def _alpaca(runs: Sequence[Data]) -> Data:
 
 
 def _mt_bench(runs: Sequence[Data]) -> Data:
-    def cells(found: Data, model: str) -> list[dict[str, str]]:
+    def cells(found: Data, model: str, overall: Data | None) -> list[dict[str, str]]:
         published = paper.MT_BENCH.get(model)
         return [
-            cell(decimal(found["overall"]), _plus_minus(found["se_overall"]),
+            cell(decimal(found["overall"]), _estimated(overall, found["overall"], found["se_overall"], 2),
                  "" if published is None else decimal(published)),
             cell(decimal(found["turn_1"])), cell(decimal(found["turn_2"])), cell(count(found["graded"])),
             cell(count(found["failed"] + found["unanswered"])), cell(found["judge"]),
@@ -82,36 +112,9 @@ def _mt_bench(runs: Sequence[Data]) -> Data:
 
     return {
         "title": "MT-Bench",
-        "note": "Grades out of 10, one per turn; ± is one standard error, clustered by question. The paper’s judge is GPT-4.",
+        "note": "Grades out of 10, one per turn; brackets are 95% intervals, clustered by question. The paper’s judge is GPT-4.",
         "header": ["model", "overall", "first turn", "second turn", "grades", "not graded", "judge"],
         "rows": _per_model(runs, "mt_bench", cells),
-    }
-
-
-def _harness(runs: Sequence[Data]) -> Data:
-    columns = [
-        (run, name, tasks)
-        for run in runs
-        for name, tasks in [("M0", run["base_benchmarks"]), *((m["name"], m["benchmarks"]) for m in run["models"])]
-        if tasks
-    ]
-    rows = []
-    for task in dict.fromkeys(task for _, _, tasks in columns for task in tasks):
-        known = next(tasks[task] for _, _, tasks in columns if task in tasks)
-        shots = "" if known["shots"] is None else f", {known['shots']} shots"
-        cells = [cell(task, f"{known['metric'].split(',')[0]}{shots}")]
-        for _, name, tasks in columns:
-            row = tasks.get(task)
-            published = paper.BENCHMARKS.get(harness.PAPER.get(task, ""), {}).get(name)
-            beside = "" if published is None else percent(published)
-            error = "" if row is None or row["se"] is None else f"±{100 * row['se']:.1f}"
-            cells.append(cell(percent(None if row is None else row["value"]), error, beside))
-        rows.append(cells)
-    return {
-        "title": "NLP benchmarks",
-        "note": "lm-evaluation-harness; ± is one standard error. The paper states no numbers of shots: compare directions.",
-        "header": ["task", *(f"{r['label']} {name}" if len(runs) > 1 else name for r, name, _ in columns)],
-        "rows": rows,
     }
 
 
@@ -120,7 +123,7 @@ def _preferences(runs: Sequence[Data]) -> list[Data]:
     shown = ("pairwise_accuracy", "pairwise_strict", "exact_match", "spearman", "kendall")
 
     def of(name: str) -> Data:
-        def cells(found: Data, model: str) -> list[dict[str, str]]:
+        def cells(found: Data, model: str, _: Data | None) -> list[dict[str, str]]:
             own, out = found.get(name), []
             for metric in shown:
                 interval = own["intervals"][metric] if own else None
@@ -142,7 +145,7 @@ def _preferences(runs: Sequence[Data]) -> list[Data]:
         ]
         return {
             "title": f"Judging {name}",
-            "note": "The reward-model metrics on a preference file; 95% intervals by bootstrap over instructions.",
+            "note": "The reward-model metrics on a preference file; 95% intervals over instructions.",
             "header": header,
             "rows": _per_model(runs, "preferences", cells),
         }
@@ -151,15 +154,16 @@ def _preferences(runs: Sequence[Data]) -> list[Data]:
 
 
 def _kl(runs: Sequence[Data]) -> Data:
-    def cells(found: Data, model: str) -> list[dict[str, str]]:
+    def cells(found: Data, model: str, kl: Data | None) -> list[dict[str, str]]:
         return [
-            cell(decimal(found["kl"], 4), _plus_minus(found["se_kl"], 4)), cell(count(found["responses"])),
+            cell(decimal(found["kl"], 4), _estimated(kl, found["kl"], found["se_kl"], 4)), cell(count(found["responses"])),
             cell(count(found["tokens"])), cell(count(found["failed"])),
         ]  # fmt: skip
 
     return {
         "title": "KL to the previous policy",
-        "note": "Mean log-ratio in nats per token, on the newer policy’s own held-out responses; ± is one standard error.",
+        "note": "Mean log-ratio in nats per token, on the newer policy’s own held-out responses; brackets are 95% "
+        "intervals, clustered by prompt.",
         "header": ["model", "nats per token", "responses", "tokens", "not scored"],
         "rows": _per_model(runs, "kl", cells),
     }

@@ -14,7 +14,7 @@ from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.evaluate import headtohead, reward_metrics
 from nemo_srlm.evaluate.alarms import alarms_of_data, alarms_of_evaluation, alarms_of_models, judging_models
 from nemo_srlm.evaluate.headtohead import Comparison
-from nemo_srlm.report import compare, costs, curves, preference_data, samples, training_data, units
+from nemo_srlm.report import compare, costs, curves, nlp, preference_data, samples, training_data, units
 from nemo_srlm.report.preference_data import num_lines
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -38,6 +38,7 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "start": cfg.run.start,
         "eft_source": cfg.eft.source,
         "seed": cfg.run.seed,
+        "language": cfg.seed.language,
         "world": world_split(cfg) is not None,
         "split": world_split(cfg),
         "iterations": cfg.iterations,
@@ -49,11 +50,13 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "between": [],
         "over_seeds": [],
         "base_benchmarks": _base_benchmarks(files),
+        "alignment_tax": nlp.read_tax(files),
         "head_to_head": _head_to_head(files),
         "h2h_by": cfg.eval.h2h_by,
         "preference_data": made,
         "seed_data": _seed_data(files),
         "eft": training_data.read_eft(files),
+        "beta": cfg.dpo.beta,
         "alarms": _alarms(files, models, made),
         "curves": [c for key in sorted(files.manifests) if (c := curves.read(files, *key)) is not None],
         "stages": costs.read(files),
@@ -92,6 +95,7 @@ def _model(files: RunFiles, name: str, iteration: int, suffix: str) -> Data:
         "selection": None if suffix else files.metrics(iteration, "select"),
         "kl": None if suffix else files.metrics(iteration, "eval_kl"),
         "training": files.metrics(iteration, training),
+        "reference": files.path(iteration, training, "reference.npz") is not None,  # what rewards are relative to
     }
 
 

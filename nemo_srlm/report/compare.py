@@ -39,7 +39,7 @@ def first_to_last(run: Data, figure: str) -> Data | None:
     names = [name for name in policies(run) if name in run["estimates"].get(figure, {})]
     if len(names) < 2:
         return None
-    return next((c for c in run["changes"][figure] if (c["first"], c["last"]) == (names[0], names[-1])), None)
+    return next((c for c in run["changes"].get(figure, []) if (c["first"], c["last"]) == (names[0], names[-1])), None)
 
 
 def between(runs: Sequence[Data], measured: Sequence[Measured]) -> list[Data]:

@@ -19,9 +19,8 @@ VERDICTS = {"up": "up", "down": "down", "same": "equal", "unclear": "not clear",
 
 def margins(figures: Sequence[str]) -> str:
     """The margins within which two models count as equal, in words."""
-    return ", ".join(
-        f"{FIGURES[f].title} {signed(FIGURES[f].margin, FIGURES[f].unit).lstrip('+')}" for f in figures if f in FIGURES
-    )
+    known = [(FIGURES[f], margin) for f in figures if f in FIGURES and (margin := FIGURES[f].margin) is not None]
+    return ", ".join(f"{figure.title} {signed(margin, figure.unit).lstrip('+')}" for figure, margin in known)
 
 
 def models(runs: Sequence[Data]) -> list[Data]:

@@ -4,22 +4,23 @@ from collections.abc import Callable
 
 from nemo_srlm.evaluate import paper
 from nemo_srlm.evaluate.statistics import Z95
-from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines
+from nemo_srlm.report.plots import Axes, Chart, Curve, Point, Series, bars, dots, lines
 from nemo_srlm.report.run_files import Data, figure
 
 Get = Callable[[Data], "tuple[float, float | None] | None"]
 NUM_STYLES = 6
-CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, metrics of metrics.jsonl that share a chart
-    ("Loss", ("loss",)),
-    ("Preference loss (sigmoid: ln 2 at the first step)", ("dpo_loss",)),
-    ("Validation loss", ("validation_loss",)),
-    ("Validation accuracy", ("validation_accuracy",)),
-    ("Accuracy, chosen over rejected", ("accuracy",)),
-    ("Reward margin", ("margin",)),
-    ("Implicit rewards", ("chosen_reward", "rejected_reward")),
-    ("Gradient norm", ("grad_norm",)),
-    ("Learning rate", ("lr",)),
-    ("Tokens per second", ("tokens_per_s",)),
+CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (  # title, unit, metrics of metrics.jsonl that share a chart
+    ("Log-probabilities of the batch’s responses", "nats per response", ("chosen_logp", "rejected_logp")),
+    ("Implicit rewards: beta x log-ratio to the reference", "nats x beta", ("chosen_reward", "rejected_reward")),
+    ("Margin: chosen reward minus rejected", "nats x beta", ("margin",)),
+    ("Accuracy: chosen reward above rejected", "share of pairs", ("accuracy",)),
+    ("Loss", "nats", ("loss",)),
+    ("Preference loss (sigmoid: ln 2 at the first step)", "nats", ("dpo_loss",)),
+    ("Validation loss", "nats", ("validation_loss",)),
+    ("Validation accuracy", "share of pairs", ("validation_accuracy",)),
+    ("Gradient norm", "L2 norm", ("grad_norm",)),
+    ("Learning rate", "per step", ("lr",)),
+    ("Speed", "tokens per second", ("tokens_per_s",)),
 )
 GROUPS = (
     ("Preference training (DPO)", ("dpo",)),
@@ -92,8 +93,8 @@ def _published_mt(runs: list[Data]) -> list[Series]:
     return [Series("paper (70B)", "paper", {name: Point(value) for name, value in paper.MT_BENCH.items()})]
 
 
-def all_of(runs: list[Data]) -> dict[str, str]:
-    """Charts by name; "" for one with nothing to show. Each run needs a "label"."""
+def all_of(runs: list[Data]) -> dict[str, Chart | None]:
+    """Charts by name; None for one with nothing to show. Each run needs a "label"."""
     x = labels(runs)
 
     def share(v: float) -> str:
@@ -104,6 +105,9 @@ def all_of(runs: list[Data]) -> dict[str, str]:
 
     def one(v: float) -> str:
         return f"{v:.1f}"
+
+    def three(v: float) -> str:
+        return f"{v:.3f}"
 
     def plain(v: float) -> str:
         return f"{v:g}"
@@ -122,51 +126,57 @@ def all_of(runs: list[Data]) -> dict[str, str]:
             if (found := run["estimates"].get(name))
         ]
 
-    charts: dict[str, tuple[str, list[Series], Callable[[float], str], Callable[[float], str]]] = {
-        "oracle": ("oracle score by model", estimated("oracle"), two, plain),
-        "full": ("full marks by model", estimated("full"), share, share),
-        "correct": ("correctness by model", estimated("correct"), share, share),
-        "pairwise": ("pairwise accuracy by model", _reward("pairwise_accuracy")(runs), share, share),
-        "kendall": ("Kendall tau by model", _reward("kendall")(runs), two, plain),
-        "exact": ("exact match by model", _reward("exact_match")(runs), share, share),
-        "words": ("words per response by model", estimated("words"), one, plain),
-        "self_bleu": ("self-BLEU by model", measured("responses", "self_bleu"), two, plain),
-        "kl": ("KL to the previous policy by model", measured("kl", "kl", "se_kl"), lambda v: f"{v:.3f}", plain),
-        "mt_bench": (
-            "MT-Bench by model",
-            [*estimated("mt_bench"), *_published_mt(runs)],
-            two,
+    kl = estimated("kl") or measured("kl", "kl", "se_kl")
+    accuracy, exact, kendall = (_reward(name)(runs) for name in ("pairwise_accuracy", "exact_match", "kendall"))
+    charts: dict[str, tuple[str, str, list[Series], Callable[[float], str], Callable[[float], str]]] = {
+        "oracle": ("oracle score by model", "score, 0 to 5", estimated("oracle"), two, plain),
+        "full": ("full marks by model", "share of responses", estimated("full"), share, share),
+        "correct": ("correctness by model", "share of the correct answer", estimated("correct"), share, share),
+        "pairwise": ("pairwise accuracy by model", "share of pairs", accuracy, share, share),
+        "kendall": ("Kendall tau by model", "Kendall τ, −1 to 1", kendall, two, plain),
+        "exact": ("exact match by model", "share of instructions", exact, share, share),
+        "words": ("words per response by model", "words per response", estimated("words"), one, plain),
+        "self_bleu": ("self-BLEU by model", "self-BLEU, 0 to 1", measured("responses", "self_bleu"), two, plain),
+        "kl": (
+            "KL to the previous policy by model",
+            "nats per token",
+            kl,
+            three,
             plain,
         ),
-        "distinct": ("distinct-2 by model", measured("responses", "distinct_2"), two, plain),
+        "mt_bench": ("MT-Bench by model", "grade, 1 to 10", [*estimated("mt_bench"), *_published_mt(runs)], two, plain),
+        "distinct": ("distinct-2 by model", "share of pairs of words", measured("responses", "distinct_2"), two, plain),
     }
-    return {name: dots(label, x, series, value, tick) for name, (label, series, value, tick) in charts.items()}
+    return {
+        name: dots(label, Axes("model", unit), x, series, value, tick)
+        for name, (label, unit, series, value, tick) in charts.items()
+    }
 
 
-def histogram(made: Data) -> str:
-    """Mean judge scores of the candidates of one iteration (an item of "preference_data"); "" before they are judged."""
+def histogram(made: Data) -> Chart | None:
+    """Mean judge scores of the candidates of one iteration (an item of "preference_data"); None before they are judged."""
     if made["judging"] is None:
-        return ""
+        return None
     counts = {str(k): 0 for k in range(6)} | made["judging"]["mean_histogram"]
-    return bars(f"mean scores that {made['policy']} gave", counts)
+    return bars(f"mean scores that {made['policy']} gave", Axes("mean score, rounded", "share of candidates"), counts)
 
 
 def training(run: Data) -> list[Data]:
     """Groups of training stages, each with charts that show its models together.
 
-    [{"title", "charts": [{"title", "svg", "legend": [(name, style)]}]}]
+    [{"title", "charts": [{"title", "chart", "legend": [(name, style)]}], "preferences": whether it is DPO}]
     """
     found = []
     for title, stages in GROUPS:
         here = [c for c in run["curves"] if c["stage"] in stages]
         here.sort(key=lambda c: (c["iteration"], stages.index(c["stage"])))
-        charts = [chart for name, metrics in CHARTS if (chart := _chart(name, metrics, here)) is not None]
+        charts = [chart for name, unit, metrics in CHARTS if (chart := _chart(name, unit, metrics, here))]
         if charts:
-            found.append({"title": title, "charts": charts})
+            found.append({"title": title, "charts": charts, "preferences": "dpo" in stages})
     return found
 
 
-def _chart(title: str, metrics: tuple[str, ...], stages: list[Data]) -> Data | None:
+def _chart(title: str, unit: str, metrics: tuple[str, ...], stages: list[Data]) -> Data | None:
     curves = []
     for k, stage in enumerate(stages):
         for metric in metrics:
@@ -176,6 +186,6 @@ def _chart(title: str, metrics: tuple[str, ...], stages: list[Data]) -> Data | N
                 curves.append(
                     Curve(name, run_style(k) + (" dashed" if second else ""), stage["steps"], stage["series"][metric])
                 )
-    svg = lines(f"{title} over training steps", curves)
+    chart = lines(f"{title}, over training steps", Axes("training step", unit), curves)
     legend = [(c.name, c.style) for c in curves] if len(curves) > 1 else []
-    return {"title": title, "svg": svg, "legend": legend} if svg else None
+    return {"title": title, "chart": chart, "legend": legend} if chart else None

@@ -12,7 +12,7 @@ METRIC_NAMES = {
     "kendall": "Kendall τ",
 }
 CORRELATIONS = ("spearman", "kendall")
-DIGITS = {"score": 2, "correlation": 3, "grade": 2, "words": 1}  # behind the point
+DIGITS = {"score": 2, "correlation": 3, "grade": 2, "words": 1, "nats": 4}  # behind the point
 MINUS = "\N{MINUS SIGN}"
 
 

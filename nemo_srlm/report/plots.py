@@ -1,7 +1,8 @@
 """Small SVG charts as strings. Colours and fonts come from the page's style sheet, which has a light and a dark theme.
 
 A chart is 340 units wide, one CSS pixel per unit on a phone: charts are laid out side by side and never scaled down, so
-text stays readable. Every mark has a <title>, which browsers show on hover and screen readers read.
+text stays readable. Every mark has a <title>, which browsers show on hover. A screen reader is given the chart's name and
+its numbers as a description (<desc>); the same numbers are a table (Chart.rows), for whoever has no pointer.
 """
 
 import math
@@ -9,8 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 340, 200
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 16, 26
+WIDTH, HEIGHT = 340, 222
+LEFT, RIGHT, TOP, BOTTOM = (
+    40,
+    12,
+    32,
+    42,
+)  # above: the name of the y axis; below: tick labels and the name of the x axis
+TICKS = HEIGHT - BOTTOM + 16  # the base line of the x axis' labels
 NUM_TICKS = 4
 Format = Callable[[float], str]
 
@@ -20,6 +27,23 @@ class Point:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the axes show, with the unit where there is one."""
+
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart, and its numbers as a table."""
+
+    svg: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -73,23 +97,37 @@ class _Frame:
         return out
 
 
-def _svg(label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">'
-        + "".join(parts)
-        + "</svg>"
+def _chart(label: str, axes: Axes, parts: Sequence[str], header: list[str], rows: list[list[str]]) -> Chart:
+    said = ". ".join(
+        f"{row[0]}: {', '.join(f'{name} {cell}' for name, cell in zip(header[1:], row[1:], strict=True) if cell)}"
+        for row in rows
     )
+    words = f"{axes.y[:1].upper()}{axes.y[1:]} by {axes.x}. {said}."
+    names = (
+        f'<text class="axis" x="2" y="10">{escape(axes.y)}</text>'
+        f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 5}" text-anchor="end">{escape(axes.x)}</text>'
+    )
+    svg = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">'
+        f"<desc>{escape(words)}</desc>{names}{''.join(parts)}</svg>"
+    )
+    return Chart(svg, header, rows)
 
 
 def _title(text: str) -> str:
     return f"<title>{escape(text)}</title>"
 
 
-def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_text: Format, tick: Format) -> str:
-    """A dot with its interval per x label, joined within a series. One series alone also gets its values as text."""
+def dots(
+    label: str, axes: Axes, x_labels: Sequence[str], series: Sequence[Series], value_text: Format, tick: Format
+) -> Chart | None:
+    """A dot with its interval per x label, joined within a series. One series alone also gets its values as text.
+
+    None where there is nothing to show.
+    """
     shown = [p for s in series for p in s.points.values()]
     if not shown:
-        return ""
+        return None
     low = min(p.value if p.low is None else p.low for p in shown)
     high = max(p.value if p.high is None else p.high for p in shown)
     pad = (high - low) * 0.08 or abs(high) * 0.1 or 0.5
@@ -98,7 +136,7 @@ def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_te
     own = [s for s in series if s.style != "paper"]
     parts = frame.grid()
     parts += [
-        f'<text class="tick" x="{LEFT + step * (i + 0.5):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>'
+        f'<text class="tick" x="{LEFT + step * (i + 0.5):.1f}" y="{TICKS}" text-anchor="middle">{escape(x)}</text>'
         for i, x in enumerate(x_labels)
     ]
     with_paper = len(own) < len(series)
@@ -110,12 +148,10 @@ def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_te
         parts.append(f'<g class="{s.style}"><polyline class="join" points="{path}"/>')
         for x, p, name in places:
             y = frame.y(p.value)
-            interval = ""
             if p.low is not None and p.high is not None:
                 a, b = frame.y(p.low), frame.y(p.high)
                 parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}"/>')
-                interval = f" ({value_text(p.low)} to {value_text(p.high)})"
-            words = f"{s.name}, {name}: {value_text(p.value)}{interval}"
+            words = f"{s.name}, {name}: {_point_text(p, value_text)}"
             parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4">{_title(words)}</circle>')
             if len(own) == 1 and s.style != "paper":
                 shown_as = value_text(p.value)
@@ -127,7 +163,16 @@ def dots(label: str, x_labels: Sequence[str], series: Sequence[Series], value_te
                 )
         parts.append("</g>")
     parts += texts
-    return _svg(label, parts)
+    rows = [
+        [s.name, *(_point_text(s.points[x], value_text) if x in s.points else "" for x in x_labels)] for s in series
+    ]
+    return _chart(label, axes, parts, ["", *x_labels], rows)
+
+
+def _point_text(point: Point, value_text: Format) -> str:
+    if point.low is None or point.high is None:
+        return value_text(point.value)
+    return f"{value_text(point.value)} ({value_text(point.low)} to {value_text(point.high)})"
 
 
 @dataclass(frozen=True)
@@ -140,11 +185,11 @@ class Curve:
     values: Sequence[float | None]
 
 
-def lines(label: str, curves: Sequence[Curve]) -> str:
-    """Curves over training steps, which may have different lengths."""
+def lines(label: str, axes: Axes, curves: Sequence[Curve]) -> Chart | None:
+    """Curves over training steps, which may have different lengths. None where there is nothing to show."""
     shown = [v for c in curves for v in c.values if v is not None]
     if not shown:
-        return ""
+        return None
     frame = _Frame(min(shown), max(shown))
     first, last = min(c.steps[0] for c in curves), max(c.steps[-1] for c in curves)
     width = WIDTH - LEFT - RIGHT
@@ -156,8 +201,9 @@ def lines(label: str, curves: Sequence[Curve]) -> str:
     for value in nice_ticks(first, last):
         if first <= value <= last and value == int(value):  # steps are whole
             parts.append(
-                f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick_text(value)}</text>'
+                f'<text class="tick" x="{x_of(value):.1f}" y="{TICKS}" text-anchor="middle">{tick_text(value)}</text>'
             )
+    rows = []
     for curve in curves:
         path, pen_down = [], False
         for step, y in zip(curve.steps, curve.values, strict=True):
@@ -166,17 +212,19 @@ def lines(label: str, curves: Sequence[Curve]) -> str:
                 continue
             path.append(f"{'L' if pen_down else 'M'}{x_of(step):.1f} {frame.y(y):.1f}")
             pen_down = True
-        final = next((v for v in reversed(curve.values) if v is not None), None)
-        words = curve.name if final is None else f"{curve.name}: {final:.4g} at the end"
+        known = [v for v in curve.values if v is not None]
+        words = f"{curve.name}: {known[-1]:.4g} at the end" if known else curve.name
         parts.append(f'<g class="{curve.style}"><path class="curve" d="{" ".join(path)}">{_title(words)}</path></g>')
-    return _svg(label, parts)
+        if known:
+            rows.append([curve.name, *(f"{v:.4g}" for v in (known[0], min(known), max(known), known[-1]))])
+    return _chart(label, axes, parts, ["", "first", "lowest", "highest", "last"], rows)
 
 
-def bars(label: str, counts: Mapping[str, int]) -> str:
-    """Vertical bars of shares, one per key, with the share as text above and the count on hover."""
+def bars(label: str, axes: Axes, counts: Mapping[str, int]) -> Chart | None:
+    """Vertical bars of shares, one per key, with the share as text above and the count on hover. None without a count."""
     total = sum(counts.values())
     if not total:
-        return ""
+        return None
     shares = {k: n / total for k, n in counts.items()}
     frame = _Frame(0.0, max(shares.values()) * 1.08, lambda v: f"{v:.0%}")
     step = (WIDTH - LEFT - RIGHT) / len(counts)
@@ -194,5 +242,6 @@ def bars(label: str, counts: Mapping[str, int]) -> str:
             parts.append(
                 f'<text class="value" x="{middle:.1f}" y="{y - 4:.1f}" text-anchor="middle">{escape(words)}</text>'
             )
-        parts.append(f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(key)}</text>')
-    return _svg(label, parts)
+        parts.append(f'<text class="tick" x="{middle:.1f}" y="{TICKS}" text-anchor="middle">{escape(key)}</text>')
+    rows = [[key, f"{share:.1%}", f"{counts[key]:,}"] for key, share in shares.items()]
+    return _chart(label, axes, parts, [axes.x, axes.y, "number"], rows)

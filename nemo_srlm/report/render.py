@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_srlm import __version__
 from nemo_srlm.evaluate import paper
 from nemo_srlm.evaluate.statistics import MIN_UNITS
-from nemo_srlm.report import benchmarks, comparisons, costs, figures, summary, training_data
+from nemo_srlm.report import benchmarks, comparisons, costs, figures, nlp, preference_training, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -85,13 +85,15 @@ def html(runs: list[Data]) -> str:
         min_units=MIN_UNITS,
         control=summary.control_sentence(main, runs[1:]),
         arms=summary.ARMS,
-        figures={name: Markup(svg) for name, svg in figures.all_of(runs).items()},
+        figures=figures.all_of(runs),
         training=figures.training(main),
-        histograms=[(r["policy"], Markup(svg)) for r in main["preference_data"] if (svg := figures.histogram(r))],
+        kl=figures.all_of([main])["kl"],
+        preference_training=preference_training.tables(runs),
+        histograms=[(r["policy"], chart) for r in main["preference_data"] if (chart := figures.histogram(r))],
         paper=paper,
         metric_names=METRIC_NAMES,
         matrix=costs.time_table(main),
-        benchmarks=benchmarks.tables(runs),
+        benchmarks=[*benchmarks.tables(runs), *nlp.tables(runs)],
         data_tables=training_data.tables(runs),
         lineage=summary.lineage(main),
         comparing=summary.comparing(main),

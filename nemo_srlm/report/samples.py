@@ -3,12 +3,12 @@
 The samples are chosen by a hash of the id: arbitrary, but the same in every report of a run.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from nemo_srlm.core.files import read_records, read_typed_lines
+from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import evaluated_models, model_name
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
+from nemo_srlm.evaluate.response_scores import oracle_levels
 from nemo_srlm.judge.pair_files import read_dropped
 from nemo_srlm.judge.scores import aggregate
 from nemo_srlm.report.run_files import Data, RunFiles
@@ -17,14 +17,6 @@ NUM_PAIRS = 16  # prompts of an iteration that gave a pair
 NUM_DROPPED = 8  # prompts of an iteration that gave none, spread over the reasons
 NUM_SAME_PROMPT = 12  # held-out prompts with the responses of every model
 MAX_CHARS = 4000  # of one text in the report; the run's files hold all of it
-
-
-@dataclass(frozen=True)
-class _Level:
-    """A line of eval_oracle's scores.jsonl."""
-
-    id: str
-    level: float
 
 
 def clip(text: str) -> str:
@@ -142,4 +134,4 @@ def _oracle_levels(files: RunFiles, t: int, suffix: str) -> dict[str, float]:
     path = files.path(t, f"eval_oracle{suffix}", "scores.jsonl")
     if path is None:
         return {}
-    return {row.id: row.level for row in read_typed_lines(path, _Level)}
+    return {row.id: row.level for row in oracle_levels(path)}

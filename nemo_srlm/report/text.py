@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, comparisons, costs, summary, training_data
+from nemo_srlm.report import benchmarks, comparisons, costs, nlp, preference_training, summary, training_data
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
     METRIC_NAMES,
@@ -192,10 +192,8 @@ def _head_to_head(run: Data) -> list[str]:
 
 
 def _tables(run: Data) -> list[str]:
-    lines = []
-    for table in [*training_data.tables([run]), *benchmarks.tables([run])]:
-        lines += ["", *_table(table)]
-    return lines
+    found = [room.tables([run]) for room in (training_data, benchmarks, nlp, preference_training)]
+    return [line for tables in found for table in tables for line in ("", *_table(table))]
 
 
 def _table(table: Data) -> list[str]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_srlm.core.files import read_records, read_typed_lines
+from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.core.records import Candidate, Judgement, RankedReply
 from nemo_srlm.evaluate import reward_metrics, statistics
 from nemo_srlm.evaluate.mtbench import Graded
+from nemo_srlm.evaluate.response_scores import oracle_levels, scored, token_scores
 from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -20,26 +21,18 @@ TOP_LEVEL = 5  # of the oracle
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A line of eval_oracle's scores.jsonl."""
-
-    prompt_id: str
-    level: float
-    correctness: float
-
-
-@dataclass(frozen=True)
 class Figure:
-    """A measured figure. `low` and `high`: its bounds (None: unbounded). `unit`: share, score, correlation, grade or words.
+    """A measured figure. `low` and `high`: its bounds (None: unbounded). `unit`: share, score, correlation, grade, words or nats.
 
-    margin: two models are called equal when the interval of their difference lies within ± margin.
+    margin: two models are called equal when the interval of their difference lies within ± margin; None for a figure that is
+    of two models already, and is not compared.
     """
 
     title: str
     unit: str
     low: float | None
     high: float | None
-    margin: float
+    margin: float | None
 
     @property
     def span(self) -> float | None:
@@ -62,6 +55,7 @@ FIGURES: dict[str, Figure] = {
     "kendall": Figure("Kendall τ as a judge", "correlation", -1, 1, 0.04),
     "words": Figure("words", "words", None, None, 1.0),
     "mt_bench": Figure("MT-Bench", "grade", 1, 10, 0.2),
+    "kl": Figure("KL to the previous policy", "nats", None, None, None),
 }
 JUDGING = ("pairwise_accuracy", "exact_match", "kendall")
 
@@ -88,7 +82,7 @@ def _of_model(
     path: Callable[[str, str], Path | None], replies: list[RankedReply], files: RunFiles
 ) -> Iterator[tuple[str, Units]]:
     if scores := path("eval_oracle", "scores.jsonl"):
-        rows = list(read_typed_lines(scores, _Scored))
+        rows = list(oracle_levels(scores))
         yield "oracle", statistics.grouped((r.prompt_id, r.level) for r in rows)
         yield "full", statistics.grouped((r.prompt_id, float(r.level == TOP_LEVEL)) for r in rows)
         yield "correct", statistics.grouped((r.prompt_id, r.correctness) for r in rows)
@@ -106,6 +100,13 @@ def _of_model(
         given = ((str(g.question_id), g.score) for g in read_records(grades, Graded))
         yield "mt_bench", statistics.grouped((question, score) for question, score in given if score is not None)
 
+    if log_probabilities := path("eval_kl", "scored.jsonl"):
+        units: dict[str, tuple[float, float]] = {}
+        for own, previous in scored(token_scores(log_probabilities)):
+            total, tokens = units.get(own.prompt_id, (0.0, 0.0))
+            units[own.prompt_id] = total + own.logp - previous.logp, tokens + own.num_tokens
+        yield "kl", units
+
 
 def estimates(measured: Measured) -> dict[str, dict[str, Data]]:
     """Figure -> model -> its mean with interval and number of units."""
@@ -122,6 +123,8 @@ def changes(measured: Measured) -> dict[str, list[Data]]:
     """
     found: dict[str, list[Data]] = {}
     for name, models in measured.items():
+        if FIGURES[name].margin is None:
+            continue
         pairs = [(a, b) for i, a in enumerate(models) for b in list(models)[i + 1 :]]
         made = [(a, b, compared(name, models[a], models[b])) for a, b in pairs]
         found[name] = [{"first": a, "last": b, **change} for a, b, change in made if change is not None]
@@ -132,7 +135,7 @@ def compared(name: str, first: Units, last: Units) -> Data | None:
     """`last` minus `first` on the units of both; None without a common one."""
     kind = FIGURES[name]
     found = kind.difference(first, last)
-    if found is None:
+    if found is None or kind.margin is None:
         return None
     verdict = statistics.verdict(found, kind.margin)
     return {**found.to_json(), "verdict": verdict, "left_out": len(first.keys() | last.keys()) - found.num}

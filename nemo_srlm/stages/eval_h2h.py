@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json_lines, read_records, write_records
+from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import evaluated_models, has_oracle, model_name
 from nemo_srlm.core.records import Candidate, Judgement, content_id
@@ -21,6 +21,7 @@ from nemo_srlm.data.words import count_words
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import compare_template, headtohead
 from nemo_srlm.evaluate.headtohead import Comparison, comparison_id
+from nemo_srlm.evaluate.response_scores import oracle_levels
 from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.judge.scores import aggregate, required_valid
 from nemo_srlm.stages.common import comparing, held_out
@@ -178,9 +179,9 @@ def _compare_by_oracle(ctx: Context) -> list[Comparison]:
 
 def _levels(ctx: Context, name: str) -> dict[str, float]:
     """Prompt id -> mean oracle level of a model's samples, as eval_oracle wrote them."""
-    groups: dict[str, list[int]] = {}
-    for _, data in read_json_lines(ctx.inputs[f"scores_{name}"] / "scores.jsonl"):
-        groups.setdefault(str(data["prompt_id"]), []).append(int(data["level"]))
+    groups: dict[str, list[float]] = {}
+    for row in oracle_levels(ctx.inputs[f"scores_{name}"] / "scores.jsonl"):
+        groups.setdefault(row.prompt_id, []).append(row.level)
     return {prompt_id: sum(levels) / len(levels) for prompt_id, levels in groups.items()}
 
 

@@ -1,4 +1,5 @@
 """eval_harness (eval.harness.enabled): NLP benchmarks of an export by lm-evaluation-harness, with the vLLM backend.
+Writes results.json, and questions.jsonl (QuestionScore), by which models are paired.
 
 The harness is a separate program, started once per number of shots; a group that has its results is not run again. It
 needs the package lm_eval in `eval.harness.python` and the tasks' data sets on this machine.
@@ -7,20 +8,23 @@ needs the package lm_eval in `eval.harness.python` and the tasks' data sets on t
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.files import read_json, read_typed_lines, write_json, write_json_lines
 from nemo_srlm.core.process import die_with_parent
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError, PassingError
 from nemo_srlm.evaluate import harness
+from nemo_srlm.evaluate.harness import QuestionScore
 from nemo_srlm.stages.common.evaluating import of_model
 
-RESULTS = "results.json"
+RESULTS, QUESTIONS = "results.json", "questions.jsonl"
 
 
 def python(cfg: Config) -> str:
@@ -39,7 +43,7 @@ def _check(cfg: Config) -> None:
     if not found:
         raise ConfigError(
             "eval.harness.enabled", f"true, but {python(cfg)} has no package lm_eval", "lm-evaluation-harness there",
-            "pip install 'lm_eval[vllm]' into an environment and set eval.harness.python=<its python>; or leave it off",
+            "pip install 'lm_eval[vllm]>=0.4.13' into an environment and set eval.harness.python=<its python>; or leave it off",
         )  # fmt: skip
 
 
@@ -75,8 +79,9 @@ def _run(ctx: Context) -> None:
         log = ctx.dir / "logs" / f"harness-{shots}.log"
         log.parent.mkdir(exist_ok=True)
         command = harness.command(
-            python(ctx.cfg), section.backend, args, tasks, shots, out, section.limit, section.include_path
-        )
+            python(ctx.cfg), section.backend, args, tasks, shots, out, section.limit, section.include_path,
+            section.chat_template,
+        )  # fmt: skip
         with log.open("w", encoding="utf-8") as f:
             code = subprocess.run(
                 command, check=False, stdout=f, stderr=subprocess.STDOUT, env=env,
@@ -87,16 +92,32 @@ def _run(ctx: Context) -> None:
             kind = PassingError if remedy == harness.UNKNOWN else EngineError
             raise kind(f"lm_eval {','.join(tasks)}", f"exit code {code}: {what}", remedy=f"{remedy} (log: {log})")
         kept.parent.mkdir(exist_ok=True)
-        write_json(kept, harness.read_results(harness.newest_results(out)))
+        results = harness.newest_results(out)
+        found = harness.read_results(results)
+        write_json_lines(_questions(ctx, shots), (asdict(q) for q in harness.read_questions(results, found)))
+        write_json(kept, found)
     ctx.progress.update(len(groups), len(groups), "groups")
+
+
+def _questions(ctx: Context, shots: int | None) -> Path:
+    return ctx.dir / "parts" / f"shots-{shots}.questions.jsonl"
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
+    questions: list[QuestionScore] = []
     for shots in harness.by_shots(ctx.cfg.eval.harness.tasks):
         tasks |= read_json(ctx.dir / "parts" / f"shots-{shots}.json")
+        if (path := _questions(ctx, shots)).exists():  # not of a group that an older version ran
+            questions += read_typed_lines(path, QuestionScore)
     write_json(ctx.dir / RESULTS, tasks)
-    return {"tasks": tasks, "summary": ", ".join(f"{name} {100 * row['value']:.1f}" for name, row in tasks.items())}
+    write_json_lines(ctx.dir / QUESTIONS, map(asdict, questions))
+    kept = Counter(q.task for q in questions)
+    return {
+        "tasks": tasks,
+        "questions": {task: kept[task] for task in tasks},
+        "summary": ", ".join(f"{name} {100 * row['value']:.1f}" for name, row in tasks.items()),
+    }
 
 
 def _stage(suffix: str) -> Stage:

@@ -6,7 +6,6 @@ eval.temperature and eval.top_p. Responses are tokenized again, for both models 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,28 +13,16 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.pipeline import export_ref, model_name
-from nemo_srlm.core.records import Candidate, Record, content_id
+from nemo_srlm.core.records import Candidate, content_id
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import drift
+from nemo_srlm.evaluate.response_scores import MODELS, TokenScore, scored, token_scores
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
 from nemo_srlm.stages.common.generating import chat_of, engine_identity, open_engine, run_requests, usage_metrics
 from nemo_srlm.stages.common.held_out import read_prompts
 
 OUTPUT = "scored.jsonl"
-MODELS = ("own", "previous")
-
-
-@dataclass(frozen=True)
-class TokenScore(Record):
-    """Log-probability of one response under one model, summed over its tokens."""
-
-    response_id: str
-    prompt_id: str
-    model: str  # own | previous
-    logp: float
-    num_tokens: int
-    error: str = ""
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -78,11 +65,8 @@ def _run(ctx: Context) -> None:
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     merge_parts(ctx, TokenScore, [item_id for model in MODELS for item_id, _ in _items(ctx, model)], OUTPUT)
-    scores: dict[str, dict[str, TokenScore]] = {model: {} for model in MODELS}
-    for score in read_records(ctx.dir / OUTPUT, TokenScore):
-        scores[score.model][score.response_id] = score
-    pairs = [(own, scores["previous"][key]) for key, own in scores["own"].items()]
-    good = [(a, b) for a, b in pairs if not a.error and not b.error and a.num_tokens]
+    pairs = token_scores(ctx.dir / OUTPUT)
+    good = scored(pairs)
     if uneven := [a.response_id for a, b in good if a.num_tokens != b.num_tokens]:
         raise DataError(
             ctx.inputs["previous"], f"{len(uneven)} responses have other tokens than in {ctx.inputs['own']}",

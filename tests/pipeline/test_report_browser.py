@@ -1,17 +1,15 @@
 """The report in a real headless browser: complete and without errors in light and dark mode and on a phone's screen size."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nemo_srlm.report.write import write_report
 from tests import browser
+from tests.browser import visit
 from tests.synthetic_run import build
 
-EXECUTABLE = browser.path()
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here (Debian: apt-get install chromium)")
+pytestmark = pytest.mark.skipif(browser.path() is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
 VIEWS = {
     "light": {"width": 1200},
@@ -55,8 +53,8 @@ CONTRAST = """(() => {
   for (const e of document.querySelectorAll("body *")) {
     const style = getComputedStyle(e), size = parseFloat(style.fontSize);
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !size || !e.getClientRects().length || e.closest("svg, script, style, [hidden]")) continue;
-    const a = light(parse(style.color)), b = light(behind(e));
+    if (!own || !size || !e.getClientRects().length || e.closest("title, desc, script, style, [hidden], .unseen")) continue;
+    const a = light(parse(e.closest("svg") ? style.fill : style.color)), b = light(behind(e));
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     if (ratio < (size >= 24 ? 3 : 4.5)) low.add(`${ratio.toFixed(2)} ${e.className} ${e.textContent.trim().slice(0, 40)}`);
   }
@@ -76,22 +74,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     part, real = build(root, "part", until=0), build(root, "real", world=False)
     chosen = {"one": runs[:1], "four": runs, "part": [part], "real": [real], "empty": [build(root, "empty", until=-1)]}
     return {name: write_report(dirs, root / f"{name}.html") for name, dirs in chosen.items()}
-
-
-def visit(files: list[Path], view: dict[str, Any], look: Any) -> None:
-    """Opens each file in one new browser, runs `look(page)`, and checks that there were no problems and no other requests."""
-
-    async def go() -> None:
-        assert EXECUTABLE is not None
-        async with browser.browser(EXECUTABLE) as session:
-            for file in files:
-                async with browser.page(session) as page:
-                    await page.open(file, **view)
-                    await look(page)
-                    assert page.problems == []
-                    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
-
-    asyncio.run(go())
 
 
 @pytest.mark.parametrize("view", list(VIEWS))

@@ -41,7 +41,9 @@ def context(tmp_path: Path, world: bool, answers: dict[str, list[str]], iteratio
             inputs[f"{kind}_{name}"] = tmp_path / f"{kind}_{name}"
             inputs[f"{kind}_{name}"].mkdir()
         write_records(inputs[f"responses_{name}"] / "responses.jsonl", responses)
-        levels = [{"id": r.id, "prompt_id": r.prompt_id, "level": min(5, len(r.text))} for r in responses]
+        levels = [
+            {"id": r.id, "prompt_id": r.prompt_id, "level": min(5, len(r.text)), "correctness": 1.0} for r in responses
+        ]
         text = "".join(json.dumps(row) + "\n" for row in levels)
         (inputs[f"scores_{name}"] / "scores.jsonl").write_text(text, encoding="utf-8")
     inputs["judge"] = tmp_path / "judge"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, DataError, EngineError
@@ -26,6 +27,10 @@ if value("--tasks") == "absent":
     sys.exit("ConnectionError: Couldn't reach 'allenai/ai2_arc' on the Hub")
 out = pathlib.Path(value("--output_path")) / "model"
 out.mkdir(parents=True)
+assert "--log_samples" in arguments
+for task in value("--tasks").split(","):
+    lines = [json.dumps({"doc_id": k, "filter": "none", "acc": float(k < 1), "metrics": ["acc"]}) + chr(10) for k in range(2)]
+    (out / f"samples_{task}_2026-11-21T00-00-00.jsonl").write_text("".join(lines))
 rows = {task: {"alias": task, "acc,none": 0.5, "acc_stderr,none": 0.1} for task in value("--tasks").split(",")}
 shots = {task: int(value("--num_fewshot")) for task in rows}
 (out / "results_2026-11-21T00-00-00.json").write_text(json.dumps({"results": rows, "n-shot": shots}))
@@ -63,6 +68,16 @@ def test_tasks_of_one_number_of_shots_share_a_process_and_a_finished_group_is_no
     assert {name: (row["value"], row["se"], row["shots"]) for name, row in metrics["tasks"].items()} == {
         "arc_challenge": (0.5, 0.1, 0), "piqa": (0.5, 0.1, 0), "gsm8k": (0.5, 0.1, 8),
     }  # fmt: skip
+    assert metrics["questions"] == {"arc_challenge": 2, "piqa": 2, "gsm8k": 2}
+    kept = [data for _, data in read_json_lines(ctx.dir / eval_harness.QUESTIONS)]
+    assert {"task": "gsm8k", "question": "gsm8k/0", "value": 1.0} in kept
+    assert "--apply_chat_template" not in calls[0]
+
+
+def test_the_chat_template_is_asked_for_where_it_is_set():
+    assert "--apply_chat_template" in harness.command(
+        "python", "hf", "", ["a"], 0, Path("out"), 0, "", chat_template=True
+    )
 
 
 def test_without_its_data_the_stage_says_what_to_do(tmp_path: Path):
@@ -125,6 +140,24 @@ def test_a_group_is_read_without_its_parts_and_the_usual_metric_comes_first(tmp_
     path.write_text(json.dumps(data), encoding="utf-8")
     found = harness.read_results(path)
     assert {name: (r["value"], r["se"]) for name, r in found.items()} == {"mmlu": (0.4, 0.01), "hellaswag": (0.6, None)}
+
+
+def test_questions_of_a_group_are_those_of_its_parts_in_the_main_metric_and_its_filter(tmp_path: Path):
+    results = tmp_path / "results_1.json"
+    results.write_text('{"group_subtasks": {"g": ["g_1", "b"], "g_1": ["a"], "alone": []}}', encoding="utf-8")
+    for name, values in {"a": (1, 0), "b": (1, 1), "alone": (1, 0)}.items():
+        rows = [{"doc_id": k, "filter": f, "exact_match": v * (f == "strict-match"), "acc": 0.5}
+                for f in ("flexible", "strict-match") for k, v in enumerate(values)]  # fmt: skip
+        (tmp_path / f"samples_{name}_1.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    metric = "exact_match,strict-match"
+    tasks = {
+        "g": {"metric": metric, "value": 0.75},
+        "alone": {"metric": metric, "value": 0.9},
+        "none": {"metric": metric, "value": 1},
+    }
+    found = [(q.task, q.question, q.value) for q in harness.read_questions(results, tasks)]
+    # the mean of "alone" is not its result, and there are no samples of "none"
+    assert found == [("g", "a/0", 1.0), ("g", "a/1", 0.0), ("g", "b/0", 1.0), ("g", "b/1", 1.0)]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"results": {"a": {"alias": "a"}}}'])

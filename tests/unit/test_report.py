@@ -13,7 +13,7 @@ from nemo_srlm.report import summary, training_data
 from nemo_srlm.report.benchmarks import plain
 from nemo_srlm.report.collect import collect
 from nemo_srlm.report.numbers import compact, decimal, points
-from nemo_srlm.report.plots import Curve, Point, Series, bars, dots, lines, nice_ticks, tick_text
+from nemo_srlm.report.plots import tick_text
 from nemo_srlm.report.render import html
 from nemo_srlm.report.text import markdown
 from nemo_srlm.report.write import read_runs, terminal_table, write_report
@@ -209,27 +209,6 @@ def test_the_headline_speaks_of_a_fall_too(root: Path):
     text = summary.headline(data)
     assert "M3 follows instructions worse than M1 (−0.58 [−0.68, −0.48])." in text
     assert "Correctness fell (−20.0 pts [−30.0, −10.0])." in text
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-2.3, 7.1), (3.1, 3.1), (0, 0), (1e-6, 2e-4), (0, 1e9)])
-def test_ticks_cover_the_range_and_are_few(low: float, high: float):
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 7
-
-
-def test_charts_with_nothing_or_one_value_are_fine():
-    assert dots("x", ["a"], [], str, str) == ""
-    assert lines("x", []) == ""
-    assert bars("x", {"a": 0}) == ""
-    for svg in (
-        dots("x", ["a"], [Series("<s>", "s0", {"a": Point(1.0)})], str, str),
-        lines("x", [Curve("c", "s0", [5], [None]), Curve("d", "s1", [5], [2.0])]),
-        bars('a "quoted" label', {"a": 3, "b": 0}),
-    ):
-        parse(svg)
-        assert "nan" not in svg
 
 
 def test_numbers_are_written_for_people():
