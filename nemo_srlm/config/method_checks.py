@@ -12,6 +12,7 @@ def check_methods(cfg: Config) -> None:
     _checker(cfg)
     _consistency(cfg)
     _anchors(cfg)
+    _judge_training(cfg)
 
 
 def _refuse(key: str, value: object, beside: str, expected: str, remedy: str = "") -> None:
@@ -81,4 +82,25 @@ def _anchors(cfg: Config) -> None:
             pairs.rejected_from,
             "the judge on an endpoint",
             "a judge of this run, for both models",
+        )
+
+
+def _judge_training(cfg: Config) -> None:
+    found = cfg.judge_training.method
+    if found == "none":
+        return
+    if cfg.run.arm in ("external", "sft_only"):
+        _refuse(
+            "judge_training.method", found, f"run.arm={cfg.run.arm}", "an arm with judgements and DPO, such as self"
+        )
+    if cfg.pairs.score not in ("judge", "judge_vote"):
+        _refuse(
+            "judge_training.method", found, f"pairs.score={cfg.pairs.score}, which judges nothing", "pairs.score=judge"
+        )
+    if "judge" in cfg.api.stages:
+        _refuse("judge_training.method", found, "the judge on an endpoint, which this run does not train", "none")
+    if cfg.judge.method != "sampled" or cfg.judge.draws < 2:
+        beside = f"judge.method={cfg.judge.method} and {cfg.judge.draws} draws"
+        _refuse(
+            "judge_training.method", found, beside, "judge.method=sampled with 2 draws or more: pairs of judgements"
         )

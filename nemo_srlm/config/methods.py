@@ -1,8 +1,8 @@
-"""The config sections of methods that came after the paper: a user's own checker of responses."""
+"""The config sections of methods that came after the paper: a user's own checker of responses, training of the judge."""
 
 from dataclasses import dataclass
 
-from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, number, setting
+from nemo_srlm.config.fields import MAX_PROCESSES, MAX_SHARDS, choice, number, setting
 
 FUNCTION, FUNCTION_WORDS = r"(.+\.py:[A-Za-z_][A-Za-z0-9_]*)?", 'FILE.py:FUNCTION, or ""'
 
@@ -31,4 +31,31 @@ class CheckerSection:
         60.0, "seconds per candidate, after which the command is killed and the candidate has no score. A function is not "
         "interrupted: code that may hang belongs into a command", above=0,
     )  # fmt: skip
+    shards: int = number(1, at_least=1, at_most=MAX_SHARDS, execution=True)
+
+
+@dataclass
+class JudgeTrainingSection:
+    """Judge pairs: two of the judge's own judgements of one response, which join the iteration's DPO."""
+
+    method: str = choice(
+        "none", "meta", "any_draw",
+        help="none: as in the paper; meta: Meta-Rewarding, the policy compares its judgements; any_draw: two judgements in any "
+        "order, the control that every gain of the judge is held against",
+    )  # fmt: skip
+    template: str = setting(
+        "prompts/meta_judge.txt", "method=meta: as eval.h2h_template; in the place of the instruction stands the judge's whole "
+        "input, in that of the responses two judgements", filled=True,
+    )  # fmt: skip
+    rank: str = choice(
+        "elo",
+        "wins",
+        help="method=meta: judgements are ordered by Elo scores of the greatest likelihood, or by the share of wins",
+    )
+    share: float = number(0.5, "at most this share of the pairs of an iteration are judge pairs", above=0, below=1)
+    max_rise: float = number(
+        0.5, "guard against inflation: at most this share of the judge pairs prefers the higher score; 1 = no guard",
+        at_least=0, at_most=1,
+    )  # fmt: skip
+    max_words: int = number(0, "a preferred judgement of more words makes no pair; 0 = no limit", at_least=0)
     shards: int = number(1, at_least=1, at_most=MAX_SHARDS, execution=True)

@@ -7,6 +7,7 @@ iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
               by pairs.score votes or checker in place of the judge, or votes beside it; from iteration 2 on judge_previous with
               pairs.consistency, anchors -> judge_anchors with pairs.rejected_from=m1
+              by judge_training.method meta_judge after the judge, and judge_pairs after the pairs
               in the arm sft_only: sft_chosen in place of dpo
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
@@ -20,7 +21,7 @@ from nemo_srlm.core.stage import Ref
 NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
-    "votes", "checker", "judge_previous", "anchors", "judge_anchors",
+    "votes", "checker", "judge_previous", "anchors", "judge_anchors", "meta_judge", "judge_pairs",
     "select_export", "select_responses", "select", "export",
     *(f"{name}{suffix}" for suffix in ("_base", "_baseline", "") for name in (
         "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
@@ -168,11 +169,17 @@ def has_anchors(cfg: Config, iteration: int) -> bool:
     return cfg.pairs.rejected_from == "m1" and iteration > 1
 
 
+def trains_judge(cfg: Config) -> bool:
+    """Whether pairs of judgements join the DPO of an iteration."""
+    return cfg.judge_training.method != "none"
+
+
 def _scoring(cfg: Config, iteration: int) -> list[str]:
     """The stages between an iteration's candidates and its pairs. Those with the policy's engine come first."""
     chosen = {
         "judge": cfg.run.arm == "oracle" or cfg.pairs.score in ("judge", "judge_vote"),
         "votes": cfg.pairs.score in ("vote", "judge_vote"), "checker": cfg.pairs.score == "checker",
+        "meta_judge": cfg.judge_training.method == "meta",
         "oracle_scores": cfg.run.arm == "oracle", "judge_previous": uses_previous_judge(cfg, iteration),
         "anchors": has_anchors(cfg, iteration), "judge_anchors": has_anchors(cfg, iteration),
     }  # fmt: skip
@@ -213,6 +220,8 @@ def pipeline(cfg: Config) -> list[Ref]:
         refs += [] if external else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
         scoring = [] if external else ["candidates", *_scoring(cfg, t)]
-        refs += [Ref(name, t) for name in (*scoring, "pairs")] + _policy(cfg, t)
+        refs += [
+            Ref(name, t) for name in (*scoring, "pairs", *(["judge_pairs"] if trains_judge(cfg) else []))
+        ] + _policy(cfg, t)
     refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]

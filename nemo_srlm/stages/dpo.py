@@ -1,5 +1,5 @@
-"""dpo: M_{t+1} from M_t on the iteration's preference pairs, or on all so far (dpo.pairs_from). The reference is the policy
-that the stage starts from, or M1 (dpo.reference).
+"""dpo: M_{t+1} from M_t on the iteration's preference pairs, or on all so far (dpo.pairs_from); with pairs of judgements where
+the judge is trained (judge_training). The reference is the policy that the stage starts from, or M1 (dpo.reference).
 
 Writes checkpoint/, metrics.jsonl and, if the loss needs a reference, reference.npz (its log-probabilities).
 """
@@ -23,8 +23,10 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
     }  # fmt: skip
     if cfg.dpo.reference == "m1" and iteration > 1:
         inputs["reference"] = pipeline.policy_ref(cfg, 0)
+    kinds = ("pairs", *(["judge_pairs"] if pipeline.trains_judge(cfg) else []))
+    inputs |= {kind: Ref(kind, iteration) for kind in kinds}
     if cfg.dpo.pairs_from == "all":
-        inputs |= {f"pairs_{t}": Ref("pairs", t) for t in range(1, iteration)}
+        inputs |= {f"{kind}_{t}": Ref(kind, t) for t in range(1, iteration) for kind in kinds}
     return inputs | ({"eft": Ref("eft", 0)} if cfg.dpo.replay_weight else {})
 
 
@@ -37,10 +39,11 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _pairs(ctx: Context, dropped: Counter[str]) -> Iterator[PreferencePair]:
-    """The pairs of this iteration, or of all so far, each once (those of pairs.files are in every iteration)."""
-    earlier = [name for name in ctx.inputs if name.startswith("pairs_")]
+    """The pairs of this iteration, or of all so far, each once (those of pairs.files are in every iteration); of responses
+    and, with judge_training, of judgements."""
+    earlier = [name for name in ctx.inputs if name.startswith(("pairs_", "judge_pairs_"))]
     seen: set[str] = set()
-    for name in (*earlier, "pairs"):
+    for name in (*earlier, "pairs", *(["judge_pairs"] if "judge_pairs" in ctx.inputs else [])):
         for pair in read_records(ctx.inputs[name] / "pairs.jsonl", PreferencePair):
             if pair.id in seen:
                 dropped["duplicate"] += 1

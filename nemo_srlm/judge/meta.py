@@ -1,0 +1,157 @@
+"""Judge pairs: which of a judge's own draws about one response are preferred to which. Pure functions.
+
+Meta-Rewarding (Wu et al. 2024, arXiv 2407.19594, section 2.2): the response whose scores differ most is taken, the model compares
+its judgements two by two in both orders, and the judgement with the highest Elo score is preferred to that with the lowest.
+Guards: a winner may not be too long, and winners may not raise the score more often than `max_rise`.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from nemo_srlm.config.methods import JudgeTrainingSection
+from nemo_srlm.core.records import Judgement, PreferencePair, content_id
+from nemo_srlm.data.words import count_words
+from nemo_srlm.judge.scores import spread
+
+PRIOR = 0.1  # wins that each judgement has over each other one before any comparison: a judgement that wins all stays finite
+STEPS = 200  # of the fixed-point iteration, which has converged long before for a handful of judgements
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One judgement of a response that states a score."""
+
+    text: str
+    score: float
+
+
+def draws(judgement: Judgement) -> list[Draw]:
+    """The draws that state a score and are complete, without repeated texts, in order."""
+    found = zip(judgement.texts, judgement.scores, judgement.finish_reasons, strict=True)
+    return list({t: Draw(t, s) for t, s, reason in found if s is not None and reason == "stop"}.values())
+
+
+def least_certain(judgements: Sequence[Judgement]) -> Judgement | None:
+    """The judgement whose scores differ most, the first of equals; None where no response has two different scores."""
+    usable = [j for j in judgements if len({draw.score for draw in draws(j)}) > 1]
+    return max(usable, key=lambda j: spread(j) or 0.0, default=None)
+
+
+def compared(judgement: Judgement) -> list[tuple[int, int]]:
+    """The pairs of indices of `draws` that are compared."""
+    return list(combinations(range(len(draws(judgement))), 2))
+
+
+# --- from verdicts to a ranking ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Battle:
+    """Two draws compared in both orders. `first`: the verdict with `a` in place A; `second`: with `a` in place B."""
+
+    a: int
+    b: int
+    first: str  # "A", "B", "tie" or ""
+    second: str
+
+
+def position_weights(battles: Sequence[Battle]) -> tuple[float, float]:
+    """Weights of a win in place A and in place B: the share of all wins in the other place, so that both places win alike."""
+    verdicts = Counter(verdict for battle in battles for verdict in (battle.first, battle.second))
+    wins = verdicts["A"] + verdicts["B"]
+    return (verdicts["B"] / wins, verdicts["A"] / wins) if wins else (0.5, 0.5)
+
+
+def wins(battles: Sequence[Battle], number: int, weights: tuple[float, float]) -> list[list[float]]:
+    """[i][j]: the weighted wins of draw i over draw j. A tie is half a win for both; an unparsable verdict is none."""
+    found = [[0.0] * number for _ in range(number)]
+    for battle in battles:
+        for verdict, in_a, in_b in ((battle.first, battle.a, battle.b), (battle.second, battle.b, battle.a)):
+            share = {"tie": 0.5}.get(verdict, 1.0)
+            if verdict in ("A", "tie"):
+                found[in_a][in_b] += share * weights[0]
+            if verdict in ("B", "tie"):
+                found[in_b][in_a] += share * weights[1]
+    return found
+
+
+def win_shares(won: Sequence[Sequence[float]]) -> list[float]:
+    """The share of each draw's comparisons that it won; 0.5 without any."""
+    lost = [sum(row[i] for row in won) for i in range(len(won))]
+    return [sum(row) / (sum(row) + lost[i]) if sum(row) + lost[i] else 0.5 for i, row in enumerate(won)]
+
+
+def elo(won: Sequence[Sequence[float]]) -> list[float]:
+    """Strengths e with P(i wins against j) = 1 / (1 + exp(e_j - e_i)) of the greatest likelihood (Bradley-Terry), mean 0."""
+    number = len(won)
+    total = [[won[i][j] + PRIOR if i != j else 0.0 for j in range(number)] for i in range(number)]
+    strength = [1.0] * number
+    for _ in range(STEPS):
+        strength = [
+            sum(total[i])
+            / math.fsum((total[i][j] + total[j][i]) / (strength[i] + strength[j]) for j in range(number) if j != i)
+            for i in range(number)
+        ]
+        mean = math.exp(math.fsum(map(math.log, strength)) / number)
+        strength = [value / mean for value in strength]
+    return [math.log(value) for value in strength]
+
+
+# --- judge pairs ------------------------------------------------------------------------------------------------------
+
+
+def best_and_worst(found: Sequence[Draw], strengths: Sequence[float], max_words: int) -> tuple[Draw, Draw] | str:
+    """(best, worst) draw, or the reason for none: "undecided" (equal strengths), "too_long" (a best draw above max_words)."""
+    order = sorted(range(len(found)), key=lambda i: -strengths[i])
+    best, worst = order[0], order[-1]
+    if not strengths[best] - strengths[worst] > 1e-9:
+        return "undecided"
+    if max_words and count_words(found[best].text) > max_words:
+        return "too_long"
+    return found[best], found[worst]
+
+
+def any_two(found: Sequence[Draw], judgement_id: str) -> tuple[Draw, Draw]:
+    """Two draws of different scores in an order that a hash decides: the control without any label."""
+    pairs = [(a, b) for a in found for b in found if a.score != b.score]
+    return pairs[int(hashlib.sha256(f"any draw {judgement_id}".encode()).hexdigest(), 16) % len(pairs)]
+
+
+def to_pair(judgement: Judgement, prompt: str, chosen: Draw, rejected: Draw) -> PreferencePair:
+    """A pair of judgements of one response. `prompt`: the judge's input."""
+    pair_id = content_id("judge_pair", judgement.id, chosen.text, rejected.text)
+    return PreferencePair(
+        pair_id, judgement.prompt_id, prompt, chosen.text, rejected.text, chosen.score, rejected.score
+    )
+
+
+def _by_hash(pairs: Sequence[PreferencePair], number: int) -> list[PreferencePair]:
+    """`number` of the pairs, chosen by a hash, in their order."""
+    ids = {p.id for p in sorted(pairs, key=lambda p: hashlib.sha256(f"keep {p.id}".encode()).digest())[:number]}
+    return [pair for pair in pairs if pair.id in ids]
+
+
+def rises(pair: PreferencePair) -> bool:
+    """Whether the preferred judgement has the higher score."""
+    return (pair.chosen_score or 0.0) > (pair.rejected_score or 0.0)
+
+
+def guarded(
+    pairs: Sequence[PreferencePair], section: JudgeTrainingSection, num_responses: int, counts: Counter[str]
+) -> list[PreferencePair]:
+    """At most `max_rise` of the pairs raise the score, and with `num_responses` pairs of responses they are at most `share`.
+
+    What is left out is chosen by a hash and counted: "dropped_inflation", "dropped_not_needed".
+    """
+    up = [pair for pair in pairs if rises(pair)]
+    most = section.max_rise / (1.0 - section.max_rise) * (len(pairs) - len(up)) if section.max_rise < 1 else len(up)
+    kept_up = {pair.id for pair in _by_hash(up, math.floor(most + 1e-9))}
+    kept = [pair for pair in pairs if not rises(pair) or pair.id in kept_up]
+    counts["dropped_inflation"] += len(pairs) - len(kept)
+    final = _by_hash(kept, math.floor(section.share / (1.0 - section.share) * num_responses + 1e-9))
+    counts["dropped_not_needed"] += len(kept) - len(final)
+    return final
