@@ -304,6 +304,20 @@ def _endpoint(cfg: Config) -> None:
             )
 
 
+def check_lengths(cfg: Config) -> None:
+    """Raises ConfigError for a row or a request that is longer than the model has positions. `cfg.model` is known: the tiny
+    world's, or that of the imported directory."""
+    found = {f"{name}.max_length": section.max_length for name, section, _ in _trainings(cfg)}
+    for key, length in (found | {"generate.max_model_len": cfg.generate.max_model_len}).items():
+        if length > cfg.model.max_length:
+            raise ConfigError(
+                key,
+                str(length),
+                f"at most the model's {cfg.model.max_length} positions (model.max_length)",
+                f"lower {key}",
+            )
+
+
 def check_tiny_world(cfg: Config) -> None:
     """Raises ConfigError for settings that the tiny world, or a run without it, does not have."""
     if not cfg.world.enabled:
@@ -312,6 +326,7 @@ def check_tiny_world(cfg: Config) -> None:
                 "run.arm", "oracle without the tiny world", "world.enabled=true", "set it, or another run.arm"
             )
         return
+    check_lengths(cfg)
     for key, given in (("import_hf.path", cfg.import_hf.path), ("seed.files", cfg.seed.files)):
         if given:
             raise ConfigError(

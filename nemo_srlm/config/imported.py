@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_srlm.config.checks import refuse_unread_arguments
+from nemo_srlm.config.checks import check_lengths, refuse_unread_arguments
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import ModelSection
@@ -37,13 +37,15 @@ def with_imported(cfg: Config, stated: Mapping[str, Any], found: Imported) -> Co
     contradicts the model.
     """
     model, chat = stated.get("model") or {}, stated.get("chat") or {}
-    return replace(
+    described = replace(
         cfg,
         model=_architecture(cfg, model, found.model),
         chat=_chat_format(cfg, chat, found.has_chat_template),
         **{name: _length(cfg, name, stated.get(name) or {}, found.model.max_length) for name in ("sft", "dpo")},
         **{name: _max_tokens(cfg, name, stated.get(name) or {}, found.model.max_length) for name in GENERATING},
     )
+    check_lengths(described)
+    return described
 
 
 def _architecture(cfg: Config, stated: Mapping[str, Any], found: ModelSection) -> ModelSection:

@@ -141,7 +141,12 @@ def copy(source: Path, out: Path, vocab_size: int, chat: ChatSection | None) -> 
         token = settings.get(name)
         text = token["content"] if isinstance(token, dict) else token
         if text is not None and text not in ids:
-            raise CheckpointError(path, f"{name} {text!r}", "a token of tokenizer.json")
+            raise CheckpointError(
+                source / path.name,
+                f"{name} {text!r}",
+                "a token that tokenizer.json has",
+                f"correct {name} in this file",
+            )
         if text is not None:
             named[name] = text
     if chat is not None:

@@ -7,7 +7,7 @@ JSON (a list), JSON lines, plain text with one prompt per line (.txt), all also 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ def read_prompt_set(path: Path, counts: Counter[str], source: str = "eval") -> l
     return list(found.values())
 
 
+# reason of file_prompts -> how a message says it
+LEFT_OUT = {
+    "duplicate": "repeated", "held_out": "equal to held-out prompts",
+    "near_held_out": "near copies of held-out prompts (ROUGE-L above seed.rouge_max)",
+}  # fmt: skip
+
+
 def file_prompts(
     paths: Iterable[Path], apart: Sequence[str], rouge_max: float, num_held_out: int, counts: Counter[str]
 ) -> tuple[list[Prompt], list[Prompt]]:
@@ -94,12 +101,17 @@ def _apart(prompts: Sequence[Prompt], texts: Sequence[str], rouge_max: float, co
 
 
 def part_of_iteration(
-    prompts: Sequence[Prompt], iteration: int, iterations: int, num_prompts: int, before: int | None = None
+    prompts: Sequence[Prompt],
+    iteration: int,
+    iterations: int,
+    num_prompts: int,
+    before: int | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> list[Prompt]:
     """The prompts of an iteration (from 1): consecutive parts, so that none comes twice in a run.
 
     num_prompts: how many, after the `before` of earlier iterations (None: as many in each); 0 = an equal part for each of
-    `iterations`. Raises DataError where they are too few.
+    `iterations`. Raises DataError where they are too few, with what was left out and why (`counts` of file_prompts).
     """
     if not iteration:
         return []
@@ -108,8 +120,14 @@ def part_of_iteration(
     start = before if num_prompts and before is not None else equal
     part = list(prompts[start : start + each])
     if not part or len(part) < each:
+        left_out = [
+            f"{number} {words}"
+            for name, words in LEFT_OUT.items()
+            if (number := (counts or {}).get(f"file_prompts_{name}"))
+        ]
+        reasons = f" (left out: {', '.join(left_out)})" if left_out else ""
         raise DataError(
-            "prompts.files", f"{len(prompts)} prompts that are not held out",
+            "prompts.files", f"{len(prompts)} prompts that are not held out{reasons}",
             f"{max(each, 1)} for each of {iterations} iterations" if start == equal else f"{start + each}: {each} after {start}",
             "set prompts.num_prompts=0 (an equal part for each iteration) or a smaller number, prompts.source=both, or give "
             "more prompts",

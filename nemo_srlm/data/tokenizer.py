@@ -43,7 +43,9 @@ class Tokenizer:
             ) from error
         settings = _object(config)
         if settings is None:
-            raise CheckpointError(config, "no such file", "tokenizer_config.json with eos_token")
+            raise CheckpointError(
+                config, "no such file", "tokenizer_config.json with eos_token", "fetch the model's directory again"
+            )
         self.chat_template = read_template(self.directory)
         self.special_tokens = _special_tokens(settings, _object(self.directory / "special_tokens_map.json") or {})
         self.bos_id = self._id("bos_token", config) if "bos_token" in self.special_tokens else None
@@ -61,7 +63,11 @@ class Tokenizer:
         text = self.special_tokens.get(key)
         found = self._core.token_to_id(text) if text is not None else None
         if found is None:
-            raise CheckpointError(config, f"{key} is {text!r}", "a token of tokenizer.json")
+            needed = "the token that ends a response" if key == "eos_token" else "a token"
+            raise CheckpointError(
+                config, f"{key} is {text!r}" if text is not None else f"no {key}", f"{needed}, one that tokenizer.json has",
+                f'write "{key}": "..." into this file; generation_config.json and the model\'s card say which it is',
+            )  # fmt: skip
         return int(found)
 
     def _generation_ends(self) -> list[int]:

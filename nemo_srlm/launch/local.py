@@ -16,7 +16,7 @@ from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
 from nemo_srlm.core.terminal import console, say
-from nemo_srlm.errors import of_system
+from nemo_srlm.errors import ConfigError, of_system
 from nemo_srlm.generate.replicas import gpus_of, num_replicas, visible_gpus
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
@@ -188,6 +188,16 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
         announce(session, ref, time.time() - began)
 
 
+def check_here(cfg: Config, refs: list[Ref]) -> None:
+    """Raises UserError where this machine lacks packages of the stages, or a training wants more machines than this one."""
+    check_packages(cfg, refs)
+    if cfg.parallel.nodes > 1 and any(load(ref.stage).kind == "train" for ref in refs):
+        raise ConfigError(
+            "parallel.nodes", f"{cfg.parallel.nodes} in a run on this machine", "1, or a run on Slurm",
+            "set parallel.nodes=1 and a layout for this machine's processes, or submit the run (docs/slurm.md)",
+        )  # fmt: skip
+
+
 def run(cfg: Config, until: str) -> Path:
     """Runs the unfinished stages (up to the first named `until`). Returns the run directory.
 
@@ -204,7 +214,7 @@ def run(cfg: Config, until: str) -> Path:
         if until:
             places = [i for i, ref in enumerate(todo) if ref.stage == until]
             todo = todo[: places[0] + 1] if places else []
-        check_packages(cfg, todo)
+        check_here(cfg, todo)
         save_resolved_config(cfg, run_dir)
         with Display(total) as display:
             if not todo:
@@ -228,7 +238,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
             return
         check_stage(stage, cfg, ref.iteration)
         check_reuse(cfg.run.reuse)
-        check_packages(cfg, [ref])
+        check_here(cfg, [ref])
         save_resolved_config(cfg, run_dir)
         with Display(1) as display:
             run_step(Session(cfg, run_dir, display, began), step_of(cfg, ref), 0)

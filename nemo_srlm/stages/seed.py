@@ -160,7 +160,7 @@ def _with_files(ctx: Context, result: Split, counts: Counter[str]) -> Split:
                 of_iteration(cfg.prompts.per_iteration, t + 1, cfg.prompts.num_prompts) for t in range(cfg.iterations)
             ]
             last = numbers[-1] if numbers else 0
-            part_of_iteration(prompts, cfg.iterations, cfg.iterations, last, sum(numbers[:-1]))
+            part_of_iteration(prompts, cfg.iterations, cfg.iterations, last, sum(numbers[:-1]), counts)
         result = replace(result, eval_prompts=result.eval_prompts or held_out)
         apart += [prompt.text for prompt in held_out]
     if cfg.seed.chat_files:

@@ -177,3 +177,15 @@ def test_a_tokenizer_that_is_not_one_is_refused(tmp_path: Path):
     (tmp_path / "tok" / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not a tokenizer"):
         tokenizer_files.copy(tmp_path / "tok", tmp_path / "out", 256, None)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"eos_token": None}, "no eos_token"), ({"eos_token": "<x>"}, "'<x>'")])
+def test_a_tokenizer_without_an_end_token_is_refused_with_what_to_write_where(
+    tmp_path: Path, change: dict[str, Any], said: str
+):
+    tiny_llama.make_tokenizer(tmp_path / "tok")
+    update(tmp_path / "tok/tokenizer_config.json", change)
+    with pytest.raises(
+        CheckpointError, match=rf'tokenizer_config\.json: .*{said}.*write "eos_token": "\.\.\." into this'
+    ):
+        Tokenizer(tmp_path / "tok")

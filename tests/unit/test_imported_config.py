@@ -131,3 +131,9 @@ def test_the_template_of_tokenizer_config_counts_too(hf: Path):
         {"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATE},
     ]}))  # fmt: skip
     assert composed(hf).chat.format == "model"
+
+
+def test_more_tokens_for_the_engine_than_the_directory_has_positions_are_refused(hf: Path):
+    assert composed(hf, "generate.max_model_len=96").generate.max_model_len == 96
+    with pytest.raises(ConfigError, match=r"generate\.max_model_len: 97; expected at most the model's 96 positions"):
+        composed(hf, "generate.max_model_len=97")

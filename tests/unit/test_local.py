@@ -84,6 +84,14 @@ def test_a_worker_reads_from_its_command_line_what_its_launcher_wrote(work: Work
     assert parse(work.arguments) == work
 
 
+def test_a_training_on_several_nodes_is_refused_on_one_machine_before_it_starts():
+    cfg = tiny()
+    cfg.parallel.nodes = 2
+    with pytest.raises(UserError, match=r"parallel\.nodes: 2 in a run on this machine; expected 1, or a run on Slurm"):
+        local.check_here(cfg, [Ref("pretrain", 0)])
+    local.check_here(cfg, [Ref("judge", 1)])  # no training
+
+
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
     with locked(tmp_path), pytest.raises(UserError, match="already running"), locked(tmp_path):
         pass

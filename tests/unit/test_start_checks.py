@@ -24,6 +24,8 @@ ENDPOINT = (
         (["prompts.writer_path=nowhere"], "nowhere: no config.json"),
         (["run.reuse=nowhere"], r"run\.reuse: nowhere has no config\.yaml"),
         (["sft.global_batch=31"], r"sft\.global_batch: 31"),
+        (["sft.max_length=321"], r"sft\.max_length: 321; expected at most the model's 320 positions"),
+        (["generate.max_model_len=321"], r"generate\.max_model_len: 321; expected at most the model's 320 positions"),
         (["parallel.tensor=3"], r"parallel\.processes: "),
         (["run.arm=external", "pairs.files=[nowhere]"], "nowhere: no such file"),
         ([*ENDPOINT, "select.stages=[dpo]"], r"api\.key_variable: OPENAI_API_KEY is not in the environment"),

@@ -20,6 +20,7 @@ from nemo_srlm.data.oasst import read_first_turns
 from nemo_srlm.data.prompt_sets import file_prompts, read_prompt_set
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.judge.scores import parse_score
+from nemo_srlm.launch.plan import check_stage
 from nemo_srlm.stages import prompts, seed
 from nemo_srlm.stages.common import training
 from tests.unit.fake_engine import Characters
@@ -172,6 +173,29 @@ def test_too_few_prompts_are_found_before_the_first_iteration(tmp_path: Path):
         DataError, match=r"7 prompts that are not held out; expected 4 for each of 2 iterations.*num_prompts=0"
     ):
         seed.STAGE.run(seed_context(cfg, tmp_path))
+
+
+def test_near_copies_of_held_out_prompts_are_named_as_the_reason(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("\n".join(f"Write {i} words about the cold grey sea in winter." for i in range(8)))
+    cfg = instruct()
+    cfg.prompts.files = [str(tmp_path / "p.txt")]
+    with pytest.raises(
+        DataError, match=r"0 prompts that .*left out: 7 near copies of held-out prompts \(ROUGE-L above seed.r"
+    ):
+        seed.STAGE.run(seed_context(cfg, tmp_path))
+
+
+def test_prompts_that_do_not_suffice_for_more_iterations_are_told_before_they_begin(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("\n".join(f"Question {i}?" for i in range(9)))
+    cfg = instruct()
+    cfg.run.root, cfg.run.name, cfg.iterations = str(tmp_path), "r", 2
+    cfg.prompts.files, cfg.prompts.num_prompts = [str(tmp_path / "p.txt")], 4
+    (tmp_path / "r/iter0/seed").mkdir(parents=True)
+    run(seed.STAGE, Context(cfg, 0, tmp_path / "r/iter0/seed", {}, Progress(tmp_path)))
+    check_stage(prompts.STAGE, cfg, 1)
+    cfg.iterations = 3
+    with pytest.raises(DataError, match=r"8 prompts that are not held out; expected 4 for each of 3 iterations"):
+        check_stage(prompts.STAGE, cfg, 1)
 
 
 def test_what_the_files_do_not_have_is_written_and_differs_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
