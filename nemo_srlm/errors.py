@@ -134,8 +134,8 @@ def of_system(error: BaseException | None, where: Path) -> UserError | None:
     place = where if named is None else path
     while not os.path.exists(place):  # False, where Path.exists raises: a name too long, a folder that may not be read
         place = place.parent
-    free = shutil.disk_usage(place).free
-    full = free < FULL
+    usage = shutil.disk_usage(place)
+    free, full = usage.free, usage.total > 0 and usage.free < FULL  # /proc has no space at all
     if not full and number not in FIXABLE:
         return None
     what = str(error.strerror) if isinstance(error, OSError) and number in FIXABLE else "the disk is full"

@@ -12,15 +12,15 @@ PARENT = "NEMO_SRLM_PARENT"  # environment: process id of the parent, for a chil
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(parent: int) -> None:
-    """Has Linux kill this process when its parent dies, however it dies; also across a later exec.
+def die_with_parent(parent: int, sent: signal.Signals = signal.SIGKILL) -> None:
+    """Has Linux kill this process (by the signal `sent`) when its parent dies, however it dies; also across a later exec.
 
     `parent`: its process id, read by the parent itself. The child cannot ask for it: a parent that died before this
     call has been replaced by another process.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sent)
     if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), sent)
 
 
 def die_with_named_parent() -> None:

@@ -60,19 +60,23 @@ class ChatTemplate:
     def render(self, messages: Messages, generation: bool) -> str:
         """The text of the messages; with `generation`, up to where the next response begins.
 
-        Raises DataError when a role is unknown or the template refuses the messages, CheckpointError when it is no Jinja.
+        Raises DataError when a role is unknown, or the template refuses the messages or goes beyond its limits;
+        CheckpointError when it is no Jinja.
         """
         from jinja2 import TemplateError, TemplateSyntaxError
-        from transformers.utils.chat_template_utils import render_jinja_template
+
+        from nemo_srlm.data.template_limits import compiled, limited_time
 
         roles = [message["role"] for message in messages]
         if unknown := set(roles) - set(ROLES):
             raise DataError(self.where, f"messages with the role(s) {sorted(unknown)}", f"roles {', '.join(ROLES)}")
         given = {**self.special_tokens, "strftime_now": DATE.strftime, **self.arguments}
         try:
-            found = render_jinja_template(
-                [[dict(message) for message in messages]], chat_template=self.text, add_generation_prompt=generation, **given
-            )  # fmt: skip
+            with limited_time():
+                return compiled(self.text).render(
+                    messages=[dict(message) for message in messages], tools=None, documents=None,
+                    add_generation_prompt=generation, **given,
+                )  # fmt: skip
         except TemplateSyntaxError as error:
             raise CheckpointError(
                 self.where, f"a chat template that is no Jinja ({error})", "a chat template"
@@ -90,4 +94,3 @@ class ChatTemplate:
                 self.where, f"the chat template refuses messages with the roles {roles}: {error}",
                 "messages that it can render", "see the model's template: some take no system message, or turns by turns",
             ) from error  # fmt: skip
-        return str(found[0][0])

@@ -10,8 +10,8 @@ from typing import Literal
 
 from nemo_srlm.core import process
 from nemo_srlm.core.files import read_json, write_json
+from nemo_srlm.core.process_tree import kill
 from nemo_srlm.doctor.inventory import Machine
-from nemo_srlm.launch.slurm.process_tree import kill
 
 WORKER = "nemo_srlm.doctor.worker"
 POLL = 0.1  # seconds between two looks at a check's process

@@ -10,14 +10,13 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, read_typed_lines, write_json, write_json_lines
-from nemo_srlm.core.process import die_with_parent
+from nemo_srlm.core.guard import guarded
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError, PassingError
 from nemo_srlm.evaluate import harness
@@ -83,10 +82,8 @@ def _run(ctx: Context) -> None:
             section.chat_template,
         )  # fmt: skip
         with log.open("w", encoding="utf-8") as f:
-            code = subprocess.run(
-                command, check=False, stdout=f, stderr=subprocess.STDOUT, env=env,
-                preexec_fn=partial(die_with_parent, os.getpid()),
-            ).returncode  # fmt: skip
+            # guarded: with the vLLM backend the harness starts an engine that would outlive a killed stage
+            code = subprocess.run(guarded(command), check=False, stdout=f, stderr=subprocess.STDOUT, env=env).returncode
         if code:
             what, remedy = harness.failure(log.read_text(encoding="utf-8", errors="replace"))
             kind = PassingError if remedy == harness.UNKNOWN else EngineError

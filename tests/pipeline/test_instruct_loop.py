@@ -61,23 +61,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def start(*arguments: str) -> None:
-    command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "real", *TINY, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+def call(command: list[str], variables: dict[str, str]) -> None:
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | variables
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def start(*arguments: str) -> None:
+    call([sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "real", *TINY, *arguments], {})
 
 
 def test_a_model_and_a_file_of_prompts_are_enough(model: Path, tmp_path: Path):
     # of words of their own: near copies of a held-out prompt are left out
     prompts = [" ".join(f"{word}{n}" for word in ("describe", "harbour", "lantern", "winter")) + "." for n in range(40)]
     (tmp_path / "prompts.txt").write_text("\n".join([*prompts, prompts[0], ""]))
-    start(
-        "--until",
-        "dpo",
-        f"run.root={tmp_path}",
-        f"import_hf.path={model}",
-        f"prompts.files=[{tmp_path / 'prompts.txt'}]",
-    )
+    start(f"run.root={tmp_path}", f"import_hf.path={model}", f"prompts.files=[{tmp_path / 'prompts.txt'}]")
     run = tmp_path / "real"
     assert not (run / "iter0" / "sft").exists()
     assert not (run / "iter0" / "eft").exists()
@@ -91,9 +89,12 @@ def test_a_model_and_a_file_of_prompts_are_enough(model: Path, tmp_path: Path):
     assert len(judgements) == 4 * 35
     assert all(0 < j.scores[0] < 5 and j.texts[0].startswith("Score: ") for j in judgements)
     (run / "iter1/dpo/checkpoint/final").resolve(strict=True)  # M2, of M0 without an SFT between them
+    models = json.loads((run / "report.json").read_text())["runs"][0]["models"]
+    assert [m["name"] for m in models] == ["M1", "M2"]
 
 
-def test_ranks_teach_an_instruct_model_to_judge_before_the_first_iteration(model: Path, tmp_path: Path):
+def test_the_real_demo_on_a_users_model_and_ranked_data_with_its_control(model: Path, tmp_path: Path):
+    """`make demo-real MODEL=... DATA=...`, reduced: ranks teach the model to judge before the first iteration."""
     rows = [
         tree(
             f"q{i}",
@@ -103,14 +104,21 @@ def test_ranks_teach_an_instruct_model_to_judge_before_the_first_iteration(model
     ]
     write(tmp_path / "ranked.trees.jsonl", rows)
     (tmp_path / "prompts.txt").write_text("\n".join(f"Write {n} words about the sea." for n in range(40)))
-    start(
-        f"run.root={tmp_path}", f"import_hf.path={model}", f"prompts.files=[{tmp_path / 'prompts.txt'}]", "eft.source=ranks",
-        f"seed.files=[{tmp_path / 'ranked.trees.jsonl'}]", "prompts.num_prompts=8",
+    call(
+        ["bash", "tools/demo_real.sh", *TINY, f"run.root={tmp_path}", "prompts.source=file", "prompts.num_prompts=8",
+         "dpo.num_validation=2", "parallel.processes=1", f"prompts.files=[{tmp_path / 'prompts.txt'}]"],
+        {"MODEL": str(model), "DATA": str(tmp_path / "ranked.trees.jsonl")},
     )  # fmt: skip
-    run = tmp_path / "real"
+    run = tmp_path / f"{model.name}-ranked"
+    control = run.with_name(f"{run.name}-random")
     examples = list(read_records(run / "iter0/eft/eft_train.jsonl", SftExample))
     assert sorted({e.response for e in examples}) == ["Score: 0", "Score: 3", "Score: 5"]
     assert set(manifest.read(run / "iter0/sft").metrics["data"]["used"]) == {"eft"}
     models = json.loads((run / "report.json").read_text())["runs"][0]["models"]
     assert [m["name"] for m in models] == ["M0", "M1", "M2"]
     assert all(m["reward"]["counts"]["unscored"] == 0 for m in models)  # M0 too, which cannot judge
+    reused = [path for path in control.glob("iter*/*") if path.is_symlink()]
+    assert {p.name for p in reused} >= {"seed", "eft", "import_hf", "sft", "prompts", "candidates", "judge"}
+    assert not (control / "iter1/pairs").is_symlink()  # of permuted scores
+    report = json.loads((run / "report.json").read_text())
+    assert [r["name"] for r in report["runs"]] == [run.name, control.name]

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.convert.tokenizer_files import copy_as_read
+from nemo_srlm.data import template_limits
 from nemo_srlm.data.chat import Chat, TemplateChat, assistant, model_end_ids, user
 from nemo_srlm.data.chat_template import DATE
 from nemo_srlm.data.tokenizer import Tokenizer
@@ -172,6 +175,19 @@ def test_a_template_that_rewrites_earlier_turns_is_no_one_document(directories: 
         ("{{ messages.__class__.__mro__ }}", DataError, "unsafe"),
         ("{{ messages.append(1) }}", DataError, "attribute 'append' of 'list'"),
         ("{% for %}", CheckpointError, "no Jinja"),
+        ("{{ 9 ** (9 ** 9) }}", DataError, "more than 4096 bits"),
+        ("{{ 'x' * 10 ** 12 }}", DataError, "1,000,000,000,000 elements"),
+        ("{{ '%1000000000d' % 1 }}", DataError, "would pad to"),
+        (
+            "{% set n = namespace(s='xy') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            DataError,
+            "`~` would",
+        ),
+        (
+            "{% set n = namespace(s='xy') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            DataError,
+            "`[+]` would",
+        ),
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}",
             CheckpointError,
@@ -186,6 +202,24 @@ def test_a_bad_template_says_what_is_wrong(
     (tmp_path / "t" / "chat_template.jinja").write_text(template)
     with pytest.raises(error, match=said):
         chat_of(tmp_path / "t").document("Hi", "Yo")
+
+
+def test_a_template_that_does_not_end_is_stopped(
+    directories: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy_as_read(directories["qwen2_5"][0], tmp_path / "t")
+    loops = "".join(f"{{% for {name} in range(100000) %}}" for name in "abcd") + "{% endfor %}" * 4
+    (tmp_path / "t" / "chat_template.jinja").write_text(loops)
+    monkeypatch.setattr(template_limits, "SECONDS", 0.2)
+    with pytest.raises(DataError, match=r"takes more than 0\.2 s of processor time"):
+        chat_of(tmp_path / "t").document("Hi", "Yo")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+def test_a_template_within_its_limits_computes_as_transformers_does():
+    text = "{{ 2 ** 10 }} {{ 'ab' * 3 }} {{ [1] + [2] }} {{ 'n%03d' % 7 }} {{ 7 % 4 }} {{ 1 ~ 'x' ~ none ~ nothing ~ (2 ~ 3) }}"
+    wanted = render_jinja_template([[{"role": "user", "content": "x"}]], chat_template=text)[0][0]
+    assert template_limits.compiled(text).render() == wanted == "1024 ababab [1, 2] n007 3 1xNone23"
 
 
 def test_a_template_without_an_end_of_turn_is_refused_when_the_model_is_imported(tmp_path: Path):

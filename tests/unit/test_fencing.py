@@ -11,11 +11,11 @@ import pytest
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import SLURM
+from nemo_srlm.core.process_tree import alive
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.launch.slurm import sbatch, step
 from nemo_srlm.launch.slurm.jobs import Job
 from nemo_srlm.launch.slurm.lease import EXPIRES, RENEW, Lease
-from nemo_srlm.launch.slurm.process_tree import alive
 
 JUDGE = Job("iter1-judge", "work", (Ref("judge", 1),), "generate", (), 1, ())
 SRUN = """#!/bin/bash

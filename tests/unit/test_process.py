@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch.distributed.run
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.process import PARENT, die_with_parent
+from nemo_srlm.core.guard import guarded
+from nemo_srlm.core.process import PARENT
+from nemo_srlm.core.process_tree import alive
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context
 from nemo_srlm.launch import torchrun
@@ -75,12 +76,12 @@ def test_torchrun_hands_its_process_id_to_its_ranks(tmp_path: Path, monkeypatch:
     assert handed == [str(os.getpid())]
 
 
-def test_a_benchmark_ends_with_the_worker_that_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_benchmark_runs_under_the_guard_of_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """lm_eval holds a GPU for hours; it is another project's program and cannot ask by itself."""
-    started: list[object] = []
+    started: list[list[str]] = []
 
-    def stop(*_: object, preexec_fn: partial[None], **options: object) -> None:
-        started.append((preexec_fn.func, preexec_fn.args))
+    def stop(command: list[str], **options: object) -> None:
+        started.append(command)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(eval_harness.subprocess, "run", stop)
@@ -89,4 +90,36 @@ def test_a_benchmark_ends_with_the_worker_that_started_it(tmp_path: Path, monkey
     ctx = Context(cfg, 0, tmp_path, {"model": tmp_path}, Progress(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         eval_harness.STAGE.run(ctx)
-    assert started == [(die_with_parent, (os.getpid(),))]
+    (command,) = started
+    assert command == guarded(command[command.index("-m", 3) - 1 :])
+    assert "lm_eval" in command
+
+
+# like lm_eval with vLLM: a program whose child does not die with it
+HARNESS = """
+import os, pathlib, subprocess, sys, time
+engine = subprocess.Popen(["sleep", "600"], start_new_session=True)
+pathlib.Path(sys.argv[1]).write_text(str(engine.pid))
+time.sleep(600 if sys.argv[2] == "stay" else 0)
+sys.exit(3)
+"""
+WORKER = """
+import subprocess, sys
+from nemo_srlm.core.guard import guarded
+sys.exit(subprocess.run(guarded([sys.executable, "-c", *sys.argv[1:]])).returncode)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill -9 of the worker", "the program's own"])
+def test_nothing_that_a_guarded_program_started_outlives_it(tmp_path: Path, end: str):
+    mode = "stay" if end.startswith("kill") else "end"
+    words = [sys.executable, "-c", WORKER, HARNESS, str(tmp_path / "pid"), mode]
+    worker = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert worker.poll() is None or mode == "end"
+        time.sleep(0.02)
+    if mode == "stay":
+        worker.kill()
+    assert worker.wait() == (3 if mode == "end" else -9)
+    assert left_by(worker.pid) == []
+    assert not alive(int((tmp_path / "pid").read_text()))

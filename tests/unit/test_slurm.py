@@ -12,6 +12,7 @@ from nemo_srlm.config.compose import compose
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS, SLURM, job_directory
+from nemo_srlm.core.process_tree import dump
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.errors import UserError
@@ -20,7 +21,6 @@ from nemo_srlm.launch.slurm import client, jobs, sbatch, status, supervise
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.jobs import Active, Job
-from nemo_srlm.launch.slurm.process_tree import dump
 from nemo_srlm.launch.slurm.submit import Submitted
 from nemo_srlm.report.status import Row
 from tests.slurm.toy import toy_pipeline

@@ -25,6 +25,7 @@ from nemo_srlm.config.shipped import PACKAGE, job_directory
 from nemo_srlm.core import files, process
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.control import clear_error, read_error, stop_file
+from nemo_srlm.core.process_tree import dump, kill
 from nemo_srlm.core.stage import stage_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError, of_system
@@ -33,7 +34,6 @@ from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_U
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.lease import Lease
 from nemo_srlm.launch.slurm.node import caches, check_node, oom_kills
-from nemo_srlm.launch.slurm.process_tree import dump, kill
 from nemo_srlm.launch.slurm.sbatch import PASSED, JobSettings, config_digest
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.stages import load

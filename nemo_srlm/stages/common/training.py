@@ -154,7 +154,7 @@ def hold_out(items: "Sequence[T]", num: int, where: str, seed: int) -> "tuple[li
     Raises ConfigError, naming the setting `where`, when no training item would remain.
     """
     if num >= len(items) > 0:
-        raise ConfigError(where, str(num), f"less than the {len(items)} examples that there are")
+        raise ConfigError(where, str(num), f"less than the {len(items)} examples that there are", f"lower {where}")
     held = set(random.Random(seed).sample(range(len(items)), min(num, len(items))))
     return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
 

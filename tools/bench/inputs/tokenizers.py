@@ -45,6 +45,7 @@ TEMPLATES = {
     "include": "{% include '/etc/passwd' %}",
     "unknown filter": "{{ messages | nonsense }}",
     "no end token": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "power": "{{ 9 ** (9 ** 9) }}",
     "memory": "{{ 'x' * 10**11 }}",
     "without the response": "{{ messages[0].content }}",
     "unknown test": "{% if messages is nonsense %}{% endif %}",

@@ -10,6 +10,7 @@ from subprocess import Popen
 from nemo_srlm.core.terminal import say
 
 DUMP_SECONDS = 5.0  # that a hung process gets to write its stacks
+ROUNDS = 5
 GONE_SECONDS = 60.0  # that a killed process gets to end: one that waits for a file server ends when that answers
 
 
@@ -44,8 +45,22 @@ def kill(child: "Popen[bytes]") -> None:
     for pids in below:
         send(pids, signal.SIGKILL)
     child.wait()
+    _await_end(list(chain.from_iterable(below)))
+
+
+def kill_below(pid: int) -> None:
+    """Kills all processes below `pid`, also those that they start in the meantime."""
+    for _ in range(ROUNDS):
+        below = list(chain.from_iterable(generations(pid)[:-1]))
+        if not below:
+            return
+        send(below, signal.SIGKILL)
+        _await_end(below)
+
+
+def _await_end(pids: list[int]) -> None:
     deadline = time.monotonic() + GONE_SECONDS
-    while any(map(alive, chain.from_iterable(below))) and time.monotonic() < deadline:
+    while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
