@@ -1,6 +1,7 @@
 """What a stage is, and the rules of running one: an absent input or a stale result is an error, a done stage is skipped."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from nemo_srlm.core.files import read_json, write_atomic, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say
-from nemo_srlm.errors import DataError, StaleError
+from nemo_srlm.errors import ConfigError, DataError, StaleError
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
 State = Literal["done", "partial", "missing"]
@@ -219,10 +220,13 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
     """Links the finished stage of the run `run.reuse` when its identity is the same as here. True when it did.
 
     One whose outputs are no longer there is not linked. A derived stage is made anew: it also writes files outside its
-    directory (the run's report.html).
+    directory (the run's report.html). Raises ConfigError where there is no such run.
     """
     if not cfg.run.reuse or stage.derived:
         return False
+    if not Path(cfg.run.reuse).is_dir():  # a relative path means another place where jobs work
+        raise ConfigError("run.reuse", f"{cfg.run.reuse} is no directory here", "the directory of another run",
+                          "write it as an absolute path")  # fmt: skip
     ref = Ref(stage.name, iteration)
     other = stage_directory(Path(cfg.run.reuse), ref)
     finished = manifest.read(other)
@@ -233,8 +237,11 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
         return False
     here = stage_directory(run_dir, ref)
     _drop_broken_link(here)
-    if here.exists():  # an attempt that failed before it began has left its logs/error
-        return False
+    if here.exists():
+        if begun := [path.name for path in here.iterdir() if path.name != "logs"]:
+            say(f"note: {other} is not linked: {here} was begun already ({', '.join(sorted(begun)[:3])})", error=True)
+            return False
+        shutil.rmtree(here)  # an attempt that failed before it began has left its logs/error
     here.parent.mkdir(parents=True, exist_ok=True)
     here.symlink_to(other.resolve(), target_is_directory=True)
     return True

@@ -110,6 +110,21 @@ def test_pairs_are_the_best_against_the_worst_of_what_was_judged(whole: Path, t:
         assert widest > 0
 
 
+def test_m1_as_the_reference_and_the_pairs_of_all_iterations_train_on_what_is_finished(runs: Path, whole: Path):
+    """The first iteration is the same training, and the second one's pairs, too: both are reused."""
+    command = words(runs, "open", f"run.reuse={whole}", "dpo.reference=m1", "dpo.pairs_from=all", "--until", "dpo")
+    for _ in (1, 2):  # up to each iteration's training
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    run = runs / "open"
+    assert all((run / name).is_symlink() for name in ("iter0/world", "iter1/dpo", "iter2/judge", "iter2/pairs"))
+    trained = manifest.read(run / "iter2/dpo")
+    assert trained is not None
+    pairs = [len(list(read_records(run / f"iter{t}/pairs/pairs.jsonl", PreferencePair))) for t in (1, 2)]
+    assert trained.metrics["data"]["used"]["pairs"] == sum(pairs)
+    assert trained.metrics["last"]["dpo_loss"] < trained.metrics["first"]["dpo_loss"]
+
+
 def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_changes_no_weight(runs: Path, whole: Path):
     """Real checkpoints, exports and responses; the judge is the previous policy. Everything before dpo is reused from `whole`."""
     options = ["iterations=1", "select.every=2", "select.stages=[dpo]", "select.by=score", "export.verify=round_trip"]

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import parts as core_parts
 from nemo_srlm.core import stage as stages
+from nemo_srlm.core.control import write_error
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.manifest import NAME
 from nemo_srlm.core.parts import PartWriter, _Merge, _Part, merge_parts, repair
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Stage, run_directory
-from nemo_srlm.errors import DataError, StaleError
+from nemo_srlm.errors import ConfigError, DataError, StaleError
 from tests.unit import toy
 
 SQUARED = [str(i * i) for i in range(toy.COUNT)]
@@ -100,6 +101,28 @@ def test_a_finished_stage_of_another_run_is_linked_only_when_it_is_the_same(tmp_
     three = toy.config(tmp_path)
     three.run.name, three.run.reuse, three.seed.language = "three", str(run_directory(one)), "de"
     assert not stages.ready(toy.NUMBERS, three, 0, run_directory(three))
+
+
+def test_a_stage_that_failed_before_it_began_is_linked_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Such an attempt leaves the reason in logs/error; it was made anew then, although the other run had it."""
+    one, two = toy.config(tmp_path), toy.config(tmp_path)
+    run(toy.NUMBERS, one)
+    two.run.name, two.run.reuse = "two", str(run_directory(one))
+    here = run_directory(two) / "iter0/numbers"
+    write_error(here, "no space left on device")
+    assert stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    assert here.is_symlink()
+    here.unlink()
+    (here / "parts").mkdir(parents=True)
+    assert not stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    assert "was begun already (parts)" in capsys.readouterr().err
+
+
+def test_a_run_to_reuse_that_is_not_where_a_job_looks_for_it_is_no_reason_to_make_everything_anew(tmp_path: Path):
+    two = toy.config(tmp_path)
+    two.run.name, two.run.reuse = "two", "runs/nowhere"  # a path relative to another directory
+    with pytest.raises(ConfigError, match=r"run\.reuse: runs/nowhere is no directory here"):
+        stages.ready(toy.NUMBERS, two, 0, run_directory(two))
 
 
 def test_a_derived_stage_of_another_run_is_not_linked(tmp_path: Path):
