@@ -258,6 +258,11 @@ def _judging(cfg: Config) -> None:
             "judge.method", f"expected, with {asked[0]} on an endpoint, which gives no distribution over tokens", "sampled",
             "set judge.method=sampled, or leave the stage out of api.stages",
         )  # fmt: skip
+    if cfg.judge.thinking_end and cfg.judge.method == "expected":
+        raise ConfigError(
+            "judge.thinking_end", f"{cfg.judge.thinking_end!r} with judge.method=expected", "judge.method=sampled",
+            "set judge.method=sampled, or judge.thinking_end=''",
+        )  # fmt: skip
     if cfg.judge.min_valid > cfg.judge.draws:
         raise ConfigError(
             "judge.min_valid",

@@ -138,6 +138,19 @@ class JudgeSection(SamplingSection):
         free=True,
         added=True,
     )  # fmt: skip
+    shape: str = choice(
+        "pointwise", "pairwise", added=True,
+        help="of the stage judge. pointwise: a response at a time, as in the paper; pairwise: two candidates of a prompt against "
+        "each other, in both orders, by compare_template; a candidate's score is its share of wins x max_score. Evaluations of "
+        "the judge stay pointwise",
+    )  # fmt: skip
+    compare_template: str = setting(
+        "prompts/compare.txt", "shape=pairwise: as eval.h2h_template", filled=True, added=True
+    )
+    thinking_end: str = setting(
+        "", 'a reasoning judge: the mark that ends its thinking, such as "</think>". Scores and verdicts are read behind it; '
+        'the record keeps all of the text. "" = none', free=True, added=True,
+    )  # fmt: skip
     draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
     min_valid: int = number(2, "draws that must parse, or the candidate is not eligible", at_least=1)
     max_score: int = number(5, "scores are 0 to this", at_least=1)

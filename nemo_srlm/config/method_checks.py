@@ -13,6 +13,7 @@ def check_methods(cfg: Config) -> None:
     _consistency(cfg)
     _anchors(cfg)
     _judge_training(cfg)
+    _pairwise(cfg)
 
 
 def _refuse(key: str, value: object, beside: str, expected: str, remedy: str = "") -> None:
@@ -104,3 +105,16 @@ def _judge_training(cfg: Config) -> None:
         _refuse(
             "judge_training.method", found, beside, "judge.method=sampled with 2 draws or more: pairs of judgements"
         )
+
+
+def _pairwise(cfg: Config) -> None:
+    """A pairwise judge makes one score a candidate, from comparisons among the candidates of one model."""
+    if cfg.judge.shape == "pointwise":
+        return
+    beside = {
+        "pairs.consistency": (cfg.pairs.consistency, "none"), "pairs.rejected_from": (cfg.pairs.rejected_from, "iteration"),
+        "judge_training.method": (cfg.judge_training.method, "none"), "judge.method": (cfg.judge.method, "sampled"),
+    }  # fmt: skip
+    for key, (found, wanted) in beside.items():
+        if found != wanted:
+            _refuse("judge.shape", "pairwise", f"{key}={found}", f"{key}={wanted}")

@@ -159,6 +159,11 @@ def score_stage(cfg: Config) -> str:
     return {"vote": "votes", "checker": "checker"}.get(cfg.pairs.score, "judge")
 
 
+def has_single_scores(cfg: Config) -> bool:
+    """Whether a candidate has one score, and not several draws of a judge, of which judge.min_valid are needed."""
+    return score_stage(cfg) != "judge" or cfg.judge.shape == "pairwise"
+
+
 def uses_previous_judge(cfg: Config, iteration: int) -> bool:
     """Whether the model before the policy judges the candidates, too: there is one from iteration 2 on."""
     return cfg.pairs.consistency != "none" and iteration > 1

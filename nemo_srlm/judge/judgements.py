@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.generate.requests import Failure, Outcome
 from nemo_srlm.judge.scores import parse_draws
@@ -26,9 +27,10 @@ def failed_judgement(item: JudgeItem, failure: Failure) -> Judgement:
     return Judgement(item.id, item.prompt_id, (), (), (), failure.reason)
 
 
-def sampled_judgement(item: JudgeItem, outcome: Outcome, max_score: int) -> Judgement:
+def sampled_judgement(item: JudgeItem, outcome: Outcome, judge: JudgeSection) -> Judgement:
     """Sampled draws with their scores; None for a draw that states none."""
     if isinstance(outcome, Failure):
         return failed_judgement(item, outcome)
     texts, reasons = tuple(d.text for d in outcome), tuple(d.finish_reason for d in outcome)
-    return Judgement(item.id, item.prompt_id, parse_draws(texts, reasons, max_score, item.response), texts, reasons)
+    scores = parse_draws(texts, reasons, judge.max_score, item.response, judge.thinking_end)
+    return Judgement(item.id, item.prompt_id, scores, texts, reasons)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.data import templates
-from nemo_srlm.judge.statements import CLOSE, OPEN, half_width, is_copy, is_harmless, quoted_spans
+from nemo_srlm.judge.statements import CLOSE, OPEN, behind_thinking, half_width, is_copy, is_harmless, quoted_spans
 
 _HEAD = re.compile(
     rf"(?<![^\W_])score{CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){CLOSE}*)?"
@@ -133,11 +133,14 @@ def _scale_is_ours(scale: str | None, max_score: int) -> bool:
 
 
 def parse_draws(
-    texts: Sequence[str], finish_reasons: Sequence[str], max_score: int = 5, response: str = ""
+    texts: Sequence[str], finish_reasons: Sequence[str], max_score: int = 5, response: str = "", thinking_end: str = ""
 ) -> tuple[float | None, ...]:
-    """One score (or None) per draw about `response`; a draw whose finish reason is "length" is parsed as truncated."""
+    """One score (or None) per draw about `response`; a draw whose finish reason is "length" is parsed as truncated.
+
+    thinking_end: the mark behind which a reasoning judge states its score.
+    """
     return tuple(
-        parse_score(text, max_score, reason == "length", response)
+        parse_score(behind_thinking(text, thinking_end, reason == "length"), max_score, reason == "length", response)
         for text, reason in zip(texts, finish_reasons, strict=True)
     )
 

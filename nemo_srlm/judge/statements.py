@@ -53,6 +53,17 @@ _EXPLAINS = re.compile(
 _WRAPPED = re.compile(r"[ \t]*[*_`\])}>|][ \t*_`\"'\])}>$|]*(?=[ \t])")
 
 
+def behind_thinking(text: str, end: str, truncated: bool) -> str:
+    """What a reasoning judge says behind the last mark `end` of its thinking; all of it where there is no mark.
+
+    "" for a text that was cut before the mark: a score in unfinished thoughts is no statement.
+    """
+    if not end:
+        return text
+    _, mark, said = text.rpartition(end)
+    return said if mark else "" if truncated else text
+
+
 def half_width(text: str) -> str:
     """`text` with full-width letters, digits and signs in their usual form. Positions stay the same."""
     return text.translate(_FULL_WIDTH)

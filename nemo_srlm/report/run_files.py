@@ -7,7 +7,7 @@ from typing import Any
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
-from nemo_srlm.core.pipeline import score_stage
+from nemo_srlm.core.pipeline import has_single_scores, score_stage
 from nemo_srlm.evaluate import alpaca_rows
 from nemo_srlm.judge.scores import required_valid
 
@@ -53,7 +53,7 @@ class RunFiles:
     @property
     def min_valid(self) -> int:
         """Parsed draws that a candidate needs for a score, as in the stage `pairs`: only the judge makes several."""
-        return self.min_valid_of_judge if score_stage(self.cfg) == "judge" else 1
+        return 1 if has_single_scores(self.cfg) else self.min_valid_of_judge
 
     @property
     def min_valid_of_judge(self) -> int:

@@ -23,7 +23,7 @@ from nemo_srlm.judge import eft
 from nemo_srlm.judge.eft import JudgedReply
 from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
 from nemo_srlm.judge.scores import judge_input, parse_score
-from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
+from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests, thinking_identity
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
 
@@ -43,6 +43,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own["before_score"] = _before_score(cfg)
     if cfg.eft.source == "baseline":
         own["sampling"] = {name: identity(cfg.judge)[name] for name in ("temperature", "top_p", "max_tokens")}
+        own |= thinking_identity(cfg)
         own |= engine_identity(cfg)
     return own
 
@@ -69,7 +70,7 @@ def _run(ctx: Context) -> None:
         )  # fmt: skip
 
     def records(reply: RankedReply, outcome: Outcome) -> list[Judgement]:
-        return [sampled_judgement(JudgeItem.of_ranked(reply), outcome, cfg.judge.max_score)]
+        return [sampled_judgement(JudgeItem.of_ranked(reply), outcome, cfg.judge)]
 
     items = ((reply.id, reply) for reply in _replies(ctx))
     run_requests(ctx, items, lambda: open_engine(ctx, "model"), request, records, "replies")

@@ -26,7 +26,7 @@ from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.judge.scores import aggregate, required_valid
 from nemo_srlm.stages.common import comparing, held_out
 from nemo_srlm.stages.common.comparing import Pairing
-from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
+from nemo_srlm.stages.common.generating import stage_identity, thinking_identity, usage_metrics
 from nemo_srlm.stages.common.judge_model import judge_directory, judge_model_identity, needs_own_judge
 from nemo_srlm.stages.common.judging import JUDGEMENTS, judge_all, judge_identity
 
@@ -70,6 +70,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "judge": who,
         "template": compare_template.load(cfg.eval.h2h_template).text,
         "max_tokens": cfg.judge.max_tokens,
+        **thinking_identity(cfg),
         **stage_identity(cfg, NAME),
     }
 

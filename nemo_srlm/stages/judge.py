@@ -1,12 +1,22 @@
-"""judge: the policy scores every candidate (judgements.jsonl, Judgement, in the candidates' order)."""
+"""judge: the policy scores every candidate (judgements.jsonl, Judgement, in the candidates' order).
+
+One response at a time, as in the paper, or with judge.shape=pairwise two candidates of a prompt against each other.
+"""
 
 from typing import Any
 
+from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import export_ref
-from nemo_srlm.core.stage import Ref, Stage
-from nemo_srlm.stages.common.judged_candidates import finalize, judge_candidates
+from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.evaluate import compare_template
+from nemo_srlm.stages.common import judged_candidates, judged_pairwise
+from nemo_srlm.stages.common.generating import stage_identity
 from nemo_srlm.stages.common.judging import judge_identity
+
+
+def _is_pairwise(cfg: Config) -> bool:
+    return cfg.judge.shape == "pairwise"
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -15,7 +25,23 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return judge_identity(cfg, "judge")
+    if not _is_pairwise(cfg):
+        return judge_identity(cfg, "judge")
+    own = {
+        name: value
+        for name, value in identity(cfg.judge).items()
+        if name in ("max_score", "max_tokens", "thinking_end")
+    }
+    own |= {"shape": "pairwise", "compare_template": compare_template.load(cfg.judge.compare_template).text}
+    return {"judge": own, **stage_identity(cfg, "judge")}
 
 
-STAGE = Stage("judge", "generate", _inputs, _identity, judge_candidates, finalize, lambda cfg: cfg.judge.shards)
+def _run(ctx: Context) -> None:
+    (judged_pairwise.run if _is_pairwise(ctx.cfg) else judged_candidates.judge_candidates)(ctx)
+
+
+def _finalize(ctx: Context) -> dict[str, Any]:
+    return (judged_pairwise.finalize if _is_pairwise(ctx.cfg) else judged_candidates.finalize)(ctx)
+
+
+STAGE = Stage("judge", "generate", _inputs, _identity, _run, _finalize, lambda cfg: cfg.judge.shards)

@@ -13,7 +13,7 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import compare_template
 from nemo_srlm.stages.common.comparing import compare, merge_verdicts
-from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
+from nemo_srlm.stages.common.generating import stage_identity, thinking_identity, usage_metrics
 from nemo_srlm.stages.common.judge_pairs import comparisons
 
 NAME = "meta_judge"
@@ -26,7 +26,12 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     template = compare_template.load(cfg.judge_training.template).text
-    return {"template": template, "max_tokens": cfg.judge.max_tokens, **stage_identity(cfg, NAME)}
+    return {
+        "template": template,
+        "max_tokens": cfg.judge.max_tokens,
+        **thinking_identity(cfg),
+        **stage_identity(cfg, NAME),
+    }
 
 
 def _run(ctx: Context) -> None:

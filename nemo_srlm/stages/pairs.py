@@ -17,7 +17,7 @@ from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
-from nemo_srlm.core.pipeline import has_anchors, score_stage, uses_previous_judge
+from nemo_srlm.core.pipeline import has_anchors, has_single_scores, score_stage, uses_previous_judge
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
@@ -73,7 +73,7 @@ def _run(ctx: Context) -> None:
         files.write_records(ctx.dir / PAIRS, pairs)
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")
     else:
-        min_valid = required_valid(cfg.judge) if score_stage(cfg) == "judge" else 1  # the others make a single score
+        min_valid = 1 if has_single_scores(cfg) else required_valid(cfg.judge)
 
         def choose(one: ScoredPrompt) -> Pairs | str:
             return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _scale(cfg), _shuffle_seed(cfg), one.anchors)

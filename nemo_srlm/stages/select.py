@@ -29,7 +29,7 @@ from nemo_srlm.judge import scores as judge_scores
 from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.stages.common import comparing, selecting
 from nemo_srlm.stages.common.comparing import Pairing
-from nemo_srlm.stages.common.generating import stage_identity, usage_metrics
+from nemo_srlm.stages.common.generating import stage_identity, thinking_identity, usage_metrics
 from nemo_srlm.stages.common.judge_model import check_judge, judge_directory, judge_model_identity, needs_own_judge
 from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
@@ -50,7 +50,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if cfg.select.by == "score":
         return found | judge_identity(cfg, NAME)
     template = compare_template.load(cfg.select.template).text
-    judge = {"max_tokens": identity(cfg.judge)["max_tokens"]}
+    judge = {"max_tokens": identity(cfg.judge)["max_tokens"], **thinking_identity(cfg)}
     return {**found, "template": template, "judge": judge, **stage_identity(cfg, NAME)}
 
 

@@ -10,6 +10,7 @@ from nemo_srlm.core.records import Candidate, Prompt, Record, content_id, item_s
 from nemo_srlm.core.stage import Context
 from nemo_srlm.evaluate.compare_template import CompareTemplate
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.judge.statements import behind_thinking
 from nemo_srlm.stages.common.generating import chat_ids, engine_for, run_requests
 
 VERDICTS = "verdicts.jsonl"
@@ -60,7 +61,8 @@ def compare(ctx: Context, stage: str, pairings: Iterable[Pairing], judge: Path, 
         verdict_id = content_id(item[0].id, item[1])
         if isinstance(outcome, Failure):
             return [Verdict(verdict_id, "", "", outcome.reason)]
-        verdict = template.verdict(outcome[0].text, (item[0].ours.text, item[0].theirs.text))
+        said = behind_thinking(outcome[0].text, cfg.judge.thinking_end, outcome[0].finish_reason == "length")
+        verdict = template.verdict(said, (item[0].ours.text, item[0].theirs.text))
         return [Verdict(verdict_id, outcome[0].text, verdict)]
 
     run_requests(ctx, _items(pairings), lambda: engine_for(ctx, stage, judge), request, records, "verdicts")

@@ -53,6 +53,11 @@ def stage_identity(cfg: Config, stage: str) -> dict[str, Any]:
     return engine_identity(cfg) | ({"api": identity(cfg.api)} if stage in cfg.api.stages else {})
 
 
+def thinking_identity(cfg: Config) -> dict[str, str]:
+    """How the text of a reasoning judge is read: of a stage that does not have all of the section judge in its identity."""
+    return {"thinking_end": cfg.judge.thinking_end} if cfg.judge.thinking_end else {}
+
+
 @functools.lru_cache(maxsize=4)
 def _chat(tokenizer: Tokenizer, prefix: str, suffix: str, format: str, arguments: str) -> Chat:
     return Chat.of(tokenizer, ChatSection(prefix, suffix, format, json.loads(arguments)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Judgement, item_seed
 from nemo_srlm.core.stage import Context
@@ -72,7 +73,7 @@ def judge_all(ctx: Context, items: Iterable[JudgeItem], *seed_parts: object, mod
             return [led_judgement(item, outcome, judge.lead_in, lead_in(engine_of())[1])]
         if expected:
             return [expected_judgement(item, outcome, *digits(engine_of()), judge.max_score)]
-        return [sampled_judgement(item, outcome, judge.max_score)]
+        return [sampled_judgement(item, outcome, judge)]
 
     run_requests(ctx, ((item.id, item) for item in items), engine_of, request, records, "responses")
 
@@ -81,22 +82,27 @@ def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
     """What decides a judgement: the settings, the template's text (not its path), the engine's settings."""
     own = identity(cfg.judge)
     own["template"] = templates.load(cfg.judge.template, templates.JUDGE)
+    for name in ("shape", "compare_template"):  # of the stage judge alone, which adds them to its identity
+        own.pop(name, None)
     return {"judge": own, **stage_identity(cfg, stage)}
 
 
-def checked_health(ctx: Context, judgements: Iterable[Judgement], stops: bool) -> dict[str, Any]:
-    """The judge's health, with its alarms printed and recorded.
+def checked_health(
+    ctx: Context, judgements: Iterable[Judgement], stops: bool, judge: JudgeSection | None = None
+) -> dict[str, Any]:
+    """The judge's health, with its alarms printed and recorded. judge: settings in the place of the config's.
 
     Raises DataError when there is no draw at all, and when an alarm is to stop the run.
     """
     cfg = ctx.cfg
-    health = judge_health.health(judgements, cfg.judge)
+    judge = judge or cfg.judge
+    health = judge_health.health(judgements, judge)
     if health["judgements"] and not health["draws"]:
         raise DataError(
             ctx.dir, f"not one of {health['judgements']} items was judged: {health['errors']}", "judgements",
             "mend the cause (the errors are in parts/), remove the directory and run the same command again",
         )  # fmt: skip
-    alarms = judge_health.alarms(health, cfg.judge, cfg.drift)
+    alarms = judge_health.alarms(health, judge, cfg.drift)
     for alarm in alarms:
         say(f"warning: {ctx.dir}: {alarm}", error=True)
     if alarms and stops:

@@ -1,0 +1,101 @@
+"""Judge shapes: pairwise comparisons as scores, and a reasoning judge whose thinking is not read."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.compose import compose
+from nemo_srlm.core.files import read_records, write_records
+from nemo_srlm.core.pipeline import has_single_scores
+from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.evaluate.pairwise import duels, judgements
+from nemo_srlm.generate.requests import Failure
+from nemo_srlm.judge.scores import parse_draws
+from nemo_srlm.stages import judge, load
+from tests.unit.generation_stages import config, context, lines, run, use, write_prompts
+
+
+def candidate(index: int, text: str, prompt: str = "p0") -> Candidate:
+    return Candidate(f"{prompt}c{index}", prompt, index, text, "stop", 1, "" if text else "engine: boom")
+
+
+FOUR = [candidate(0, "good"), candidate(1, "bad"), candidate(2, "good"), candidate(3, ""), candidate(4, "fair")]
+
+
+def test_different_texts_are_compared_once_each_and_copies_share_the_score():
+    assert [(a.text, b.text) for a, b in duels(FOUR)] == [("good", "bad"), ("good", "fair"), ("bad", "fair")]
+    outcomes = [(FOUR[0], FOUR[1], "win"), (FOUR[0], FOUR[4], "tie"), (FOUR[1], FOUR[4], "unjudged")]
+    found = judgements(FOUR, outcomes, 5)  # type: ignore[arg-type]
+    # good: (1 + 1/2) of 2; bad: 0 of 1; fair: 1/2 of 1. The one that was not made has no judgement
+    assert [(j.id, j.scores) for j in found] == [
+        ("p0c0", (3.75,)), ("p0c1", (0.0,)), ("p0c2", (3.75,)), ("p0c4", (2.5,)),
+    ]  # fmt: skip
+    assert [j.scores for j in judgements([candidate(0, "same"), candidate(1, "same")], [], 5)] == [(None,), (None,)]
+
+
+def test_the_stage_asks_both_orders_and_writes_judgements_in_the_candidates_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = config()
+    cfg.judge.shape = "pairwise"
+    write_prompts(tmp_path, 2)
+    (tmp_path / "candidates").mkdir()
+    other = [candidate(0, "alpha good", "p1"), candidate(1, "fair", "p1")]
+    write_records(tmp_path / "candidates" / "candidates.jsonl", [*FOUR, *other])
+
+    def answer(text: str, seed: int) -> str | Failure:
+        a, b = text.split("Response A:\n")[1].split("\n\nResponse B:\n")
+        b = b.split("\n\nGive")[0]
+        if {"bad", "fair"} == {a, b}:
+            return Failure("too_long: x")
+        return f"I prefer it.\nBetter: {'A' if 'good' in a else 'B'}"
+
+    engine = use(monkeypatch, answer)
+    metrics = run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
+    assert len(engine.requests) == 2 * 4
+    found = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert [(j.id, j.scores[0]) for j in found] == [
+        ("p0c0", 5.0), ("p0c1", 0.0), ("p0c2", 5.0), ("p0c4", 0.0), ("p1c0", 5.0), ("p1c1", 0.0),
+    ]  # fmt: skip
+    assert len(lines(ctx.dir / "verdicts.jsonl")) == 8
+    assert metrics["verdicts"] == {"A": 3, "B": 3, "error": 2}
+    assert metrics["orders"] == {"contradicting": 0, "judged": 3, "unjudged": 1}
+    assert (metrics["ineligible"], metrics["parse_failure"]) == (0, 0.0)
+    assert has_single_scores(cfg)
+
+
+def test_the_shape_is_the_identity_of_the_stage_judge_alone():
+    default, pairwise = compose("tiny", []), compose("tiny", ["judge.shape=pairwise"])
+    assert load("judge").identity(default, 1) != load("judge").identity(pairwise, 1)
+    assert load("eval_reward").identity(default, 1) == load("eval_reward").identity(pairwise, 1)
+    for wrong in ("judge.method=expected", "pairs.rejected_from=m1", "judge_training.method=meta"):
+        with pytest.raises(ConfigError, match=rf"judge\.shape: pairwise with {wrong.replace('.', '[.]')}"):
+            compose("tiny", ["judge.shape=pairwise", wrong])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "score"),
+    [
+        ("<think>Score: 1? No.</think>It is right.\nScore: 4", "stop", 4.0),
+        ("<think>Score: 1</think>", "stop", None),  # it says nothing behind its thinking
+        ("<think>So it may be Score: 1\n\n", "length", None),  # cut while it thought
+        ("No thinking. Score: 3", "stop", 3.0),
+        ("a</think>Score: 2</think>\nScore: 5", "stop", 5.0),
+        ("<think>...</think>Score: 4\n\nBecause", "length", 4.0),
+    ],
+)
+def test_scores_are_read_behind_the_thinking_alone(text: str, reason: str, score: float | None):
+    assert parse_draws([text], [reason], thinking_end="</think>") == (score,)
+
+
+def test_the_record_keeps_the_thinking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = config()
+    cfg.judge.thinking_end = "</think>"
+    write_prompts(tmp_path, 1)
+    (tmp_path / "candidates").mkdir()
+    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR[:2])
+    use(monkeypatch, lambda text, seed: "<think>Score: 0</think>Score: 4")
+    run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
+    found = next(read_records(ctx.dir / "judgements.jsonl", Judgement))
+    assert (found.scores, found.texts[0]) == ((4.0,) * 3, "<think>Score: 0</think>Score: 4")
