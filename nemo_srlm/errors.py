@@ -19,6 +19,10 @@ OTHER = {
     errno.ENAMETOOLONG: ("a name of at most 255 bytes in a path of at most 4,095", "shorten it"),
     errno.ELOOP: ("a path whose symbolic links end", "correct the link"),
     errno.ENOTDIR: ("a directory in every place but the last", "correct the path"),
+    errno.EFBIG: (
+        "files below the limit on their size",
+        "raise it with `ulimit -f unlimited`, then run the same command again: it resumes",
+    ),
     errno.EISDIR: ("a file", "correct the path, or move the directory away"),
     errno.EEXIST: ("a directory, or nothing", "correct the path, or move the file away"),
     errno.EMFILE: ("fewer open files than the limit", "raise it with `ulimit -n`, then run the same command again"),

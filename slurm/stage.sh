@@ -73,6 +73,9 @@ outcome() { # the outcome of this attempt and its detail; if nodes differ, the f
         awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
     done | head -n 1
 }
+out_of_memory() { # whether the accounting database, where there is one, says so of the newest step
+    sacct -n -P -o State -j "$self" 2>/dev/null | tail -n 1 | grep -q '^OUT_OF_ME'
+}
 attempt_step() { # runs the step; its outcome in $word and $detail
     while :; do
         rm -f "$job_dir/outcome-$shard"-*
@@ -84,6 +87,7 @@ attempt_step() { # runs the step; its outcome in $word and $detail
             return
         fi
         word=crashed detail="srun ended with $rc and a node reported no outcome"
+        if out_of_memory; then detail="out of memory: Slurm says so of the step; ask for more with cluster.$KIND.memory"; fi
         if [ -n "$stopping" ]; then return; fi
         if job=$(scontrol -o show job "$self" 2>/dev/null); then
             if [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then return; fi
@@ -138,7 +142,7 @@ try=0
 while :; do
     attempt=$owner; if [ "$try" -gt 0 ]; then attempt=$owner.r$try; fi
     # a retry takes another port: the old one may be the cause, or still be bound
-    export NEMO_SRLM_ATTEMPT=$attempt NEMO_SRLM_PORT=$((10000 + (SLURM_JOB_ID + try * (1 + RANDOM)) % 20000))
+    export NEMO_SRLM_ATTEMPT=$attempt NEMO_SRLM_PORT=$((10000 + (SLURM_JOB_ID + (try > 0) * (1 + RANDOM % 19999)) % 20000))
     record start "$role"
     say "start on $SLURM_JOB_NODELIST"
     flags=(); if [ "$role" = work ]; then attempt_step; else attempt_step "--$role"; fi

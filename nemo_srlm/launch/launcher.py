@@ -39,7 +39,7 @@ def _any_run(run_dir: Path) -> bool:
 
 
 def _rows_of_files(run_dir: Path) -> tuple[list[Row], list[str]]:
-    return status.rows(run_dir), []
+    return status.rows(run_dir), status.notes_of_disk(run_dir)
 
 
 SLURM = Launcher(slurm_verbs.submit, slurm_submit.submitted, slurm_status.rows, slurm_status.logs)

@@ -15,6 +15,7 @@ from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import PLAN, Ref, stage_directory
+from nemo_srlm.errors import of_system
 from nemo_srlm.evaluate.alarms import Alarm, alarms_of_run
 from nemo_srlm.report.display import duration, progress_words
 
@@ -67,6 +68,12 @@ def row(run_dir: Path, ref: Ref) -> Row:
 def rows(run_dir: Path) -> list[Row]:
     """A row per stage, from the files alone. Raises ConfigError when `run_dir` is not the directory of a run."""
     return [row(run_dir, ref) for ref in pipeline(load_resolved_config(run_dir))]
+
+
+def notes_of_disk(run_dir: Path) -> list[str]:
+    """That the disk is full: a worker that met it may have had no room for its reason."""
+    full = of_system(None, run_dir)
+    return [str(full)] if full else []
 
 
 def alarms(run_dir: Path) -> list[Alarm]:

@@ -22,6 +22,16 @@ SRUN = """#!/bin/bash
 echo new >>"$EVENTS"
 printf '%s\\tdone\\t\\n' "$NEMO_SRLM_ATTEMPT" >"$JOB_DIR/outcome-0-0"
 """
+CRASHES = """#!/bin/bash
+echo "$NEMO_SRLM_ATTEMPT $NEMO_SRLM_PORT" >>"$EVENTS"
+exit 137
+"""
+RUNNING = """#!/bin/bash
+if [ "$1" = -o ]; then echo "JobId=8 JobState=RUNNING Reason=None Requeue=1 Restarts=0 BatchFlag=1"; else echo node1; fi
+"""
+STEPS = """#!/bin/bash
+printf 'RUNNING\\nRUNNING\\nOUT_OF_MEMORY\\n'
+"""
 
 
 @pytest.fixture
@@ -31,12 +41,12 @@ def handlers() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def next_attempt(tmp_path: Path, lease: int = EXPIRES) -> "subprocess.Popen[str]":
-    """The real job script of job 8, which takes over; srun and scontrol answer as Slurm's do."""
+def next_attempt(tmp_path: Path, lease: int = EXPIRES, **commands: str) -> "subprocess.Popen[str]":
+    """The real job script of job 8, which takes over; srun, scontrol and other `commands` answer as Slurm's do."""
     job_dir, bin_dir = tmp_path / "job", tmp_path / "bin"
     job_dir.mkdir(exist_ok=True)
     bin_dir.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/bash\necho node1\n")):
+    for name, text in ({"srun": SRUN, "scontrol": "#!/bin/bash\necho node1\n"} | commands).items():
         (bin_dir / name).write_text(text)
         (bin_dir / name).chmod(0o755)
     made = sbatch.shell(Config(), tmp_path, JUDGE, tmp_path)
@@ -44,7 +54,8 @@ def next_attempt(tmp_path: Path, lease: int = EXPIRES) -> "subprocess.Popen[str]
     (job_dir / "job.env").write_text(made.replace(f"LEASE={EXPIRES}", f"LEASE={lease}"))
     env = {
         "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "8", "SLURM_JOB_NODELIST": "node1",
-        "SLURMD_NODENAME": "node1", "EVENTS": str(tmp_path / "events"), "JOB_DIR": str(job_dir),
+        "SLURMD_NODENAME": "node1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_PARTITION": "main",
+        "EVENTS": str(tmp_path / "events"), "JOB_DIR": str(job_dir),
     }  # fmt: skip
     command = ["bash", str(SLURM / "stage.sh"), str(job_dir), "work"]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -90,6 +101,22 @@ def test_an_attempt_that_is_overtaken_while_it_waits_begins_nothing(tmp_path: Pa
     said, _ = script.communicate(timeout=60)
     assert script.returncode == 5, said
     assert not (tmp_path / "events").exists()
+
+
+def test_a_retry_takes_another_port_and_what_slurm_calls_out_of_memory_is_recorded_so(tmp_path: Path):
+    script = next_attempt(tmp_path, srun=CRASHES, scontrol=RUNNING, sacct=STEPS)
+    said, _ = script.communicate(timeout=60)
+    assert script.returncode == 1, said
+    attempts = [line.split() for line in (tmp_path / "events").read_text().splitlines()]
+    assert [name for name, _ in attempts][:2] == ["8.0", "8.0.r1"]
+    ports = [int(port) for _, port in attempts]
+    assert len(set(ports[:2])) == 2
+    assert all(10_000 <= port < 30_000 for port in ports)
+    rows = [line.split("\t") for line in (tmp_path / "job/attempts-0.tsv").read_text().splitlines()]
+    assert rows[-1][3] == "failed"
+    assert rows[-1][4].startswith(
+        "crashed: out of memory: Slurm says so of the step; ask for more with cluster.generate.memory"
+    )
 
 
 def test_each_renewal_changes_the_file_and_the_lease_outlasts_several(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Slurm's commands, called with output formats that are stable over its versions. Knows nothing of runs and stages."""
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Unreachable(SlurmError):
     """The controller does not answer: nothing is known, which is not the same as "no such job"."""
 
 
+LIMIT = re.compile(r"\b(?:Assoc|QOS)[A-Z]\w*")  # the limit that sbatch names: QOSMaxSubmitJobPerUserLimit
 LIMITS = (  # in what sbatch prints; a site's own plugin may say more around it
     "accounting/QOS policy", "MaxSubmitJob", "temporarily unable to accept job", "Invalid job array specification",
 )  # fmt: skip
@@ -50,6 +52,19 @@ class Task:
         return self.state in ACTIVE and self.reason != "DependencyNeverSatisfied"
 
 
+def waits_for_room(said: str) -> bool:
+    """Whether sbatch's words are about a limit on the number of jobs. One on their size or time is a refusal for good, though
+    the sentence around it is the same."""
+    named = LIMIT.findall(said)
+    return any("Submit" in name for name in named) if named else any(words in said for words in LIMITS)
+
+
+def cluster_flags() -> list[str]:
+    """For sacct, which alone does not read SLURM_CLUSTERS."""
+    name = os.environ.get("SLURM_CLUSTERS", "")
+    return [f"--clusters={name}"] if name else []
+
+
 def outer_environment() -> dict[str, str]:
     """The environment without an enclosing job's SLURM_ variables: sbatch would take its sizes for the new job.
 
@@ -69,7 +84,7 @@ def call(command: Sequence[str], timeout: float) -> str:
         raise SlurmError(command[0], "no such command", "Slurm's client commands on this machine") from error
     except subprocess.TimeoutExpired as error:
         said = (error.stderr or b"").decode(errors="replace")
-        if any(s in said for s in LIMITS):  # sbatch waits and tries again while the site's job table is full
+        if waits_for_room(said):  # sbatch waits and tries again while the site's job table is full
             raise LimitReached(command[0], " ".join(said.split())) from error
         raise Unreachable("Slurm", f"no answer to {command[0]} within {timeout:.0f} s") from error
     if done.returncode == 0:
@@ -81,7 +96,7 @@ def call(command: Sequence[str], timeout: float) -> str:
     )  # fmt: skip
     if any(s in words for s in silent):
         raise Unreachable("Slurm", words)
-    if any(s in words for s in LIMITS):
+    if waits_for_room(words):
         raise LimitReached(command[0], words)
     raise SlurmError(command[0], words)
 
@@ -114,7 +129,9 @@ def accounted(ids: Sequence[str]) -> dict[str, str]:
     if not ids:
         return {}
     try:
-        out = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], STATUS_SECONDS)
+        out = call(
+            ["sacct", *cluster_flags(), "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], STATUS_SECONDS
+        )
     except SlurmError:
         return {}  # some sites have no accounting; the files of the run are enough
     rows = (line.split("|") for line in out.splitlines() if "|" in line)

@@ -49,13 +49,21 @@ def of_accounting(rows: str) -> int:
     )
 
 
-def _accounting(cfg: Config) -> int:
-    """MaxSubmitJobs of this user's association and QOS. Sites without an accounting database have none."""
+def cluster_of(text: str) -> str:
+    """The controller's cluster, from `scontrol show config`; "" where it does not say."""
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _accounting(cfg: Config, cluster: str) -> int:
+    """MaxSubmitJobs of this user's association on this cluster (the database knows others, too) and QOS. Sites without an
+    accounting database have none."""
     show = ["sacctmgr", "--noheader", "--parsable2", "show"]
     own = [
         "assoc",
         "where",
         f"user={getpass.getuser()}",
+        *([f"cluster={cluster}"] if cluster else []),
         *([f"account={cfg.cluster.account}"] if cfg.cluster.account else []),
     ]
     found = NO_LIMIT
@@ -73,8 +81,9 @@ def _accounting(cfg: Config) -> int:
 
 def ask(cfg: Config) -> Limits:
     """The limits of the site. Raises SlurmError when the controller does not answer."""
-    known = of_config(client.call(["scontrol", "show", "config"], client.SUBMIT_SECONDS))
-    jobs = [(known.jobs, known.jobs_name), (_accounting(cfg), "MaxSubmitJobs")]
+    text = client.call(["scontrol", "show", "config"], client.SUBMIT_SECONDS)
+    known = of_config(text)
+    jobs = [(known.jobs, known.jobs_name), (_accounting(cfg, cluster_of(text)), "MaxSubmitJobs")]
     jobs += [(cfg.cluster.max_jobs, "cluster.max_jobs")] if cfg.cluster.max_jobs else []
     most, name = min(jobs)
     return Limits(known.tasks, most, known.tasks_name, name)

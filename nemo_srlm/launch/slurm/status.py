@@ -20,9 +20,10 @@ from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
 from nemo_srlm.report.status import Row
 
+OUT_OF_MEMORY = "out of memory"
 GONE = "gone"  # the state of a job that Slurm no longer knows: not the same as one that has failed
 FAILURES = {
-    "TIMEOUT": "it did not save before its time limit", "NODE_FAIL": "its node died", "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "it did not save before its time limit", "NODE_FAIL": "its node died", "OUT_OF_MEMORY": OUT_OF_MEMORY,
     "PREEMPTED": "preempted, and the site does not requeue: the supervisor submits it again",
 }  # fmt: skip
 PENDING = {
@@ -68,7 +69,8 @@ class Known:
     def why(self) -> str:
         """Why it failed."""
         if self.outcome in ("failed", "user", "limit"):
-            return self.detail
+            unnamed = self.state == "OUT_OF_MEMORY" and OUT_OF_MEMORY not in self.detail
+            return f"{OUT_OF_MEMORY} ({self.nodes or 'no node'}): {self.detail}" if unnamed else self.detail
         words = FAILURES.get(self.state, f"{self.state.lower()}, no reason recorded")
         return f"{words} ({self.nodes or 'no node'})"
 
@@ -235,7 +237,8 @@ def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
 def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
     """The rows of a run, with what is known of the jobs of stages that are not done, and notes for people."""
     every, notes = ask(run_dir)
-    return [r if r.state in ("done", "lost") else overlay(r, every, run_dir) for r in status.rows(run_dir)], notes
+    found = [r if r.state in ("done", "lost") else overlay(r, every, run_dir) for r in status.rows(run_dir)]
+    return found, [*notes, *status.notes_of_disk(run_dir)]
 
 
 def logs(run_dir: Path, ref: Ref) -> list[Path]:
