@@ -69,10 +69,18 @@ class RunSection:
     )  # fmt: skip
     wandb: str = setting(
         "",
-        'Weights & Biases project of the training curves; "" = off. TensorBoard files are always written',
+        'Weights & Biases project of training curves, evaluations, samples and report; "" = off. TensorBoard files are always '
+        "written",
         execution=True,
         pattern=r"([^\s/\\#?%:]([^/\\#?%:\n]{0,126}[^\s/\\#?%:])?)?",
         allowed='the name of a project: at most 128 characters without / \\ # ? % : and without blanks at its ends; or ""',
+    )
+    mlflow: str = setting(
+        "",
+        'MLflow experiment of the same; "" = off. Its own client sends them: MLFLOW_TRACKING_URI names the server',
+        execution=True,
+        pattern=r"([^\s\n]([^\n]{0,126}[^\s\n])?)?",
+        allowed='the name of an experiment: at most 128 characters without blanks at its ends; or ""',
     )
 
 

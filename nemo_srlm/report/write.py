@@ -34,7 +34,11 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
     """
     if out.is_dir():
         raise UserError("--out", f"{out} is a directory", "the name of a file", f"--out {out / 'report.html'}")
-    runs = read_runs(run_dirs)
+    return write_runs(read_runs(run_dirs), out)
+
+
+def write_runs(runs: list[dict[str, Any]], out: Path) -> Path:
+    """`write_report` of runs that are read already."""
     out.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"version": 3, "runs": runs}, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(out.with_suffix(".json"), data + "\n")

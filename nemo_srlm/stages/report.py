@@ -1,7 +1,8 @@
 """report: report.html, report.md and report.json in the run directory, from everything of the run that is finished.
 
 The HTML is in the run directory, where people look for it; the stage's directory has copies, which its manifest lists.
-`nemo-srlm report` writes the same at any time, also for an unfinished run.
+`nemo-srlm report` writes the same at any time, also for an unfinished run. The stage also sends evaluations, tables, samples
+and the page to the trackers (report/tracking.py).
 """
 
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import evaluations, first_evaluations
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.core.trackers import BOARD, check, open_trackers, projects_of
 
 FILES = ("report.html", "report.md", "report.json")
 
@@ -25,16 +27,26 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.report.write import write_report
+    from nemo_srlm.report.tracking import publish
+    from nemo_srlm.report.write import read_runs, write_runs
 
-    run_dir = ctx.dir.parents[1]
-    write_report([run_dir], ctx.dir / FILES[0])
+    run_dir, page = ctx.dir.parents[1], ctx.dir / FILES[0]
+    runs = read_runs([run_dir])
+    write_runs(runs, page)
     for name in FILES:
         shutil.copyfile(ctx.dir / name, run_dir / name)
+    shutil.rmtree(ctx.dir / BOARD, ignore_errors=True)  # of an attempt before this one: everything is sent anew
+    trackers = open_trackers(ctx.dir, projects_of(ctx.cfg))
+    publish(runs[0], page, trackers)
+    trackers.close()
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
     return {"files": list(FILES), "summary": str(ctx.dir.parents[1] / FILES[0])}
 
 
-STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize, derived=True)
+def _check(cfg: Config) -> None:
+    check(projects_of(cfg))
+
+
+STAGE = Stage("report", "cpu", _inputs, _identity, _run, _finalize, check=_check, derived=True)

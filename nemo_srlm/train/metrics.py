@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.train.trackers import Tracker
+from nemo_srlm.core.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 
@@ -17,8 +17,8 @@ class MetricsLog:
     A resumed training removes the lines of steps after its checkpoint first: it will compute those steps again.
     """
 
-    def __init__(self, path: Path, first_step: int, tracker: Tracker) -> None:
-        self._tracker = tracker
+    def __init__(self, path: Path, first_step: int, trackers: Trackers) -> None:
+        self._trackers = trackers
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -32,11 +32,11 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._tracker.log(line)
+        self._trackers.line(line)
 
     def close(self) -> None:
         self._file.close()
-        self._tracker.close()
+        self._trackers.close()
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

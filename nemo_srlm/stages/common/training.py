@@ -16,9 +16,10 @@ from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_json, read_json_lines, read_records, write_json
 from nemo_srlm.core.records import Conversation, SftExample
 from nemo_srlm.core.stage import Context, Ref
+from nemo_srlm.core.trackers import check as check_trackers
+from nemo_srlm.core.trackers import projects_of
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.stages.common.seed_files import CONVERSATIONS
-from nemo_srlm.train import trackers
 from nemo_srlm.train.layout import check_batches, check_layout
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     stop = stop_file(ctx.dir.parents[1])  # of the whole run
     leave = limits(os.environ, time.time(), cfg.run.time_budget, cfg.cluster.warning, (stop,))
     return Job(
-        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave, cfg.run.wandb,
+        name, cfg.model, cfg.parallel, cfg.precision, section, seed, ctx.dir, start, ctx.progress, leave,
+        projects=projects_of(cfg),
         keep_every=keep_every(cfg, name),
     )  # fmt: skip
 
@@ -97,7 +99,7 @@ def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
 def check(cfg: Config, name: str) -> None:
     """Raises ConfigError for a tracker that is asked for and not installed, and for a layout or batches that are impossible.
     `name`: the section of the training."""
-    trackers.check(cfg.run.wandb)
+    check_trackers(projects_of(cfg))
     check_layout(cfg.model, cfg.parallel)
     check_batches(name, getattr(cfg, name), cfg.parallel)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.core.trackers import NO_PROJECTS, Projects
 from nemo_srlm.train.batches import BatchLayout, batch_layout, row_length
 from nemo_srlm.train.layout import check_batches
 from nemo_srlm.train.megatron import checkpoint, fp8_weights, optim, setup, user_buffers
@@ -35,7 +36,7 @@ class Job:
     initial: Path | None
     progress: Progress
     limits: Limits = NO_LIMITS
-    project: str = ""  # of Weights & Biases; "" = off
+    projects: Projects = NO_PROJECTS  # trackers beside TensorBoard
     keep_every: int = 0  # steps between the weights that are kept beside the final ones, for the stage select; 0 = none
 
     @property

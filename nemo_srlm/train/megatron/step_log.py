@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from nemo_srlm.core.trackers import open_trackers
 from nemo_srlm.train import estimate
 from nemo_srlm.train.layout import world_size
 from nemo_srlm.train.megatron import ranks
 from nemo_srlm.train.megatron.job import Job
 from nemo_srlm.train.megatron.tasks import Task
 from nemo_srlm.train.metrics import METRICS, MetricsLog, rounded
-from nemo_srlm.train.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class StepLog:
         self._job, self._task, self._steps = job, task, steps
         self._log: MetricsLog | None = None
         if ranks.is_main():
-            tracker = Tracker(job.directory, first_step, job.project)
-            self._log = MetricsLog(job.directory / METRICS, first_step, tracker)
+            trackers = open_trackers(job.directory, job.projects, first_step)
+            self._log = MetricsLog(job.directory / METRICS, first_step, trackers)
 
     def step(self, result: StepResult) -> None:
         if self._log is None:
