@@ -39,14 +39,21 @@ class JudgeTrainingSection:
     """Judge pairs: two of the judge's own judgements of one response, which join the iteration's DPO."""
 
     method: str = choice(
-        "none", "meta", "any_draw",
-        help="none: as in the paper; meta: Meta-Rewarding, the policy compares its judgements; any_draw: two judgements in any "
-        "order, the control that every gain of the judge is held against",
+        "none", "meta", "self_taught", "any_draw",
+        help="none: as in the paper; meta: Meta-Rewarding, the policy compares its judgements; self_taught: Self-Taught "
+        "Evaluators, a response to a modified instruction is known to be worse; any_draw: two judgements in any order, the "
+        "control that every gain of the judge is held against",
     )  # fmt: skip
     template: str = setting(
         "prompts/meta_judge.txt", "method=meta: as eval.h2h_template; in the place of the instruction stands the judge's whole "
         "input, in that of the responses two judgements", filled=True,
     )  # fmt: skip
+    modified: str = choice(
+        "written", "other",
+        help="method=self_taught: the modified instruction is written by the policy with modify_template and the sampling of the "
+        "section prompts; other: it is the most similar other prompt of the iteration, for models that cannot write one",
+    )  # fmt: skip
+    modify_template: str = setting("prompts/modify_prompt.txt", filled=True)
     rank: str = choice(
         "elo",
         "wins",

@@ -7,7 +7,8 @@ iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
               by pairs.score votes or checker in place of the judge, or votes beside it; from iteration 2 on judge_previous with
               pairs.consistency, anchors -> judge_anchors with pairs.rejected_from=m1
-              by judge_training.method meta_judge after the judge, and judge_pairs after the pairs
+              by judge_training.method meta_judge, or modified_prompts -> worse_responses -> judge_worse, and after the pairs
+              judge_pairs
               in the arm sft_only: sft_chosen in place of dpo
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
@@ -22,6 +23,7 @@ NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
     "votes", "checker", "judge_previous", "anchors", "judge_anchors", "meta_judge", "judge_pairs",
+    "modified_prompts", "worse_responses", "judge_worse",
     "select_export", "select_responses", "select", "export",
     *(f"{name}{suffix}" for suffix in ("_base", "_baseline", "") for name in (
         "eval_responses", "eval_reward", "eval_oracle", "eval_preferences", "eval_alpaca", "eval_mt_answers",
@@ -185,6 +187,7 @@ def _scoring(cfg: Config, iteration: int) -> list[str]:
         "judge": cfg.run.arm == "oracle" or cfg.pairs.score in ("judge", "judge_vote"),
         "votes": cfg.pairs.score in ("vote", "judge_vote"), "checker": cfg.pairs.score == "checker",
         "meta_judge": cfg.judge_training.method == "meta",
+        **dict.fromkeys(("modified_prompts", "worse_responses", "judge_worse"), cfg.judge_training.method == "self_taught"),
         "oracle_scores": cfg.run.arm == "oracle", "judge_previous": uses_previous_judge(cfg, iteration),
         "anchors": has_anchors(cfg, iteration), "judge_anchors": has_anchors(cfg, iteration),
     }  # fmt: skip

@@ -17,6 +17,7 @@ PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
 
 JUDGE = ("INSTRUCTION", "RESPONSE")
 COMPARE = ("INSTRUCTION", "FIRST", "SECOND")
+MODIFY = ("INSTRUCTION",)
 _SHOT = re.compile(r"<SHOT>(.*?)</SHOT>", re.DOTALL)
 
 

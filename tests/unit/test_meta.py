@@ -140,7 +140,7 @@ def run(cfg: Config, root: Path, stage: str) -> dict[str, object]:
 
 def prefers_low(text: str, seed: int) -> str:
     """Prefers the judgement with the lower score, in either place."""
-    a, b = (float(m) for m in re.findall(r"Judgement [AB]:\n.*Score: ([0-9.]+)", text))
+    a, b = (float(m) for m in re.findall(r"draw \d\. Score: (\d\.\d)", text))
     return f"It is stricter.\nBetter: {'A' if a < b else 'B'}"
 
 
@@ -162,9 +162,8 @@ def test_judgements_are_compared_in_both_orders_and_the_best_stands_against_the_
     ]
     assert "response 1" in made[0].prompt
     assert (found["found"], found["rising_found"], found["dropped_no_spread"]) == (2, 0, 1)
-    assert [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")] == [
-        {"prompt_id": "p2", "reason": "no_spread"}
-    ]
+    dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
+    assert dropped == [{"id": "p2", "reason": "no_spread"}]
 
 
 def test_a_meta_judge_that_prefers_a_place_decides_nothing_and_one_that_inflates_is_held_back(
