@@ -90,10 +90,12 @@ def _status(args: argparse.Namespace) -> int:
     run_dir, screen = args.run_dir or latest_run(), console()
     launcher = launcher_of(run_dir)
     if args.json:
-        say(json.dumps(status.as_json(run_dir, *launcher.rows(run_dir)), indent=1))
+        look = status.Look(run_dir)
+        say(json.dumps(status.as_json(look, *launcher.rows(look)), indent=1))
         return 0
     while True:
-        table = status.table(run_dir, *launcher.rows(run_dir))
+        look = status.Look(run_dir)
+        table = status.table(look, *launcher.rows(look))
         if args.watch:
             screen.clear()
         screen.print(table)

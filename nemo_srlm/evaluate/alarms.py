@@ -5,16 +5,13 @@ replies, EFT, head-to-head); for some figures against the model before it. The o
 short of what was asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import evaluated_models, has_ranked_replies, model_name
-from nemo_srlm.core.stage import Ref, stage_directory
 
 Data = dict[str, Any]
 
@@ -171,13 +168,8 @@ def judging_figures(health: Data) -> Data:
     return {"high_scores": high, "tie_rate": health["tie_rate"], "parse_failures": health["parse_failure"]}
 
 
-def alarms_of_run(cfg: Config, run_dir: Path) -> list[Alarm]:
-    """The alarms of a run as far as it is finished, from its manifests alone."""
-
-    def metrics(t: int, stage: str) -> Data | None:
-        done = manifest.read(stage_directory(run_dir, Ref(stage, t)))
-        return done.metrics if done else None
-
+def alarms_of_run(cfg: Config, metrics: Callable[[int, str], Data | None]) -> list[Alarm]:
+    """The alarms of a run as far as it is finished, from the `metrics` of a stage (iteration, name) in its manifest."""
     models = evaluated_models(cfg, cfg.iterations)
     evaluated = {name: metrics(t, f"eval_responses{suffix}") for name, t, suffix in models}
     responses = {name: found["drift"] for name, found in evaluated.items() if found}

@@ -15,7 +15,7 @@ from nemo_srlm.launch.slurm import status as slurm_status
 from nemo_srlm.launch.slurm import submit as slurm_submit
 from nemo_srlm.launch.slurm import verbs as slurm_verbs
 from nemo_srlm.report import status
-from nemo_srlm.report.status import Row
+from nemo_srlm.report.status import Look, Row
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Launcher:
 
     start: Callable[[Config, str], int]
     used: Callable[[Path], bool]
-    rows: Callable[[Path], tuple[list[Row], list[str]]]
+    rows: Callable[[Look], tuple[list[Row], list[str]]]
     logs: Callable[[Path, Ref], list[Path]]
 
 
@@ -38,8 +38,8 @@ def _any_run(run_dir: Path) -> bool:
     return True
 
 
-def _rows_of_files(run_dir: Path) -> tuple[list[Row], list[str]]:
-    return status.rows(run_dir), status.notes_of_disk(run_dir)
+def _rows_of_files(look: Look) -> tuple[list[Row], list[str]]:
+    return status.rows(look), status.notes_of_disk(look.dir)
 
 
 SLURM = Launcher(slurm_verbs.submit, slurm_submit.submitted, slurm_status.rows, slurm_status.logs)

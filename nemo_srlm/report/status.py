@@ -44,9 +44,26 @@ def _alive(progress: dict[str, Any]) -> bool:
     return True
 
 
-def row(run_dir: Path, ref: Ref) -> Row:
-    directory = stage_directory(run_dir, ref)
-    done = manifest.read(directory)
+class Look:
+    """One look at a run: its config and each stage's manifest are read once. Raises ConfigError when `run_dir` is no run's."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.dir, self.cfg = run_dir, load_resolved_config(run_dir)
+        self._found: dict[Ref, manifest.Manifest | None] = {}
+
+    def manifest(self, ref: Ref) -> manifest.Manifest | None:
+        if ref not in self._found:
+            self._found[ref] = manifest.read(stage_directory(self.dir, ref))
+        return self._found[ref]
+
+    def metrics(self, iteration: int, stage: str) -> dict[str, Any] | None:
+        """None where the stage is not finished."""
+        done = self.manifest(Ref(stage, iteration))
+        return done.metrics if done else None
+
+
+def row(look: Look, ref: Ref) -> Row:
+    run_dir, directory, done = look.dir, stage_directory(look.dir, ref), look.manifest(ref)
     if done:
         seconds = done.provenance["finished"] - done.provenance["started"]
         if changed := outputs.changes(directory, done.outputs):
@@ -65,9 +82,9 @@ def row(run_dir: Path, ref: Ref) -> Row:
     )
 
 
-def rows(run_dir: Path) -> list[Row]:
-    """A row per stage, from the files alone. Raises ConfigError when `run_dir` is not the directory of a run."""
-    return [row(run_dir, ref) for ref in pipeline(load_resolved_config(run_dir))]
+def rows(look: Look) -> list[Row]:
+    """A row per stage, from the files alone."""
+    return [row(look, ref) for ref in pipeline(look.cfg)]
 
 
 def notes_of_disk(run_dir: Path) -> list[str]:
@@ -76,14 +93,14 @@ def notes_of_disk(run_dir: Path) -> list[str]:
     return [str(full)] if full else []
 
 
-def alarms(run_dir: Path) -> list[Alarm]:
+def alarms(look: Look) -> list[Alarm]:
     """The drift alarms so far (`drift.*`)."""
-    return alarms_of_run(load_resolved_config(run_dir), run_dir)
+    return alarms_of_run(look.cfg, look.metrics)
 
 
-def as_json(run_dir: Path, found: list[Row], notes: list[str]) -> dict[str, Any]:
-    raised = [asdict(alarm) for alarm in alarms(run_dir)]
-    return {"run": str(run_dir), "stages": [asdict(r) for r in found], "notes": notes, "alarms": raised}
+def as_json(look: Look, found: list[Row], notes: list[str]) -> dict[str, Any]:
+    raised = [asdict(alarm) for alarm in alarms(look)]
+    return {"run": str(look.dir), "stages": [asdict(r) for r in found], "notes": notes, "alarms": raised}
 
 
 COLOURS = {
@@ -92,13 +109,15 @@ COLOURS = {
 }  # fmt: skip
 
 
-def table(run_dir: Path, found: list[Row], notes: list[str]) -> Table:
+def table(look: Look, found: list[Row], notes: list[str]) -> Table:
     notes = [
         *notes,
-        *(f"alarm, {a.model}: {a.text} ({a.name} {a.value:.2f} > {a.threshold:.2f})" for a in alarms(run_dir)),
+        *(f"alarm, {a.model}: {a.text} ({a.name} {a.value:.2f} > {a.threshold:.2f})" for a in alarms(look)),
     ]
     count = sum(r.state == "done" for r in found)
-    out = Table(title=f"{run_dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False)
+    out = Table(
+        title=f"{look.dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False
+    )
     slurm = any(r.job for r in found)
     for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):
         out.add_column(name, justify="right" if name == "time" else "left", overflow="fold", no_wrap=name == "stage")

@@ -15,7 +15,7 @@ from nemo_srlm.launch.launcher import LOCAL, SLURM, Launcher, launcher_of
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.submit import RECORD
-from nemo_srlm.report.status import Row
+from nemo_srlm.report.status import Look, Row
 from tests.slurm.conftest import ITEMS, ROOT, TOY, texts
 from tests.slurm.toy import toy_pipeline
 
@@ -55,8 +55,8 @@ def used(run_dir: Path) -> bool:
     return True
 
 
-def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
-    return LOCAL.rows(run_dir)
+def rows(look: Look) -> tuple[list[Row], list[str]]:
+    return LOCAL.rows(look)
 
 
 SEQUENTIAL = Launcher(start, used, rows, local.logs)
@@ -78,6 +78,6 @@ def test_a_launcher_needs_the_worker_contract_alone(toy: Config):
     assert SEQUENTIAL.start(toy, "") == 0
     run_dir = run_directory(toy)
     assert texts(run_dir / "iter1/square/squares.jsonl") == [str(i * i) for i in range(ITEMS)]
-    assert {row.state for row in SEQUENTIAL.rows(run_dir)[0]} == {"done"}
+    assert {row.state for row in SEQUENTIAL.rows(Look(run_dir))[0]} == {"done"}
     assert SEQUENTIAL.logs(run_dir, Ref("square", 1)) == []  # its workers print to the launcher's own output
     assert plan.remaining(toy, run_dir) == []

@@ -70,7 +70,7 @@ def test_lost_outputs_are_named_by_plan_status_and_report_with_the_way_to_redo_t
     with pytest.raises(LostError, match=rf"iter1/pairs: {said}") as refused:
         remaining(cfg, made)
     assert f"nemo-srlm redo iter1/pairs {made}" in str(refused.value)
-    states = {row.stage: row for row in status.rows(made)}
+    states = {row.stage: row for row in status.rows(status.Look(made))}
     assert states["iter1/pairs"].state == "lost"
     assert f"nemo-srlm redo iter1/pairs {made}" in states["iter1/pairs"].words
     assert [name for name, row in states.items() if row.state == "lost"] == ["iter1/pairs"]
@@ -109,7 +109,7 @@ def test_looking_reads_no_output(made: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (files, outputs):
         monkeypatch.setattr(module, "file_digest", read)
     cfg = load_resolved_config(made)
-    assert "lost" not in {row.state for row in status.rows(made)}
+    assert "lost" not in {row.state for row in status.rows(status.Look(made))}
     assert lost_stages(cfg, made) == {}
 
 

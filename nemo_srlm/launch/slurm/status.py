@@ -1,6 +1,7 @@
 """What Slurm adds to a run's status: queued, running, failed and cancelled jobs with reason, node, id and log."""
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.shards import shard_mark
 from nemo_srlm.launch.slurm.submit import CANCELLED, SUBMIT, SUPERVISION, Submitted, record_of
-from nemo_srlm.launch.slurm.supervise import failures_of, last_outcome
+from nemo_srlm.launch.slurm.supervise import attempts_of, failures_of, outcome_of
 from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
-from nemo_srlm.report.status import Row
+from nemo_srlm.report.status import Look, Row
 
 OUT_OF_MEMORY = "out of memory"
 GONE = "gone"  # the state of a job that Slurm no longer knows: not the same as one that has failed
@@ -89,11 +90,15 @@ def known_of(run_dir: Path, records: list[Submitted], now: dict[str, Task], past
     out = []
     for (_, shard), job in newest.items():
         name = job.id_of(shard)
-        outcome, detail = last_outcome(run_dir, job, max(shard, 0))
-        before = failures_of(run_dir, job, max(shard, 0))
+        attempts = attempts_of(run_dir, job, max(shard, 0))
+        outcome, detail = outcome_of(attempts)
         # an array whose tasks were cancelled one by one before they began is listed without them
         t = now.get(name) or now.get(job.id) or Task(name, past.get(name, GONE), "", "", "", None)
-        out.append(Known(job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail, before))
+        out.append(
+            Known(
+                job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail, failures_of(attempts)
+            )
+        )
     return out
 
 
@@ -219,9 +224,11 @@ def notes_of_jobs(run_dir: Path, every: list[Known], supervisor: Known | None) -
     return notes
 
 
-def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
-    """(what is known of the run's jobs, notes). When Slurm does not answer: nothing is known, and a note says so."""
-    records, notes = record_of(run_dir), notes_of_supervisor(run_dir)
+def ask(run_dir: Path, finished: Collection[str] = ()) -> tuple[list[Known], list[str]]:
+    """(what is known of the run's jobs, but not of those whose stages are all `finished`; notes). When Slurm does not answer:
+    nothing is known, and a note says so."""
+    records = [r for r in record_of(run_dir) if r.role in ("check", "supervise") or not set(r.refs) <= set(finished)]
+    notes = notes_of_supervisor(run_dir)
     try:
         now = {task.id: task for task in client.mine(client.STATUS_SECONDS)}
     except client.SlurmError as error:
@@ -234,11 +241,13 @@ def ask(run_dir: Path) -> tuple[list[Known], list[str]]:
     return stages, [*notes, *notes_of_jobs(run_dir, stages, supervisor)]
 
 
-def rows(run_dir: Path) -> tuple[list[Row], list[str]]:
+def rows(look: Look) -> tuple[list[Row], list[str]]:
     """The rows of a run, with what is known of the jobs of stages that are not done, and notes for people."""
-    every, notes = ask(run_dir)
-    found = [r if r.state in ("done", "lost") else overlay(r, every, run_dir) for r in status.rows(run_dir)]
-    return found, [*notes, *status.notes_of_disk(run_dir)]
+    run_dir, found = look.dir, status.rows(look)
+    finished = {r.stage for r in found if r.state in ("done", "lost")}
+    every, notes = ask(run_dir, finished)
+    shown = [r if r.stage in finished else overlay(r, every, run_dir) for r in found]
+    return shown, [*notes, *status.notes_of_disk(run_dir)]
 
 
 def logs(run_dir: Path, ref: Ref) -> list[Path]:

@@ -39,13 +39,17 @@ def attempts_of(run_dir: Path, job: Submitted, shard: int) -> list[list[str]]:
 
 def last_outcome(run_dir: Path, job: Submitted, shard: int = 0) -> tuple[str, str]:
     """(how the job's newest attempt at a shard ended, detail); ("", "") when none has written anything."""
-    own = attempts_of(run_dir, job, shard)
-    return (own[-1][3], own[-1][4]) if own else ("", "")
+    return outcome_of(attempts_of(run_dir, job, shard))
 
 
-def failures_of(run_dir: Path, job: Submitted, shard: int = 0) -> tuple[str, ...]:
-    """What failed where in the job's earlier attempts at a shard: `crashed on n1 (exit code 1)`, `moved away from n1`."""
-    own = [f for f in attempts_of(run_dir, job, shard) if f[3] in ("crashed", "hung", "moved")]
+def outcome_of(attempts: list[list[str]]) -> tuple[str, str]:
+    """(how the newest attempt ended, detail); ("", "") without one."""
+    return (attempts[-1][3], attempts[-1][4]) if attempts else ("", "")
+
+
+def failures_of(attempts: list[list[str]]) -> tuple[str, ...]:
+    """What failed where in the attempts: `crashed on n1 (exit code 1)`, `moved away from n1`."""
+    own = [f for f in attempts if f[3] in ("crashed", "hung", "moved")]
     words = (
         f"moved {detail.partition(':')[0]}" if word == "moved" else f"{word} on {nodes} ({detail})"
         for _, _, nodes, word, detail, *_ in own
