@@ -181,7 +181,7 @@ def trains_judge(cfg: Config) -> bool:
     return cfg.judge_training.method != "none"
 
 
-def _scoring(cfg: Config, iteration: int) -> list[str]:
+def scoring_stages(cfg: Config, iteration: int) -> list[str]:
     """The stages between an iteration's candidates and its pairs. Those with the policy's engine come first."""
     chosen = {
         "judge": cfg.run.arm == "oracle" or cfg.pairs.score in ("judge", "judge_vote"),
@@ -227,7 +227,7 @@ def pipeline(cfg: Config) -> list[Ref]:
     for t in range(1, cfg.iterations + 1):
         refs += [] if external else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
-        scoring = [] if external else ["candidates", *_scoring(cfg, t)]
+        scoring = [] if external else ["candidates", *scoring_stages(cfg, t)]
         refs += [
             Ref(name, t) for name in (*scoring, "pairs", *(["judge_pairs"] if trains_judge(cfg) else []))
         ] + _policy(cfg, t)

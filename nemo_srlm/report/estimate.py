@@ -123,7 +123,7 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
     rate = assumed.rates
     lines = [
         f"GPU-hours of one iteration ({rate.decode:,.0f} tokens/s written and {rate.prefill:,.0f} read per GPU: {rate.source})",
-        f"  {'stage':12}{'items':>9}{'tokens read':>14}{'from cache':>14}{'written':>12}{'GPU-hours':>11}{'GPUs':>6}{'hours':>8}",
+        f"  {'stage':16}{'items':>9}{'tokens read':>14}{'from cache':>14}{'written':>12}{'GPU-hours':>11}{'GPUs':>6}{'hours':>8}",
         *(_stage_line(cost) for cost in stages),
     ]
     whole = cfg.iterations * sum(c.gpu_hours for c in stages) + sum(c.gpu_hours for c in once)
@@ -138,7 +138,7 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
 
 def _stage_line(cost: StageCost) -> str:
     tokens = f"{cost.read:14,.0f}{cost.cached:14,.0f}{cost.written:12,.0f}"
-    return f"  {cost.stage:12}{cost.items:9,}{tokens}{cost.gpu_hours:11.2f}{cost.gpus:6}{cost.hours:8.2f}"
+    return f"  {cost.stage:16}{cost.items:9,}{tokens}{cost.gpu_hours:11.2f}{cost.gpus:6}{cost.hours:8.2f}"
 
 
 def fit_lines(cfg: Config, gpu: Gpu) -> list[str]:

@@ -5,10 +5,11 @@ Pure functions. Not counted: the start of engines, conversion, evaluations.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import TrainSection
-from nemo_srlm.core.pipeline import trains_m1
+from nemo_srlm.core.pipeline import scoring_stages, trains_judge, trains_m1
 from nemo_srlm.train.batches import total_steps
 from nemo_srlm.train.estimate import GPUS, Gpu, total_parameters
 from nemo_srlm.train.step_time import EFFICIENCY, StepCost
@@ -76,9 +77,14 @@ def num_prompts(cfg: Config) -> int:
 
 
 def num_pairs(cfg: Config) -> int:
-    """Preference pairs of an iteration, if every prompt gives as many as it may."""
+    """Preference pairs of an iteration, if every prompt gives as many as it may; with those of judgements, if there are any."""
     most = num_prompts(cfg) * cfg.pairs.max_per_prompt
-    return min(most, max(cfg.pairs.per_iteration, default=most))
+    responses = min(most, max(cfg.pairs.per_iteration, default=most))
+    if not trains_judge(cfg):
+        return responses
+    section = cfg.judge_training
+    judgements = num_prompts(cfg) * (2 if section.method == "self_taught" else 1)
+    return responses + min(judgements, math.floor(section.share / (1 - section.share) * responses))
 
 
 def training_steps(cfg: Config, num_sft: int) -> dict[str, int]:
@@ -87,40 +93,83 @@ def training_steps(cfg: Config, num_sft: int) -> dict[str, int]:
     return sft | {"dpo": cfg.iterations * total_steps(cfg.dpo, num_pairs(cfg))}
 
 
-def generation(cfg: Config, text: TextLengths, rate: Rates) -> list[StageCost]:
-    """The generating stages of one iteration.
+class Tokens(NamedTuple):
+    """What a generating stage computes in one iteration, see StageCost. `shards` work side by side."""
+
+    items: int
+    read: float
+    cached: float
+    written: float
+    shards: int
+
+
+def _tokens(cfg: Config, text: TextLengths) -> dict[str, Tokens]:
+    """Of every generating stage that a run may have.
 
     Responses to one prompt share it, draws of one judgement share its request, and all judgements of an engine the beginning
     of the template: each is computed once and read from the cache after that.
     """
-    prompts, candidates = num_prompts(cfg), num_prompts(cfg) * cfg.candidates.num
-    written = math.ceil(prompts / ACCEPTED)
+    prompts, num = num_prompts(cfg), cfg.candidates.num
     shots = cfg.prompts.seed_shots + cfg.prompts.generated_shots + 1
     draws = cfg.judge.draws if cfg.judge.method == "sampled" else 1
-    tokens = text.judgement if cfg.judge.method == "sampled" else 1.0
+    judgement = text.judgement if cfg.judge.method == "sampled" else 1.0
     judged = text.prompt + text.response + text.judge_rest
     engines = cfg.judge.shards * cfg.generate.replicas
-    judge_read = candidates * judged + min(engines, candidates) * text.judge_prefix
-    judge_cached = candidates * draws * (text.judge_prefix + judged) - judge_read
-    wanted = (
-        ("prompts", written, written * shots * text.prompt, 0.0, written * text.prompt, 1),
-        ("candidates", candidates, prompts * text.prompt, (candidates - prompts) * text.prompt, candidates * text.response,
-         cfg.candidates.shards),
-        ("judge", candidates, judge_read, judge_cached, candidates * draws * tokens, cfg.judge.shards),
-    )  # fmt: skip
+
+    def responses(each: int) -> Tokens:
+        made = prompts * each
+        read, cached = prompts * text.prompt, (made - prompts) * text.prompt
+        return Tokens(made, read, cached, made * text.response, cfg.candidates.shards)
+
+    def judging(items: int) -> Tokens:
+        read = items * judged + min(engines, items) * text.judge_prefix
+        cached = items * draws * (text.judge_prefix + judged) - read
+        return Tokens(items, read, cached, items * draws * judgement, cfg.judge.shards)
+
+    def comparing(items: int, compared: float, shards: int) -> Tokens:
+        """The template is taken to be as long as the judge's, and not to be cached."""
+        read = items * (text.judge_prefix + text.judge_rest + text.prompt + compared)
+        return Tokens(items, read, 0.0, items * text.judgement, shards)
+
+    attempts = math.ceil(prompts / ACCEPTED)
+    duels = comparing(prompts * num * (num - 1), 2 * text.response, cfg.judge.shards)  # both orders
+    two = text.response + 2 * judgement
+    return {
+        "prompts": Tokens(attempts, attempts * shots * text.prompt, 0.0, attempts * text.prompt, 1),
+        "candidates": responses(num),
+        "judge": duels if cfg.judge.shape == "pairwise" else judging(prompts * num),
+        "judge_previous": judging(prompts * num),
+        "anchors": responses(num),
+        "judge_anchors": judging(prompts * num),
+        "meta_judge": comparing(prompts * draws * (draws - 1), two, cfg.judge_training.shards),
+        "modified_prompts": Tokens(prompts, prompts * text.prompt, 0.0, prompts * text.prompt, cfg.candidates.shards),
+        "worse_responses": responses(1),
+        "judge_worse": judging(prompts),
+    }
+
+
+def generation(cfg: Config, text: TextLengths, rate: Rates) -> list[StageCost]:
+    """The generating stages of one iteration; of the second where a method begins with it."""
+    judged = text.prompt + text.response + text.judge_rest
+    every = _tokens(cfg, text)
+    names = [
+        *([] if cfg.prompts.source == "file" else ["prompts"]),
+        "candidates",
+        *scoring_stages(cfg, max(2, cfg.iterations)),
+    ]
+    free = ("modified_prompts",) if cfg.judge_training.modified == "other" else ()
     width = cfg.generate.replicas * cfg.generate.tensor_parallel
-    looked_at = {
-        "judge": candidates * judged * text.judge_prefix
-    }  # pairs of a computed and a cached token, for attention
     per_pair = 2.0 * cfg.model.num_layers * cfg.model.query_size / total_parameters(cfg.model)  # in computed tokens
-    return [
-        StageCost(
-            name, items, read, out,
-            ((read + per_pair * looked_at.get(name, 0.0)) / rate.prefill + out / rate.decode) / 3600, shards * width, cached,
-        )
-        for name, items, read, cached, out, shards in wanted
-        if name != "prompts" or cfg.prompts.source != "file"
-    ]  # fmt: skip
+    found = []
+    for name in names:
+        if name not in every or name in free:
+            continue
+        items, read, cached, out, shards = every[name]
+        pointwise = name.startswith("judge") and cfg.judge.shape == "pointwise"
+        looked_at = items * judged * text.judge_prefix if pointwise else 0.0  # pairs of a computed and a cached token
+        hours = ((read + per_pair * looked_at) / rate.prefill + out / rate.decode) / 3600
+        found.append(StageCost(name, items, read, out, hours, shards * width, cached))
+    return found
 
 
 def training(name: str, cost: StepCost, section: TrainSection, items: int, gpus: int, reference: bool) -> StageCost:

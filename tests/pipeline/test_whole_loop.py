@@ -216,6 +216,28 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_records_and_weights
     assert "iter1/export/hf/model.safetensors" in killed
 
 
+def test_votes_weigh_pairs_and_the_judge_is_trained_on_its_own_judgements(runs: Path, whole: Path):
+    """A method after the paper, as far as its first policy, on what the undisturbed run has made."""
+    answer = f"pairs.answer={ROOT}/tools/bench/tiny_answers.py:content"
+    settings = ["pairs.score=judge_vote", answer, "pairs.weight=margin", "judge_training.method=self_taught"]
+    command = [*words(runs, "method", f"run.reuse={whole}", *settings), "--until", "dpo"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    here = runs / "method" / "iter1"
+    assert (here / "judge").is_symlink()
+    pairs, judge_pairs = (
+        list(read_records(here / stage / "pairs.jsonl", PreferencePair)) for stage in ("pairs", "judge_pairs")
+    )
+    assert pairs
+    assert judge_pairs, "a judge that is sometimes right and sometimes wrong"
+    assert all(0 < pair.weight <= 1 for pair in pairs)
+    assert len({pair.weight for pair in pairs}) > 1
+    trained = manifest.read(here / "dpo")
+    assert trained is not None
+    assert trained.metrics["data"]["used"]["pairs"] == len(pairs) + len(judge_pairs)
+    assert trained.metrics["first"]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
 # Short tests last: while two tests are left of a file, xdist already gives its worker the next file.
 
 

@@ -44,6 +44,33 @@ def test_what_the_judge_reads_from_the_cache_is_in_the_numbers():
     assert computed < judge.gpu_hours < 1.05 * computed
 
 
+def test_a_method_costs_what_its_stages_compute():
+    settings = ["prompts.num_prompts=1000", "candidates.num=4", "judge.draws=3"]
+
+    def of(*more: str) -> dict[str, loop_cost.StageCost]:
+        cfg = compose("llama2_70b", [*settings, *more])
+        return {cost.stage: cost for cost in loop_cost.generation(cfg, TEXT, Rates(100.0, 1000.0, "given"))}
+
+    plain = of()
+    assert set(of("pairs.score=vote")) == {"prompts", "candidates"}
+    assert of("pairs.consistency=mean")["judge_previous"].gpu_hours == plain["judge"].gpu_hours
+    assert of("pairs.rejected_from=m1")["anchors"].written == plain["candidates"].written
+    meta = of("judge_training.method=meta")["meta_judge"]
+    assert (meta.items, meta.written) == (1000 * 3 * 2, 6000 * 150)  # pairs of three draws in both orders
+    assert meta.read == 6000 * (60 + 300 + 2 * 150)
+    pairwise = of("judge.shape=pairwise")["judge"]
+    assert (pairwise.items, pairwise.read) == (1000 * 6 * 2, 12_000 * (60 + 2 * 300))
+    taught = of("judge_training.method=self_taught")
+    assert (taught["worse_responses"].items, taught["judge_worse"].items) == (1000, 1000)
+    assert loop_cost.num_pairs(compose("llama2_70b", [*settings, "judge_training.method=meta"])) == 2000
+    assert (
+        loop_cost.num_pairs(
+            compose("llama2_70b", [*settings, "judge_training.method=meta", "judge_training.share=0.2"])
+        )
+        == 1250
+    )
+
+
 def test_an_expected_score_writes_one_token():
     cfg = compose("llama2_70b", ["judge.method=expected"])
     judge = loop_cost.generation(cfg, TEXT, Rates(100.0, 1000.0, "given"))[2]

@@ -1,0 +1,57 @@
+"""The methods' bench: every method's settings compose, tiny answers, the judge on content alone."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.compose import compose
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.records import RankedReply
+from nemo_srlm.stages import load
+from tools.bench import methods
+from tools.bench.tiny_answers import content
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_methods_settings_compose_and_its_stages_know_their_identity(name: str):
+    cfg = compose("tiny", methods.METHODS[name])
+    for ref in pipeline(cfg):
+        load(ref.stage).identity(cfg, ref.iteration)
+
+
+def test_the_page_of_methods_names_the_settings_of_every_method_in_the_bench():
+    page = (Path(__file__).resolve().parents[2] / "docs/methods.md").read_text(encoding="utf-8")
+    settings = {
+        setting for some in methods.METHODS.values() for setting in some if not setting.startswith("pairs.answer")
+    }
+    assert {setting for setting in settings if setting not in page} == set()
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Here are two fruits and one tools: apple, banana, axe.", "apple, banana, axe"),
+        ("apple, banana, axe. I hope this helps.", "apple, banana, axe"),
+        ("In reverse order the words are fox, bear.", "fox, bear"),
+        ("The numbers from 3 to 5 are 3, 4, 5.", "3, 4, 5"),
+        ("The fruits in the list are pear.", "pear"),
+        ("For the fox, the color is red, the food is fish.", "red, fish"),
+        ("The bigger animal is the bear.", "bear"),
+        ("Bear.", "bear"),
+        (" ", None),
+    ],
+)
+def test_a_tiny_answer_is_the_same_with_and_without_its_sentence(response: str, answer: str | None):
+    assert content("", response) == answer
+
+
+def test_pairs_of_one_style_differ_in_content_alone():
+    question = "Which is bigger, the bear or the fox?"
+
+    def reply(text: str) -> RankedReply:
+        return RankedReply(text, "i", question, text, 0)
+
+    right, wrong, framed = reply("bear."), reply("fox."), reply("The bigger animal is the bear.")
+    assert methods.differs_in_content_alone(right, wrong)
+    assert not methods.differs_in_content_alone(wrong, right)
+    assert not methods.differs_in_content_alone(framed, wrong)

@@ -1,0 +1,223 @@
+"""Runs the methods of docs/methods.md on the tiny world, from the same M0, M1, prompts and first judgements: their table.
+
+    python tools/bench/methods.py                              3 seeds, the development split
+    python tools/bench/methods.py --methods vote meta --seeds 0
+    python tools/bench/methods.py --write                      also writes the table to docs/measurements.md
+
+Every method has the paper's run of its seed as run.reuse, so it repeats only what it changes. A method whose run fails has a
+row with the reason: nothing is dropped because it failed. Settings behind `--` are for every run (another world, sizes).
+"Content" is the share of responses whose content is entirely right. The judge is measured on all pairs of held-out replies, and
+on those that differ in content alone. Differences to the paper's method are of the last model, paired by prompt.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from nemo_srlm.core import manifest
+from nemo_srlm.core.files import read_records
+from nemo_srlm.core.pipeline import model_name
+from nemo_srlm.core.records import Judgement, RankedReply
+from nemo_srlm.evaluate import statistics
+from nemo_srlm.evaluate.response_scores import oracle_levels
+from nemo_srlm.evaluate.statistics import Estimate, Units
+from nemo_srlm.judge.scores import aggregate
+from nemo_srlm.report import costs
+from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.tiny_world import oracle
+from tools.bench import tiny_world
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSWER = f"pairs.answer={ROOT}/tools/bench/tiny_answers.py:content"
+PAPER = "paper"
+METHODS: dict[str, list[str]] = {  # name in the table -> settings
+    PAPER: [],
+    "random": ["run.arm=random"],
+    "oracle": ["run.arm=oracle"],
+    "vote": ["pairs.score=vote", ANSWER, "pairs.weight=margin"],
+    "judge_vote": ["pairs.score=judge_vote", ANSWER],
+    "meta": ["judge_training.method=meta"],
+    "self_taught": ["judge_training.method=self_taught"],
+    "any_draw": ["judge_training.method=any_draw"],
+    "consistency": ["pairs.consistency=mean"],
+    "anchored": ["pairs.rejected_from=m1"],
+    "history": ["dpo.pairs_from=all"],
+    "reference_m1": ["dpo.reference=m1"],
+    "pairwise": ["judge.shape=pairwise"],
+    "smoothed": ["dpo.label_smoothing=0.1"],
+    "robust": ["dpo.loss=robust", "dpo.label_smoothing=0.1"],
+    "ipo": ["dpo.loss=ipo"],
+    "apo_zero": ["dpo.loss=apo_zero"],
+    "simpo": ["dpo.loss=simpo", "dpo.beta=2"],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a run. `units`: of the paired figures, by prompt or instruction."""
+
+    model: str
+    pairs: str
+    words: float
+    units: dict[str, Units]
+
+
+def units_of(files: RunFiles, iteration: int) -> dict[str, Units]:
+    """Oracle score, content, and the judge on all pairs and on those that differ in content alone."""
+    scores = files.path(iteration, "eval_oracle", "scores.jsonl")
+    assert scores, "eval_oracle is done"
+    rows = list(oracle_levels(scores))
+    return {
+        "oracle": statistics.grouped((r.prompt_id, r.level) for r in rows),
+        "content": statistics.grouped((r.prompt_id, float(r.correctness == 1.0)) for r in rows),
+        **judge_units(files, iteration),
+    }
+
+
+def judge_units(files: RunFiles, iteration: int) -> dict[str, Units]:
+    """Share of pairs of held-out replies in the order of the ranks (ties half), by instruction."""
+    ranked = files.path(0, "held_out", "ranked_valid.jsonl")
+    judgements = files.path(iteration, "eval_reward", "judgements.jsonl")
+    assert ranked, "held_out is done"
+    assert judgements, "eval_reward is done"
+    given = {j.id: aggregate(j.scores, files.min_valid_of_judge) for j in read_records(judgements, Judgement)}
+    groups: dict[str, list[RankedReply]] = {}
+    for reply in read_records(ranked, RankedReply):
+        groups.setdefault(reply.instruction_id, []).append(reply)
+    found: dict[str, list[tuple[str, float]]] = {"judge": [], "judge_content": []}
+    for instruction, replies in groups.items():
+        for a, b in combinations(sorted(replies, key=lambda r: r.rank), 2):
+            high, low = given[a.id], given[b.id]
+            if a.rank == b.rank or high is None or low is None:
+                continue
+            agrees = 1.0 if high > low else 0.5 if high == low else 0.0
+            found["judge"].append((instruction, agrees))
+            if differs_in_content_alone(a, b):
+                found["judge_content"].append((instruction, agrees))
+    return {name: statistics.grouped(values) for name, values in found.items()}
+
+
+def differs_in_content_alone(a: RankedReply, b: RankedReply) -> bool:
+    first, second = (oracle.score(reply.instruction, reply.response) for reply in (a, b))
+    if first is None or second is None:
+        return False
+    return (first.framed, first.clean) == (second.framed, second.clean) and first.correctness > second.correctness
+
+
+def rows_of(run_dir: Path) -> list[Row]:
+    files = RunFiles(run_dir)
+    rows = []
+    for t in range(1, files.cfg.iterations + 1):
+        pairs = tiny_world.metrics(run_dir, t, "pairs")["pairs"]
+        judged = manifest.read(run_dir / f"iter{t}" / "judge_pairs")
+        words = tiny_world.metrics(run_dir, t, "eval_responses")["drift"]["words"]
+        count = str(pairs) + (f" + {judged.metrics['pairs']}" if judged else "")
+        rows.append(Row(model_name(t), count, words, units_of(files, t)))
+    return rows
+
+
+def minutes(run_dir: Path) -> float:
+    """Of the stages that the run executed itself."""
+    return sum(row["seconds"] for row in costs.read(RunFiles(run_dir)) if not row["reused"]) / 60
+
+
+def shown(found: Estimate | None, signed: bool = False) -> str:
+    if found is None:
+        return "-"
+    sign = "+" if signed else ""
+    bounds = "" if found.low is None or found.high is None else f" [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+    return f"{found.value:{sign}.3f}{bounds}"
+
+
+FIGURES = {"oracle": (0.0, 5.0), "content": (0.0, 1.0), "judge": (0.0, 1.0), "judge_content": (0.0, 1.0)}
+
+
+def cells(seed: int, method: str, row: Row, spent: str, base: Row | None) -> str:
+    means = [shown(statistics.mean(row.units[name], *bounds)) for name, bounds in FIGURES.items()]
+    against = ["-"] * len(FIGURES)
+    if base is not None:
+        against = [
+            shown(statistics.difference(base.units[name], row.units[name], span=high - low), signed=True)
+            for name, (low, high) in FIGURES.items()
+        ]
+    return (
+        "| " + " | ".join([str(seed), method, row.model, row.pairs, f"{row.words:.1f}", spent, *means, *against]) + " |"
+    )
+
+
+def run(name: str, overrides: list[str]) -> tuple[Path, str]:
+    """Runs it, or what remains of it. Returns its directory and, where it failed, the last line of its message."""
+    print(f"== {name}: {' '.join(overrides)}", flush=True)
+    command = [sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "tiny", f"run.name={name}", *overrides]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    reasons = [
+        line for line in done.stderr.splitlines() if re.search(r"failed:|expected", line)
+    ] or done.stderr.splitlines()
+    return ROOT / "runs" / name, "" if not done.returncode else (reasons or ["no message"])[-1][:200]
+
+
+HEAD = (
+    "| seed | method | model | pairs | words | minutes | oracle score | content | judge | judge, content alone "
+    "| oracle - paper | content - paper | judge - paper | content alone - paper |\n" + "|---" * 14 + "|"
+)
+
+
+def table(
+    seeds: Sequence[int], methods: Sequence[str], common: Sequence[str], split: str
+) -> tuple[list[str], list[Path]]:
+    """The lines of the table, and the directories of the runs that are in it."""
+    lines, run_dirs = [HEAD], []
+    for seed in seeds:
+        base: list[Row] = []
+        settings = [f"run.seed={seed}", f"world.split={split}", *common]
+        paper = f"methods-{split}-{seed}-{PAPER}"
+        for method in dict.fromkeys([PAPER, *methods]):
+            reuse = [] if method == PAPER else [f"run.reuse={ROOT}/runs/{paper}"]
+            run_dir, failed = run(f"methods-{split}-{seed}-{method}", [*settings, *METHODS[method], *reuse])
+            if failed:
+                lines.append(f"| {seed} | {method} | failed: {failed.replace('|', '/')} |" + " |" * 11)
+                continue
+            run_dirs.append(run_dir)
+            rows = rows_of(run_dir)
+            if method == PAPER:
+                base = rows
+                m1 = Row("M1", "", tiny_world.metrics(run_dir, 0, "eval_responses")["drift"]["words"],
+                         units_of(RunFiles(run_dir), 0))  # fmt: skip
+                lines.append(cells(seed, "-", m1, "", None))
+            for i, row in enumerate(rows):
+                last = i == len(rows) - 1
+                against = base[i] if last and base and method != PAPER else None
+                lines.append(cells(seed, method, row, f"{minutes(run_dir):.1f}" if last else "", against))
+    return lines, run_dirs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--write", action="store_true", help="also write the table to docs/measurements.md")
+    parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
+    args = parser.parse_args()
+    lines, run_dirs = table(args.seeds, args.methods, args.overrides, args.split)
+    made = tiny_world.commits(run_dirs)
+    words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {' '.join(args.overrides)}".strip()
+    where = (
+        f"`tools/bench/methods.py {words}`; {time.strftime('%Y-%m-%d')}, {tiny_world.cpu()}, commit {', '.join(made)}."
+    )
+    text = "\n".join([f"## Methods on the tiny world, {args.split} split", "", where, "", *lines])
+    print(text)
+    if args.write:
+        if len(made) != 1 or "dirty" in made[0] or made == ["unknown"]:
+            sys.exit(f"not written: the runs are of {', '.join(made)}; a recorded table is of one commit")
+        tiny_world.write_document(f"methods {args.split}", text)
+
+
+if __name__ == "__main__":
+    main()
