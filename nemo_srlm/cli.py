@@ -28,6 +28,7 @@ OVERRIDES = """Every setting can be given as key=value, in NeMo's and Hydra's wa
 A text with a line break is in double quotes inside single ones, as in YAML: 'chat.user_suffix="\\nAnswer:"'
 `nemo-srlm config` prints all keys with their values, `nemo-srlm config --describe` what each may hold."""
 WATCH_SECONDS = 2  # `status --watch`
+STAGES = [name for name in NAMES if name != "report"]  # of which there is a verb that also reports on unfinished runs
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +71,10 @@ def _run(args: argparse.Namespace) -> int:
 def _stage(args: argparse.Namespace) -> int:
     from nemo_srlm.launch import local
 
-    cfg, ref = _compose(args), Ref(args.verb, args.iteration)
+    cfg, ref = _compose(args), Ref(args.name, args.iteration)
     if ref not in pipeline(cfg):
-        valid = sorted({r.iteration for r in pipeline(cfg) if r.stage == args.verb})
-        expected = f"{args.verb} belongs to iteration(s) {valid}" if valid else "another config"
+        valid = sorted({r.iteration for r in pipeline(cfg) if r.stage == args.name})
+        expected = f"{args.name} belongs to iteration(s) {valid}" if valid else "another config"
         raise UserError("--iteration", str(args.iteration), expected)
     try:
         local.run_stage(cfg, ref)
@@ -156,11 +157,18 @@ def _logs(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from nemo_srlm.report import show
 
-    run_dir = args.run_dir or latest_run()
+    run_dir, wanted = args.run_dir, args.id
+    if wanted and run_dir is None and Path(wanted, "config.yaml").exists():  # `show runs/tiny`
+        run_dir, wanted = Path(wanted), None
+    run_dir = run_dir or latest_run()
+    if not wanted:
+        found = show.examples(run_dir)
+        say(json.dumps(found, indent=1, ensure_ascii=False) if args.json else show.examples_text(run_dir, found))
+        return 0
     say(
-        json.dumps(show.item(run_dir, args.id), indent=1, ensure_ascii=False)
+        json.dumps(show.item(run_dir, wanted), indent=1, ensure_ascii=False)
         if args.json
-        else show.text(run_dir, args.id)
+        else show.text(run_dir, wanted)
     )
     return 0
 
@@ -230,7 +238,9 @@ def parser() -> argparse.ArgumentParser:
     p = verb(
         "show", _show, "One item through every stage: prompt, candidates, judgements, pair or the reason for none."
     )
-    p.add_argument("id", help="the beginning of a prompt's, candidate's or pair's id")
+    p.add_argument(
+        "id", nargs="?", help="the beginning of a prompt's, candidate's or pair's id; without it: some prompts with their ids"
+    )  # fmt: skip
     p.add_argument("run_dir", nargs="?", type=Path, help="default: the latest run")
     p.add_argument("--json", action="store_true", help="print JSON")
     p = verb("report", _report, "Write the HTML report of one run, or of several beside each other.")
@@ -288,12 +298,12 @@ def parser() -> argparse.ArgumentParser:
         "--dir", type=Path, default=Path("runs/doctor"), metavar="DIR",
         help="where the checks work, on the file system of the runs (default: runs/doctor): new, or the doctor's own",
     )  # fmt: skip
-    for name in NAMES:
-        if name == "report":
-            continue  # the verb above
-        p = verb(name, _stage, f"Run the stage `{name}` of one iteration, if its inputs are done.")
-        p.add_argument("--iteration", type=count_or_zero, default=0, metavar="T", help="default 0")
-        _config_arguments(p)
+    p = verb(
+        "stage", _stage, "Run one stage of one iteration here, if its inputs are done; `run` does it for every stage."
+    )
+    p.add_argument("name", metavar="NAME", choices=STAGES, help=f"one of {', '.join(STAGES)}")
+    p.add_argument("--iteration", type=count_or_zero, default=0, metavar="T", help="default 0")
+    _config_arguments(p)
     return top
 
 
@@ -303,8 +313,11 @@ def _interrupt(number: int, frame: object) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Settings may be given before and after options: argparse alone takes only the first group of them."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in STAGES:  # `nemo-srlm judge`, which job scripts of users hold: `nemo-srlm stage judge`
+        words.insert(0, "stage")
     top = parser()
-    args, rest = top.parse_known_args(argv)
+    args, rest = top.parse_known_args(words)
     if rest:
         if "overrides" not in args or any(
             ("=" not in word and word[:1] != "~") or word.startswith("--") for word in rest

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,16 @@ class Progress:
         self.started = time.time()
         self._first: float | None = None  # what an earlier attempt had done already: not part of the rate
         self._written = 0.0
+        self._shown: Set[str] = frozenset()  # the names of the info that was written last
 
     def update(self, done: float, total: float, unit: str = "items", **info: float | str) -> None:
-        """`done` of `total` in `unit`; `info` is shown as it is (loss, accepted, ...)."""
+        """`done` of `total` in `unit`; `info` is shown as it is (loss, accepted, ...); another kind of it at once."""
         now = time.time()
         if self._first is None:
             self._first = done
-        if now - self._written < self.INTERVAL and done < total:
+        if now - self._written < self.INTERVAL and done < total and info.keys() == self._shown:
             return
-        self._written = now
+        self._written, self._shown = now, info.keys()
         rate = (done - self._first) / max(now - self.started, 1e-6)
         data = {
             "done": done, "total": total, "unit": unit, "rate": rate, "info": info,

@@ -43,6 +43,7 @@ class OpenAIEngine:
 
     tokenizer = None  # the endpoint's own
     max_model_len = sys.maxsize  # the endpoint's own limit is unknown here
+    ready = True
 
     def __init__(self, section: ApiSection, first_wait: float = FIRST_WAIT) -> None:
         self._section, self._first_wait = section, first_wait

@@ -86,6 +86,10 @@ class Engine(Protocol):
     def max_model_len(self) -> int:
         """The largest number of tokens of prompt and completion together."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next `stream` begins at once, without a start of the engine."""
+
     def expect(self, lengths: Iterable[int]) -> None:
         """Announces the lengths of the next `stream`'s requests (tokens of prompt and completion), so that the engine can
         be started for them. `lengths` is read only where generate.max_model_len is 0."""

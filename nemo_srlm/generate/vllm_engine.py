@@ -168,6 +168,11 @@ class VllmEngine:
         self._counts["start_seconds"] += time.monotonic() - started
         return backend
 
+    @property
+    def ready(self) -> bool:
+        """See Engine.ready."""
+        return self._scheduler.backend is not None and (self._expected or self.max_model_len) <= self._length
+
     def expect(self, lengths: Iterable[int]) -> None:
         """See Engine.expect."""
         self._expected = 0 if self._section.max_model_len else length_for(lengths, self.max_model_len)

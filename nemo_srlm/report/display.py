@@ -60,7 +60,7 @@ class Display:
             Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
         )
         self._last_line = 0.0
-        self._last_ref: Ref | None = None
+        self._last_shown: tuple[Ref, bool] | None = None  # the stage, and whether its engine was starting
 
     def __enter__(self) -> Self:
         if self._live:
@@ -84,9 +84,10 @@ class Display:
             progress = None  # of an earlier attempt
         now = time.time()
         if self._live is None:
-            if ref == self._last_ref and now - self._last_line < PLAIN_INTERVAL:
+            shown = ref, progress is not None and "engine" in progress["info"]
+            if shown == self._last_shown and now - self._last_line < PLAIN_INTERVAL:
                 return
-            self._last_ref, self._last_line = ref, now
+            self._last_shown, self._last_line = shown, now
             words = progress_words(progress) if progress else "starting"
             self.line(f"[{done}/{self.total}] {ref}  {words}  ({duration(now - since)})")
             return

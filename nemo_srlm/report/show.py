@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_srlm.config.compose import require_run
 from nemo_srlm.core.files import read_records
@@ -11,6 +12,9 @@ from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt,
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge import scores
 from nemo_srlm.judge.pair_files import read_dropped
+
+NUM_PAIRS = 3  # examples of an iteration's prompts
+R = TypeVar("R", bound=Record)
 
 
 def _iterations(run_dir: Path) -> list[Path]:
@@ -65,6 +69,46 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
         f"no item whose id begins with {wanted!r}",
         remedy="iter*/prompts/prompts.jsonl lists the prompts with their ids",
     )
+
+
+def examples(run_dir: Path) -> list[dict[str, Any]]:
+    """Some prompts of each iteration, for who has no id yet: [{"iteration", "id", "prompt", "what"}].
+
+    "what": a pair, or the reason for none. Up to NUM_PAIRS that gave a pair and one of each reason for none, the first by id.
+    Raises ConfigError without a run.
+    """
+    require_run(run_dir)
+    found = []
+    for iteration in _iterations(run_dir):
+        prompts = {p.id: p for p in _records(iteration / "prompts/prompts.jsonl", Prompt)}
+        pairs = sorted(
+            {p.prompt_id for p in _records(iteration / "pairs/pairs.jsonl", PreferencePair)} & prompts.keys()
+        )
+        path = iteration / "pairs/dropped.jsonl"
+        dropped = sorted((d.reason, d.prompt_id) for d in read_dropped(path)) if os.path.lexists(path) else []
+        first = {reason: prompt_id for reason, prompt_id in reversed(dropped) if prompt_id in prompts}
+        chosen = [(i, "pair") for i in pairs[:NUM_PAIRS]] + [(i, f"no pair: {why}") for why, i in sorted(first.items())]
+        chosen = chosen or [(i, "not judged yet") for i in sorted(prompts)[:NUM_PAIRS]]
+        found += [{"iteration": iteration.name, "id": i, "prompt": prompts[i].text, "what": what} for i, what in chosen]
+    return found
+
+
+def examples_text(run_dir: Path, found: list[dict[str, Any]]) -> str:
+    """`examples` as text for the terminal."""
+    if not found:
+        return f"{run_dir} has no prompts of its own yet"
+    lines = [f"{row['iteration']}  {row['id']}  {row['what']}\n    {_short(row['prompt'])}" for row in found]
+    return "\n".join([*lines, "", f"nemo-srlm show {found[0]['id'][:4]} {run_dir}"])
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:97]}..."
+
+
+def _records(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a file; none where it is not there yet."""
+    yield from read_records(path, kind) if os.path.lexists(path) else ()
 
 
 def text(run_dir: Path, wanted: str) -> str:

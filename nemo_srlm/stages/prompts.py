@@ -30,7 +30,15 @@ from nemo_srlm.data.prompt_sets import part_of_iteration
 from nemo_srlm.data.written import Reader
 from nemo_srlm.errors import CheckpointError, DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
-from nemo_srlm.stages.common.generating import chat_of, engine_for, note_usage, stage_identity, tokens_of, usage_metrics
+from nemo_srlm.stages.common.generating import (
+    chat_of,
+    engine_for,
+    note_usage,
+    stage_identity,
+    tokens_of,
+    usage_metrics,
+    while_starting,
+)
 from nemo_srlm.stages.common.seed_files import FILE_PROMPTS, held_out_texts
 from nemo_srlm.tiny_world.held_out import forbidden_prompt
 
@@ -149,8 +157,10 @@ def _of_files(ctx: Context) -> list[Prompt]:
     return part_of_iteration(found, t, ctx.cfg.iterations, wanted, before)
 
 
-def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> Iterator[Attempt]:
-    """The attempts `todo` of the next round, as they finish."""
+def _write(
+    ctx: Context, engine: Engine, pool: PromptPool, todo: list[int], update: Callable[..., None]
+) -> Iterator[Attempt]:  # fmt: skip
+    """The attempts `todo` of the next round, as they finish. update: Progress.update of the state before."""
     cfg, section = ctx.cfg, ctx.cfg.prompts
     template = templates.load_shots(section.template)
     shown = {index: pool.demonstrations(index) for index in todo}
@@ -166,7 +176,7 @@ def _write(ctx: Context, engine: Engine, pool: PromptPool, todo: list[int]) -> I
         )  # fmt: skip
 
     engine.expect(tokens_of(request(index)) for index in todo)
-    for made, outcome in engine.stream(request(index) for index in todo):
+    for made, outcome in engine.stream(while_starting((request(index) for index in todo), engine, update)):
         yield _attempt(int(made.id), pool.num_rounds, shown[int(made.id)], outcome)
 
 
@@ -193,7 +203,8 @@ def _run(ctx: Context) -> None:
             indices = pool.next_round()
             if todo := [index for index in indices if index not in found]:
                 engine = engine or engine_for(ctx, "prompts", _writer(ctx))
-                for attempt in _write(ctx, engine, pool, todo):
+                update = functools.partial(ctx.progress.update, len(pool.accepted), wanted, "prompts")
+                for attempt in _write(ctx, engine, pool, todo, update):
                     writer.append(attempt)
                     found[attempt.index] = attempt
                     num_tokens += attempt.num_tokens

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.cli import parser
+from nemo_srlm.core.records import content_id
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +52,13 @@ def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"`?make ([a-z-]+)", README))
     assert targets
     assert {t for t in targets if not re.search(rf"^{t}:", makefile, re.M)} == set()
+
+
+def test_the_id_of_the_readmes_show_is_that_of_a_prompt_of_the_demo():
+    # an id is a hash of the text; the demo's first iteration writes this one (runs/tiny/iter1/prompts/prompts.jsonl)
+    shown = re.search(r"^nemo-srlm show (\w+)", README, re.M)
+    assert shown
+    assert content_id("prompt", "Which of these are animals: milk, boot, lion, bear?").startswith(shown[1])
 
 
 def test_every_verb_in_the_readme_exists():

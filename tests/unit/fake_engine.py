@@ -34,7 +34,7 @@ class FakeEngine:
 
     def __init__(self, answer: Callable[[str, int], str | Failure], stop_after: int | None = None) -> None:
         self.tokenizer = Characters()
-        self.max_model_len = 4096
+        self.max_model_len, self.ready = 4096, True
         self.answer, self.left = answer, stop_after
         self.requests: list[Request] = []
 

@@ -1,5 +1,6 @@
 """The command line: positions of settings and options, and error messages for mistakes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,21 @@ def test_a_launcher_that_is_unknown_or_cannot_end_at_a_stage_is_refused(
 ):
     assert cli.main(["run", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_help_lists_what_a_person_types_and_single_stages_are_behind_one_verb():
+    verbs = re.findall(r"^    ([a-z_-]+)", cli.parser().format_help(), re.M)
+    assert {"run", "status", "show", "stage", "doctor", "plan"} <= set(verbs)
+    assert not set(verbs) & set(cli.STAGES)
+    assert len(verbs) < 20
+
+
+@pytest.mark.parametrize("words", [["stage", "judge"], ["judge"]])  # the second: as job scripts of users have it
+def test_a_single_stage_is_named_with_its_iteration(words: list[str]):
+    args = cli.parse([*words, "--iteration", "1", "dpo.beta=0.2"])
+    assert (args.verb, args.name, args.iteration, args.overrides) == ("stage", "judge", 1, ["dpo.beta=0.2"])
+
+
+def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["stage", "judge", "--iteration", "7", f"run.root={tmp_path}"]) == 2
+    assert "judge belongs to iteration(s) [1, 2]" in capsys.readouterr().err

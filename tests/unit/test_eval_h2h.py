@@ -55,6 +55,7 @@ class LikesGood:
 
     tokenizer: Any = Characters()
     max_model_len = 10_000
+    ready = True
 
     def expect(self, lengths: Iterable[int]) -> None:
         pass

@@ -169,6 +169,7 @@ class Scorer:
     """Gives every scored character the same log-probability; refuses texts that contain "long"."""
 
     max_model_len = 4096
+    ready = True
 
     def __init__(self, logp: float) -> None:
         self.tokenizer, self.logp = Characters(), logp

@@ -10,7 +10,7 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
 from nemo_srlm.core.stage import Context
-from nemo_srlm.errors import DataError
+from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.report import show
 from nemo_srlm.stages import pairs
 
@@ -76,3 +76,17 @@ def test_the_command_prints_it(run_dir: Path, capsys: pytest.CaptureFixture[str]
     assert "no pair: tie" in capsys.readouterr().out
     assert cli.main(["show", "p0", str(run_dir), "--json"]) == 0
     assert '"dropped": []' in capsys.readouterr().out
+
+
+def test_without_an_id_some_prompts_are_listed_with_what_became_of_them(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    found = {row["id"]: row["what"] for row in show.examples(run_dir)}
+    assert found == {"p0": "pair", "p1": "no pair: tie", "p2": "no pair: too_few_eligible"}
+    for words in (["show", str(run_dir)], ["show", str(run_dir), "--json"]):
+        assert cli.main(words) == 0
+        assert "Question p1?" in capsys.readouterr().out
+    assert show.examples_text(run_dir, []) == f"{run_dir} has no prompts of its own yet"
+    monkeypatch.chdir(run_dir.parent)
+    with pytest.raises(ConfigError):
+        show.examples(run_dir.parent / "absent")

@@ -98,7 +98,7 @@ class Recorder:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
+        self.tokenizer, self.max_model_len, self.ready = engine.tokenizer, engine.max_model_len, engine.ready
         self.requests: list[Request] = []
         self.tokens = 0
 

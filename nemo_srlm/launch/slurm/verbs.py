@@ -45,8 +45,9 @@ def plan(cfg: Config) -> int:
         active = submission.active_among(run_dir, found)
         known = limits.ask(cfg)
         room = f"limits of Slurm: {known}; {sum(task.active for task in found)} of yours are queued or running"
-    except client.SlurmError as error:
-        screen.print(f"{error}: planned as if nothing were queued", style="yellow", markup=False)
+    except client.SlurmError as error:  # what it says is no part of the plan: one line below it
+        said = str(error).rpartition("fatal: ")[2]
+        room = f"Slurm does not answer here ({said}): planned as if nothing were queued; `nemo-srlm run` needs no Slurm"
     missing = submission.plan(cfg, run_dir, active)
     count = sum(job.count for job in missing)
     counted = f" ({count} with the tasks of arrays)" if count > len(missing) else ""

@@ -1,10 +1,11 @@
 """Generation in a stage: the engine, requests for the items that remain, records appended as they finish, usage."""
 
 import functools
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,8 +115,10 @@ def run_requests(
     running, by_id, done_before = engine(), dict(todo), done
     writer = PartWriter(ctx)
     running.expect(tokens_of(request(running, item_id, item)) for item_id, item in todo)
+    each = (request(running, item_id, item) for item_id, item in todo)
+    asked = while_starting(each, running, functools.partial(ctx.progress.update, done, total, unit))
     try:
-        for finished, outcome in running.stream(request(running, item_id, item) for item_id, item in todo):
+        for finished, outcome in running.stream(asked):
             for record in records(by_id.pop(finished.id), outcome):
                 writer.append(record)
             done += 1
@@ -124,6 +127,21 @@ def run_requests(
     finally:
         writer.close()
         note_usage(ctx, running, done - done_before, num_tokens, time.monotonic() - started)
+
+
+def while_starting(requests: Iterator[Request], engine: Engine, update: Callable[..., None]) -> Iterator[Request]:
+    """The requests. While an engine that is not ready starts, from the first of them to the second, the progress says so.
+
+    update: Progress.update of the state before. Call it after `expect` and before `stream`.
+    """
+    return requests if engine.ready else _while_starting(requests, update)
+
+
+def _while_starting(requests: Iterator[Request], update: Callable[..., None]) -> Iterator[Request]:
+    update(engine="starting")
+    yield from itertools.islice(requests, 1)
+    update()
+    yield from requests
 
 
 def tokens_of(request: Request) -> int:
