@@ -4,7 +4,7 @@ What only the user knows (licence, who may use it) is left as fields to fill, ne
 """
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import evaluated_models, model_name, policy_ref, world_split
+from nemo_srlm.core.pipeline import evaluated_models, model_name, policy_ref, score_stage, world_split
 from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate.statistics import MIN_UNITS
 from nemo_srlm.report import comparisons, preference_data, summary
@@ -91,10 +91,17 @@ def _judge(cfg: Config, policy: str) -> str:
     judge = {"oracle": "the tiny world's oracle"}.get(cfg.run.arm, f"{policy} itself")
     if "judge" in cfg.api.stages and cfg.run.arm != "oracle":
         judge = cfg.api.model
-    return (
-        f"responses by {policy}, {cfg.candidates.num} a prompt; judged by {judge}, {cfg.judge.draws} draws, "
-        f"template {cfg.judge.template}."
+    made = f"responses by {policy}, {cfg.candidates.num} a prompt; "
+    if score_stage(cfg) == "votes":
+        return made + f"scored by the share of equal final answers ({cfg.pairs.answer}); nothing is judged."
+    if score_stage(cfg) == "checker":
+        return made + f"scored by {cfg.checker.function or ' '.join(cfg.checker.command)}; nothing is judged."
+    if cfg.judge.shape == "pairwise":
+        return made + f"compared two by two by {judge}, template {cfg.judge.compare_template}."
+    votes = (
+        f", and {cfg.pairs.vote_weight:g} x the share of equal final answers" if cfg.pairs.score == "judge_vote" else ""
     )
+    return made + f"judged by {judge}, {cfg.judge.draws} draws, template {cfg.judge.template}{votes}."
 
 
 def _sources(files: RunFiles) -> list[str]:

@@ -44,7 +44,27 @@ def test_only_the_generator_the_final_evaluation_and_the_upper_bound_import_the_
 
 def test_nothing_inside_an_iteration_imports_what_knows_the_oracle() -> None:
     iteration = {
-        f"stages/{name}.py" for name in ("prompts", "candidates", "judge", "pairs", "dpo", "export", "eft", "sft")
+        f"stages/{name}.py"
+        for name in (
+            "prompts",
+            "candidates",
+            "judge",
+            "pairs",
+            "dpo",
+            "export",
+            "eft",
+            "sft",
+            "votes",
+            "checker",
+            "judge_previous",
+            "anchors",
+            "judge_anchors",
+            "meta_judge",
+            "judge_pairs",
+            "modified_prompts",
+            "worse_responses",
+            "judge_worse",
+        )
     }
     readers = [f"nemo_srlm.tiny_world.{name}" for name in ("replies", "seeds", "web", "oracle_metrics")]
     assert not importers_of(*readers, "nemo_srlm.stages.eval_oracle", "nemo_srlm.stages.world") & iteration

@@ -13,6 +13,7 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.report import cards
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.stages import load
 
@@ -289,3 +290,17 @@ def test_the_report_reads_the_scores_that_made_the_pairs(tmp_path: Path):
 def test_what_would_be_ignored_is_refused(overrides: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
         compose("tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "judged by M1 itself, 3 draws, template prompts/tiny_judge.txt."),
+        (["pairs.score=vote"], "scored by the share of equal final answers (number); nothing is judged."),
+        (["pairs.score=judge_vote"], "template prompts/tiny_judge.txt, and 5 x the share of equal final answers."),
+        (["pairs.score=checker", "checker.command=[sh,check.sh]"], "scored by sh check.sh; nothing is judged."),
+        (["judge.shape=pairwise"], "compared two by two by M1 itself, template prompts/compare.txt."),
+    ],
+)
+def test_the_data_card_says_what_ordered_the_responses(overrides: list[str], words: str):
+    assert cards._judge(compose("tiny", overrides), "M1").endswith(words)
