@@ -1,6 +1,6 @@
 """Votes: the final answers of a prompt's responses, and the share of the responses that has the same one.
 
-Self-Consistency Preference Optimization (ScPO, Prasad et al. 2024, arXiv 2411.04109, section 3): V(y) is the number of the k
+Self-Consistency Preference Optimization (ScPO, Prasad et al. 2024, arXiv 2411.04109): V(y) is the number of the k
 sampled responses with the final answer of y; here it is the share V(y) / k.
 """
 

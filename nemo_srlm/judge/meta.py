@@ -1,6 +1,6 @@
 """Judge pairs: which of a judge's own draws about one response are preferred to which. Pure functions.
 
-Meta-Rewarding (Wu et al. 2024, arXiv 2407.19594, section 2.2): the response whose scores differ most is taken, the model compares
+Meta-Rewarding (Wu et al. 2024, arXiv 2407.19594): the response whose scores differ most is taken, the model compares
 its judgements two by two in both orders, and the judgement with the highest Elo score is preferred to that with the lowest.
 Guards: a winner may not be too long, and winners may not raise the score more often than `max_rise`.
 """

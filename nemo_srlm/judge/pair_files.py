@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import msgspec
 from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
 from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
-from nemo_srlm.judge.pairing import Pairs, certainty, to_records
+from nemo_srlm.judge.pairing import Pairs, to_records
 
 PAIRS, DROPPED = "pairs.jsonl", "dropped.jsonl"
 REPORT_EVERY = 2000  # prompts between two progress reports
@@ -35,12 +35,21 @@ def read_dropped(path: Path) -> Iterator[Dropped]:
         yield from read_typed_lines(path, Dropped)
 
 
-def share_certainty(directory: Path) -> float:
-    """Gives every pair of pairs.jsonl their mean certainty (CREAM's average over the data set), which is returned."""
+def set_certainty(directory: Path, found: Mapping[str, float | None], each: bool) -> dict[str, float]:
+    """Writes the certainty of each pair into pairs.jsonl: its prompt's with `each`, else the mean over the pairs, as CREAM does.
+
+    found: prompt id -> certainty (None: not known, such a pair gets the mean). Returns {"mean", "unknown": number of pairs}.
+    """
     records = list(read_records(directory / PAIRS, PreferencePair))
-    mean = math.fsum(pair.certainty for pair in records) / len(records) if records else 1.0
-    write_records(directory / PAIRS, (dataclasses.replace(pair, certainty=mean) for pair in records))
-    return mean
+    known = [value for pair in records if (value := found[pair.prompt_id]) is not None]
+    mean = math.fsum(known) / len(known) if known else 1.0
+
+    def certainty(pair: PreferencePair) -> float:
+        own = found[pair.prompt_id] if each else None
+        return mean if own is None else own
+
+    write_records(directory / PAIRS, (dataclasses.replace(pair, certainty=certainty(pair)) for pair in records))
+    return {"mean": mean, "unknown": len(records) - len(known)}
 
 
 def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
@@ -77,8 +86,7 @@ def write_pairs(
 
     A candidate needs `min_valid` parsed draws. `choose`: a prompt with its scored candidates -> its pairs, or the
     reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). `scale`: see pairing.to_records.
-    With judgements of an earlier model each pair gets its prompt's certainty. Returns the counts. Raises DataError where
-    the files do not match.
+    Returns the counts. Raises DataError where the files do not match.
     """
     counts = Counter[str]()
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
@@ -97,10 +105,7 @@ def write_pairs(
                 counts[f"dropped_{found}"] += 1
                 dropped.write(json.dumps({"prompt_id": prompt.id, "reason": found}) + "\n")
             else:
-                sure = certainty(scored) if files.previous else 1.0
-                if sure is None:
-                    counts["certainty_unknown"] += 1
-                for record in to_records(prompt.id, prompt.text, found, scale, 1.0 if sure is None else sure):
+                for record in to_records(prompt.id, prompt.text, found, scale):
                     pairs.write(encoder.encode(record.to_json()) + b"\n")  # the bytes of core.files.dump, faster
                     counts["pairs"] += 1
                     counts["chosen_characters"] += len(record.chosen)

@@ -81,7 +81,7 @@ def _score(scored: tuple[Scored, float]) -> float:
 
 
 def certainty(candidates: Sequence[Scored]) -> float | None:
-    """How much two rankings of the candidates agree, 0 to 1: (tau + 1) / 2 with Kendall's tau (CREAM, arXiv 2410.12735, eq. 10).
+    """How much two rankings of the candidates agree, 0 to 1: (tau + 1) / 2 with Kendall's tau (CREAM, arXiv 2410.12735).
 
     tau is the number of pairs in one order minus that of pairs in opposite orders, over all pairs; a tie counts for neither.
     None with fewer than two candidates that both models gave a score.
@@ -183,14 +183,14 @@ def _select(eligible: list[Scored], section: PairsSection, max_score: float) -> 
 
 
 def to_records(
-    prompt_id: str, prompt: str, pairs: Sequence[tuple[Scored, Scored]], scale: float | None = None, sure: float = 1.0
+    prompt_id: str, prompt: str, pairs: Sequence[tuple[Scored, Scored]], scale: float | None = None
 ) -> list[PreferencePair]:
-    """scale: that of the scores, for pairs that are weighted by their margin over it; None = all weigh 1. sure: certainty."""
+    """scale: that of the scores, for pairs that are weighted by their margin over it; None = all weigh 1."""
     return [
         PreferencePair(
             content_id("pair", prompt_id, chosen.text, rejected.text),
             prompt_id, prompt, chosen.text, rejected.text, chosen.score, rejected.score,
-            1.0 if scale is None else ((chosen.score or 0.0) - (rejected.score or 0.0)) / scale, sure,
+            1.0 if scale is None else ((chosen.score or 0.0) - (rejected.score or 0.0)) / scale,
         )
         for chosen, rejected in pairs
     ]  # fmt: skip

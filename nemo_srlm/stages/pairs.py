@@ -23,13 +23,13 @@ from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt
-from nemo_srlm.judge.pair_files import DROPPED, PAIRS, keep_number, share_certainty, write_pairs
-from nemo_srlm.judge.pairing import Pairs, choose_pairs
+from nemo_srlm.judge.pair_files import DROPPED, PAIRS, keep_number, set_certainty, write_pairs
+from nemo_srlm.judge.pairing import Pairs, certainty, choose_pairs
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.seed_files import held_out_texts
 
 COUNTS = "counts.json"
-CERTAINTY = "certainty.json"  # pairs.consistency=mean
+CERTAINTY = "certainty.json"  # with pairs.consistency
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -75,13 +75,17 @@ def _run(ctx: Context) -> None:
     else:
         min_valid = 1 if has_single_scores(cfg) else required_valid(cfg.judge)
 
+        certainties: dict[str, float | None] = {}
+
         def choose(one: ScoredPrompt) -> Pairs | str:
+            if "judge_previous" in ctx.inputs:
+                certainties[one.prompt.id] = certainty(one.candidates)
             return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _scale(cfg), _shuffle_seed(cfg), one.anchors)
 
         weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
         counts = write_pairs(_scored_files(ctx), min_valid, choose, ctx.dir, partial(_report, ctx), weighed)
-        if cfg.pairs.consistency == "mean" and "judge_previous" in ctx.inputs:
-            write_json(ctx.dir / CERTAINTY, {"mean": share_certainty(ctx.dir)})
+        if "judge_previous" in ctx.inputs:
+            write_json(ctx.dir / CERTAINTY, set_certainty(ctx.dir, certainties, cfg.pairs.consistency == "prompt"))
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
         keep_number(ctx.dir, most, counts)
@@ -136,7 +140,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     return {
         **counts,
         "pairs": number,
-        **({"certainty": read_json(ctx.dir / CERTAINTY)["mean"]} if (ctx.dir / CERTAINTY).exists() else {}),
+        **({"certainty": read_json(ctx.dir / CERTAINTY)} if (ctx.dir / CERTAINTY).exists() else {}),
         "chosen_characters_mean": chosen / number,
         "rejected_characters_mean": rejected / number,
         "summary": f"{number} pairs of {counts['prompts']} prompts"

@@ -82,7 +82,7 @@ def ipo(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
 
 
 def robust(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
-    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, eq. 12): unbiased where a share e of the labels is wrong.
+    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409): unbiased where a share e of the labels is wrong.
 
     ((1 - e) l(x) - e l(-x)) / (1 - 2e) with l(x) = -log sigmoid(x), x = beta (chosen - rejected), e = label_smoothing.
     """
@@ -91,7 +91,7 @@ def robust(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
 
 
 def apo_zero(chosen_R: Tensor, rejected_R: Tensor, section: DpoSection) -> Tensor:
-    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266): 1 - sigmoid(beta chosen) + sigmoid(beta rejected).
+    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): 1 - sigmoid(beta chosen) + sigmoid(beta rejected).
 
     It raises the likelihood of the chosen response and lowers that of the rejected one, each against the reference.
     """
@@ -123,8 +123,8 @@ def dpo(
     `chosen_R` and `rejected_R` are summed log-probabilities of the responses, the lengths their tokens, `reference` the
     same sums under the reference (None for a loss that needs none); `replay_nll_R` is a mean over the example's tokens.
     `weights_R` multiply a pair's preference and NLL terms, but not its replayed example (ScPO, Prasad et al. 2024, arXiv
-    2411.04109, eq. 2). `certainty_R` are the probabilities that the preferences are this way round: the term of the pair, and
-    of the pair turned round, in these proportions (CREAM, Wang et al. 2024, arXiv 2410.12735, algorithm 1). None: all 1.
+    2411.04109). `certainty_R` are the probabilities that the preferences are this way round: the term of the pair, and
+    of the pair turned round, in these proportions (CREAM, Wang et al. 2024, arXiv 2410.12735). None: all 1.
     The metrics are not weighted, but for `loss`. All terms count pairs.
     The NLL term is that of RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1).
     """

@@ -206,12 +206,16 @@ def test_a_checker_that_fails_on_everything_stops_the_run(tmp_path: Path):
 
 
 def test_consistency_is_the_agreement_of_two_models_rankings(tmp_path: Path):
-    made = write(tmp_path, {"p": ("a", "b", "c"), "q": ("d", "e", "f")})
-    judged(tmp_path, "judge", made, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0])
-    judged(tmp_path, "judge_previous", made, [3.0, 2.0, 1.0, 1.0, 2.0, 2.0])  # q: two of three pairs turned, one tie
-    wanted = {"prompt": [1.0, (-2 / 3 + 1) / 2], "mean": [(1.0 + 1 / 6) / 2] * 2}
+    made = write(tmp_path, {"p": ("a", "b", "c"), "q": ("d", "e", "f"), "r": ("g", "h")})
+    judged(tmp_path, "judge", made, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0, 4.0, 1.0])
+    judged(
+        tmp_path, "judge_previous", made, [3.0, 2.0, 1.0, 1.0, 2.0, 2.0, 4.0, None]
+    )  # q: two of three turned, one tie
+    mean = (1.0 + 1 / 6) / 2  # r has one score only and gets it
+    wanted = {"prompt": [1.0, (-2 / 3 + 1) / 2, mean], "mean": [mean] * 3}
     for kind, certainty in wanted.items():
-        run(compose("tiny", [f"pairs.consistency={kind}"]), tmp_path, "pairs", iteration=2)
+        metrics = run(compose("tiny", [f"pairs.consistency={kind}"]), tmp_path, "pairs", iteration=2)
+        assert metrics["certainty"] == {"mean": pytest.approx(mean), "unknown": 1}
         pairs, _ = pairs_of(tmp_path)
         assert [pair.certainty for pair in pairs] == pytest.approx(certainty)
     assert "judge_previous" not in load("pairs").inputs(compose("tiny", ["pairs.consistency=mean"]), 1)
