@@ -3,6 +3,7 @@
 Resumes by candidate, as judging does. A candidate whose check fails has no score, and its reason is recorded and counted.
 """
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nemo_srlm.core.files import content_digest, read_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.errors import DataError
+from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.judge.checkers import Check, checked, command_check
 from nemo_srlm.stages.common import judged_candidates
 from nemo_srlm.stages.common.judging import JUDGEMENTS
@@ -35,6 +36,14 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         files = [Path(word) for word in cfg.checker.command if Path(word).is_file()]
         own["files"] = [content_digest(path) for path in files]
     return {"checker": own}
+
+
+def _check(cfg: Config) -> None:
+    """Raises ConfigError for a program that is not there."""
+    if cfg.checker.command and cfg.cluster.check_paths and shutil.which(cfg.checker.command[0]) is None:
+        raise ConfigError(
+            "checker.command", f"no program {cfg.checker.command[0]}", "a program on PATH, or its path", "correct it"
+        )
 
 
 def _check_of(cfg: Config) -> Check:
@@ -69,4 +78,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     }  # fmt: skip
 
 
-STAGE = Stage("checker", "cpu", _inputs, _identity, _run, _finalize, lambda cfg: cfg.checker.shards)
+STAGE = Stage("checker", "cpu", _inputs, _identity, _run, _finalize, lambda cfg: cfg.checker.shards, _check)

@@ -8,7 +8,7 @@ from nemo_srlm.config.compose import compose
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.pipeline import has_single_scores
 from nemo_srlm.core.records import Candidate, Judgement
-from nemo_srlm.errors import ConfigError
+from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluate.pairwise import duels, judgements
 from nemo_srlm.generate.requests import Failure
 from nemo_srlm.judge.scores import parse_draws
@@ -63,6 +63,17 @@ def test_the_stage_asks_both_orders_and_writes_judgements_in_the_candidates_orde
     assert metrics["orders"] == {"contradicting": 0, "judged": 3, "unjudged": 1}
     assert (metrics["ineligible"], metrics["parse_failure"]) == (0, 0.0)
     assert has_single_scores(cfg)
+
+
+def test_a_pairwise_judge_that_cannot_be_asked_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = config()
+    cfg.judge.shape = "pairwise"
+    write_prompts(tmp_path, 1)
+    (tmp_path / "candidates").mkdir()
+    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR)
+    use(monkeypatch, lambda text, seed: Failure("too_long: 400 > 320"))
+    with pytest.raises(DataError, match="not one of 6 comparisons was made; the first: too_long: 400 > 320"):
+        run(judge.STAGE, context(cfg, tmp_path, "out"))
 
 
 def test_the_shape_is_the_identity_of_the_stage_judge_alone():

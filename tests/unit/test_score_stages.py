@@ -195,6 +195,14 @@ def test_a_checker_program_reads_json_prints_a_score_and_is_killed_after_its_tim
     assert load("checker").identity(cfg, 1) != before
 
 
+def test_a_program_that_is_not_there_is_refused_before_the_run():
+    gone = compose("tiny", ["pairs.score=checker", "checker.command=[no-such-program]"])
+    with pytest.raises(ConfigError, match=r"checker\.command: no program no-such-program"):
+        load("checker").check(gone)
+    load("checker").check(compose("tiny", ["pairs.score=checker", "checker.command=[sh]"]))
+    load("checker").check(compose("tiny", ["pairs.score=checker", "checker.command=[x]", "cluster.check_paths=false"]))
+
+
 def test_a_checker_that_fails_on_everything_stops_the_run(tmp_path: Path):
     cfg = compose("tiny", ["pairs.score=checker", "checker.command=[/bin/false]"])
     write(tmp_path, {"p": ("a", "b")})

@@ -11,6 +11,7 @@ from typing import Any
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, content_id
 from nemo_srlm.core.stage import Context
+from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import compare_template, pairwise
 from nemo_srlm.evaluate.headtohead import Outcome, outcome
 from nemo_srlm.stages.common.comparing import Pairing, compare, merge_verdicts
@@ -50,6 +51,12 @@ def finalize(ctx: Context) -> dict[str, Any]:
         counts.update(v.verdict or ("error" if v.error else "unparsed") for v in (first, second))
         orders["judged" if found != "unjudged" else "unjudged"] += 1
         orders["contradicting"] += first.verdict == second.verdict and first.verdict in ("A", "B")
+    if pairings and counts["error"] == 2 * len(pairings):
+        reason = next(v.error for pair in verdicts for v in pair if v)
+        raise DataError(
+            ctx.dir, f"not one of {2 * len(pairings)} comparisons was made; the first: {reason}", "verdicts",
+            "mend the cause, remove the directory and run the same command again",
+        )  # fmt: skip
     score = ctx.cfg.judge.max_score
     made = [j for i, cs in _by_prompt(ctx) for j in pairwise.judgements(cs, outcomes.get(i, ()), score)]
     write_records(ctx.dir / JUDGEMENTS, made)
