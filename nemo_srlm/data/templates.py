@@ -18,6 +18,7 @@ PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
 JUDGE = ("INSTRUCTION", "RESPONSE")
 COMPARE = ("INSTRUCTION", "FIRST", "SECOND")
 MODIFY = ("INSTRUCTION",)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # all but tab and line feed: open() has converted line ends
 _SHOT = re.compile(r"<SHOT>(.*?)</SHOT>", re.DOTALL)
 
 
@@ -49,7 +50,7 @@ def find(path: str) -> Path:
 
 
 def read_text(path: str) -> str:
-    """The template's text without its final newline. Raises ConfigError when it is missing, empty or not UTF-8."""
+    """The template's text without its final newline. Raises ConfigError when it is missing, empty or no plain UTF-8."""
     file = find(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -58,6 +59,11 @@ def read_text(path: str) -> str:
     text = text.removesuffix("\n")
     if not text.strip():
         raise ConfigError(file, "an empty template", "text with placeholders such as <INSTRUCTION_HERE>")
+    if found := _CONTROL.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(
+            f"{file}:{line}", f"a control character ({found[0]!r})", "text", "remove it from the template"
+        )
     return text
 
 

@@ -28,6 +28,7 @@ PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
     (False, False): "single-v1", (False, True): "single-math-v1",
     (True, False): "single-v1-multi-turn", (True, True): "single-math-v1-multi-turn",
 }  # fmt: skip
+_MARK = "\0"  # in the place of a field
 _FIELDS = (
     "question",
     "answer",
@@ -175,13 +176,19 @@ def read_judge_prompts(path: Path) -> dict[str, dict[str, str]]:
         row = decoded(data, _PromptRow, f"{path}:{number}", "a prompt of FastChat's judge_prompts.jsonl")
         if row.name in PROMPTS.values():
             try:
-                row.prompt_template.format_map(dict.fromkeys(_FIELDS, ""))
+                filled = row.prompt_template.format_map(dict.fromkeys(_FIELDS, _MARK))
             except (KeyError, ValueError, IndexError, AttributeError) as error:
                 raise DataError(
                     f"{path}:{number}",
                     f"a prompt_template that cannot be filled ({error!r})",
                     f"fields of {', '.join(_FIELDS)}",
                 ) from error
+            if _MARK not in filled:
+                raise DataError(
+                    f"{path}:{number}",
+                    "a prompt_template that shows the judge nothing",
+                    f"fields of {', '.join(_FIELDS)}",
+                )
         found[row.name] = {"prompt_template": row.prompt_template, "system_prompt": row.system_prompt}
     if missing := sorted(set(PROMPTS.values()) - set(found)):
         raise DataError(path, f"prompts missing: {missing}", "FastChat's judge_prompts.jsonl")

@@ -97,6 +97,9 @@ def test_what_is_no_question_is_refused_with_its_line(tmp_path: Path):
     with pytest.raises(DataError, match=r"question\.jsonl:1: .*length 2, got 1"):
         mtbench.read_questions(path)
     prompts = tmp_path / "judge_prompts.jsonl"
+    prompts.write_text('{"name": "single-v1", "prompt_template": "Grade it.", "system_prompt": ""}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"judge_prompts\.jsonl:1: a prompt_template that shows the judge nothing"):
+        mtbench.read_judge_prompts(prompts)
     prompts.write_text('{"name": "single-v1", "prompt_template": "{answer}", "system_prompt": ""}\n', encoding="utf-8")
     with pytest.raises(DataError, match="prompts missing"):
         mtbench.read_judge_prompts(prompts)

@@ -59,6 +59,12 @@ def test_a_template_with_missing_repeated_or_unknown_placeholders_is_refused(tmp
         templates.load(write(tmp_path / "t.txt", text), templates.JUDGE)
 
 
+def test_a_control_character_in_a_template_is_named_with_its_line(tmp_path: Path):
+    path = write(tmp_path / "t.txt", "<INSTRUCTION_HERE>\n\t<RESPONSE_HERE>\x00\n")
+    with pytest.raises(ConfigError, match=r"t\.txt:2: a control character \('\\x00'\)"):
+        templates.load(path, templates.JUDGE)
+
+
 def test_only_the_final_newline_is_not_part_of_a_template(tmp_path: Path):
     path = write(tmp_path / "t.txt", " a <INSTRUCTION_HERE>\n\n")
     assert templates.load(path, ("INSTRUCTION",)) == " a <INSTRUCTION_HERE>\n"
