@@ -1,10 +1,12 @@
 """MT-Bench (Zheng et al., arXiv 2306.05685), single-answer grading: requests, grades, means, in FastChat's file formats.
 
 The files are those of lm-sys/FastChat's llm_judge, so that its tools can read them: question.jsonl and judge_prompts.jsonl
-(from the user), model_answer/<model>.jsonl, model_judgment/<judge>_single.jsonl. A grade is 1..10 in double brackets; one
-that does not parse is None here and -1 in the file, and is left out of the means.
+(from the user), model_answer/<model>.jsonl, model_judgment/<judge>_single.jsonl. A grade is the number in double brackets, kept
+whatever it is ([[0]], [[11]]), as FastChat keeps it; one that does not parse is None here and -1 in the file, and is left out
+of the means. A response or a judgment that failed is the text $ERROR$ there; a failed response is judged as that text.
 """
 
+import ast
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +41,7 @@ _FIELDS = (
     "ref_answer_1",
     "ref_answer_2",
 )  # of a prompt_template
-ERROR = "$ERROR$"  # FastChat's text of a response that failed
+ERROR = "$ERROR$"  # FastChat's text of a response or a judgment that failed
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Turn(Record):
 
 @dataclass(frozen=True)
 class Graded(Record):
-    """The judge's response to one turn. `score`: 1..10, None where it did not parse."""
+    """The judge's response to one turn. `score`: asked for as 1..10; None where it did not parse."""
 
     question_id: int
     turn: int
@@ -213,12 +215,13 @@ def judge_messages(
 
 
 def parse_rating(text: str) -> float | None:
-    """The first [[rating]] (or, without one, [rating]) in 1..10; None otherwise."""
-    for pattern in _RATINGS:
-        if match := pattern.search(text):
-            score = float(match[1])
-            return score if 1 <= score <= 10 else None
-    return None
+    """The first [[rating]] (or, without one, [rating]), of any size; None otherwise, and where FastChat ends with an error
+    (a number that is no literal of Python's: [[07]])."""
+    match = next((found for pattern in _RATINGS if (found := pattern.search(text))), None)
+    try:
+        return None if match is None else float(ast.literal_eval(match[1]))
+    except (SyntaxError, ValueError):
+        return None
 
 
 def judgment_row(
@@ -227,13 +230,19 @@ def judgment_row(
     """A line of model_judgment/<judge>_single.jsonl."""
     return {
         "question_id": grade.question_id, "model": grade.model, "judge": [judge, prompt],
-        "user_prompt": messages[-1]["content"], "judgment": text, "score": -1 if grade.score is None else grade.score,
+        "user_prompt": messages[-1]["content"], "judgment": text or ERROR, "score": _written(grade.score),
         "turn": grade.turn, "tstamp": stamp,
     }  # fmt: skip
 
 
+def _written(score: float | None) -> float:
+    """A grade as FastChat writes it: whole ones without a point."""
+    return -1 if score is None else int(score) if score.is_integer() else score
+
+
 def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str, Any]:
-    """{"overall", "turn_1", "turn_2", "categories": {name: mean}, "graded", "failed"}: means out of 10, None without any.
+    """{"overall", "turn_1", "turn_2", "categories": {name: mean}, "graded", "failed", "outside"}: means out of 10, None without
+    any.
 
     Overall is the mean over all graded turns, as FastChat shows it; `se_overall` its standard error, clustered by
     question (two turns of one conversation are not independent), None with fewer than two questions.
@@ -254,6 +263,9 @@ def summary(grades: Iterable[Grade], questions: Sequence[Question]) -> dict[str,
         "categories": {name: mean([s for g, s in good if category[g.question_id] == name]) for name in names},
         "graded": len(good),
         "failed": len(every) - len(good),
+        "outside": sum(
+            not 1 <= s <= 10 for _, s in good
+        ),  # the judge was asked for 1 to 10; they count, as in FastChat
     }
 
 

@@ -107,13 +107,25 @@ def _mt_bench(runs: Sequence[Data]) -> Data:
             cell(decimal(found["overall"]), _estimated(overall, found["overall"], found["se_overall"], 2),
                  "" if published is None else decimal(published)),
             cell(decimal(found["turn_1"])), cell(decimal(found["turn_2"])), cell(count(found["graded"])),
-            cell(count(found["failed"] + found["unanswered"])), cell(found["judge"]),
+            cell(count(found["failed"])), cell(count(found["unanswered"])), cell(count(found.get("outside"))),
+            cell(found["judge"]),
         ]  # fmt: skip
 
     return {
         "title": "MT-Bench",
-        "note": "Grades out of 10, one per turn; brackets are 95% intervals, clustered by question. The paper’s judge is GPT-4.",
-        "header": ["model", "overall", "first turn", "second turn", "grades", "not graded", "judge"],
+        "note": "Grades out of 10, one per turn; brackets are 95% intervals, clustered by question. As in FastChat, a grade "
+        "outside 1 to 10 counts, and a turn without a response is judged as $ERROR$. The paper’s judge is GPT-4.",
+        "header": [
+            "model",
+            "overall",
+            "first turn",
+            "second turn",
+            "grades",
+            "no grade",
+            "no response",
+            "outside 1–10",
+            "judge",
+        ],
         "rows": _per_model(runs, "mt_bench", cells),
     }
 

@@ -54,7 +54,7 @@ FIGURES: dict[str, Figure] = {
     "exact_match": Figure("exact match as a judge", "share", 0, 1, 0.02),
     "kendall": Figure("Kendall τ as a judge", "correlation", -1, 1, 0.04),
     "words": Figure("words", "words", None, None, 1.0),
-    "mt_bench": Figure("MT-Bench", "grade", 1, 10, 0.2),
+    "mt_bench": Figure("MT-Bench", "grade", None, None, 0.2),  # grades outside 1 to 10 are kept
     "kl": Figure("KL to the previous policy", "nats", None, None, None),
 }
 JUDGING = ("pairwise_accuracy", "exact_match", "kendall")

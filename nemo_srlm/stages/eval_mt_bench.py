@@ -68,12 +68,11 @@ Item = tuple[Question, tuple[str, str], int]
 
 
 def _items(ctx: Context) -> Iterator[tuple[str, Item]]:
-    """Every turn that has a response."""
+    """Every turn; one without a response is judged as $ERROR$, as FastChat does."""
     answers = read_turns(ctx.inputs["answers"])
     for question in read_questions(ctx.cfg):
         for turn in (1, 2):
-            if answers[question.id][turn - 1] != mtbench.ERROR:
-                yield turn_id(question.id, turn), (question, answers[question.id], turn)
+            yield turn_id(question.id, turn), (question, answers[question.id], turn)
 
 
 def _run(ctx: Context) -> None:
@@ -109,7 +108,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         rows.append(mtbench.judgment_row(grades[-1], judge, used, messages, graded.text, time.time()))
     write_json_lines(ctx.dir / "model_judgment" / f"{judge.replace('/', '_')}_single.jsonl", rows)
     found = mtbench.summary(grades, read_questions(cfg))
-    unanswered = 2 * len(read_questions(cfg)) - len(items)
+    unanswered = sum(answers[turn - 1] == mtbench.ERROR for _, answers, turn in items.values())
     overall = found["overall"]
     words = "nothing graded" if overall is None else f"{overall:.2f} of 10"
     return {

@@ -27,6 +27,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 
 def _run(ctx: Context) -> None:
+    from nemo_srlm.report import mt_bench_files
+    from nemo_srlm.report.run_files import RunFiles
     from nemo_srlm.report.tracking import publish
     from nemo_srlm.report.write import read_runs, write_runs
 
@@ -35,6 +37,7 @@ def _run(ctx: Context) -> None:
     write_runs(runs, page)
     for name in FILES:
         shutil.copyfile(ctx.dir / name, run_dir / name)
+    mt_bench_files.write(RunFiles(run_dir))
     shutil.rmtree(ctx.dir / BOARD, ignore_errors=True)  # of an attempt before this one: everything is sent anew
     trackers = open_trackers(ctx.dir, projects_of(ctx.cfg))
     publish(runs[0], page, trackers)

@@ -150,6 +150,19 @@ def test_grades_are_fastchats_lines_and_what_has_none_counts_in_no_mean(
     assert rows[2]["judge"] == ["itself", "single-math-v1"]
 
 
+def test_a_response_that_failed_is_judged_as_fastchats_error_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = mt_bench(tmp_path)
+    use(monkeypatch, lambda text, seed: Failure("too_long: 9 > 8") if text == "write" else text)
+    do(eval_mt_answers.STAGE, answers := context(cfg, tmp_path, "eval_mt_answers"))
+    use(monkeypatch, lambda text, seed: "[[0]]" if "$ERROR$" in text else "[[11]]" if "r2" in text else Failure("down"))
+    ctx = context(cfg, tmp_path, "eval_mt_bench", answers=answers.dir, judge=tmp_path)
+    metrics = do(eval_mt_bench.STAGE, ctx)
+    rows = [row for _, row in read_json_lines(ctx.dir / "model_judgment" / "itself_single.jsonl")]
+    assert [(r["score"], r["judgment"]) for r in rows] == [(0, "[[0]]"), (0, "[[0]]"), (-1, "$ERROR$"), (11, "[[11]]")]
+    assert (metrics["overall"], metrics["graded"], metrics["failed"]) == (11 / 3, 3, 1)
+    assert (metrics["unanswered"], metrics["outside"]) == (2, 3)
+
+
 def test_mt_bench_is_refused_at_once_without_prompts_or_a_needed_reference(tmp_path: Path):
     cfg = mt_bench(tmp_path, [{"question_id": 7, "category": "math", "turns": ["a", "b"]}])
     with pytest.raises(DataError, match="question 7: no reference answer"):

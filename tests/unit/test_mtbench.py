@@ -1,5 +1,6 @@
 """MT-Bench: two turns, FastChat's files, grades."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,10 @@ def test_reference_answers_of_fastchats_file_replace_the_questions_own(tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("Rating: [[7]]", 7.0), ("[[6.5]] or so", 6.5), ("[8]", 8.0), ("[1] first, then [[3]]", 3.0), ("[[0]]", None),
-     ("[[11]]", None), ("seven", None), ("[[ ]]", None)],
+    [("Rating: [[7]]", 7.0), ("[[6.5]] or so", 6.5), ("[8]", 8.0), ("[1] first, then [[3]]", 3.0), ("[[0]]", 0.0),
+     ("[[11]]", 11.0), ("[[7.]]", 7.0), ("seven", None), ("[[ ]]", None), ("[[07]]", None), ("$ERROR$", None)],
 )  # fmt: skip
-def test_ratings_are_read_as_fastchat_does_and_out_of_range_is_none(text: str, expected: float | None):
+def test_ratings_are_read_and_kept_as_fastchat_does(text: str, expected: float | None):
     assert mtbench.parse_rating(text) == expected
 
 
@@ -70,6 +71,12 @@ def test_rows_have_fastchats_fields():
     messages = mtbench.judge_messages(Q[0], ("a1", "a2"), 1, PROMPTS)
     judged = mtbench.judgment_row(Grade(81, 1, "M2", None), "gpt-4", "single-v1", messages, "hm", 5.0)
     assert (judged["score"], judged["judge"], judged["turn"]) == (-1, ["gpt-4", "single-v1"], 1)
+    scores = {}
+    for text in ("", "[[0]]", "[[11]]", "[[6.5]]"):
+        grade = Grade(81, 1, "M2", mtbench.parse_rating(text))
+        row = mtbench.judgment_row(grade, "gpt-4", "single-v1", messages, text, 5.0)
+        scores[row["judgment"]] = json.dumps(row["score"])
+    assert scores == {"$ERROR$": "-1", "[[0]]": "0", "[[11]]": "11", "[[6.5]]": "6.5"}
 
 
 def test_the_summary_leaves_failed_grades_out_and_counts_them():
@@ -78,7 +85,11 @@ def test_the_summary_leaves_failed_grades_out_and_counts_them():
     )
     assert (out["overall"], out["turn_1"], out["turn_2"]) == (6.0, 6.0, 6.0)
     assert out["categories"] == {"reasoning": 4.0, "writing": 7.0}
-    assert (out["graded"], out["failed"]) == (3, 1)
+    assert (out["graded"], out["failed"], out["outside"]) == (3, 1, 0)
+    assert mtbench.summary([Grade(81, 1, "m", 0), Grade(81, 2, "m", 11)], Q) | {"se_overall": None} == {
+        "overall": 5.5, "se_overall": None, "turn_1": 0, "turn_2": 11, "categories": {"writing": 5.5}, "graded": 2,
+        "failed": 0, "outside": 2,
+    }  # fmt: skip
     # residuals by question: 2 + 0 and -2; sqrt((4 + 4) * 2 / 1) / 3
     assert out["se_overall"] == pytest.approx(4 / 3)
     assert mtbench.summary([], Q)["overall"] is None
