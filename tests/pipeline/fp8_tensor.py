@@ -71,12 +71,12 @@ def _cast_shards(
 
 
 def _in_fp8(build: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """The model as Transformer Engine constructs it: the layers' matrices in FP8, with arbitrary values, which are kept."""
+    """The model as Transformer Engine constructs it: the layers' matrices but the first one's in FP8, their values kept."""
 
     def built(*args: Any, **kwargs: Any) -> list[Any]:
         chunks = build(*args, **kwargs)
         for chunk in chunks:
-            for module in chunk.decoder.layers.modules():
+            for module in [m for layer in chunk.decoder.layers if layer.layer_number > 1 for m in layer.modules()]:
                 old = module._parameters.get("weight")
                 if old is None or old.dim() != 2:
                     continue

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.fp8_utils import is_float8tensor
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from nemo_srlm.train.megatron import optimizer_state
@@ -47,25 +48,32 @@ def forget(chunks: list[Any]) -> None:
 
 
 def to_save(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """The sharded weights `state` with the optimizer's float32 weights, in bf16, in place of FP8 ones.
+    """The sharded weights `state`; where weights exist in FP8 alone, the optimizer's float32 ones in bf16 in place of them.
 
-    Each replica has the ranges that it owns. Without FP8 weights `state` itself; only then `optimizer` may be None.
+    Each replica has the ranges that it owns, of the layers kept in bf16 too: the parts of a stacked tensor on all ranks
+    are of one kind. Without FP8 weights `state` itself; only then `optimizer` may be None.
     """
-    rounded = [sharded for part in state.values() for sharded in part.values() if _is_fp8(sharded)]
-    if not rounded:
+    weights = [sharded for part in state.values() for sharded in part.values() if _is_weight(sharded)]
+    if optimizer is None or not _gathers_fp8(optimizer):
+        assert not any(is_float8tensor(sharded.data) for sharded in weights), "FP8 weights are saved from their optimizer"
         return state
-    assert optimizer is not None, "FP8 weights are saved from their optimizer"
     (inner,) = optimizer.chained_optimizers
     starts = dict(optimizer_state.owned(inner))
     exact: list[ShardedTensor] = []
-    for sharded in rounded:
+    for sharded in weights:
         if (parameter := sharded.data) in starts:
             values = inner._get_main_param_and_optimizer_states(parameter)["param"].detach().to(parameter.dtype)
             pieces = optimizer_state.pieces_of(sharded, parameter)
             exact += optimizer_state.shards("", pieces, starts[parameter], values)
-    kept = {chunk: {n: v for n, v in part.items() if not _is_fp8(v)} for chunk, part in state.items()}
+    kept = {chunk: {n: v for n, v in part.items() if not _is_weight(v)} for chunk, part in state.items()}
     return kept | {"exact": dict(enumerate(exact))}  # where a tensor stands in the dict is not recorded, its name is
 
 
-def _is_fp8(sharded: Any) -> bool:
-    return isinstance(sharded, (ShardedTensor, ShardedTensorFactory)) and is_float8tensor(sharded.data)
+def _is_weight(sharded: Any) -> bool:
+    return isinstance(sharded, (ShardedTensor, ShardedTensorFactory)) and isinstance(sharded.data, torch.nn.Parameter)
+
+
+def _gathers_fp8(optimizer: Any) -> bool:
+    """By the setting, which is the same on every rank: a pipeline stage may have no FP8 weight of its own."""
+    inner = optimizer.chained_optimizers[0]
+    return isinstance(inner, DistributedOptimizer) and bool(inner.ddp_config.fp8_param_gather)

@@ -50,8 +50,14 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
         context_parallel_size=parallel.context,
         create_gloo_process_groups=gpu,  # on the CPU the groups are gloo already
     )
+    _make_generators(recorded=precision.cuda_graphs != "none" and accelerator.has_transformer_engine())
     seed_everything(0, 0)
     return device
+
+
+def _make_generators(recorded: bool) -> None:
+    """Megatron's random states of this job. `recorded`: those of Transformer Engine, which alone can be part of a CUDA graph."""
+    tensor_parallel.random.initialize_rng_tracker(use_te_rng_tracker=recorded, force_reset=True)
 
 
 def seed_everything(seed: int, step: int) -> None:
