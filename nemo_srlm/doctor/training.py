@@ -30,7 +30,7 @@ RESUME_TOLERANCE = 0.05  # of a loss, on a GPU whose attention has no determinis
 
 
 def settings(place: Place, run: str) -> list[str]:
-    """The overrides of a check's run."""
+    """The overrides of a check's run. At the config's own rate a step after two of warm-up diverges, and by format apart."""
     sizes = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
     train = {"global_batch": 16, "micro_batch": 2, "max_steps": place.steps, "save_every": 0, "log_every": 1}
     return [
@@ -38,7 +38,8 @@ def settings(place: Place, run: str) -> list[str]:
         f"pairs.files=[{place.directory / 'preferences.jsonl'}]",
         "world.num_documents=1000", "world.num_ift=64", "world.num_eft=32", "world.num_eval_prompts=0", "world.num_eval_judge=0",
         "seed.num_ift=64", "eft.num_train=32", "precision.dtype=bf16", f"parallel.processes={place.machine.processes}",
-        "export.verify=round_trip", "dpo.replay_weight=0", "pretrain.warmup_steps=2", "sft.warmup_steps=2", "dpo.warmup_steps=2",
+        "export.verify=round_trip", "dpo.replay_weight=0", "pretrain.lr=1e-3", "pretrain.min_lr=1e-4",
+        "pretrain.warmup_steps=2", "sft.warmup_steps=2", "dpo.warmup_steps=2",
         *(f"model.{name}={getattr(MODEL, name)}" for name in sizes),
         *(f"{stage}.{name}={value}" for stage in ("pretrain", "sft", "dpo") for name, value in train.items()),
     ]  # fmt: skip

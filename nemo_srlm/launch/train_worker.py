@@ -44,6 +44,7 @@ def train(work: Work) -> None:
     from nemo_srlm.train.megatron.run_config import run_config
 
     accelerator.require_kernels()
+    accelerator.require_gpu()
     (ref,), cfg = work.refs, run_config(work.run_dir)
     stage = load(ref.stage)
     if stages.state(stage, cfg, ref.iteration, work.run_dir) == "missing":

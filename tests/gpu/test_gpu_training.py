@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -82,6 +83,16 @@ def test_a_faster_kernel_follows_the_plain_one(tmp_path: Path, kind: str, settin
     """DPO weighs the tokens of its responses differently, so the gradient of each must be its own."""
     faster = losses(tmp_path / "faster", kind, dataclasses.replace(BF16, **setting))
     assert faster == pytest.approx(losses(tmp_path / "plain", kind, BF16), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_gradients_added_in_their_products_are_those_added_apart(tmp_path: Path, kind: str):
+    """One document a row: a step has several micro-batches, of which the first overwrites the buffer."""
+    rows = {"micro_batch": 1}
+    together = losses(tmp_path / "together", kind, BF16, **rows)
+    with mock.patch("nemo_srlm.train.megatron.model.fuse_accumulation"):
+        apart = losses(tmp_path / "apart", kind, BF16, **rows)
+    assert together == pytest.approx(apart, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

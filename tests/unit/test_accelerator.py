@@ -65,6 +65,23 @@ def test_a_gpu_without_transformer_engine_is_refused(monkeypatch: pytest.MonkeyP
         train_worker.train(Work(tmp_path / "no_run", (Ref("sft", 0),)))
 
 
+def test_training_on_a_cpu_beside_transformer_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Megatron's gradient norm would call its CUDA kernel in the first step."""
+    install(monkeypatch, tmp_path, "")
+    with pytest.raises(UserError, match=r"installed, and torch sees no GPU; .*make venv"):
+        train_worker.train(Work(tmp_path / "no_run", (Ref("sft", 0),)))
+
+
+def test_a_recorded_step_accumulates_no_gradient_in_a_product(monkeypatch: pytest.MonkeyPatch):
+    """A recorded product would do in every micro-batch what it did in the first, which is not to add."""
+    monkeypatch.setitem(sys.modules, "fused_weight_gradient_mlp_cuda", ModuleType("fused_weight_gradient_mlp_cuda"))
+    gpu(monkeypatch)
+    monkeypatch.setattr(accelerator, "has_transformer_engine", lambda: True)
+    monkeypatch.setattr(rope_utils, "fused_apply_rotary_pos_emb", lambda: None)
+    graphs = PrecisionSection(cuda_graphs="mlp")
+    assert not transformer_config(MODEL, ParallelSection(processes=1), graphs).gradient_accumulation_fusion
+
+
 def test_a_whole_transformer_engine_and_a_cpu_without_it_are_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     accelerator.require_kernels()
     accelerator._transformer_engine_imports.cache_clear()

@@ -1,6 +1,7 @@
 """The vLLM engine around vLLM: checks of a model directory, the engine's length and arguments, one engine per worker."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def test_precision_and_parallelism_reach_vllm_and_what_a_cpu_cannot_do_is_said(t
         vllm_options.engine_options(tmp_path, CONFIG, 512, section, on_gpu=False)
     with pytest.raises(EngineError, match="heads of size 16"):
         vllm_options.engine_options(tmp_path, CONFIG, 512, GenerateSection(), on_gpu=False)
+
+
+def test_vllms_processes_on_a_gpu_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has looked for GPUs in the parent, after which a fork cannot use them."""
+    monkeypatch.setattr(os, "environ", {})
+    vllm_options.set_environment(GenerateSection(), on_gpu=True)
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
 def test_a_model_directory_without_weights_is_named(tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.stages import candidates, judge
 from tools.bench import texts
 
-SIZES = {  # hidden, layers, heads, ffn: 0.9M and 79M parameters without the embeddings
-    "tiny": (128, 4, 4, 352),
-    "small": (640, 12, 10, 1792),
+SIZES = {  # hidden, layers, heads, key/value heads, ffn: 0.9M and 79M parameters without the embeddings
+    "tiny": (128, 4, 4, 4, 352),
+    "small": (640, 12, 10, 10, 1792),
 }
+LLAMA3_8B = (4096, 32, 32, 8, 14336)  # for a GPU: 7B parameters without the embeddings
 POSITIONS = 1024
 
 
@@ -47,17 +48,21 @@ def make_model(directory: Path, size: str, positions: int = POSITIONS) -> None:
     """Writes a random Llama whose tokens are bytes. The end token has probability about 1/259, so lengths differ."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
-    hidden, layers, heads, ffn = SIZES[size]
+    hidden, layers, heads, groups, ffn = LLAMA3_8B if size == "8b" else SIZES[size]
     pieces = ["<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(pieces), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=positions,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=positions,
         bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
+    device, dtype = ("cuda", torch.bfloat16) if size == "8b" else ("cpu", torch.float32)
+    with torch.device(device):
+        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(directory)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # for the engine, which is another process
     core = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()

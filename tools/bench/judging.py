@@ -1,6 +1,7 @@
 """Tokens/s of vLLM as a judge, with and without prefix caching: the shipped judge template, n = 3 draws.
 
     python tools/bench/judging.py --model HF_DIRECTORY      needs a GPU (exit code 2 without)
+    python tools/bench/judging.py                           random weights of Llama 3 8B's layers; tokens are bytes
     python tools/bench/judging.py --quick                   a random model of 0.9M parameters, on the CPU too
 
 All candidates of a prompt share the template and the instruction, so with prefix caching only their responses are read.
@@ -32,7 +33,7 @@ from nemo_srlm.judge.scores import judge_input
 from tools.bench.generate import make_model
 
 CANDIDATES, DRAWS, MAX_TOKENS = 4, 3, 256
-QUICK_TOKENS, POSITIONS = 8, 4096
+QUICK_TOKENS, POSITIONS = 8, 8192
 
 
 def words(rng: random.Random, median: int) -> str:
@@ -83,7 +84,7 @@ def run(model: Path, prompts: int, caching: bool, quick: bool, dtype: str) -> di
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="HF directory")
+    parser.add_argument("--model", type=Path, help="HF directory (default: random weights)")
     parser.add_argument("--prompts", type=int, default=256, help=f"each with {CANDIDATES} responses (default: 256)")
     parser.add_argument("--quick", action="store_true", help="a random model and 4 prompts, on any machine")
     parser.add_argument("--caching", choices=["on", "off"], help=argparse.SUPPRESS)
@@ -97,14 +98,13 @@ def main() -> int:
     if not here.gpus and not args.quick:
         print("needs a GPU; --quick shows on any machine that it runs", file=sys.stderr)
         return 2
-    if args.model is None and not args.quick:
-        parser.error("--model: the HF directory of the judge")
     with tempfile.TemporaryDirectory() as temporary:
         model, prompts = args.model, args.prompts
         if args.quick:
-            model, prompts = model or Path(temporary) / "hf", 4
-            if not model.exists():
-                make_model(model, "tiny", POSITIONS)
+            prompts = 4
+        if model is None:
+            model = Path(temporary) / "hf"
+            make_model(model, "tiny" if args.quick else "8b", POSITIONS)
         for caching in ("on", "off"):
             command = [sys.executable, __file__, "--model", str(model), "--prompts", str(prompts), "--caching", caching]
             done = subprocess.run(

@@ -73,6 +73,16 @@ def require_kernels() -> None:
         )  # fmt: skip
 
 
+def require_gpu() -> None:
+    """Raises UserError where a training would compute on the CPU with Transformer Engine's kernels (gradient norms)."""
+    if _transformer_engine_imports() and not torch.cuda.is_available():
+        raise UserError(
+            "Transformer Engine", "installed, and torch sees no GPU",
+            "a GPU to train on: Megatron takes Transformer Engine's CUDA kernels wherever it is installed",
+            "train where the GPUs are, or in the CPU environment (`make venv`)",
+        )  # fmt: skip
+
+
 @functools.lru_cache(maxsize=1)
 def _transformer_engine_imports() -> bool:
     if importlib.util.find_spec("transformer_engine") is None:

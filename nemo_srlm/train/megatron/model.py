@@ -91,7 +91,7 @@ def transformer_config(
         bias_dropout_fusion=fused,
         masked_softmax_fusion=False,
         apply_rope_fusion=fused,
-        gradient_accumulation_fusion=fused and accelerator.has_fused_accumulation(),
+        gradient_accumulation_fusion=fused and accelerator.has_fused_accumulation() and precision.cuda_graphs == "none",
         batch_p2p_comm=gpu and parallel.virtual_pipeline == 1,
         overlap_p2p_comm=parallel.virtual_pipeline > 1,  # there is another chunk to compute meanwhile
         tp_comm_overlap=parallel.tp_comm_overlap,
@@ -160,8 +160,23 @@ def build_model(
         )
         if torch.cuda.is_available():
             chunk.cuda(torch.cuda.current_device())
+        if accelerator.has_transformer_engine() and precision.cuda_graphs == "none":
+            fuse_accumulation(chunk)
         chunks.append(chunk)
     return chunks
+
+
+def fuse_accumulation(chunk: GPTModel) -> None:
+    """Transformer Engine's layers add a weight's gradient to its buffer in the matrix product that computes it.
+
+    Megatron's setting for this wants apex, which its own layers alone need (the output layer). A recorded product would
+    always do what it did in the first micro-batch, which is not to add.
+    """
+    from transformer_engine.pytorch import LayerNormLinear, Linear
+
+    for module in chunk.modules():
+        if isinstance(module, (LayerNormLinear, Linear)):
+            module.fuse_wgrad_accumulation = True
 
 
 def layers_and_positions(config: TransformerConfig, model: ModelSection, vp_stage: int | None) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The optimizer and its schedule: TrainSection -> Megatron's DDP, optimizer and parameter scheduler."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,10 +35,11 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
         average_in_collective=False,
         check_for_nan_in_grad=False,  # the trainer checks the global norm instead
     )
-    wrapped = [
-        DistributedDataParallel(config=config, ddp_config=ddp, module=m, disable_bucketing=i > 0)
-        for i, m in enumerate(inner)
-    ]
+    with _side_stream():
+        wrapped = [
+            DistributedDataParallel(config=config, ddp_config=ddp, module=m, disable_bucketing=i > 0)
+            for i, m in enumerate(inner)
+        ]
     config.finalize_model_grads_func = finalize_model_grads
     if ddp.overlap_grad_reduce:
         config.no_sync_func = [m.no_sync for m in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
@@ -44,6 +47,19 @@ def wrap(chunks: list[GPTModel], parallel: ParallelSection, precision: Precision
     if ddp.overlap_param_gather and ddp.align_param_gather:
         config.param_sync_func = [m.start_param_sync for m in wrapped]
     return wrapped
+
+
+@contextmanager
+def _side_stream() -> Iterator[None]:
+    """Gradients are accumulated on the stream on which DDP registers its hooks; a CUDA graph cannot contain the default one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        yield
+    torch.cuda.current_stream().wait_stream(side)
 
 
 def build_optimizer(
