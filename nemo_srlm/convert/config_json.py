@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import rules
-from nemo_srlm.config.training import ModelSection, check_heads, head_size
+from nemo_srlm.config.training import ModelSection, check_heads, check_rope, head_size
 from nemo_srlm.core.files import read_json
-from nemo_srlm.errors import CheckpointError, DataError
+from nemo_srlm.errors import CheckpointError, ConfigError, DataError
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -55,6 +55,10 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
         if name != "family" and not rule.permits(getattr(model, name)):
             raise CheckpointError(path, f"model.{name} = {getattr(model, name)!r}", rule.expected(getattr(model, name)))
     check_heads(model, path)
+    try:
+        check_rope(model)
+    except ConfigError as error:
+        raise CheckpointError(path, f"rope_scaling: {error.found}", error.expected) from error
     return model
 
 

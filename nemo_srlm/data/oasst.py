@@ -18,6 +18,7 @@ from nemo_srlm.core.files import read_json_lines
 from nemo_srlm.errors import DataError
 
 FINISHED = "ready_for_export"
+LAST_RANK = 9999
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_first_turns(
         for where, state, root in _roots(path, counts):
             counts["trees"] += 1
             reason = _tree_reason(root, state, language, where)
-            if not reason and _field(root, "message_id", str, where) in seen:
+            if not reason and _id(root, where) in seen:
                 reason = "duplicate"
             if reason:
                 counts[f"tree_{reason}"] += 1
@@ -107,7 +108,7 @@ def _roots_of_messages(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Flat messages may be in any order; each is attached to the message that it answers."""
     for where, data in flat:
-        _field(data, "message_id", str, where)
+        _id(data, where)
         if not isinstance(data.get("parent_id"), (str, NoneType)) or data.get("parent_id") == "":
             raise DataError(where, f"parent_id {data['parent_id']!r}", "a message's id, or null for a first message")
         if "tree_state" in data:
@@ -134,6 +135,13 @@ def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:
         found = type(data[name]).__name__ if name in data else "nothing"
         raise DataError(where, f"{name}: {found}", f"{kind.__name__}, as Open Assistant exports have it")
     return data[name]
+
+
+def _id(data: dict[str, Any], where: str) -> str:
+    found = str(_field(data, "message_id", str, where))
+    if not found.strip():
+        raise DataError(where, "message_id: empty", "str, as Open Assistant exports have it")
+    return found
 
 
 def _tree_reason(root: dict[str, Any], state: str, language: str, where: str) -> str:
@@ -189,7 +197,7 @@ def _later_turns(root: dict[str, Any], language: str, where: str, counts: Counte
                 text = turn["text"].strip()
                 so_far = f"{conversation}\n\nAssistant: {reply['text'].strip()}\n\nUser: {text}"
                 replies = _replies(turn, language, where, counts)
-                yield LaterTurn(_field(turn, "message_id", str, where), text, so_far, replies)
+                yield LaterTurn(_id(turn, where), text, so_far, replies)
                 above.append((turn, so_far))
 
 
@@ -204,12 +212,14 @@ def _replies(message: dict[str, Any], language: str, where: str, counts: Counter
         rank = data.get("rank")  # absent or null where it was not ranked
         if isinstance(rank, float) and rank.is_integer():  # pandas writes a column with a null as 0.0, 1.0
             rank = int(rank)
-        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 0):
-            raise DataError(where, f"rank {rank!r}", "a whole number from 0 (the best), or null")
+        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= LAST_RANK):
+            raise DataError(
+                where, f"rank {str(rank)[:20]}", f"a whole number from 0 (the best) to {LAST_RANK}, or null"
+            )
         judgement = data.get("judgement")
         if not isinstance(judgement, (str, NoneType)):
             raise DataError(where, f"judgement: {type(judgement).__name__}", "a text, or null")
         counts["reply_unranked"] += rank is None
-        replies.append(Reply(_field(data, "message_id", str, where), data["text"].strip(), rank, judgement or ""))
+        replies.append(Reply(_id(data, where), data["text"].strip(), rank, judgement or ""))
     replies.sort(key=lambda reply: (reply.rank is None, reply.rank or 0, reply.id))
     return tuple(replies)

@@ -30,6 +30,7 @@ PROMPTS = {  # (second turn?, with a reference?) -> name in judge_prompts.jsonl
     (False, False): "single-v1", (False, True): "single-math-v1",
     (True, False): "single-v1-multi-turn", (True, True): "single-math-v1-multi-turn",
 }  # fmt: skip
+LAST_ID = 10**9
 _MARK = "\0"  # in the place of a field
 _FIELDS = (
     "question",
@@ -120,6 +121,7 @@ def read_questions(path: Path) -> list[Question]:
     for number, data in read_json_lines(path, finite=True):
         where = f"{path}:{number}"
         row = decoded(data, _QuestionRow, where, "an MT-Bench question: question_id, category and two turns")
+        _check_id(row.question_id, where)
         if row.category not in TEMPERATURE:
             raise DataError(where, f"category {row.category!r}", f"one of {', '.join(TEMPERATURE)}")
         if row.question_id in found:
@@ -137,10 +139,21 @@ def with_references(questions: Sequence[Question], path: Path) -> list[Question]
     found = {}
     for number, data in read_json_lines(path, finite=True):
         row = decoded(data, _AnswerRow, f"{path}:{number}", "an answer of FastChat's reference_answer file")
-        if not row.choices or not all(turn.strip() for turn in row.choices[0].turns or ("",)):
-            raise DataError(f"{path}:{number}", "no answer", "an answer of FastChat's reference_answer file")
+        _check_id(row.question_id, f"{path}:{number}")
+        turns = row.choices[0].turns if row.choices else ()
+        if len(turns) != 2 or not all(turn.strip() for turn in turns):
+            raise DataError(
+                f"{path}:{number}", f"{len(turns)} turns, or empty ones", "an answer to each of the two turns"
+            )
         found[row.question_id] = row.choices[0].turns
+    if not found:
+        raise DataError(path, "no answer", "FastChat's reference_answer file")
     return [replace(q, reference=found.get(q.id, q.reference)) for q in questions]
+
+
+def _check_id(question_id: int, where: str) -> None:
+    if not 0 <= question_id <= LAST_ID:
+        raise DataError(where, f"question_id {str(question_id)[:20]}", f"a whole number from 0 to {LAST_ID}")
 
 
 def turn_id(question_id: int, turn: int) -> str:
@@ -176,10 +189,12 @@ def read_judge_prompts(path: Path) -> dict[str, dict[str, str]]:
     found = {}
     for number, data in read_json_lines(path, finite=True):
         row = decoded(data, _PromptRow, f"{path}:{number}", "a prompt of FastChat's judge_prompts.jsonl")
+        if not row.name.strip():
+            raise DataError(f"{path}:{number}", "an empty name", "the name of a prompt")
         if row.name in PROMPTS.values():
             try:
                 filled = row.prompt_template.format_map(dict.fromkeys(_FIELDS, _MARK))
-            except (KeyError, ValueError, IndexError, AttributeError) as error:
+            except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
                 raise DataError(
                     f"{path}:{number}",
                     f"a prompt_template that cannot be filled ({error!r})",

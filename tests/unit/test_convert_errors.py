@@ -87,6 +87,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "hf", edit_weights(lambda h: h.update({Q.replace("weight", "bias"): torch.ones(64).bfloat16()})), "1 biases",
     ),
     "other activation": ("hf", edit_config(hidden_act="gelu"), "hidden_act 'gelu'"),
+    "rope with a text": ("hf", edit_config(rope_scaling={"rope_type": "linear", "factor": "x"}), "rope_scaling: .*'x'"),
     "rope of another kind": ("hf", edit_config(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "'yarn'"),
     "quantised model": ("hf", edit_config(quantization_config={"bits": 4}), "quantised"),
     "NaN": ("hf", edit_weights(put(Q, float("nan"))), f"{Q}.* holds 1 NaN or infinite"),

@@ -53,13 +53,15 @@ def test_ranks_that_pandas_wrote_as_floats_are_ranks(tmp_path: Path):
     assert [(reply.id, reply.rank) for reply in turn.replies] == [("a", 0), ("b", 1)]
 
 
-@pytest.mark.parametrize("rank", [0.5, -1, True, "0", [0], 1e300 * -1])
+@pytest.mark.parametrize("rank", [0.5, -1, True, "0", [0], 1e300 * -1, 10**400, 1e300])
 def test_other_ranks_are_refused(tmp_path: Path, rank: Any):
     with pytest.raises(DataError, match=r"jsonl:1: rank .*a whole number"):
         read(write(tmp_path / "f.trees.jsonl", [one_tree(rank=rank)]))
 
 
-@pytest.mark.parametrize("wrong", [{"message_id": None}, {"message_id": 7}, {"message_id": ["a"]}, {"judgement": 5}])
+@pytest.mark.parametrize(
+    "wrong", [{"message_id": None}, {"message_id": " "}, {"message_id": 7}, {"message_id": ["a"]}, {"judgement": 5}]
+)
 def test_ids_and_judgements_that_are_no_texts_are_refused(tmp_path: Path, wrong: dict[str, Any]):
     with pytest.raises(DataError, match=f"jsonl:1: {next(iter(wrong))}"):
         read(write(tmp_path / "f.trees.jsonl", [one_tree(**wrong)]))

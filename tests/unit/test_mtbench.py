@@ -43,6 +43,11 @@ def test_reference_answers_of_fastchats_file_replace_the_questions_own(tmp_path:
     path = tmp_path / "gpt-4.jsonl"
     path.write_text('{"question_id": 101, "choices": [{"index": 0, "turns": ["x", "y"]}]}\n', encoding="utf-8")
     assert [q.reference for q in mtbench.with_references(Q, path)] == [(), ("x", "y")]
+    path.write_text('{"question_id": 101, "choices": [{"index": 0, "turns": ["x"]}]}\n', encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"gpt-4\.jsonl:1: 1 turns, or empty ones; expected an answer to each of the two"
+    ):
+        mtbench.with_references(Q, path)
     path.write_text('{"question_id": 101}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"gpt-4\.jsonl:1: .*`choices`"):
         mtbench.with_references(Q, path)
@@ -107,9 +112,17 @@ def test_what_is_no_question_is_refused_with_its_line(tmp_path: Path):
     path.write_text('{"question_id": 1, "category": "writing", "turns": ["only one"]}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"question\.jsonl:1: .*length 2, got 1"):
         mtbench.read_questions(path)
+    path.write_text('{"question_id": -1, "category": "writing", "turns": ["a", "b"]}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"question\.jsonl:1: question_id -1; expected a whole number from 0 to"):
+        mtbench.read_questions(path)
     prompts = tmp_path / "judge_prompts.jsonl"
     prompts.write_text('{"name": "single-v1", "prompt_template": "Grade it.", "system_prompt": ""}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"judge_prompts\.jsonl:1: a prompt_template that shows the judge nothing"):
+        mtbench.read_judge_prompts(prompts)
+    prompts.write_text(
+        '{"name": "single-v1", "prompt_template": "{answer[a]}", "system_prompt": ""}\n', encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"judge_prompts\.jsonl:1: a prompt_template that cannot be filled \(TypeError"):
         mtbench.read_judge_prompts(prompts)
     prompts.write_text('{"name": "single-v1", "prompt_template": "{answer}", "system_prompt": ""}\n', encoding="utf-8")
     with pytest.raises(DataError, match="prompts missing"):

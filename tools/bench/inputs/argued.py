@@ -13,15 +13,24 @@ ARGUED = (
         "a model may have answered nothing, and the judge has seen that",
     ),
     (r"Open Assistant", r"flat 0 role absent", "the first message of a conversation is a prompter's, in every export"),
-    (r"Open Assistant", r"flat 1 tree_state absent", "the state is the tree's, and is read from its first message"),
+    (
+        r"Open Assistant",
+        r"flat 1 tree_state( absent|: empty|: blank)",
+        "the state is the tree's: its first message has it",
+    ),
     (r"Open Assistant", r"flat 0 parent_id(: null| absent)", "a first message has no parent"),
+    (r"Open Assistant", r"tree prompt\.replies\.0 absent", "a question may have one reply fewer"),
     (r"Open Assistant", r"tree prompt\.replies: list", "a question that nobody has answered gives a prompt at most"),
     (
         r"Open Assistant",
         r".*(deleted|review_result|synthetic)(: null| absent)",
         "older exports have fewer flags: an absent one is no reason",
     ),
-    (r"Open Assistant", r"tree .*judgement(: null|: empty| absent)", "a judgement of the data's own is optional"),
+    (
+        r"Open Assistant",
+        r"tree .*judgement(: null|: empty|: blank| absent)",
+        "a judgement of the data's own is optional",
+    ),
     (
         r"pairs.*",
         r"(chosen|rejected)_score(: null| absent)",
