@@ -40,11 +40,11 @@ class _Silent:
 
 def measure(
     directory: Path, model: ModelSection, precision: PrecisionSection, section: TrainSection, lengths: list[int],
-    peak_tflops: float = 0.0,
+    peak_tflops: float = 0.0, warm_up: int = WARM_UP,
 ) -> Speed:  # fmt: skip
     """Trains `section.max_steps` steps of SFT on documents of so many inputs each, on one device. Call it once per process.
 
-    `peak_tflops`: 0 = by the GPU's name.
+    `peak_tflops`: 0 = by the GPU's name. `warm_up`: steps that are not timed.
     """
     import torch
 
@@ -69,7 +69,7 @@ def measure(
         if on_gpu:
             torch.cuda.synchronize()
         results.append(dataclasses.replace(done, seconds=time.perf_counter() - began))
-    timed = results[WARM_UP:]
+    timed = results[warm_up:]
     rates = [
         estimate.training_flops(model, r.tokens, r.squared_lengths) / r.seconds / 1e12 for r in timed
     ]  # fmt: skip
