@@ -9,7 +9,7 @@ Shapes: N annotated instructions, G annotations of the gamed baselines, 3 coeffi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from nemo_srlm.core.records import content_id
 from nemo_srlm.errors import DataError
+from nemo_srlm.evaluate import alpaca_folds
 
 Array = npt.NDArray[np.float64]
 
@@ -90,28 +91,50 @@ def standard_error(values: Sequence[float]) -> float:
     return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
 
 
-def length_controlled(annotations: Sequence[Annotation], calibration: Calibration) -> dict[str, float]:
-    """{"length_controlled_winrate", "lc_standard_error" (both in percent), "penalty": C, "length", "difficulty", "model"}.
+@dataclass(frozen=True)
+class Design:
+    """The regression of one model: [N] of every instruction, and which of them have a preference.
 
-    The generalised linear model of arXiv 2404.04475: logit p = length * tanh(dl / std(dl)) + difficulty * d + model, where dl is
-    the difference in characters and d the instruction's calibrated difficulty; the rate is the mean of p at dl = 0. The
-    annotations may have any order. Raises DataError unless they are exactly the calibration's instructions, each once, and
-    without any preference.
+    `length`: tanh of the standardised difference in characters. `known` [N]; `preference` [number of known].
     """
+
+    length: Array
+    difficulty: Array
+    known: npt.NDArray[np.bool_]
+    preference: Array
+
+    @property
+    def x(self) -> Array:
+        """[known, 3]: length, difficulty, model."""
+        return np.stack([self.length, self.difficulty, np.ones_like(self.length)], axis=1)[self.known]
+
+
+def design(annotations: Sequence[Annotation], calibration: Calibration) -> Design:
+    """The annotations, in any order, as the regression's data. Raises DataError unless they are exactly the calibration's
+    instructions, each once, and without any preference."""
     annotations = in_order(annotations, calibration)
     delta = np.array([len(a.baseline_output) - len(a.model_output) for a in annotations], dtype=np.float64)
     spread = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
     length = np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
-    difficulty = calibration.difficulty
-    x_all = np.stack([length, difficulty, np.ones_like(length)], axis=1)
     known = np.array([a.preference is not None for a in annotations])
     y = np.array([a.preference for a in annotations if a.preference is not None])
     if not len(y):
         raise DataError("annotations", "not one preference", "at least one")
-    x = x_all[known]
-    penalty = _choose_penalty(x, y, calibration)
-    w = fit(x, y, calibration.gamed, calibration.sums, penalty)
-    controlled = sigmoid(difficulty * w[1] + w[2])
+    return Design(length, calibration.difficulty, known, y)
+
+
+def length_controlled(annotations: Sequence[Annotation], calibration: Calibration) -> dict[str, float]:
+    """{"length_controlled_winrate", "lc_standard_error" (both in percent), "penalty": C, "length", "difficulty", "model",
+    "length_controlled_winrate_other_folds"}.
+
+    The generalised linear model of arXiv 2404.04475: logit p = length * tanh(dl / std(dl)) + difficulty * d + model, where dl is
+    the difference in characters and d the instruction's calibrated difficulty; the rate is the mean of p at dl = 0. The last
+    value is what a machine with other folds (alpaca_folds.py) computes. Raises DataError as `design` does.
+    """
+    data = design(annotations, calibration)
+    penalty = choose_penalty(data, calibration, alpaca_folds.shuffled)
+    w, controlled = at_penalty(data, calibration, penalty)
+    _, other = at_penalty(data, calibration, choose_penalty(data, calibration, alpaca_folds.in_order))
     return {
         "length_controlled_winrate": 100 * float(controlled.mean()),
         "lc_standard_error": 100 * standard_error(list(controlled)),
@@ -119,7 +142,14 @@ def length_controlled(annotations: Sequence[Annotation], calibration: Calibratio
         "length": float(w[0]),
         "difficulty": float(w[1]),
         "model": float(w[2]),
+        "length_controlled_winrate_other_folds": 100 * float(other.mean()),
     }
+
+
+def at_penalty(data: Design, calibration: Calibration, penalty: float) -> tuple[Array, Array]:
+    """(coefficients [3], [N] the preference at equal lengths) for one C of the penalty."""
+    w = fit(data.x, data.preference, calibration.gamed, calibration.sums, penalty)
+    return w, sigmoid(data.difficulty * w[1] + w[2])
 
 
 def in_order(annotations: Sequence[Annotation], calibration: Calibration) -> list[Annotation]:
@@ -175,12 +205,12 @@ def fit(x: Array, y: Array, gamed: Array, sums: Array, penalty: float, start: Ar
     return w
 
 
-def _choose_penalty(x: Array, y: Array, calibration: Calibration) -> float:
+def choose_penalty(data: Design, calibration: Calibration, folds: Callable[[int, int], alpaca_folds.Folds]) -> float:
     """The C of PENALTIES with the smallest held-out log-loss over FOLDS folds; the smallest such C on a tie."""
+    x, y = data.x, data.preference
     gamed, labels = calibration.gamed, calibration.labels
-    # one order for all rows, the gamed ones first; row i belongs to fold i mod FOLDS
-    own_fold = (np.arange(len(y)) + len(labels)) % FOLDS
-    gamed_fold = np.arange(len(labels)) % FOLDS
+    found = folds(len(labels) + len(y), FOLDS)  # of all rows, the gamed ones first
+    gamed_fold, own_fold = found[: len(labels)], found[len(labels) :]
     losses = dict.fromkeys(PENALTIES, 0.0)
     for k in range(FOLDS):
         a, b = own_fold != k, gamed_fold != k

@@ -116,18 +116,21 @@ def _sources(files: RunFiles) -> list[str]:
     return [*lines, f"* commit: {', '.join(commits)}", ""]
 
 
-def model_card(files: RunFiles, model: str, measured: bool = True) -> str:
+def model_card(files: RunFiles, model: str, measured: bool = True, checkpoint: str = "") -> str:
     """README.md of an exported model: metadata, lineage, training, figures with intervals as far as measured, limits.
 
-    measured=False: without the figures, as a stage can write it that knows no evaluation yet.
+    measured=False: without the figures, as a stage can write it that knows no evaluation yet. checkpoint: the weights are those
+    of one checkpoint of the model's training, exported so that `select` can compare it.
     """
     cfg = files.cfg
     run = of_run(files, read(files)) if measured else None
+    between = f"* Weights of one checkpoint of {model}'s training: which one is {model}, the stage select says."
+    title = f"{model}, checkpoint {checkpoint}," if checkpoint else model
     lines = [
         "---", "license: unknown  # to fill in", f"language: [{cfg.seed.language}]", "pipeline_tag: text-generation",
         "library_name: transformers", "tags: [self-rewarding, dpo]",
         *([f"base_model: {cfg.import_hf.path}  # to fill in: its name on the hub"] if cfg.import_hf.path else []),
-        "---", "", f"# {model} of the run {cfg.run.name}", "", f"Trained by nemo_srlm, {PAPER}: {_arm(cfg)}.", "",
+        "---", "", f"# {title} of the run {cfg.run.name}", "", f"Trained by nemo_srlm, {PAPER}: {_arm(cfg)}.", "",
         "## Lineage", "",
     ]  # fmt: skip
     lines += [f"* {name}: {words}" for name, words in lineage(files, model)]
@@ -139,6 +142,7 @@ def model_card(files: RunFiles, model: str, measured: bool = True) -> str:
         *_figures(files, run, model),
         "## Limits",
         "",
+        *([between] if checkpoint else []),
         *_limits(cfg, run, model),
         "",
     ]

@@ -1,6 +1,7 @@
 """select_export: the intermediate weights that a training kept, as HF directories, so that vLLM can generate with them.
 
-Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compared with its checkpoint tensor by tensor.
+Writes <checkpoint>/hf, <checkpoint> being weights_<step> or final, each compared with its checkpoint tensor by tensor,
+and with a model card.
 """
 
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_json
-from nemo_srlm.core.pipeline import policy_stage, tokenizer_ref
+from nemo_srlm.core.pipeline import model_name, policy_stage, tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.stages.common.exporting import HF, export_identity, is_verified, write_hf
+from nemo_srlm.stages.common.exporting import HF, export_identity, is_verified, write_hf, write_model_card
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -35,6 +36,7 @@ def _run(ctx: Context) -> None:
         out = ctx.dir / checkpoint.name
         if not is_verified(out):
             write_hf(ctx, checkpoint, out)
+            write_model_card(ctx, out, model_name(ctx.iteration), checkpoint.name)
             verify(out / HF, checkpoint, level="round_trip")
 
 

@@ -143,6 +143,10 @@ def test_the_checkpoint_of_a_training_is_chosen_by_judging_and_keeping_them_chan
         assert step["judged"] > 8
     weights = {name: files.file_digest(here / "select_export" / name / "hf/model.safetensors") for name in names}
     assert len(set(weights.values())) == len(names)
+    for name in names:
+        assert f"# M2, checkpoint {name}," in (here / "select_export" / name / "hf/README.md").read_text(
+            encoding="utf-8"
+        )
     assert weights["final"] == files.file_digest(whole / "iter1/export/hf/model.safetensors")
     exported = nemo_srlm("export", "--iteration", "1", *command[command.index("run") + 1 :])
     assert exported.returncode == 0, exported.stderr

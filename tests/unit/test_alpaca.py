@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from nemo_srlm.cli import main
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.errors import DataError
-from nemo_srlm.evaluate import alpaca_rows
+from nemo_srlm.evaluate import alpaca_folds, alpaca_rows
 from nemo_srlm.evaluate.alpaca import (
     Annotation,
     Calibration,
@@ -109,6 +109,19 @@ def test_the_fit_is_the_minimum_that_scipy_finds(penalty: float):
 def test_a_strong_penalty_sets_every_coefficient_to_zero():
     x, y, gamed, labels = problem(1)
     assert list(fit(x, y, gamed, gamed.T @ labels, 1e-4)) == [0.0, 0.0, 0.0]
+
+
+def test_folds_are_dealt_as_scikit_learns_groupkfold_does_on_a_machine_without_vector_sorting():
+    # np.argsort(np.full(n, 2)) of numpy 2.3.5 with NPY_DISABLE_CPU_FEATURES="AVX2 AVX512F AVX512_SKX ..."
+    assert alpaca_folds.quicksort_of_equals(16).tolist() == list(range(16))
+    assert alpaca_folds.quicksort_of_equals(17).tolist() == [0, 14, 13, 12, 11, 10, 9, 15, 8, 6, 5, 4, 3, 2, 1, 7, 16]
+    assert alpaca_folds.quicksort_of_equals(40).tolist() == [
+        0, 22, 23, 24, 25, 26, 27, 28, 21, 29, 31, 32, 33, 34, 35, 36, 37, 30, 20, 19, 18, *range(1, 18), 38, 39,
+    ]  # fmt: skip
+    found = alpaca_folds.shuffled(2415, 5)
+    assert np.bincount(found).tolist() == [483] * 5
+    assert found[:20].tolist() == [4, 4, 3, 2, 1, 0, 4, 3, 2, 1, 0, 4, 3, 2, 1, 0, 0, 4, 1, 3]
+    assert alpaca_folds.in_order(7, 5).tolist() == [0, 1, 2, 3, 4, 0, 1]
 
 
 def test_length_control_takes_the_advantage_of_length_away():

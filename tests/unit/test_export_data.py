@@ -115,4 +115,7 @@ def test_a_model_card_has_lineage_figures_and_limits_and_says_when_nothing_is_me
     plain = cards.model_card(RunFiles(run), "M1", measured=False)
     assert "Not measured when this card was written" in plain
     assert "oracle score" not in plain
+    between = cards.model_card(RunFiles(run), "M2", measured=False, checkpoint="weights_00000400")
+    assert "# M2, checkpoint weights_00000400, of the run tiny" in between
+    assert "Weights of one checkpoint of M2's training" in between
     assert cli.main(["model-card", str(run), "M9"]) == 2

@@ -10,6 +10,8 @@ from nemo_srlm.core.files import read_json, write_atomic
 from nemo_srlm.core.pipeline import tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError
+from nemo_srlm.report.cards import card_models, model_card
+from nemo_srlm.report.run_files import RunFiles
 
 HF, CARD = "hf", "hf.verification.json"
 
@@ -80,22 +82,21 @@ def _run(ctx: Context) -> None:
         ctx.progress.update(size + done, size + total, "parameters", phase="verify")
 
     write_hf(ctx, checkpoint, ctx.dir, written)
-    _write_card(ctx)
+    names = {place: name for name, place in card_models(ctx.cfg).items()}
+    write_model_card(ctx, ctx.dir, names.get((ctx.iteration, ctx.dir.name), "M0"))
     verify(
         ctx.dir / HF, checkpoint, level=section.verify, layers=section.verify_layers, memory_gb=section.verify_memory_gb,
         report=verified,
     )  # fmt: skip
 
 
-def _write_card(ctx: Context) -> None:
-    """hf/README.md: what the model is and comes from. Its figures come later: `nemo-srlm model-card` prints it with them."""
-    from nemo_srlm.report.cards import card_models, model_card
-    from nemo_srlm.report.run_files import RunFiles
-
+def write_model_card(ctx: Context, directory: Path, model: str, checkpoint: str = "") -> None:
+    """`directory`/hf/README.md: what the model is and comes from. Its figures come later: `nemo-srlm model-card` prints it with
+    them. checkpoint: one of the model's training, which need not become the model.
+    """
     files = RunFiles(ctx.dir.parents[1], ctx.cfg)
-    names = {place: name for name, place in card_models(files.cfg).items()}
-    model = names.get((ctx.iteration, ctx.dir.name), "M0")
-    write_atomic(ctx.dir / HF / "README.md", model_card(files, model, measured=False))
+    text = model_card(files, model, measured=False, checkpoint=checkpoint)
+    write_atomic(directory / HF / "README.md", text)
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
