@@ -17,6 +17,7 @@ from nemo_srlm.launch.slurm import sbatch, step
 from nemo_srlm.launch.slurm.jobs import Job
 from nemo_srlm.launch.slurm.lease import EXPIRES, RENEW, Lease
 
+NEVER = 10**6  # seconds: no matter how busy the machine is
 JUDGE = Job("iter1-judge", "work", (Ref("judge", 1),), "generate", (), 1, ())
 SRUN = """#!/bin/bash
 echo new >>"$EVENTS"
@@ -65,14 +66,14 @@ def test_the_next_attempt_begins_when_the_older_one_has_given_up_its_lease(tmp_p
     (tmp_path / "job").mkdir()
     lease = Lease(tmp_path / "job", 0, 0, "7.0")
     lease.renew()
-    script = next_attempt(tmp_path)
+    script = next_attempt(tmp_path, lease=NEVER)
     assert script.stdout
     assert "waits for an older attempt" in script.stdout.readline()
     assert (tmp_path / "job/owner-0").read_text() == "8.0\n"
     with (tmp_path / "events").open("a") as events:  # its last write, at a time of its own choice
         events.write("old\n")
     lease.release()
-    said, _ = script.communicate(timeout=60)
+    said, _ = script.communicate(timeout=600)
     assert script.returncode == 0, said
     assert (tmp_path / "events").read_text().split() == ["old", "new"]
 
@@ -82,7 +83,7 @@ def test_a_lease_that_nobody_renews_runs_out(tmp_path: Path):
     dead = Lease(tmp_path / "job", 0, 0, "7.0")
     dead.renew()
     script = next_attempt(tmp_path, lease=1)
-    said, _ = script.communicate(timeout=60)
+    said, _ = script.communicate(timeout=600)
     assert script.returncode == 0, said
     assert "its lease has run out" in said
     assert not dead.path.exists()
@@ -93,19 +94,19 @@ def test_an_attempt_that_is_overtaken_while_it_waits_begins_nothing(tmp_path: Pa
     (tmp_path / "job").mkdir()
     lease = Lease(tmp_path / "job", 0, 0, "7.0")
     lease.renew()
-    script = next_attempt(tmp_path)
+    script = next_attempt(tmp_path, lease=NEVER)
     assert script.stdout
     script.stdout.readline()
     (tmp_path / "job/owner-0").write_text("9.0\n")
     lease.release()
-    said, _ = script.communicate(timeout=60)
+    said, _ = script.communicate(timeout=600)
     assert script.returncode == 5, said
     assert not (tmp_path / "events").exists()
 
 
 def test_a_retry_takes_another_port_and_what_slurm_calls_out_of_memory_is_recorded_so(tmp_path: Path):
     script = next_attempt(tmp_path, srun=CRASHES, scontrol=RUNNING, sacct=STEPS)
-    said, _ = script.communicate(timeout=60)
+    said, _ = script.communicate(timeout=600)
     assert script.returncode == 1, said
     attempts = [line.split() for line in (tmp_path / "events").read_text().splitlines()]
     assert [name for name, _ in attempts][:2] == ["8.0", "8.0.r1"]
