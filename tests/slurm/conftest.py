@@ -119,8 +119,10 @@ class Run:
         return self.status()
 
     def limit(self, ref: str, minutes: int) -> None:
-        """Changes the time limit of the job for `ref`."""
-        name = next(job[0] for job in self.jobs() if f" {ref} " in job[4])
+        """Changes the time limit of the job for `ref`. While it is being requeued, squeue may not list it for a moment."""
+        found: list[str] = []
+        self.until(lambda: found or found.extend(job[0] for job in self.jobs() if f" {ref} " in job[4]))
+        name = found[0]
         self.cluster.tool("scontrol", "update", f"JobId={name}", f"TimeLimit={minutes}")
 
     def node_of(self, ref: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.generate.requests import Completion
 from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
 from nemo_srlm.judge.scores import parse_score
@@ -139,7 +140,7 @@ def test_a_candidate_cannot_score_itself_by_being_copied():
         parse_score("It is right.\nScore: 5", response=response) == 5
     )  # the judge's own, although it is the same statement
     item = JudgeItem("c", "p", "What is rain?", response)
-    assert sampled_judgement(item, [Completion(copy, 9, "stop")], 5).scores == (1.0,)
+    assert sampled_judgement(item, [Completion(copy, 9, "stop")], JudgeSection()).scores == (1.0,)
 
 
 def test_a_sentence_about_the_score_is_no_statement_of_one():

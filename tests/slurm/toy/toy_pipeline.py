@@ -111,6 +111,13 @@ def pick_run(ctx):
     write_records(ctx.dir / "picked.jsonl", (p for p in found if int(p.text) % 2))
 
 
+def forget_unsaved_steps(metrics, state):
+    """As the real trainer does: a kill between a step's line and its state leaves a line of a step that is done again."""
+    done = json.loads(state.read_text())["done"] if state.exists() else 0
+    if metrics.exists():
+        write_atomic(metrics, "".join(metrics.read_text().splitlines(keepends=True)[:done]))
+
+
 def train_run(ctx):
     """Counts to STEPS on rank 0, saves each step, resumes; at the stop file exits with EXIT_AGAIN after a step."""
     rank = int(os.environ["RANK"])
@@ -124,6 +131,8 @@ def train_run(ctx):
         print(f"rank {rank} of {int(total)}", flush=True)
         torch.distributed.destroy_process_group()
     state = ctx.dir / "state.json"
+    if rank == 0:
+        forget_unsaved_steps(ctx.dir / "metrics.jsonl", state)
     while True:
         done = json.loads(state.read_text())["done"] if state.exists() else 0
         if done >= STEPS:
