@@ -20,6 +20,12 @@ def _no_transformer_engine(machine: Machine) -> str:
     )
 
 
+def _no_training(machine: Machine) -> str:
+    """A login node with the GPU environment."""
+    without_gpu = machine.transformer_engine and not machine.gpus
+    return "no NVIDIA GPU, and Transformer Engine, which is installed, trains on no CPU" if without_gpu else ""
+
+
 def _no_fp8(machine: Machine) -> str:
     return _no_gpu(machine) or ("" if machine.fp8_recipes else "the GPU has no FP8 (needs compute capability 8.9)")
 
@@ -34,8 +40,8 @@ CHECKS = (
     Check("gpu", "nvidia-smi and torch see the GPUs; bf16 products", system.gpu, 120, _no_device),
     Check("engine", "Transformer Engine can be imported", system.transformer_engine, 300, _no_transformer_engine),
     Check("collective", "all-reduce of all training processes", system.collective, 180),
-    Check("sft", "bf16: pretraining and SFT by the launcher", training.sft, 900),
-    Check("dpo", "bf16: DPO, from ln 2", training.dpo, 600, after=TRAINED),
+    Check("sft", "bf16: pretraining and SFT by the launcher", training.sft, 900, _no_training),
+    Check("dpo", "bf16: DPO, from ln 2", training.dpo, 600, _no_training, TRAINED),
     Check("fp8", "each FP8 recipe of this GPU follows bf16; DPO from ln 2", training.fp8, 1200, _no_fp8, TRAINED),
     Check("export", "Megatron -> HF, bit for bit", conversion.export, 300, after=TRAINED),
     Check("import", "HF -> Megatron, bit for bit", conversion.import_, 300, after=("export",)),

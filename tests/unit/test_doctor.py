@@ -77,6 +77,10 @@ def test_what_the_machine_lacks_or_needs_is_not_here_and_not_failed(tmp_path: Pa
     )
     assert reason("resume", CPU, quick=True, sft="ok", export="ok") == "left out by --quick"
     assert reason("dpo", CPU, sft="failed") == "needs sft, which did not pass"
+    assert reason("sft", CPU) == reason("sft", H100) == ""
+    login = dataclasses.replace(CPU, transformer_engine=True, vllm=True)
+    assert reason("sft", login) == reason("dpo", login) != ""
+    assert reason("vllm", login, export="not here") == "needs export, which did not pass"
 
 
 def test_a_machine_trains_with_as_many_gpus_as_fit_the_global_batch():
