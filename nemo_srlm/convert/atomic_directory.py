@@ -58,7 +58,7 @@ def atomic_directory(
                 "free some space or choose another directory; nothing was written under this name",
             ) from error  # fmt: skip
         raise
-    except Exception:
+    except Exception:  # an interrupt leaves it, for `resume`
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

@@ -120,15 +120,11 @@ class _Export:
                 if (self.out / name).exists():  # finished by an attempt that was killed afterwards
                     advance(sum(torch.Size(t.shape).numel() for t in tensors))
                     continue
-                writer = safetensors_files.Writer(self.out / name, [(t.name, t.shape) for t in tensors], self.dtype)
-                try:
+                shapes = [(t.name, t.shape) for t in tensors]
+                with safetensors_files.Writer(self.out / name, shapes, self.dtype) as writer:
                     for _, weights in prefetch(_slices(tensors, self.slice_bytes), load):
                         writer.append(weights)
                         advance(weights.numel())
-                except BaseException:
-                    writer.abandon()
-                    raise
-                writer.close()
 
 
 def _slices(tensors: Sequence[HfTensor], limit: int) -> list[tuple[HfTensor, int, int]]:

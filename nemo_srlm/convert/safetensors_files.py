@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -92,7 +92,7 @@ def _type(info: dict[str, Any], name: str, path: Path) -> torch.dtype:
 class Writer:
     """Writes one file. The tensors and their order are known beforehand; their data comes in any number of slices.
 
-    The file has the suffix .part until `close`, so a file under the final name is complete.
+    A context: the file has the suffix .part until it ends without an error, so a file under the final name is complete.
     """
 
     def __init__(self, path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
@@ -113,11 +113,15 @@ class Writer:
     def append(self, values: torch.Tensor) -> None:
         self._offset = write_all(self._fd, values, self._offset)
 
-    def close(self) -> None:
-        assert self._offset == self._expected, (self.path, self._offset, self._expected)
-        os.fsync(self._fd)
-        os.close(self._fd)
-        os.replace(self._partial, self.path)
+    def __enter__(self) -> Self:
+        return self
 
-    def abandon(self) -> None:
-        os.close(self._fd)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error is None:
+                assert self._offset == self._expected, (self.path, self._offset, self._expected)
+                os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+        if error is None:
+            os.replace(self._partial, self.path)

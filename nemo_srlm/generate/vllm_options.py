@@ -93,9 +93,8 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"  # models are local directories
     os.environ["VLLM_PLUGINS"] = ""  # NeMo registers one that imports half of NeMo (3 s)
-    if (
-        on_gpu
-    ):  # a process that has asked torch for GPUs cannot use them in a fork, and vLLM does not notice that it has
+    if on_gpu:
+        # a process that has asked torch for GPUs cannot use them in a fork, and vLLM does not notice that it has
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         return
     os.environ["TORCHDYNAMO_DISABLE"] = "1"

@@ -1,21 +1,5 @@
 """judge_anchors (pairs.rejected_from=m1): the policy scores M1's responses as it scores its own."""
 
-from typing import Any
+from nemo_srlm.stages.common.judged_candidates import judging_stage
 
-from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import export_ref
-from nemo_srlm.core.stage import Ref, Stage
-from nemo_srlm.stages.common.judged_candidates import finalize, judge_candidates
-from nemo_srlm.stages.common.judging import judge_identity
-
-
-def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
-    refs = {"prompts": Ref("prompts", iteration), "candidates": Ref("anchors", iteration)}
-    return refs | {"model": export_ref(cfg, iteration - 1)}
-
-
-def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
-    return judge_identity(cfg, "judge_anchors")
-
-
-STAGE = Stage("judge_anchors", "generate", _inputs, _identity, judge_candidates, finalize, lambda cfg: cfg.judge.shards)
+STAGE = judging_stage("judge_anchors", "anchors")

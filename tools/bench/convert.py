@@ -64,16 +64,15 @@ def make(directory: Path, model: ModelSection) -> None:
     weight_map: dict[str, str] = {}
     for i, tensors in enumerate(shards):
         name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        writer = safetensors_files.Writer(directory / name, [(t.name, t.shape) for t in tensors], torch.bfloat16)
-        for number, tensor in enumerate(tensors):
-            left = math.prod(tensor.shape)
-            shift = (number * 7919) % 1000  # so that tensors differ
-            while left:
-                piece = block[shift : shift + min(left, block.numel() - shift)]
-                writer.append(piece)
-                left -= piece.numel()
-            weight_map[tensor.name] = name
-        writer.close()
+        with safetensors_files.Writer(directory / name, [(t.name, t.shape) for t in tensors], torch.bfloat16) as writer:
+            for number, tensor in enumerate(tensors):
+                left = math.prod(tensor.shape)
+                shift = (number * 7919) % 1000  # so that tensors differ
+                while left:
+                    piece = block[shift : shift + min(left, block.numel() - shift)]
+                    writer.append(piece)
+                    left -= piece.numel()
+                weight_map[tensor.name] = name
     index = {"metadata": {"total_size": num_bytes(model)}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 

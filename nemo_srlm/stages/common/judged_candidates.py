@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Candidate, Judgement, Prompt
-from nemo_srlm.core.stage import Context
+from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.stages.common.generating import usage_metrics
-from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all
+from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
 
 def candidates_file(ctx: Context) -> Path:
@@ -48,3 +50,16 @@ def finalize(ctx: Context) -> dict[str, Any]:
         "summary": f"{health['judgements'] - unjudged} judged, {shown}, {failure:.1%} without a score"
         + (f", {unjudged} not judged" if unjudged else ""),
     }
+
+
+def judging_stage(name: str, candidates: str, behind: int = 1) -> Stage:
+    """Scores what the stage `candidates` made in an iteration, by the model of `behind` iterations before (1: the policy)."""
+
+    def inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
+        refs = {"prompts": Ref("prompts", iteration), "candidates": Ref(candidates, iteration)}
+        return refs | {"model": export_ref(cfg, iteration - behind)}
+
+    def identity(cfg: Config, iteration: int) -> dict[str, Any]:
+        return judge_identity(cfg, name)
+
+    return Stage(name, "generate", inputs, identity, judge_candidates, finalize, lambda cfg: cfg.judge.shards)

@@ -55,9 +55,7 @@ def to_save(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
     """
     weights = [sharded for part in state.values() for sharded in part.values() if _is_weight(sharded)]
     if optimizer is None or not _gathers_fp8(optimizer):
-        assert not any(is_float8tensor(sharded.data) for sharded in weights), (
-            "FP8 weights are saved from their optimizer"
-        )
+        assert not any(is_float8tensor(sharded.data) for sharded in weights), "FP8 weights need their optimizer"
         return state
     (inner,) = optimizer.chained_optimizers
     starts = dict(optimizer_state.owned(inner))

@@ -50,8 +50,8 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
         context_parallel_size=parallel.context,
         create_gloo_process_groups=gpu,  # on the CPU the groups are gloo already
     )
-    if precision.fp8_recipe == "delayed":  # its scales are pickled, in checkpoints that this project has written
-        os.environ.setdefault("NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE", "1")
+    # delayed FP8 scales are pickled; a training without FP8 meets them, too, in what an earlier stage of ours has saved
+    os.environ.setdefault("NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE", "1")
     _make_generators(recorded=precision.cuda_graphs != "none" and accelerator.has_transformer_engine())
     seed_everything(0, 0)
     return device
