@@ -21,6 +21,7 @@ Units = Mapping[str, tuple[float, float]]
 Verdict = Literal["up", "down", "same", "unclear", "too_few"]
 
 Z95 = 1.959963984540054
+ROUNDING = 1e-12  # of figures of size 1: a smaller spread is that of the arithmetic
 MIN_UNITS = 20  # below, no difference gets a verdict: tools/bench/coverage.py
 MIN_SEEDS = 3  # below, no interval over seeds: with two it is 13 standard errors wide on either side
 
@@ -92,7 +93,7 @@ def bounded(value: float, error: float, num: int, low: float = 0.0, high: float 
         return Estimate(value, low, high, num)
     share = (value - low) / (high - low)
     variance, spread = (error / (high - low)) ** 2, share * (1 - share)
-    effective = spread / variance if spread > 0 and variance > 0 else float(num)
+    effective = spread / variance if spread > 0 and variance > ROUNDING**2 else float(num)
     lower, upper = wilson(share * effective, effective, t_quantile(num - 1))
     ends = low + (high - low) * lower, low + (high - low) * upper
     return Estimate(value, min(value, ends[0]), max(value, ends[1]), num)
@@ -113,7 +114,7 @@ def difference(first: Units, second: Units, span: float | None) -> Estimate | No
     mean_a, mean_b = float(a.sum() / n_a.sum()), float(b.sum() / n_b.sum())
     value = mean_b - mean_a
     each = value + (b - mean_b * n_b) / n_b.mean() - (a - mean_a * n_a) / n_a.mean()  # [K]; its mean is `value`
-    moved = each[np.abs(each) > 1e-12]
+    moved = each[np.abs(each) > ROUNDING]
     size = math.sqrt(float((moved**2).mean())) if len(moved) else span
     if size is None:
         return Estimate(value, None, None, len(common))

@@ -50,10 +50,16 @@ def _per_model(
     ]
 
 
-def interval_of_error(value: float | None, error: float | None, num: int) -> str:
-    """`[1.2, 3.4]`, in percent: the 95% interval of a share that is known by its standard error. "" without one."""
+def interval_of_error(value: float | None, error: float | None, num: int | None) -> str:
+    """`[1.2, 3.4]`, in percent: the 95% interval of a share that is known by its standard error. "" without one.
+
+    Normal where nobody says of how many samples it is (`num` None or 0).
+    """
     if value is None or error is None or math.isnan(error):
         return ""
+    if not num:
+        half = statistics.Z95 * error
+        return _ends(100 * (value - half), 100 * (value + half), 1)
     found = statistics.bounded(value, error, num)
     assert found.low is not None
     assert found.high is not None

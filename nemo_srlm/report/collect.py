@@ -31,6 +31,7 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
     iterations = range(1, cfg.iterations + 1)
     models = [_model(files, *model) for model in evaluated_models(cfg, cfg.iterations)]
     made = [found for t in iterations if (found := preference_data.read(files, t)) is not None]
+    versus = _head_to_head(files)
     return {
         "name": cfg.run.name,
         "path": str(files.dir),
@@ -51,13 +52,13 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "over_seeds": [],
         "base_benchmarks": _base_benchmarks(files),
         "alignment_tax": nlp.read_tax(files),
-        "head_to_head": _head_to_head(files),
+        "head_to_head": versus,
         "h2h_by": cfg.eval.h2h_by,
         "preference_data": made,
         "seed_data": _seed_data(files),
         "eft": training_data.read_eft(files),
         "beta": cfg.dpo.beta,
-        "alarms": _alarms(files, models, made),
+        "alarms": _alarms(files, models, made, versus),
         "curves": [c for key in sorted(files.manifests) if (c := curves.read(files, *key)) is not None],
         "stages": costs.read(files),
         "same_prompt": samples.same_prompt(files),
@@ -109,7 +110,9 @@ def _reward(files: RunFiles, iteration: int, suffix: str) -> Data | None:
         return stored
     judgements = {j.id: j for j in read_records(judged, Judgement)}
     replies = list(read_records(ranked, RankedReply))
-    found = reward_metrics.reward_metrics(replies, judgements, files.min_valid_of_judge, files.cfg.judge.max_score)
+    found = reward_metrics.reward_metrics(
+        replies, judgements, files.min_valid_of_judge, files.cfg.judge.max_score, files.cfg.eval.bootstrap > 0
+    )
     return {**stored, **found}
 
 
@@ -136,12 +139,15 @@ def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | N
 
 
 def _head_to_head(files: RunFiles) -> list[Data]:
-    """Each comparison of each finished eval_h2h, in the order of the models, counted anew from its records."""
+    """Each comparison of each finished eval_h2h, in the order of the models, counted anew where its records are there."""
     found = []
     for (t, stage), done in sorted(files.manifests.items(), key=lambda item: item[0]):
         if stage == "eval_h2h":
             path = files.path(t, stage, "comparisons.jsonl")
-            made = list(read_records(path, Comparison)) if path else []
+            if path is None:
+                found += [{"prompts": row["judged"], **row} for row in done.metrics["comparisons"]]
+                continue
+            made = list(read_records(path, Comparison))
             for row in done.metrics["comparisons"]:
                 these = [c for c in made if c.other == row["other"]]
                 found.append({**row, **headtohead.summary(these), "categories": headtohead.by_category(these)})
@@ -161,7 +167,7 @@ def _seed_data(files: RunFiles) -> Data:
     }
 
 
-def _alarms(files: RunFiles, models: list[Data], made: list[Data]) -> list[Data]:
+def _alarms(files: RunFiles, models: list[Data], made: list[Data], versus: list[Data]) -> list[Data]:
     """Alarms of the data and of each model. A model judges in the iteration after its own, which `made` (preference data) has."""
     judging = {data["policy"]: data["judging"] for data in made}
     responses, kl = ({m["name"]: m[key] for m in models} for key in ("responses", "kl"))
@@ -169,7 +175,7 @@ def _alarms(files: RunFiles, models: list[Data], made: list[Data]) -> list[Data]
     found = [
         *alarms_of_data(cfg, files.metrics(0, "seed"), files.metrics(0, "eft")),
         *alarms_of_models([m["name"] for m in models], cfg.drift, responses, judging, kl),
-        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, _head_to_head(files)),
+        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, versus),
     ]
     return [vars(alarm) for alarm in found]
 

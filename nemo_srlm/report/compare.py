@@ -68,19 +68,24 @@ def between(runs: Sequence[Data], measured: Sequence[Measured]) -> list[Data]:
 def over_seeds(runs: Sequence[Data]) -> list[Data]:
     """Per arm with two or more seeds, of the runs with the first one's settings: the change of each figure over the seeds.
 
-    [{"arm", "figure", "first", "last", "points": [(seed, change)], value, interval, num}]; the interval is Student's over
-    seeds. "arm" `a - b`: the difference of two arms on the seeds that both have.
+    [{"arm", "figure", "first", "last", "points": [(seed, change)], value, interval, num, "left_out"}]; the interval is
+    Student's over seeds. "arm" `a - b`: the difference of two arms on the seeds that both have. `left_out`: labels of runs
+    whose models end elsewhere (unfinished ones), and of second runs of one arm and seed.
     """
     alike = [run for run in runs if run["settings"] == runs[0]["settings"]]
     arms = list(dict.fromkeys(run["arm"] for run in alike))
     found = []
     for figure in units.FIGURES:
         by_arm: dict[str, dict[int, float]] = {}
-        ends = ("", "")
-        for run in alike:
-            if (change := first_to_last(run, figure)) is not None:
-                by_arm.setdefault(run["arm"], {})[run["seed"]] = change["value"]
-                ends = change["first"], change["last"]
+        changed = [(run, change) for run in alike if (change := first_to_last(run, figure)) is not None]
+        ends = max(((c["first"], c["last"]) for _, c in changed), key=lambda pair: int(pair[1][1:]), default=("", ""))
+        left_out = []
+        for run, change in changed:
+            seeds = by_arm.setdefault(run["arm"], {})
+            if (change["first"], change["last"]) != ends or run["seed"] in seeds:
+                left_out.append(run["label"])
+            else:
+                seeds[run["seed"]] = change["value"]
         own = by_arm.get(arms[0], {})
         rows = {arm: by_arm.get(arm, {}) for arm in arms}
         for arm in arms[1:]:
@@ -91,6 +96,7 @@ def over_seeds(runs: Sequence[Data]) -> list[Data]:
                 assert estimate is not None
                 found.append(
                     {"arm": arm, "figure": figure, "first": ends[0], "last": ends[1],
-                     "points": [(seed, points[seed]) for seed in sorted(points)], **estimate.to_json()}
+                     "points": [(seed, points[seed]) for seed in sorted(points)], "left_out": left_out,
+                     **estimate.to_json()}
                 )  # fmt: skip
     return found

@@ -90,6 +90,7 @@ def _seeds(run: Data) -> Data:
         unit = FIGURES[row["figure"]].unit
         arm = " minus ".join(ARMS.get(part, part) for part in row["arm"].split(" - "))
         points = ", ".join(f"{seed}: {signed(value, unit)}" for seed, value in row["points"])
+        points += f" (without {', '.join(row['left_out'])})" if row["left_out"] else ""
         rows.append([
             cell(FIGURES[row["figure"]].title, f"{row['first']} to {row['last']}"), cell(arm),
             cell(signed(row["value"], unit), interval(row, unit)), cell(points),
@@ -103,6 +104,11 @@ def _seeds(run: Data) -> Data:
     }  # fmt: skip
 
 
+def _some(settings: Sequence[str], most: int) -> str:
+    rest = len(settings) - most
+    return "; ".join(settings[:most]) + (f"; and {rest} more" if rest > 0 else "")
+
+
 def notices(runs: Sequence[Data]) -> list[str]:
     """What a reader must know before any figure: no control arm, runs that are not alike."""
     found = []
@@ -112,9 +118,7 @@ def notices(runs: Sequence[Data]) -> list[str]:
         )
     for other in runs[0]["between"]:
         if other["unlike"]:
-            found.append(
-                f"{other['label']} was measured otherwise and is not compared: {'; '.join(other['unlike'][:4])}"
-            )
+            found.append(f"{other['label']} was measured otherwise and is not compared: {_some(other['unlike'], 4)}")
         if other["differ"]:
-            found.append(f"{other['label']} also differs in: {'; '.join(other['differ'][:6])}")
+            found.append(f"{other['label']} also differs in: {_some(other['differ'], 6)}")
     return found

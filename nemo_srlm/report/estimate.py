@@ -126,8 +126,11 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
         f"  {'stage':16}{'items':>9}{'tokens read':>14}{'from cache':>14}{'written':>12}{'GPU-hours':>11}{'GPUs':>6}{'hours':>8}",
         *(_stage_line(cost) for cost in stages),
     ]
-    whole = cfg.iterations * sum(c.gpu_hours for c in stages) + sum(c.gpu_hours for c in once)
-    hours = cfg.iterations * sum(c.hours for c in stages) + sum(c.hours for c in once)
+    every = [
+        *(c for t in range(cfg.iterations) for c in loop_cost.generation(cfg, assumed.text, assumed.rates, t + 1)),
+        *(cfg.iterations * [dpo]), *once,
+    ]  # fmt: skip
+    whole, hours = sum(c.gpu_hours for c in every), sum(c.hours for c in every)
     return [
         *lines, f"  an iteration: {sum(c.gpu_hours for c in stages):.1f} GPU-hours, {sum(c.hours for c in stages):.1f} hours",
         *(["once:"] if once else []), *(_stage_line(cost) for cost in once),

@@ -14,7 +14,7 @@ from nemo_srlm.evaluate.harness import QuestionScore
 from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.report.benchmarks import cell, interval_of_error
 from nemo_srlm.report.comparisons import VERDICTS
-from nemo_srlm.report.numbers import interval, percent, signed
+from nemo_srlm.report.numbers import decimal, interval, percent, signed
 from nemo_srlm.report.run_files import Data, RunFiles
 
 MARGIN = 0.02  # within which a result counts as equal to M0's
@@ -36,7 +36,7 @@ def read_tax(files: RunFiles) -> list[Data]:
             continue
         ours = _questions(files, t, suffix)
         for task in base["tasks"]:
-            if task not in own["tasks"]:
+            if task not in own["tasks"] or not (_is_share(base["tasks"][task]) and _is_share(own["tasks"][task])):
                 continue
             paired = statistics.difference(theirs.get(task, {}), ours.get(task, {}), 1.0)
             change = paired or _independent(base["tasks"][task], own["tasks"][task])
@@ -44,6 +44,11 @@ def read_tax(files: RunFiles) -> list[Data]:
             row = {"task": task, "model": model, **change.to_json(), "verdict": verdict, "paired": paired is not None}
             found.append(row)
     return found
+
+
+def _is_share(row: Data) -> bool:
+    """A perplexity, or an F1 of 0 to 100, is shown as it is, without a difference in percentage points."""
+    return row["value"] is not None and 0.0 <= row["value"] <= 1.0
 
 
 def _questions(files: RunFiles, t: int, suffix: str) -> dict[str, Units]:
@@ -57,7 +62,7 @@ def _questions(files: RunFiles, t: int, suffix: str) -> dict[str, Units]:
 
 def _independent(first: Data, last: Data) -> Estimate:
     value, num = last["value"] - first["value"], min(first["samples"] or 0, last["samples"] or 0)
-    if first["se"] is None or last["se"] is None:
+    if not (first["se"] and last["se"]):  # unknown, or no spread, which says nothing of its size
         return Estimate(value, None, None, num)
     half = statistics.Z95 * math.hypot(first["se"], last["se"])
     return Estimate(value, value - half, value + half, num)
@@ -83,8 +88,7 @@ def _results(runs: Sequence[Data]) -> Data:
             row = tasks.get(task)
             published = paper.BENCHMARKS.get(harness.PAPER.get(task, ""), {}).get(name)
             beside = "" if published is None else percent(published)
-            known_by = "" if row is None else interval_of_error(row["value"], row["se"], row["samples"] or 0)
-            cells.append(cell(percent(None if row is None else row["value"]), known_by, beside))
+            cells.append(cell("–") if row is None else cell(*_shown(row), beside))
         rows.append(cells)
     return {
         "title": "NLP benchmarks",
@@ -93,6 +97,13 @@ def _results(runs: Sequence[Data]) -> Data:
         "header": ["task", *(_name(run, name, runs) for run, name, _ in columns)],
         "rows": rows,
     }
+
+
+def _shown(row: Data) -> tuple[str, str]:
+    """A result and its interval."""
+    if row["value"] is None or _is_share(row):
+        return percent(row["value"]), interval_of_error(row["value"], row["se"], row["samples"])
+    return decimal(row["value"], 2), "" if row["se"] is None else f"± {decimal(row['se'], 2)} (standard error)"
 
 
 def _name(run: Data, model: str, runs: Sequence[Data]) -> str:
@@ -116,7 +127,7 @@ def _tax(runs: Sequence[Data]) -> Data:
         "title": "Alignment tax: difference from M0",
         "note": "The model minus M0, in percentage points with a 95% interval; up is better than M0. Paired by question where "
         "both evaluations kept their questions (“independent” where not). Equal: within ±2 points. The mean takes tasks as "
-        "independent.",
+        "independent. Metrics that are no shares (perplexity) are not in it.",
         "header": ["task", *(_name(run, model, runs) for run, model, _ in columns)],
         "rows": made,
     }  # fmt: skip

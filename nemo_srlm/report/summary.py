@@ -165,7 +165,7 @@ def comparing(run: Data) -> str:
     judges = list(dict.fromkeys(row["judge"] for row in run["head_to_head"]))
     if judges in ([], ["oracle"]):
         return "The oracle compares the two responses."
-    own = all(judge.endswith(" itself") for judge in judges)
+    own = all(self_judged(row) for row in run["head_to_head"])
     who = "The first model is the judge itself: a first look, no evidence." if own else f"Judge: {', '.join(judges)}."
     if run["h2h_by"] == "score":
         return f"{who} Each response is scored alone, and the higher score wins."

@@ -11,6 +11,7 @@ from pathlib import Path
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.core.records import Candidate, Judgement, RankedReply
+from nemo_srlm.data.words import count_words
 from nemo_srlm.evaluate import reward_metrics, statistics
 from nemo_srlm.evaluate.mtbench import Graded
 from nemo_srlm.evaluate.response_scores import oracle_levels, scored, token_scores
@@ -88,7 +89,7 @@ def _of_model(
         yield "correct", statistics.grouped((r.prompt_id, r.correctness) for r in rows)
     if responses := path("eval_responses", "responses.jsonl"):
         written = (c for c in read_records(responses, Candidate) if not c.error)
-        yield "words", statistics.grouped((c.prompt_id, float(len(c.text.split()))) for c in written)
+        yield "words", statistics.grouped((c.prompt_id, float(count_words(c.text))) for c in written)
     if judgements := path("eval_reward", "judgements.jsonl"):
         judged = {j.id: j for j in read_records(judgements, Judgement)}
         by_instruction = reward_metrics.by_instruction(

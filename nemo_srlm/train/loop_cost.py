@@ -148,14 +148,14 @@ def _tokens(cfg: Config, text: TextLengths) -> dict[str, Tokens]:
     }
 
 
-def generation(cfg: Config, text: TextLengths, rate: Rates) -> list[StageCost]:
-    """The generating stages of one iteration; of the second where a method begins with it."""
+def generation(cfg: Config, text: TextLengths, rate: Rates, iteration: int = 2) -> list[StageCost]:
+    """The generating stages of an iteration; of the second a method has all of its own."""
     judged = text.prompt + text.response + text.judge_rest
     every = _tokens(cfg, text)
     names = [
         *([] if cfg.prompts.source == "file" else ["prompts"]),
         "candidates",
-        *scoring_stages(cfg, max(2, cfg.iterations)),
+        *scoring_stages(cfg, iteration),
     ]
     free = ("modified_prompts",) if cfg.judge_training.modified == "other" else ()
     width = cfg.generate.replicas * cfg.generate.tensor_parallel

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
+from nemo_srlm.core.records import Candidate
+from nemo_srlm.data.words import count_words
 from nemo_srlm.report import comparisons, units
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.report.text import markdown
@@ -37,6 +39,25 @@ def test_two_models_are_compared_on_the_same_prompts_and_the_interval_is_that_of
     assert {c["last"] for c in found["pairwise_accuracy"]} == {"M1", "M2", "M3"}
 
 
+def test_words_are_counted_as_everywhere_in_scripts_without_blanks_too(root: Path, tmp_path: Path):
+    text, responses = "これは日本語の文です。", tmp_path / "responses.jsonl"
+    responses.write_text(json.dumps(Candidate("c", "p", 0, text, "stop", 9).to_json()) + "\n", encoding="utf-8")
+    found = units._of_model(
+        lambda stage, _: responses if stage == "eval_responses" else None, [], RunFiles(build(root, "ja"))
+    )
+    assert dict(found)["words"] == {"p": (count_words(text), 1)}
+
+
+def test_a_comparison_whose_records_are_gone_keeps_what_its_manifest_says(root: Path):
+    run = build(root, "gone")
+    kept = read_runs([run])[0]["head_to_head"]
+    (run / "iter1/eval_h2h/comparisons.jsonl").unlink()
+    found = read_runs([run])[0]["head_to_head"]
+    assert [(row["model"], row["other"], row["win"], row["judged"]) for row in found] == [
+        (row["model"], row["other"], row["win"], row["judged"]) for row in kept
+    ]
+
+
 def test_runs_of_another_split_or_held_out_set_are_not_compared_and_the_reader_is_told(root: Path):
     own, other = build(root, "own"), with_setting(build(root, "other", "random"), world_split="test")
     data = read_runs([own, other])
@@ -60,6 +81,18 @@ def test_other_settings_that_differ_are_named_and_do_not_hinder(root: Path):
     assert between["differ"] == ["dpo.beta: 0.1 -> 0.3"]
     assert [row["model"] for row in between["figures"]["oracle"]] == ["M1", "M2", "M3"]
     assert "b also differs in: dpo.beta" in markdown(data)
+
+
+def test_an_unfinished_run_and_a_second_one_of_a_seed_are_left_out_and_named(root: Path):
+    runs = [build(root, f"one{seed}", seed=seed) for seed in range(2)]
+    again, short = build(root, "again", seed=1), build(root, "short", seed=2)
+    for stage in ("eval_oracle", "eval_responses", "eval_reward"):
+        (short / f"iter2/{stage}/manifest.json").unlink()
+    data = read_runs([*runs, again, short])
+    row = next(r for r in data[0]["over_seeds"] if r["figure"] == "oracle")
+    assert (row["first"], row["last"], [seed for seed, _ in row["points"]]) == ("M1", "M3", [0, 1])
+    assert row["left_out"] == ["again", "short"]
+    assert "(without again, short)" in markdown(data)
 
 
 def test_seeds_give_a_mean_an_interval_and_their_points(root: Path):

@@ -124,11 +124,27 @@ def test_each_renewal_changes_the_file_and_the_lease_outlasts_several(tmp_path: 
     lease = Lease(tmp_path, 3, 1, "7_3.0")
     lease.renew()
     first = lease.path.read_text()
-    lease.next = 0.0
     lease.renew()
     assert lease.path.read_text() != first
     assert lease.path.name == "lease-3-1.7_3.0"
     assert EXPIRES >= 4 * RENEW
+
+
+RENEWED = """
+import pathlib, sys, time
+lease = pathlib.Path(sys.argv[1])
+first = lease.read_text()
+while lease.read_text() in ("", first): time.sleep(0.01)
+"""
+
+
+def test_a_lease_is_renewed_while_its_process_waits_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nemo_srlm.launch.slurm.lease.RENEW", 0.1)
+    before = signal.getsignal(signal.SIGALRM)
+    with Lease(tmp_path, 0, 0, "7.0") as lease:
+        subprocess.run([sys.executable, "-c", RENEWED, str(lease.path)], check=True, timeout=600)
+    assert not lease.path.exists()
+    signal.signal(signal.SIGALRM, before)
 
 
 # a worker with a process below it. Both write without end; the worker makes a later attempt the owner of the shard
@@ -153,9 +169,7 @@ def test_nothing_below_a_fenced_step_is_alive_when_it_ends(tmp_path: Path, monke
     words = [sys.executable, "-c", WORKER, str(out), str(attempt.owner)]
     monkeypatch.setattr(step, "command", lambda job, attempt: (words, {}))
     settings = sbatch.settings(Config(), tmp_path, JUDGE)
-    lease = Lease(tmp_path, 0, 0, attempt.owner_name)
-    assert step.WorkerSupervisor(settings, attempt, lease).run() == step.FENCED
-    assert lease.path.exists()  # until the outcome is written
+    assert step.WorkerSupervisor(settings, attempt).run() == step.FENCED
     assert not alive(int(Path(f"{out}.pid").read_text()))
     assert alive(os.getpid())
 
@@ -164,4 +178,4 @@ def test_an_attempt_that_is_lost_before_its_step_starts_begins_nothing(tmp_path:
     attempt = attempt_of(tmp_path)
     attempt.owner.write_text("8.0\n")
     settings = sbatch.settings(Config(), tmp_path / "no-run", JUDGE)
-    assert step.work(settings, attempt, Lease(tmp_path, 0, 0, attempt.owner_name)) == step.FENCED
+    assert step.work(settings, attempt) == step.FENCED

@@ -209,3 +209,11 @@ def test_layouts_are_of_whole_nodes(number: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         main(["estimate", "--config-name", "llama2_7b", "--layouts", number])
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_stage_that_begins_with_the_second_iteration_costs_nothing_in_the_first():
+    cfg = compose("llama2_70b", ["pairs.rejected_from=m1"])
+    first, second = (
+        {cost.stage for cost in loop_cost.generation(cfg, TEXT, Rates(100.0, 1000.0, "given"), t)} for t in (1, 2)
+    )
+    assert second - first == {"anchors", "judge_anchors"}

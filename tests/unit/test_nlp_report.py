@@ -47,3 +47,20 @@ def test_the_tables_show_intervals_the_tax_of_each_task_and_its_mean(run: Path):
     assert header == ["task", "baseline", "M1", "M2", "M3"]
     assert [row[0] for row in rows] == ["mmlu", "gsm8k", "mean of the tasks"]
     assert "independent" in rows[0][1]
+
+
+def test_a_metric_that_is_no_share_is_shown_as_it_is_and_has_no_tax(run: Path):
+    for directory in ("iter0/eval_harness_base", "iter0/eval_harness"):
+        path = run / directory / "manifest.json"
+        made = json.loads(path.read_text(encoding="utf-8"))
+        made["metrics"]["tasks"]["wikitext"] = {
+            "metric": "word_perplexity,none", "value": 20.5, "se": 0.4, "samples": None, "shots": None,
+        }  # fmt: skip
+        made["metrics"]["tasks"]["mmlu"]["samples"] = None  # nobody says of how many: a normal interval
+        made.pop("digest", None)
+        path.write_text(json.dumps(made), encoding="utf-8")
+    results, tax = nlp.tables(read_runs([run]))
+    rows = {row[0].split()[0]: row for row in plain(results)[1]}
+    assert any("20.50" in text and "0.40" in text for text in rows["wikitext"][1:])
+    assert all("[0.0, 100.0]" not in text for text in rows["mmlu"])
+    assert "wikitext" not in {row[0] for row in plain(tax)[1]}

@@ -73,6 +73,13 @@ def test_no_interval_collapses():
     assert difference(same, same, None) == Estimate(0.0, None, None, 25)
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7])
+def test_equal_units_whose_mean_is_rounded_have_an_interval_of_their_number(value):
+    """Their residuals are of the size of 1e-17, which is no spread."""
+    found = mean(units([value] * 37), 0.0, 1.0)
+    assert found.high - found.low > 0.1
+
+
 def test_a_verdict_needs_units_and_equality_needs_a_margin():
     assert verdict(Estimate(0.1, 0.05, 0.15, 50), 0.02) == "up"
     assert verdict(Estimate(-0.017, -0.034, -0.001, 150), 0.02) == "down"

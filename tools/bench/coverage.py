@@ -1,6 +1,6 @@
 """How often do the report's intervals cover the truth: simulation of evaluate/statistics.py beside what it replaced.
 
-    python tools/bench/coverage.py                 the table of docs/measurements.md, a minute
+    python tools/bench/coverage.py                 all sizes; docs/measurements.md names the command of its table
     python tools/bench/coverage.py --draws 200     quick
 
 Each row is a kind of data with a known truth, each column a method: its coverage, in brackets its mean width. 95% is the

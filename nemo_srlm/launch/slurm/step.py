@@ -109,8 +109,8 @@ def prepare_child(parent: int) -> None:
 class WorkerSupervisor:
     """The worker of this node, from its start to the outcome."""
 
-    def __init__(self, job: JobSettings, attempt: Attempt, lease: Lease) -> None:
-        self.job, self.attempt, self.lease = job, attempt, lease
+    def __init__(self, job: JobSettings, attempt: Attempt) -> None:
+        self.job, self.attempt = job, attempt
         # the training's own stop file; torchrun.py removes it when it starts, so it is touched again and again
         self.training_stop = stop_file(stage_directory(job.path, job.stages[0])) if job.kind == "train" else None
         self.terminated = False
@@ -130,7 +130,6 @@ class WorkerSupervisor:
         asked = 0.0
         while child.poll() is None:
             time.sleep(POLL)
-            self.lease.renew()
             if self.attempt.fenced():
                 kill(child)
                 return FENCED
@@ -165,7 +164,7 @@ class WorkerSupervisor:
         return ("user" if code == EXIT_USER else "crashed"), words
 
 
-def work(job: JobSettings, attempt: Attempt, lease: Lease) -> tuple[str, str]:
+def work(job: JobSettings, attempt: Attempt) -> tuple[str, str]:
     run_dir = job.path
     if attempt.fenced():  # lost while its container was starting
         return FENCED
@@ -189,7 +188,7 @@ def work(job: JobSettings, attempt: Attempt, lease: Lease) -> tuple[str, str]:
             return "done", "was done already"
         if attempt.node == 0:
             stages.begin(stage, cfg, ref.iteration, run_dir)
-    outcome = WorkerSupervisor(job, attempt, lease).run()
+    outcome = WorkerSupervisor(job, attempt).run()
     if outcome[0] == "done" and sharded:
         shard_mark(run_dir, ref, attempt.shard, job.num_shards).touch()
     return outcome
@@ -224,12 +223,12 @@ def detail_of(job: JobSettings, detail: str) -> str:
     return errors[0].splitlines()[0] if errors and not detail.startswith(OUT_OF_MEMORY) else detail
 
 
-def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt, lease: Lease) -> tuple[str, str]:
+def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tuple[str, str]:
     """How the attempt ended, and the detail. What was raised is written down, and printed."""
     try:
         if args.check:
             return check(job, args.job_dir)
-        return finish(job) if args.finish else work(job, attempt, lease)
+        return finish(job) if args.finish else work(job, attempt)
     except Exception as error:
         ref = job.stages[0]
         directory = args.job_dir if args.check else stage_directory(job.path, ref)  # a check fails, not a stage
@@ -261,13 +260,9 @@ def main() -> int:
     args = parser.parse_args()
     job, attempt = JobSettings.read(args.job_dir), Attempt.from_environment()
     os.chdir(job_directory())  # paths of the config may be relative to it; it was started where the package lies
-    lease = Lease(args.job_dir.resolve(), attempt.shard, attempt.node, attempt.owner_name)
-    lease.renew()
-    try:
-        word, detail = result(args, job, attempt, lease)
+    with Lease(args.job_dir.resolve(), attempt.shard, attempt.node, attempt.owner_name):
+        word, detail = result(args, job, attempt)
         return report(args, job, attempt, word, detail)
-    finally:
-        lease.release()
 
 
 if __name__ == "__main__":
