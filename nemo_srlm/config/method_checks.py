@@ -1,5 +1,7 @@
 """The rules between the settings of methods that came after the paper: what would be ignored is refused."""
 
+from nemo_srlm.config.generation import PairsSection
+from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.errors import ConfigError
 
@@ -9,6 +11,7 @@ LATER = "leave it at its default"
 def check_methods(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that another one makes impossible or meaningless."""
     _arms(cfg)
+    _votes(cfg)
     _checker(cfg)
     _consistency(cfg)
     _anchors(cfg)
@@ -35,9 +38,17 @@ def _arms(cfg: Config) -> None:
             if (value := getattr(pairs, name)) != default:
                 _refuse(f"pairs.{name}", value, f"{arm}, whose pairs do not come from scores of this run's", default)
     if cfg.run.arm == "sft_only":
-        for name in ("consistency", "weight"):
-            if (value := getattr(pairs, name)) != "none":
-                _refuse(f"pairs.{name}", value, f"{arm}, which trains on the chosen responses alone", "none")
+        for name, default in (("consistency", "none"), ("weight", "none"), ("rejected_from", "iteration")):
+            if (value := getattr(pairs, name)) != default:
+                _refuse(f"pairs.{name}", value, f"{arm}, which trains on the chosen responses alone", default)
+
+
+def _votes(cfg: Config) -> None:
+    pairs = cfg.pairs
+    if pairs.score != "judge_vote" and pairs.vote_weight != PairsSection().vote_weight:
+        _refuse("pairs.vote_weight", pairs.vote_weight, f"pairs.score={pairs.score}", "pairs.score=judge_vote")
+    if pairs.score in ("vote", "checker") and cfg.judge.shape == "pairwise":
+        _refuse("judge.shape", "pairwise", f"pairs.score={pairs.score}, which judges no candidate", "pointwise")
 
 
 def _checker(cfg: Config) -> None:
@@ -45,6 +56,8 @@ def _checker(cfg: Config) -> None:
     if cfg.pairs.score != "checker" and given:
         _refuse(f"checker.{given[0]}", getattr(cfg.checker, given[0]), f"pairs.score={cfg.pairs.score}, which asks no checker",
                 "pairs.score=checker", f"set pairs.score=checker, or leave checker.{given[0]} out")  # fmt: skip
+    if cfg.pairs.score != "checker" and cfg.checker.max_score != CheckerSection().max_score:
+        _refuse("checker.max_score", cfg.checker.max_score, f"pairs.score={cfg.pairs.score}", "pairs.score=checker")
     if cfg.pairs.score == "checker" and len(given) != 1:
         raise ConfigError(
             "pairs.score", f"checker with {' and '.join(f'checker.{name}' for name in given) or 'no checker'}",
@@ -89,6 +102,10 @@ def _anchors(cfg: Config) -> None:
 def _judge_training(cfg: Config) -> None:
     found = cfg.judge_training.method
     if found == "none":
+        for name in ("rank", "share", "max_rise", "max_words"):
+            if (value := getattr(cfg.judge_training, name)) != getattr(JudgeTrainingSection(), name):
+                _refuse(f"judge_training.{name}", value, "judge_training.method=none, which makes no judge pair",
+                        "a method", f"set judge_training.method, or leave {name} at its default")  # fmt: skip
         return
     if cfg.run.arm in ("external", "sft_only"):
         _refuse(

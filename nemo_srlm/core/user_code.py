@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ def identity(key: str, named: str) -> dict[str, str]:
 def load(key: str, named: str) -> Callable[..., Any]:
     """The function that the setting `key` names. Raises ConfigError when the file does not run, or has no such function."""
     path, name = _split(key, named)
-    spec = importlib.util.spec_from_file_location(f"_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"_user_{content_digest(path)[:16]}_{path.stem}", path)
     assert spec is not None, "the name ends in .py"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises, the message names it
+        del sys.modules[spec.name]
         raise ConfigError(
             key, f"{path} raises {type(error).__name__}: {error}", "a file that runs", "mend it"
         ) from error

@@ -1,7 +1,8 @@
 """Limits of a chat template: it comes with a model, and must neither hang nor fill the memory of whoever loads it.
 
 The sandbox (jinja2's, as transformers sets it up) keeps a template from code and files; `9 ** (9 ** 9)` and loops of loops are
-allowed there. Operators refuse results of an unreasonable size, and a rendering has a limit of processor time.
+allowed there. Operators refuse results of an unreasonable size, and a rendering has a limit of processor time. Methods and
+filters (`"x".ljust(n)`, `center`, `join`) have the limit of time alone, not that of size.
 """
 
 import functools

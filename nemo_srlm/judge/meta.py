@@ -104,15 +104,11 @@ def elo(won: Sequence[Sequence[float]]) -> list[float]:
 # --- judge pairs ------------------------------------------------------------------------------------------------------
 
 
-def best_and_worst(found: Sequence[Draw], strengths: Sequence[float], max_words: int) -> tuple[Draw, Draw] | str:
-    """(best, worst) draw, or the reason for none: "undecided" (equal strengths), "too_long" (a best draw above max_words)."""
+def best_and_worst(found: Sequence[Draw], strengths: Sequence[float]) -> tuple[Draw, Draw] | str:
+    """(best, worst) draw, or the reason for none: "undecided" (equal strengths)."""
     order = sorted(range(len(found)), key=lambda i: -strengths[i])
     best, worst = order[0], order[-1]
-    if not strengths[best] - strengths[worst] > 1e-9:
-        return "undecided"
-    if max_words and count_words(found[best].text) > max_words:
-        return "too_long"
-    return found[best], found[worst]
+    return (found[best], found[worst]) if strengths[best] - strengths[worst] > 1e-9 else "undecided"
 
 
 def any_two(found: Sequence[Draw], judgement_id: str) -> tuple[Draw, Draw]:
@@ -129,10 +125,13 @@ def to_pair(judgement: Judgement, prompt: str, chosen: Draw, rejected: Draw) -> 
     )
 
 
+def is_too_long(draw: Draw, max_words: int) -> bool:
+    return max_words > 0 and count_words(draw.text) > max_words
+
+
 def _by_hash(pairs: Sequence[PreferencePair], number: int) -> list[PreferencePair]:
-    """`number` of the pairs, chosen by a hash, in their order."""
-    ids = {p.id for p in sorted(pairs, key=lambda p: hashlib.sha256(f"keep {p.id}".encode()).digest())[:number]}
-    return [pair for pair in pairs if pair.id in ids]
+    """`number` of the pairs, chosen by a hash."""
+    return sorted(pairs, key=lambda pair: hashlib.sha256(f"keep {pair.id}".encode()).digest())[:number]
 
 
 def rises(pair: PreferencePair) -> bool:
@@ -141,17 +140,21 @@ def rises(pair: PreferencePair) -> bool:
 
 
 def guarded(
-    pairs: Sequence[PreferencePair], section: JudgeTrainingSection, num_responses: int, counts: Counter[str]
-) -> list[PreferencePair]:
-    """At most `max_rise` of the pairs raise the score, and with `num_responses` pairs of responses they are at most `share`.
+    pairs: Sequence[PreferencePair], section: JudgeTrainingSection, num_responses: int
+) -> tuple[list[PreferencePair], dict[str, str]]:
+    """(the pairs that are kept, in their order; id of each other one -> "inflation" or "not_needed").
 
-    What is left out is chosen by a hash and counted: "dropped_inflation", "dropped_not_needed".
+    At most `max_rise` of the kept pairs raise the score, and with `num_responses` pairs of responses they are at most
+    `share` of all. Which ones are left out is decided by a hash.
     """
-    up = [pair for pair in pairs if rises(pair)]
-    most = section.max_rise / (1.0 - section.max_rise) * (len(pairs) - len(up)) if section.max_rise < 1 else len(up)
-    kept_up = {pair.id for pair in _by_hash(up, math.floor(most + 1e-9))}
-    kept = [pair for pair in pairs if not rises(pair) or pair.id in kept_up]
-    counts["dropped_inflation"] += len(pairs) - len(kept)
-    final = _by_hash(kept, math.floor(section.share / (1.0 - section.share) * num_responses + 1e-9))
-    counts["dropped_not_needed"] += len(kept) - len(final)
-    return final
+    up, rest = [pair for pair in pairs if rises(pair)], [pair for pair in pairs if not rises(pair)]
+    if section.max_rise < 1:
+        up = _by_hash(up, math.floor(section.max_rise / (1.0 - section.max_rise) * len(rest) + 1e-9))
+    allowed = {pair.id for pair in (*up, *rest)}
+    size = math.floor(section.share / (1.0 - section.share) * num_responses + 1e-9)
+    if size < len(allowed):  # of both kinds alike: what raises the score stays within its bound
+        most = size * len(up) // len(allowed)
+        up, rest = _by_hash(up, most), _by_hash(rest, size - most)
+    kept = {pair.id for pair in (*up, *rest)}
+    reasons = {pair.id: "not_needed" if pair.id in allowed else "inflation" for pair in pairs if pair.id not in kept}
+    return [pair for pair in pairs if pair.id in kept], reasons

@@ -4,7 +4,6 @@ Resumes by candidate, as judging does. A candidate whose check fails has no scor
 """
 
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.generate.requests import error_kinds
 from nemo_srlm.judge.checkers import Check, checked, command_check
 from nemo_srlm.stages.common import judged_candidates
 from nemo_srlm.stages.common.judging import JUDGEMENTS
@@ -30,7 +30,9 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.checker)
+    own.pop("max_score")  # of the pairs, which are made of these scores
     if cfg.checker.function:
+        own.pop("timeout")  # a function is not interrupted
         own |= {"function": user_code.identity(KEY, cfg.checker.function), "command": []}
     else:
         files = [Path(word) for word in cfg.checker.command if Path(word).is_file()]
@@ -63,7 +65,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     """Raises DataError when no check gave a result."""
     merge_parts(ctx, Judgement, judged_candidates.made_ids(ctx), JUDGEMENTS)
     made = list(read_records(ctx.dir / JUDGEMENTS, Judgement))
-    errors = Counter(one.error.partition(":")[0] for one in made if one.error)
+    errors = error_kinds(one.error for one in made)
     if made and sum(errors.values()) == len(made):
         raise DataError(
             ctx.dir, f"not one of {len(made)} responses was checked; the first: {made[0].error}", "scores",
@@ -72,7 +74,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     scores = [score for one in made for score in one.scores if score is not None]
     mean = sum(scores) / len(scores) if scores else None
     return {
-        "candidates": len(made), "errors": dict(sorted(errors.items())), "score_mean": mean,
+        "candidates": len(made), "errors": errors, "score_mean": mean,
         "no_score": len(made) - len(scores) - sum(errors.values()),
         "summary": f"{len(scores)} of {len(made)} responses with a score" + ("" if mean is None else f", mean {mean:.2f}"),
     }  # fmt: skip

@@ -1,15 +1,17 @@
 """judge_pairs (judge_training.method): pairs of judgements of one response that join the iteration's DPO.
 
 Writes pairs.jsonl (PreferencePair; the prompt is the judge's input) and dropped.jsonl ({"id", "reason"}, the id of a candidate,
-or of a prompt of which no candidate was used): "no_spread" (no response has two different scores), "no_other_response" (the same
-text, or none that was judged) and the reasons of judge/meta.py and judge/self_taught.py.
+or of a prompt of which no candidate was used). Reasons: "no_spread" (no response of the prompt has two different scores),
+"no_response" and "no_worse_response" (none was judged), "same_text" (the worse response is the response), "too_long" (more than
+max_words), "inflation" and "not_needed" (judge/meta.py `guarded`), and those of judge/meta.py and judge/self_taught.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from nemo_srlm.config.fields import identity
+from nemo_srlm.config.methods import JudgeTrainingSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_json, read_json_lines, read_records, write_json, write_json_lines, write_records
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, content_id
@@ -29,11 +31,23 @@ READS = {"meta": ("meta_judge",), "self_taught": ("worse_responses", "judge_wors
 
 
 class Choice(NamedTuple):
-    """The judgements of a response: `chosen` is (preferred, other), or the reason for none. `text`: the judge's input."""
+    """Two judgements of a response. `text`: the judge's input."""
 
     judgement: Judgement
     text: str
-    chosen: tuple[Draw, Draw] | str
+    preferred: Draw
+    other: Draw
+
+
+class Unused(NamedTuple):
+    """A candidate, or a prompt, that gives no pair."""
+
+    id: str
+    reason: str
+
+
+def _choice(judgement: Judgement, text: str, found: tuple[Draw, Draw] | str) -> Choice | Unused:
+    return Unused(judgement.id, found) if isinstance(found, str) else Choice(judgement, text, *found)
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -48,15 +62,15 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {"judge_training": own, "judge_template": templates.load(cfg.judge.template, templates.JUDGE)}
 
 
-def _any_draw(ctx: Context) -> Iterator[Choice | str]:
+def _any_draw(ctx: Context) -> Iterator[Choice | Unused]:
     for one in judged_prompts(ctx):
         if one.judgement is None:
-            yield one.prompt_id
+            yield Unused(one.prompt_id, "no_spread")
         else:
-            yield Choice(one.judgement, one.text, meta.any_two(meta.draws(one.judgement), one.judgement.id))
+            yield _choice(one.judgement, one.text, meta.any_two(meta.draws(one.judgement), one.judgement.id))
 
 
-def _meta(ctx: Context) -> Iterator[Choice | str]:
+def _meta(ctx: Context) -> Iterator[Choice | Unused]:
     section = ctx.cfg.judge_training
     verdicts = {v.id: v.verdict for v in read_records(ctx.inputs["meta_judge"] / VERDICTS, Verdict)}
 
@@ -69,64 +83,79 @@ def _meta(ctx: Context) -> Iterator[Choice | str]:
     weights = meta.position_weights([battle for some in fought.values() for battle in some])
     for one in judged:
         if one.judgement is None:
-            yield one.prompt_id
+            yield Unused(one.prompt_id, "no_spread")
             continue
         draws = meta.draws(one.judgement)
         won = meta.wins(fought[one.judgement.id], len(draws), weights)
         strengths = meta.elo(won) if section.rank == "elo" else meta.win_shares(won)
-        yield Choice(one.judgement, one.text, meta.best_and_worst(draws, strengths, section.max_words))
+        yield _choice(one.judgement, one.text, meta.best_and_worst(draws, strengths))
 
 
-def _self_taught(ctx: Context) -> Iterator[Choice | str]:
-    """Of every prompt with a worse response both its judgements and those of the first candidate that was judged."""
+def _first_judged(ctx: Context, made: str, scored: str) -> dict[str, tuple[str, Judgement]]:
+    """Prompt id -> the first candidate that was judged: (its text, the judgement)."""
+    first: dict[str, Judgement] = {}
+    for judgement in read_records(ctx.inputs[scored] / JUDGEMENTS, Judgement):
+        if not judgement.error:
+            first.setdefault(judgement.prompt_id, judgement)
+    ids = {judgement.id for judgement in first.values()}
+    candidates = read_records(ctx.inputs[made] / "candidates.jsonl", Candidate)
+    return {c.prompt_id: (c.text, first[c.prompt_id]) for c in candidates if c.id in ids}
+
+
+def _self_taught(ctx: Context) -> Iterator[Choice | Unused]:
+    """Of every prompt the judgements of its first candidate that was judged, and those of its worse response."""
     template = templates.load(ctx.cfg.judge.template, templates.JUDGE)
-    prompts = {p.id: p.text for p in read_records(ctx.inputs["prompts"] / "prompts.jsonl", Prompt)}
-    texts: list[dict[str, str]] = []
-    judged: list[dict[str, Judgement]] = []
-    for made, scored in (("candidates", "judge"), ("worse_responses", "judge_worse")):
-        rows = list(read_records(ctx.inputs[made] / "candidates.jsonl", Candidate))
-        texts.append({c.id: c.text for c in rows})
-        first: dict[str, Judgement] = {}
-        for judgement in read_records(ctx.inputs[scored] / JUDGEMENTS, Judgement):
-            if not judgement.error:
-                first.setdefault(judgement.prompt_id, judgement)
-        judged.append(first)
-    for prompt_id, worse in judged[1].items():
-        good = judged[0].get(prompt_id)
-        if good is None or texts[0][good.id] == texts[1][worse.id]:
-            yield prompt_id
+    judged = _first_judged(ctx, "candidates", "judge")
+    worse = _first_judged(ctx, "worse_responses", "judge_worse")
+    for prompt in read_records(ctx.inputs["prompts"] / "prompts.jsonl", Prompt):
+        if prompt.id not in judged or prompt.id not in worse:
+            yield Unused(prompt.id, "no_response" if prompt.id not in judged else "no_worse_response")
             continue
-        both = meta.draws(good), meta.draws(worse)
-        for judgement, of, (own, other), better in ((good, 0, both, True), (worse, 1, both[::-1], False)):
-            text = judge_input(template, prompts[prompt_id], texts[of][judgement.id])
-            yield Choice(judgement, text, self_taught.right_against_wrong(own, other, better))
+        (good_text, good), (worse_text, bad) = judged[prompt.id], worse[prompt.id]
+        if good_text == worse_text:
+            yield Unused(prompt.id, "same_text")
+            continue
+        of_good, of_bad = meta.draws(good), meta.draws(bad)
+        found = self_taught.right_against_wrong(of_good, of_bad, better=True)
+        yield _choice(good, judge_input(template, prompt.text, good_text), found)
+        found = self_taught.right_against_wrong(of_bad, of_good, better=False)
+        yield _choice(bad, judge_input(template, prompt.text, worse_text), found)
 
 
-METHODS: dict[str, tuple[Callable[[Context], Iterator[Choice | str]], str]] = {  # and the reason where a prompt has no choice
-    "any_draw": (_any_draw, "no_spread"), "meta": (_meta, "no_spread"), "self_taught": (_self_taught, "no_other_response"),
+METHODS: dict[str, Callable[[Context], Iterator[Choice | Unused]]] = {
+    "any_draw": _any_draw, "meta": _meta, "self_taught": _self_taught
 }  # fmt: skip
 
 
-def _run(ctx: Context) -> None:
-    section, counts = ctx.cfg.judge_training, Counter[str]()
-    choices, reason = METHODS[section.method]
-    pairs: list[PreferencePair] = []
-    dropped = []
-    for choice in choices(ctx):
-        counts["choices"] += 1
-        if isinstance(choice, str):
-            dropped.append({"id": choice, "reason": reason})
-        elif isinstance(choice.chosen, str):
-            dropped.append({"id": choice.judgement.id, "reason": choice.chosen})
+def _pairs(
+    choices: Iterable[Choice | Unused], section: JudgeTrainingSection, num_responses: int
+) -> tuple[list[PreferencePair], list[PreferencePair], list[Unused]]:
+    """(pairs that were found, those that are kept, what gives no pair and why)."""
+    unused: list[Unused] = []
+    candidates: dict[str, str] = {}  # pair id -> candidate id
+    found: list[PreferencePair] = []
+    for choice in choices:
+        if isinstance(choice, Unused):
+            unused.append(choice)
+        elif meta.is_too_long(choice.preferred, section.max_words):
+            unused.append(Unused(choice.judgement.id, "too_long"))
         else:
-            pairs.append(meta.to_pair(choice.judgement, choice.text, *choice.chosen))
-    counts.update(f"dropped_{row['reason']}" for row in dropped)
+            found.append(meta.to_pair(*choice))
+            candidates[found[-1].id] = choice.judgement.id
+    kept, reasons = meta.guarded(found, section, num_responses)
+    return found, kept, unused + [Unused(candidates[pair_id], reason) for pair_id, reason in reasons.items()]
+
+
+def _run(ctx: Context) -> None:
+    section = ctx.cfg.judge_training
     num_responses = sum(1 for _ in read_json_lines(ctx.inputs["pairs"] / PAIRS))
-    kept = meta.guarded(pairs, section, num_responses, counts)
+    found, kept, unused = _pairs(METHODS[section.method](ctx), section, num_responses)
     write_records(ctx.dir / PAIRS, kept)
-    write_json_lines(ctx.dir / DROPPED, dropped)
-    raising = {f"rising_{name}": sum(map(meta.rises, some)) for name, some in (("found", pairs), ("kept", kept))}
-    write_json(ctx.dir / COUNTS, {**dict(sorted(counts.items())), "found": len(pairs), "pairs": len(kept), **raising})
+    write_json_lines(ctx.dir / DROPPED, (one._asdict() for one in unused))
+    reasons = Counter(f"dropped_{one.reason}" for one in unused)
+    raising = {f"rising_{name}": sum(map(meta.rises, some)) for name, some in (("found", found), ("kept", kept))}
+    counts = {"choices": len(kept) + len(unused), **dict(sorted(reasons.items()))}
+    write_json(ctx.dir / COUNTS, {**counts, "found": len(found), "pairs": len(kept), **raising})
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

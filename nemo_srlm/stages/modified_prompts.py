@@ -1,10 +1,9 @@
 """modified_prompts (judge_training.method=self_taught): for every prompt another instruction, close to it (modified.jsonl).
 
 Written by the policy, as in Self-Taught Evaluators (arXiv 2408.02666), or for models that cannot (judge_training.modified=other)
-the prompt of the same iteration whose words are most alike.
+the prompt of the same iteration that is most alike.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from nemo_srlm.core.records import Prompt, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.errors import DataError
-from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request
+from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 from nemo_srlm.stages.common.modified import OUTPUT, ModifiedPrompt
 
@@ -57,7 +56,7 @@ def modified(prompt: Prompt, outcome: Outcome) -> ModifiedPrompt:
 
 
 def most_alike(prompts: list[Prompt]) -> Iterator[ModifiedPrompt]:
-    """For every prompt the other one with the most common words; an error where there is no other text."""
+    """For every prompt the other one most alike by rapidfuzz's token_sort_ratio; an error where there is no other text."""
     import numpy as np
     from rapidfuzz import fuzz, process
 
@@ -96,16 +95,16 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         merge_parts(ctx, ModifiedPrompt, (prompt.id for prompt in prompts), OUTPUT)
     else:
         write_records(ctx.dir / OUTPUT, most_alike(prompts))
-    errors = Counter(m.error.partition(":")[0] for m in read_records(ctx.dir / OUTPUT, ModifiedPrompt) if m.error)
+    errors = error_kinds(one.error for one in read_records(ctx.dir / OUTPUT, ModifiedPrompt))
     made = len(prompts) - sum(errors.values())
     if not made:
         raise DataError(
-            ctx.dir, f"not one of {len(prompts)} instructions was modified ({dict(errors)})", "other instructions",
+            ctx.dir, f"not one of {len(prompts)} instructions was modified ({errors})", "other instructions",
             "see the model's texts in parts/; judge_training.modified=other takes other prompts in their place",
         )  # fmt: skip
     return {
         "modified": made,
-        "errors": dict(sorted(errors.items())),
+        "errors": errors,
         "summary": f"{made} of {len(prompts)} prompts modified",
     }
 

@@ -19,12 +19,13 @@ from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.pipeline import has_anchors, has_single_scores, score_stage, uses_previous_judge
 from nemo_srlm.core.stage import Context, Ref, Stage
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt
 from nemo_srlm.judge.pair_files import DROPPED, PAIRS, keep_number, set_certainty, write_pairs
-from nemo_srlm.judge.pairing import Pairs, certainty, choose_pairs
+from nemo_srlm.judge.pairing import Pairs, certainty, choose_pairs, pool_equal_texts
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.seed_files import held_out_texts
 
@@ -49,6 +50,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if iteration == 1:  # what begins with iteration 2
         own.pop("consistency", None)
         own.pop("rejected_from", None)
+    if cfg.pairs.score != "judge_vote":
+        own.pop("vote_weight", None)
     if most := of_iteration(cfg.pairs.per_iteration, iteration, 0):
         own["most"] = most
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
@@ -58,7 +61,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "arm": "self"
         if cfg.run.arm == "sft_only"
         else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
-        "min_valid": required_valid(cfg.judge),
+        "min_valid": 1 if cfg.pairs.score in ("vote", "checker") else required_valid(cfg.judge),
         "max_score": _scale(cfg),
         "seed": _shuffle_seed(cfg),
     }
@@ -66,6 +69,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
+    certainties: dict[str, float | None] = {}
     if cfg.run.arm == "external":
         counts: Counter[str] = Counter()
         apart = HeldOut(held_out_texts(ctx.inputs["seed"]), cfg.seed.rouge_max)
@@ -75,20 +79,19 @@ def _run(ctx: Context) -> None:
     else:
         min_valid = 1 if has_single_scores(cfg) else required_valid(cfg.judge)
 
-        certainties: dict[str, float | None] = {}
-
         def choose(one: ScoredPrompt) -> Pairs | str:
             if "judge_previous" in ctx.inputs:
-                certainties[one.prompt.id] = certainty(one.candidates)
+                pooled = pool_equal_texts(one.candidates) if cfg.pairs.pool_equal_texts else one.candidates
+                certainties[one.prompt.id] = certainty(pooled)
             return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _scale(cfg), _shuffle_seed(cfg), one.anchors)
 
         weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
         counts = write_pairs(_scored_files(ctx), min_valid, choose, ctx.dir, partial(_report, ctx), weighed)
-        if "judge_previous" in ctx.inputs:
-            write_json(ctx.dir / CERTAINTY, set_certainty(ctx.dir, certainties, cfg.pairs.consistency == "prompt"))
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
         keep_number(ctx.dir, most, counts)
+    if "judge_previous" in ctx.inputs:  # of the pairs that stay
+        write_json(ctx.dir / CERTAINTY, set_certainty(ctx.dir, certainties, cfg.pairs.consistency == "prompt"))
     write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))
 
 
@@ -136,6 +139,9 @@ def _finalize(ctx: Context) -> dict[str, Any]:
             "rows of pairs.files with different texts" if external else "prompts with two candidates of different text and score",
             "look at the files" if external else "look at the judge's health in its manifest",
         )  # fmt: skip
+    if (ctx.dir / CERTAINTY).exists() and read_json(ctx.dir / CERTAINTY)["unknown"] == number:
+        words = "two judges have no two candidates in common, so no pair has a certainty, and all have 1"
+        say(f"warning: {ctx.dir}: {words}", error=True)
     chosen, rejected = counts.pop("chosen_characters"), counts.pop("rejected_characters")
     return {
         **counts,

@@ -67,9 +67,9 @@ def test_elo_of_two_is_the_logarithm_of_their_wins_and_of_three_is_transitive():
 
 def test_best_against_worst_unless_undecided_or_too_long():
     found = [Draw("one two three", 1.0), Draw("four", 4.0), Draw("five six", 2.0)]
-    assert meta.best_and_worst(found, [0.5, -1.0, 0.0], 0) == (found[0], found[1])
-    assert meta.best_and_worst(found, [0.5, -1.0, 0.0], 2) == "too_long"
-    assert meta.best_and_worst(found, [0.0, 0.0, 0.0], 0) == "undecided"
+    assert meta.best_and_worst(found, [0.5, -1.0, 0.0]) == (found[0], found[1])
+    assert meta.best_and_worst(found, [0.0, 0.0, 0.0]) == "undecided"
+    assert [meta.is_too_long(found[0], most) for most in (0, 2, 3)] == [False, True, False]
 
 
 def pairs(up: int, down: int) -> list[PreferencePair]:
@@ -84,16 +84,21 @@ def pairs(up: int, down: int) -> list[PreferencePair]:
         (0.75, 0.5, 100, (30, 10)),
         (1.0, 0.5, 100, (40, 10)),
         (0.0, 0.5, 100, (0, 10)),
-        (1.0, 0.2, 100, 25),  # 25 of 125 pairs are judge pairs
-        (0.5, 0.5, 0, 0),
+        (1.0, 0.2, 100, (20, 5)),  # 25 of 125 pairs are judge pairs, rising ones as many as before
+        (0.5, 0.5, 11, (5, 6)),  # the bound on rising ones holds for what is left
+        (0.75, 0.5, 10, (7, 3)),
+        (0.5, 0.5, 0, (0, 0)),
     ],
 )
 def test_the_guard_bounds_pairs_that_raise_the_score_and_the_share_bounds_all(max_rise, share, responses, kept):
-    counts: Counter[str] = Counter()
-    found = meta.guarded(pairs(40, 10), JudgeTrainingSection(max_rise=max_rise, share=share), responses, counts)
+    made = pairs(40, 10)
+    found, reasons = meta.guarded(made, JudgeTrainingSection(max_rise=max_rise, share=share), responses)
     up = sum(map(meta.rises, found))
-    assert ((up, len(found) - up) if isinstance(kept, tuple) else len(found)) == kept
-    assert counts["dropped_inflation"] + counts["dropped_not_needed"] == 50 - len(found)
+    assert (up, len(found) - up) == kept
+    assert [pair for pair in made if pair.id not in reasons] == found
+    assert sum(reason == "inflation" for reason in reasons.values()) == 40 - min(
+        40, round(max_rise / (1 - max_rise + 1e-9) * 10)
+    )
 
 
 def test_the_control_takes_two_draws_of_different_scores_in_any_order():
@@ -181,6 +186,16 @@ def test_a_meta_judge_that_prefers_a_place_decides_nothing_and_one_that_inflates
     run(cfg, tmp_path, "meta_judge")
     found = run(cfg, tmp_path, "judge_pairs")
     assert (found["found"], found["rising_found"], found["pairs"], found["dropped_inflation"]) == (2, 2, 0, 2)
+    dropped = [(row["id"], row["reason"]) for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
+    assert dropped == [("p2", "no_spread"), ("c01", "inflation"), ("c11", "inflation")]
+
+
+@pytest.mark.parametrize(("most", "pairs_made"), [(4, 0), (5, 2)])
+def test_a_long_preferred_judgement_makes_no_pair_with_any_method(tmp_path: Path, most: int, pairs_made: int):
+    cfg = compose("tiny", ["judge_training.method=any_draw", f"judge_training.max_words={most}"])
+    write(tmp_path)
+    found = run(cfg, tmp_path, "judge_pairs")  # "c01 draw 0. Score: 1.0" are five words
+    assert (found["found"], found.get("dropped_too_long", 0)) == (pairs_made, 2 - pairs_made)
 
 
 def test_a_killed_meta_judge_resumes_without_asking_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -124,9 +124,13 @@ def test_responses_without_any_answer_stop_the_stage(tmp_path: Path):
 
 
 CHECK = """
-import sys
+from __future__ import annotations
+from dataclasses import dataclass
+@dataclass
+class Kept:  # dataclasses look for the module of such a class by its name
+    text: str
 def score(prompt, response):
-    if response == "boom":
+    if Kept(response).text == "boom":
         raise RuntimeError("out of luck")
     if response == "none":
         return None
@@ -229,6 +233,18 @@ def test_consistency_is_the_agreement_of_two_models_rankings(tmp_path: Path):
     assert "judge_previous" not in load("pairs").inputs(compose("tiny", ["pairs.consistency=mean"]), 1)
 
 
+def test_copies_of_a_text_count_once_in_the_certainty(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = write(tmp_path, {"p": ("a", "a", "a", "b", "c")})
+    judged(tmp_path, "judge", made, [3.0, 3.0, 3.0, 2.0, 1.0])
+    judged(tmp_path, "judge_previous", made, [1.0, 1.0, 1.0, 2.0, 0.0])  # a and b turned, c stays last: tau 1/3
+    for pooled, wanted in ((True, 2 / 3), (False, (1 / 10 + 1) / 2)):
+        cfg = compose("tiny", ["pairs.consistency=mean", f"pairs.pool_equal_texts={str(pooled).lower()}"])
+        assert run(cfg, tmp_path, "pairs", iteration=2)["certainty"]["mean"] == pytest.approx(wanted)
+    judged(tmp_path, "judge_previous", made, [None] * 5)
+    assert run(cfg, tmp_path, "pairs", iteration=2)["certainty"] == {"mean": 1.0, "unknown": 1}
+    assert "no pair has a certainty" in capsys.readouterr().err
+
+
 def test_anchored_pairs_stand_against_the_worst_response_of_m1(tmp_path: Path):
     made = write(tmp_path, {"p": ("same", "same"), "q": ("d", "e"), "r": ("f", "g")})
     judged(tmp_path, "judge", made, [3.0, 3.0, 4.0, 1.0, 1.0, 0.0])
@@ -295,6 +311,11 @@ def test_the_report_reads_the_scores_that_made_the_pairs(tmp_path: Path):
         (["pairs.consistency=mean", "pairs.score=vote"], r"pairs\.consistency: mean with pairs\.score=vote"),
         (["pairs.consistency=mean", "dpo.label_smoothing=0.1"], r"pairs\.consistency: mean with dpo\.label_smoothing"),
         (["pairs.rejected_from=m1", "pairs.max_per_prompt=2"], r"pairs\.rejected_from: m1 with pairs\.max_per_prompt=2"),
+        (["pairs.rejected_from=m1", "run.arm=sft_only"], r"pairs\.rejected_from: m1 with run\.arm=sft_only"),
+        (["pairs.score=vote", "judge.shape=pairwise"], r"judge\.shape: pairwise with pairs\.score=vote"),
+        (["pairs.vote_weight=2"], r"pairs\.vote_weight: 2\.0 with pairs\.score=judge"),
+        (["checker.max_score=2"], r"checker\.max_score: 2\.0 with pairs\.score=judge"),
+        (["judge_training.share=0.2"], r"judge_training\.share: 0\.2 with judge_training\.method=none"),
         (["pairs.answer=words"], r"pairs\.answer"),
         (["pairs.score=checker", "checker.function=x.py"], r"checker\.function"),
     ],

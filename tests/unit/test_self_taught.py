@@ -122,7 +122,8 @@ def test_from_a_modified_instruction_to_pairs_of_judgements(tmp_path: Path, monk
     assert "Here are two tools." in pairs[0].prompt
     assert "response to Name two drinks." in pairs[1].prompt
     assert (counts["found"], counts["rising_found"], counts["pairs"]) == (2, 1, 2)
-    assert list(read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")) == []
+    dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
+    assert dropped == [{"id": "p0", "reason": "no_response"}]
 
 
 def test_a_model_that_modifies_nothing_is_told_of_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

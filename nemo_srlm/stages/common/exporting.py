@@ -10,8 +10,6 @@ from nemo_srlm.core.files import read_json, write_atomic
 from nemo_srlm.core.pipeline import tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.report.cards import card_models, model_card
-from nemo_srlm.report.run_files import RunFiles
 
 HF, CARD = "hf", "hf.verification.json"
 
@@ -63,6 +61,7 @@ def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.convert.verify import passes, verify
+    from nemo_srlm.report.cards import card_models
     from nemo_srlm.train.checkpoint_dir import latest
 
     if is_verified(ctx.dir):
@@ -94,6 +93,9 @@ def write_model_card(ctx: Context, directory: Path, model: str, checkpoint: str 
     """`directory`/hf/README.md: what the model is and comes from. Its figures come later: `nemo-srlm model-card` prints it with
     them. checkpoint: one of the model's training, which need not become the model.
     """
+    from nemo_srlm.report.cards import model_card
+    from nemo_srlm.report.run_files import RunFiles
+
     files = RunFiles(ctx.dir.parents[1], ctx.cfg)
     text = model_card(files, model, measured=False, checkpoint=checkpoint)
     write_atomic(directory / HF / "README.md", text)
