@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from nemo_srlm.config.fields import rules
 from nemo_srlm.config.method_checks import check_methods
-from nemo_srlm.config.schema import Config
+from nemo_srlm.config.schema import Config, check_shares
 from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads, check_rope
 from nemo_srlm.errors import ConfigError
 
@@ -34,6 +34,7 @@ def check(cfg: Config) -> None:
     check_methods(cfg)
     _unread(cfg)
     _endpoint(cfg)
+    check_shares(cfg.world)
     check_tiny_world(cfg)
 
 

@@ -29,6 +29,7 @@ from nemo_srlm.config.training import (
     PretrainSection,
     SftSection,
 )
+from nemo_srlm.errors import ConfigError
 
 
 @dataclass
@@ -92,6 +93,14 @@ class WorldSection:
     seed: int = number(0, "of the world's text; run.seed is for sampling and training", at_least=0, at_most=MAX_SEED)
     num_documents: int = number(60_000, "of web text, for pretraining", at_least=1_000)
     num_ift: int = number(800, "instruction fine-tuning examples", at_least=1)
+    ift_right: float = number(
+        0.8, "share of the IFT replies whose content is all right; the errors of the others are noise for the loop to remove",
+        at_least=0, at_most=1, added=True,
+    )  # fmt: skip
+    ift_one_error: float = number(
+        0.15, "share of the IFT replies with one error; what ift_right and this leave is mostly wrong",
+        at_least=0, at_most=1, added=True,
+    )  # fmt: skip
     num_eft: int = number(1_500, "score-balanced judged replies", at_least=0)
     num_eval_prompts: int = number(350, "held-out prompts of the final evaluation", at_least=0)
     num_eval_judge: int = number(150, "held-out instructions x 4 replies for the evaluation of the judge", at_least=0)
@@ -101,6 +110,16 @@ class WorldSection:
         help="the held-out split that evaluation reads; one set of models can be measured on both. Settings are chosen on "
         "dev, the figures of README come from test",
     )  # fmt: skip
+
+
+def check_shares(world: WorldSection) -> None:
+    """Raises ConfigError where the shares of the IFT replies are more than all of them."""
+    right, one_error = world.ift_right, world.ift_one_error
+    if right + one_error > 1 + 1e-9:  # the sum of two decimals need not be exact
+        raise ConfigError(
+            "world.ift_one_error", f"{one_error} with world.ift_right={right}: more than all replies",
+            f"at most {1 - right:.15g}", "lower one of the two",
+        )  # fmt: skip
 
 
 @dataclass

@@ -51,6 +51,7 @@ FIGURES: dict[str, Figure] = {
     "oracle": Figure("oracle score", "score", 0, TOP_LEVEL, 0.1),
     "full": Figure("full marks", "share", 0, 1, 0.02),
     "correct": Figure("correctness", "share", 0, 1, 0.02),
+    "all_correct": Figure("content all right", "share", 0, 1, 0.02),
     "pairwise_accuracy": Figure("pairwise accuracy as a judge", "share", 0, 1, 0.02),
     "exact_match": Figure("exact match as a judge", "share", 0, 1, 0.02),
     "kendall": Figure("Kendall τ as a judge", "correlation", -1, 1, 0.04),
@@ -87,6 +88,7 @@ def _of_model(
         yield "oracle", statistics.grouped((r.prompt_id, r.level) for r in rows)
         yield "full", statistics.grouped((r.prompt_id, float(r.level == TOP_LEVEL)) for r in rows)
         yield "correct", statistics.grouped((r.prompt_id, r.correctness) for r in rows)
+        yield "all_correct", statistics.grouped((r.prompt_id, float(r.correctness == 1.0)) for r in rows)
     if responses := path("eval_responses", "responses.jsonl"):
         written = (c for c in read_records(responses, Candidate) if not c.error)
         yield "words", statistics.grouped((c.prompt_id, float(count_words(c.text))) for c in written)

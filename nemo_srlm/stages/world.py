@@ -47,7 +47,7 @@ def _rng(cfg: Config, part: str) -> random.Random:
 
 
 def _run(ctx: Context) -> None:
-    from nemo_srlm.tiny_world import seeds, tokenizer, web
+    from nemo_srlm.tiny_world import replies, seeds, tokenizer, web
 
     cfg = ctx.cfg
     shots = templates.load_shots(cfg.prompts.template)
@@ -63,7 +63,8 @@ def _run(ctx: Context) -> None:
     write_records(ctx.dir / CORPUS, (web.Document(content_id("document", i, d), d) for i, d in enumerate(documents)))
     ctx.progress.update(1, 4, "parts")
     seen: set[str] = set()
-    ift = seeds.ift_pairs(_rng(cfg, "ift"), cfg.world.num_ift, seen)
+    quality = replies.ift_quality(cfg.world.ift_right, cfg.world.ift_one_error)
+    ift = seeds.ift_pairs(_rng(cfg, "ift"), cfg.world.num_ift, seen, quality)
     judged = seeds.judged_replies(_rng(cfg, "eft"), cfg.world.num_eft, seen)
     seeds.write_trees(ctx.dir / TREES, ift, judged)
     ctx.progress.update(2, 4, "parts")

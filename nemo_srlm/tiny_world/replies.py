@@ -38,7 +38,11 @@ class Quality:
 
 
 WEB = Quality(off_topic=0.05, right=0.65, one_error=0.20, framed=0.5, small_talk=0.4)
-IFT = Quality(off_topic=0.0, right=0.80, one_error=0.15, framed=0.5, small_talk=0.5)
+
+
+def ift_quality(right: float, one_error: float) -> Quality:
+    """Of the human answers for instruction fine-tuning: on topic; half of them framed, half with small talk."""
+    return Quality(off_topic=0.0, right=right, one_error=one_error, framed=0.5, small_talk=0.5)
 
 
 def respond(rng: random.Random, question: Question, quality: Quality, split: str) -> str:

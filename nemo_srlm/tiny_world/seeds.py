@@ -15,7 +15,7 @@ from typing import Any
 from nemo_srlm.core.records import Prompt, RankedReply, content_id
 from nemo_srlm.tiny_world import oracle
 from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw, wording
-from nemo_srlm.tiny_world.replies import IFT, WEB, respond, respond_at, review
+from nemo_srlm.tiny_world.replies import WEB, Quality, respond, respond_at, review
 
 LABEL_NOISE = 0.10  # share of the seed judgements whose score is off by one
 REPLIES = 4  # ranked replies per instruction
@@ -33,12 +33,12 @@ def _fresh(rng: random.Random, split: str, seen: set[str], family: str | None = 
     raise AssertionError(f"the {split} split has no more new prompts of family {family}: {len(seen)} are used")
 
 
-def ift_pairs(rng: random.Random, count: int, seen: set[str]) -> list[tuple[str, str]]:
-    """(prompt, reply) of IFT quality."""
+def ift_pairs(rng: random.Random, count: int, seen: set[str], quality: Quality) -> list[tuple[str, str]]:
+    """(prompt, reply) of that quality."""
     pairs = []
     for _ in range(count):
         question, text = _fresh(rng, "train", seen)
-        pairs.append((text, respond(rng, question, IFT, "train")))
+        pairs.append((text, respond(rng, question, quality, "train")))
     return pairs
 
 

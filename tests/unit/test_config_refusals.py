@@ -131,6 +131,10 @@ def test_a_pattern_needs_words():
             ["dpo.loss=ipo", "dpo.label_smoothing=0.1"],
             r"dpo\.label_smoothing: 0\.1 with dpo\.loss=ipo; expected 0: this loss has no label smoothing",
         ),
+        (
+            ["world.ift_right=0.7", "world.ift_one_error=0.4"],
+            r"world\.ift_one_error: 0\.4 with world\.ift_right=0\.7: more than all replies; expected at most 0\.3;",
+        ),
         (["model.num_attention_heads=7"], r"model\.num_attention_heads: 7; expected a divisor of 8192 \(hidden_size\)"),
         (["model.num_query_groups=7"], r"model\.num_query_groups: 7; expected a divisor of 64 heads"),
     ],

@@ -158,6 +158,16 @@ def test_responses_have_the_quality_that_was_asked_for() -> None:
     assert share[5] == pytest.approx(right * 0.5 * 0.6, abs=0.03)
 
 
+@pytest.mark.parametrize(("right", "one_error"), [(0.5, 0.35), (1.0, 0.0), (0.0, 0.0)])
+def test_ift_replies_have_the_shares_of_right_and_half_right_content_that_were_asked_for(
+    right: float, one_error: float
+) -> None:
+    made = seeds.ift_pairs(random.Random(7), 1500, set(), replies.ift_quality(right, one_error))
+    found = [oracle.score(parse(text), reply) for text, reply in made]  # type: ignore[arg-type]
+    assert sum(s.correctness == 1 for s in found if s) / len(found) == pytest.approx(right, abs=0.04)
+    assert all(s.level > 0 for s in found if s) or right < 1  # on topic
+
+
 def test_a_review_restates_the_right_answer_and_the_given_one() -> None:
     question = parse("Count from 3 to 5.")
     assert question is not None
@@ -191,9 +201,8 @@ def trees(world: Path) -> list[dict]:  # type: ignore[type-arg]
 def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
     rng = [random.Random(5) for _ in range(2)]
     for i in range(2):
-        seeds.write_trees(
-            tmp_path / str(i), seeds.ift_pairs(rng[i], 20, set()), seeds.judged_replies(rng[i], 20, set())
-        )
+        pairs = seeds.ift_pairs(rng[i], 20, set(), replies.WEB)
+        seeds.write_trees(tmp_path / str(i), pairs, seeds.judged_replies(rng[i], 20, set()))
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 

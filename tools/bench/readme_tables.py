@@ -22,7 +22,7 @@ MODELS = {
     "SFT baseline": "SFT baseline", "M1": "M1", "M2": "M2", "M3": "M3",
     "random M2": "control (judge scores permuted within a prompt), M2", "random M3": "control, M3",
 }  # fmt: skip
-FIGURES = ("mean", "full", "correct", "judge")
+FIGURES = ("mean", "full", "content", "judge")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
 
     mean: float
     full: float
-    correct: float
+    content: float  # share of responses whose content is entirely right
     judge: float | None
 
 
@@ -43,21 +43,21 @@ def recorded(text: str, split: str = "test") -> dict[tuple[int, str], Row]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 7 and cells[0].isdigit():
             judge = None if cells[6] == "-" else float(cells[6])
-            found[int(cells[0]), cells[1]] = Row(float(cells[2].split()[0]), float(cells[3]), float(cells[4]), judge)
+            found[int(cells[0]), cells[1]] = Row(float(cells[2].split()[0]), float(cells[3]), float(cells[5]), judge)
     return found
 
 
 def models_table(rows: dict[tuple[int, str], Row]) -> list[str]:
     """Means over the seeds that have the model."""
     lines = [
-        "| model | seeds | oracle score (0 to 5) | full marks | correct content, whatever its style | judge: pairs right |",
+        "| model | seeds | oracle score (0 to 5) | full marks | content all right, whatever the style | judge: pairs right |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, title in MODELS.items():
         own = [row for (_, model), row in rows.items() if model == name]
         judges = [row.judge for row in own if row.judge is not None]
         cells = [decimal(mean([r.mean for r in own])), f"{100 * mean([r.full for r in own]):.0f}%",
-                 f"{100 * mean([r.correct for r in own]):.1f}%", f"{100 * mean(judges):.1f}%" if judges else "-"]  # fmt: skip
+                 f"{100 * mean([r.content for r in own]):.1f}%", f"{100 * mean(judges):.1f}%" if judges else "-"]  # fmt: skip
         lines.append(f"| {title} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
@@ -79,7 +79,7 @@ def changes(rows: dict[tuple[int, str], Row], figure: str, first: str, last: str
 def changes_table(rows: dict[tuple[int, str], Row]) -> list[str]:
     """M1 to M3 over the seeds: with the model's own judgements, with permuted scores, and the one minus the other at M3."""
     lines = [
-        "| change | seeds | oracle score | full marks, points | correct content, points | as a judge, points |",
+        "| change | seeds | oracle score | full marks, points | content all right, points | as a judge, points |",
         "|---|---|---|---|---|---|",
     ]
     for title, first, last in (
