@@ -18,5 +18,5 @@ def test_what_the_readme_says_of_single_seeds_is_in_the_recorded_runs():
     assert max(changes(rows, "mean", "M1", "random M3")) < 0
     assert max(changes(rows, "judge", "M1", "M2")) < 0
     assert sum(change < 0 for change in changes(rows, "judge", "M1", "M3")) == 4
-    correct = readme_tables.of_values(changes(rows, "correct", "M1", "M3"))
+    correct = readme_tables.of_values(changes(rows, "content", "M1", "M3"))
     assert -0.02 < correct.low < correct.high < 0.02
