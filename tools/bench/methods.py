@@ -4,8 +4,9 @@
     python tools/bench/methods.py --methods vote meta --seeds 0
     python tools/bench/methods.py --write                      also writes the table to docs/measurements.md
 
-Every method has the paper's run of its seed as run.reuse, so it repeats only what it changes. A method whose run fails has a
-row with the reason: nothing is dropped because it failed. Settings behind `--` are for every run (another world, sizes).
+Every method has the paper's run of its seed as run.reuse, so it repeats only what it changes; the paper's has the run of
+tools/bench/tiny_world.py where there is one. A method whose run fails has a row with the reason: nothing is dropped because
+it failed. Settings behind `--` are for every run (another world, sizes).
 "Content" is the share of responses whose content is entirely right. The judge is measured on all pairs of held-out replies, and
 on those that differ in content alone. Differences to the paper's method are of the last model, paired by prompt.
 """
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 
 from nemo_srlm.core import manifest
@@ -25,11 +26,11 @@ from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.evaluate import statistics
-from nemo_srlm.evaluate.response_scores import oracle_levels
 from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.judge.scores import aggregate
-from nemo_srlm.report import costs
+from nemo_srlm.report import costs, units
 from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.report.units import Figure, Measured
 from nemo_srlm.tiny_world import oracle
 from tools.bench import tiny_world
 
@@ -68,20 +69,21 @@ class Row:
     units: dict[str, Units]
 
 
-def units_of(files: RunFiles, iteration: int) -> dict[str, Units]:
-    """Oracle score, content, and the judge on all pairs and on those that differ in content alone."""
-    scores = files.path(iteration, "eval_oracle", "scores.jsonl")
-    assert scores, "eval_oracle is done"
-    rows = list(oracle_levels(scores))
-    return {
-        "oracle": statistics.grouped((r.prompt_id, r.level) for r in rows),
-        "content": statistics.grouped((r.prompt_id, float(r.correctness == 1.0)) for r in rows),
-        **judge_units(files, iteration),
-    }
+CONTENT_ALONE = Figure("judge, content alone", "share", 0, 1, 0.02)
+SHOWN = {name: units.FIGURES[name] for name in ("oracle", "all_correct", "pairwise_accuracy")} | {
+    "alone": CONTENT_ALONE
+}
 
 
-def judge_units(files: RunFiles, iteration: int) -> dict[str, Units]:
-    """Share of pairs of held-out replies in the order of the ranks (ties half), by instruction."""
+def units_of(files: RunFiles, measured: Measured, iteration: int) -> dict[str, Units]:
+    """Of the model that `iteration` ends with: oracle score, content, and the judge on all pairs and on `CONTENT_ALONE`."""
+    model = model_name(iteration)
+    found = {name: measured[name][model] for name in SHOWN if name in measured}
+    return {**found, "alone": judged_content(files, iteration)}
+
+
+def judged_content(files: RunFiles, iteration: int) -> Units:
+    """Share of the pairs of held-out replies that differ in content alone and are in the right order (ties half)."""
     ranked = files.path(0, "held_out", "ranked_valid.jsonl")
     judgements = files.path(iteration, "eval_reward", "judgements.jsonl")
     assert ranked, "held_out is done"
@@ -90,17 +92,13 @@ def judge_units(files: RunFiles, iteration: int) -> dict[str, Units]:
     groups: dict[str, list[RankedReply]] = {}
     for reply in read_records(ranked, RankedReply):
         groups.setdefault(reply.instruction_id, []).append(reply)
-    found: dict[str, list[tuple[str, float]]] = {"judge": [], "judge_content": []}
+    found: list[tuple[str, float]] = []
     for instruction, replies in groups.items():
-        for a, b in combinations(sorted(replies, key=lambda r: r.rank), 2):
+        for a, b in permutations(replies, 2):
             high, low = given[a.id], given[b.id]
-            if a.rank == b.rank or high is None or low is None:
-                continue
-            agrees = 1.0 if high > low else 0.5 if high == low else 0.0
-            found["judge"].append((instruction, agrees))
-            if differs_in_content_alone(a, b):
-                found["judge_content"].append((instruction, agrees))
-    return {name: statistics.grouped(values) for name, values in found.items()}
+            if high is not None and low is not None and differs_in_content_alone(a, b):
+                found.append((instruction, 1.0 if high > low else 0.5 if high == low else 0.0))
+    return statistics.grouped(found)
 
 
 def differs_in_content_alone(a: RankedReply, b: RankedReply) -> bool:
@@ -110,16 +108,21 @@ def differs_in_content_alone(a: RankedReply, b: RankedReply) -> bool:
     return (first.framed, first.clean) == (second.framed, second.clean) and first.correctness > second.correctness
 
 
+def row_of(files: RunFiles, measured: Measured, t: int) -> Row:
+    """The model that iteration t ends with; M1 for 0."""
+    words = tiny_world.metrics(files.dir, t, "eval_responses")["drift"]["words"]
+    count = str(tiny_world.metrics(files.dir, t, "pairs")["pairs"]) if t else ""
+    judged = manifest.read(files.dir / f"iter{t}" / "judge_pairs")
+    return Row(
+        model_name(t), count + (f" + {judged.metrics['pairs']}" if judged else ""), words, units_of(files, measured, t)
+    )
+
+
 def rows_of(run_dir: Path) -> list[Row]:
+    """M1, M2, ..."""
     files = RunFiles(run_dir)
-    rows = []
-    for t in range(1, files.cfg.iterations + 1):
-        pairs = tiny_world.metrics(run_dir, t, "pairs")["pairs"]
-        judged = manifest.read(run_dir / f"iter{t}" / "judge_pairs")
-        words = tiny_world.metrics(run_dir, t, "eval_responses")["drift"]["words"]
-        count = str(pairs) + (f" + {judged.metrics['pairs']}" if judged else "")
-        rows.append(Row(model_name(t), count, words, units_of(files, t)))
-    return rows
+    measured = units.read(files)
+    return [row_of(files, measured, t) for t in range(files.cfg.iterations + 1)]
 
 
 def minutes(run_dir: Path) -> float:
@@ -135,16 +138,12 @@ def shown(found: Estimate | None, signed: bool = False) -> str:
     return f"{found.value:{sign}.3f}{bounds}"
 
 
-FIGURES = {"oracle": (0.0, 5.0), "content": (0.0, 1.0), "judge": (0.0, 1.0), "judge_content": (0.0, 1.0)}
-
-
 def cells(seed: int, method: str, row: Row, spent: str, base: Row | None) -> str:
-    means = [shown(statistics.mean(row.units[name], *bounds)) for name, bounds in FIGURES.items()]
-    against = ["-"] * len(FIGURES)
+    means = [shown(figure.mean(row.units[name])) for name, figure in SHOWN.items()]
+    against = ["-"] * len(SHOWN)
     if base is not None:
         against = [
-            shown(statistics.difference(base.units[name], row.units[name], span=high - low), signed=True)
-            for name, (low, high) in FIGURES.items()
+            shown(figure.difference(base.units[name], row.units[name]), signed=True) for name, figure in SHOWN.items()
         ]
     return (
         "| " + " | ".join([str(seed), method, row.model, row.pairs, f"{row.words:.1f}", spent, *means, *against]) + " |"
@@ -175,20 +174,18 @@ def table(
     lines, run_dirs = [HEAD], []
     for seed in seeds:
         base: list[Row] = []
-        settings = [f"run.seed={seed}", f"world.split={split}", *common]
+        settings = [f"run.seed={seed}", f"world.seed={seed}", f"world.split={split}", *common]
         paper = f"methods-{split}-{seed}-{PAPER}"
         for method in dict.fromkeys([PAPER, *methods]):
-            reuse = [] if method == PAPER else [f"run.reuse={ROOT}/runs/{paper}"]
+            reuse = tiny_world.shared(f"bench-{split}-{seed}" if method == PAPER else paper)
             run_dir, failed = run(f"methods-{split}-{seed}-{method}", [*settings, *METHODS[method], *reuse])
             if failed:
                 lines.append(f"| {seed} | {method} | failed: {failed.replace('|', '/')} |" + " |" * 11)
                 continue
             run_dirs.append(run_dir)
-            rows = rows_of(run_dir)
+            m1, *rows = rows_of(run_dir)
             if method == PAPER:
                 base = rows
-                m1 = Row("M1", "", tiny_world.metrics(run_dir, 0, "eval_responses")["drift"]["words"],
-                         units_of(RunFiles(run_dir), 0))  # fmt: skip
                 lines.append(cells(seed, "-", m1, "", None))
             for i, row in enumerate(rows):
                 last = i == len(rows) - 1
