@@ -17,6 +17,7 @@ def check_methods(cfg: Config) -> None:
     _anchors(cfg)
     _judge_training(cfg)
     _pairwise(cfg)
+    _shared_prefix(cfg)
 
 
 def _refuse(key: str, value: object, beside: str, expected: str, remedy: str = "") -> None:
@@ -135,3 +136,25 @@ def _pairwise(cfg: Config) -> None:
     for key, (found, wanted) in beside.items():
         if found != wanted:
             _refuse("judge.shape", "pairwise", f"{key}={found}", f"{key}={wanted}")
+
+
+def _shared_prefix(cfg: Config) -> None:
+    """What its rows need: a pack, and this project's attention in place of Transformer Engine's."""
+    if not cfg.dpo.shared_prefix:
+        return
+    if not cfg.dpo.packing and cfg.parallel.context == 1:
+        _refuse("dpo.shared_prefix", "true", "dpo.packing=false", "dpo.packing=true: prompt and responses share a row")
+    precision, gpus = cfg.precision, cfg.cluster.gpus_per_node
+    for setting, asked in (
+        (f"cluster.gpus_per_node={gpus}", gpus > 0),
+        (f"precision.fp8={precision.fp8}", precision.fp8 != "none"),
+        ("precision.cross_entropy=te", precision.cross_entropy == "te"),
+        (f"precision.cuda_graphs={precision.cuda_graphs}", precision.cuda_graphs != "none"),
+        ("parallel.tp_comm_overlap=true", cfg.parallel.tp_comm_overlap),
+    ):
+        if asked:
+            _refuse(
+                "dpo.shared_prefix", "true", f"{setting}, for training on GPUs",
+                "training on a CPU: Transformer Engine's fused attention has no mask for such rows",
+                "set dpo.shared_prefix=false",
+            )  # fmt: skip

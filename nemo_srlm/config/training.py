@@ -317,6 +317,12 @@ class DpoSection(TrainSection):
     replay_weight: float = number(
         0.0, "adds weight x mean token NLL of as many EFT examples as there are pairs in the batch", at_least=0
     )
+    shared_prefix: bool = setting(
+        False,
+        "the prompt of a pair is read once, both responses follow it in the same row: the same losses with less computation, the "
+        "more the longer prompts are than responses. Needs packing, and training on a CPU",
+        execution=True,
+    )  # fmt: skip
     ln2_tolerance: float = number(
         1e-3,
         "sigmoid, ipo: |first loss - its value for policy = reference (ln 2)| above this stops the stage; in bf16 above 10 x "

@@ -1,12 +1,14 @@
 """The order of training examples and their layout in micro-batches: shuffling, balance over ranks, packing, padding.
 
 Knows numpy only. A document is one token sequence with loss weights; a unit is what must stay in one micro-batch: one
-document, or a preference pair and, with replay, its replayed example.
+document, or a preference pair and, with replay, its replayed example. What stands in a pack are parts: whole documents,
+or what prefix.py makes of a pair.
 Shapes: B rows, S positions of a row, N documents of a micro-batch.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ import numpy.typing as npt
 
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.data.chat import Document, Weights
-from nemo_srlm.train import packing
+from nemo_srlm.train import packing, prefix
+from nemo_srlm.train.prefix import Part
 
 Unit = tuple[Document, ...]
 
@@ -80,6 +83,8 @@ def context_positions(length: int, size: int, rank: int) -> npt.NDArray[np.int64
     An early and a late chunk are paired, so that every rank has the same work under causal attention. This is the order
     of Megatron and Transformer Engine.
     """
+    if size == 1:
+        return np.arange(length, dtype=np.int64)
     chunk = length // (2 * size)
     assert chunk * 2 * size == length, (length, size)
     late = 2 * size - 1 - rank
@@ -93,7 +98,8 @@ def context_positions(length: int, size: int, rank: int) -> npt.NDArray[np.int64
 class Batch:
     """One micro-batch. Documents are numbered unit by unit; padding has document number N and weight 0.
 
-    With `bounds_N1` the only row (B = 1) is a pack of documents; without it every row is one document, padded at its end.
+    With `bounds_N1` the only row (B = 1) is a pack of parts; without it every row is one document, padded at its end.
+    A shared prefix counts as the first document's that reads it.
     """
 
     tokens_BS: npt.NDArray[np.int64]
@@ -101,9 +107,10 @@ class Batch:
     weights_BS: Weights  # loss weight of the label
     segments_BS: npt.NDArray[np.int64]  # number of the document
     positions_S: npt.NDArray[np.int64]  # start at 0 in every document
-    bounds_N1: npt.NDArray[np.int64] | None  # cumulative lengths of documents (padding included), in row order
+    bounds_N1: npt.NDArray[np.int64] | None  # cumulative lengths of parts (padding included), in row order
     num_documents: int
     positions: tuple[int, ...]  # of the units in the stream of examples
+    prefixes_N: npt.NDArray[np.int64] | None = None  # the part that each part follows, -1 for none; None: no part does
 
     @property
     def num_tokens(self) -> int:
@@ -114,7 +121,12 @@ class Batch:
     def squared_lengths(self) -> int:
         """Sum over documents of their squared length: causal attention's FLOPs are proportional to it."""
         lengths = np.bincount(self.segments_BS.reshape(-1), minlength=self.num_documents)[: self.num_documents]
-        return int((lengths**2).sum())
+        squares = int((lengths**2).sum())
+        if self.bounds_N1 is None or self.prefixes_N is None:
+            return squares
+        document, size = self.segments_BS[0, self.bounds_N1[:-1]], np.diff(self.bounds_N1)
+        of_others = [(i, p) for i, p in enumerate(self.prefixes_N) if p >= 0 and document[i] != document[p]]
+        return squares + 2 * sum(int(lengths[document[i]] * size[p]) for i, p in of_others)
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class BatchLayout:
     budget: int = 0  # more than 0: packs are filled to this many positions, whatever the number of examples in them
     rounds: int = 1  # with a budget, the micro-batches of a replica are a multiple of this (interleaved schedule)
     full: bool = False  # every row is padded to the budget: buffers of one size
+    shared: bool = False  # packed: the first two documents of a unit share their beginning (prefix.py)
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -153,12 +166,12 @@ def batch_layout(section: TrainSection, parallel: ParallelSection, precision: Pr
 
 
 def unit_length(lengths: Sequence[int], layout: BatchLayout) -> int:
-    """Positions of a unit in a pack; `lengths` are those of its documents."""
+    """Positions of a unit in a pack; `lengths` are those of its parts."""
     return sum(_round_up(n, layout.align) for n in lengths)
 
 
 def row_length(lengths: Sequence[Sequence[int]], layout: BatchLayout) -> int:
-    """Positions of a row that holds units with documents of these lengths."""
+    """Positions of a row that holds units with parts of these lengths."""
     if layout.packed:
         filled = sum(unit_length(unit, layout) for unit in lengths)
         return _round_up(max(filled, layout.budget) if layout.full else filled, layout.multiple)
@@ -169,43 +182,55 @@ def num_inputs(unit: Unit) -> list[int]:
     return [document.num_inputs for document in unit]
 
 
+def unit_parts(unit: Unit, first: int, layout: BatchLayout) -> list[Part]:
+    """The parts of a unit, with documents numbered from `first`; `prefix` counts from the unit's first part."""
+    shared = prefix.shared_inputs(unit[0], unit[1], layout.align) if layout.shared and len(unit) > 1 else 0
+    return prefix.cut(unit, first, shared)
+
+
+def part_lengths(unit: Unit, layout: BatchLayout) -> list[int]:
+    return [part.length for part in unit_parts(unit, 0, layout)]
+
+
 def collate(units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout, length: int = 0) -> Batch:
     """A micro-batch of whole units, its rows at least `length` long. `positions` are the units' places in the stream."""
     documents = [document for unit in units for document in unit]
-    length = max(length, row_length([num_inputs(unit) for unit in units], layout))
-    num = len(documents)
+    length = max(length, row_length([part_lengths(unit, layout) for unit in units], layout))
+    num, firsts = len(documents), itertools.accumulate(map(len, units), initial=0)
+    of_units = [unit_parts(unit, first, layout) for unit, first in zip(units, firsts, strict=False)]
+    parts = prefix.in_row(of_units) if layout.packed else [part for unit in of_units for part in unit]
     rows = 1 if layout.packed else num
     tokens, labels = np.zeros((rows, length), np.int64), np.zeros((rows, length), np.int64)
     weights = np.zeros((rows, length), np.float32)
     segments = np.full((rows, length), num, np.int64)
     row_positions = np.arange(length, dtype=np.int64)
-    # longest first: neighbours of equal length share one call of the CPU's attention kernel
-    order = sorted(range(num), key=lambda i: (-documents[i].num_inputs, i)) if layout.packed else range(num)
-    bounds, start = [0], 0
-    for row, number in enumerate(order):
-        document = documents[number]
-        n = document.num_inputs
-        at = (0, slice(start, start + n)) if layout.packed else (row, slice(0, n))
-        tokens[at], labels[at], weights[at] = document.ids[:-1], document.ids[1:], document.weights[1:]
-        segments[at] = number
+    bounds, place = [0], 0
+    for row, part in enumerate(parts):
+        document, n = documents[part.document], part.length
+        at = (0, slice(place, place + n)) if layout.packed else (row, slice(0, n))
+        inputs, targets = slice(part.start, part.end), slice(part.start + 1, part.end + 1)
+        tokens[at], labels[at], weights[at] = document.ids[inputs], document.ids[targets], document.weights[targets]
+        segments[at] = part.document
         if layout.packed:
             padded = _round_up(n, layout.align)
-            row_positions[start : start + padded] = np.arange(padded)
-            start += padded
-            bounds.append(start)
-    if layout.packed and start < length:
-        row_positions[start:] = np.arange(length - start)
+            row_positions[place : place + padded] = np.arange(part.start, part.start + padded)
+            place += padded
+            bounds.append(place)
+    prefixes = [part.prefix for part in parts]
+    if layout.packed and place < length:
+        row_positions[place:] = np.arange(length - place)
         bounds.append(length)
+        prefixes.append(-1)
     return Batch(
         tokens, labels, weights, segments, row_positions, np.array(bounds, np.int64) if layout.packed else None,
-        num, tuple(positions),
+        num, tuple(positions), np.array(prefixes, np.int64) if max(prefixes) >= 0 else None,
     )  # fmt: skip
 
 
 def step_rows(
     lengths: Sequence[Sequence[int]], replicas: int, micro_batches: int, layout: BatchLayout
 ) -> list[packing.Rows]:
-    """The micro-batches of every replica, as indices of the units of a step; `lengths`: of each unit's documents.
+    """The micro-batches of every replica, as indices of the units of a step; `lengths`: of each unit's parts.
 
     Without a budget a replica has `micro_batches` of them; with one their number follows from the lengths.
     """
@@ -230,7 +255,7 @@ def step_batches(
     """The micro-batches of one replica in one step: its share of units step*G .. (step+1)*G-1 of the stream, G per step."""
     first = step * global_batch
     units = [unit_at(first + i) for i in range(global_batch)]
-    lengths = [num_inputs(unit) for unit in units]
+    lengths = [part_lengths(unit, layout) for unit in units]
     mine = step_rows(lengths, replicas, micro_batches, layout)[replica]
     length = max(row_length([lengths[i] for i in members], layout) for members in mine) if layout.uniform else 0
     return [collate([units[i] for i in m], [first + i for i in m], layout, length) for m in mine]
@@ -251,13 +276,14 @@ def eval_batches(
 
     `per_batch` units per micro-batch; with a budget, as many as fit it.
     """
-    order = sorted(range(len(units)), key=lambda i: (-sum(d.num_inputs for d in units[i]), i))
+    lengths = [part_lengths(unit, layout) for unit in units]
+    order = sorted(range(len(units)), key=lambda i: (-sum(lengths[i]), i))
     if layout.budget:
-        rows = packing.in_order([unit_length(num_inputs(units[i]), layout) for i in order], layout.budget)
+        rows = packing.in_order([unit_length(lengths[i], layout) for i in order], layout.budget)
         every = [[order[i] for i in row] for row in rows]
     else:
         every = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
     groups = every[replica::replicas]
-    longest = max((row_length([num_inputs(units[i]) for i in m], layout) for m in groups), default=0)
+    longest = max((row_length([lengths[i] for i in m], layout) for m in groups), default=0)
     length = longest if layout.uniform else 0
     return [collate([units[i] for i in m], m, layout, length) for m in groups]

@@ -98,6 +98,20 @@ def check_kernels(parallel: ParallelSection, precision: PrecisionSection, *, tra
             )  # fmt: skip
 
 
+def check_shared_prefix(*, packed: bool, transformer_engine: bool) -> None:
+    """Raises ConfigError for dpo.shared_prefix without packs, or where Transformer Engine computes the attention."""
+    if transformer_engine:
+        raise ConfigError(
+            "dpo.shared_prefix", "true on a GPU, where Transformer Engine's fused attention has no mask for such rows",
+            "training on a CPU", "set dpo.shared_prefix=false",
+        )  # fmt: skip
+    if not packed:
+        raise ConfigError(
+            "dpo.shared_prefix", "true with dpo.packing=false", "dpo.packing=true: prompt and responses share a row",
+            "set dpo.packing=true, or dpo.shared_prefix=false",
+        )  # fmt: skip
+
+
 def check_precision(precision: PrecisionSection, *, gpu: bool, transformer_engine: bool, fp8_gpu: bool) -> None:
     """Raises ConfigError for FP8 that this machine cannot compute in. What contradicts itself: config.training.check_fp8."""
     if precision.fp8 != "none" and not (gpu and transformer_engine and fp8_gpu):

@@ -187,3 +187,21 @@ def test_switches_that_exclude_each_other_are_refused_when_a_run_starts(override
     with pytest.raises(ConfigError) as refused:
         compose("llama2_70b", overrides)
     assert key in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dpo.packing=false"], "true with dpo.packing=false; expected dpo.packing=true"),
+        (
+            ["cluster.gpus_per_node=8"],
+            "true with cluster.gpus_per_node=8, for training on GPUs; expected training on a CPU",
+        ),
+        (["precision.cross_entropy=te"], "true with precision.cross_entropy=te, for training on GPUs"),
+    ],
+)
+def test_shared_prefixes_are_refused_where_a_run_cannot_have_them_before_it_starts(overrides: list[str], words: str):
+    assert compose("tiny", ["dpo.shared_prefix=true"]).dpo.shared_prefix
+    with pytest.raises(ConfigError) as refused:
+        compose("tiny", ["dpo.shared_prefix=true", *overrides])
+    assert "dpo.shared_prefix: " + words in str(refused.value)

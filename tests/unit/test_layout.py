@@ -11,6 +11,7 @@ from nemo_srlm.train.layout import (
     check_kernels,
     check_layout,
     check_precision,
+    check_shared_prefix,
     data_parallel_size,
     padded_vocab_size,
 )
@@ -137,3 +138,10 @@ def test_the_vocabulary_is_padded_for_every_rank():
     assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=128), 1) == 32000
     assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=128), 8) == 32768
     assert padded_vocab_size(ModelSection(vocab_size=32000, vocab_multiple=1), 8) == 32000
+
+
+def test_rows_with_shared_prefixes_are_refused_without_packs_and_where_transformer_engine_computes():
+    check_shared_prefix(packed=True, transformer_engine=False)
+    for packed, engine, words in ((False, False, r"dpo\.packing=true"), (True, True, "on a GPU")):
+        with pytest.raises(ConfigError, match=words):
+            check_shared_prefix(packed=packed, transformer_engine=engine)

@@ -1,5 +1,6 @@
 """DPO and its relatives: the task with the cached reference, and the check of the first loss. Shape: R pairs."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError, UserError
 from nemo_srlm.train import losses
 from nemo_srlm.train.batches import Unit, index_at, total_steps
+from nemo_srlm.train.layout import check_shared_prefix
 from nemo_srlm.train.losses import Loss
-from nemo_srlm.train.megatron import ranks, reference
+from nemo_srlm.train.megatron import accelerator, ranks, reference
 from nemo_srlm.train.megatron.evaluation import step_pass
 from nemo_srlm.train.megatron.job import Trainer
 from nemo_srlm.train.megatron.reduction import micro_batch_loss, reduce_metrics
@@ -36,8 +38,12 @@ def fit_dpo(
     """Trains on preference pairs from the trainer's weights, which are the reference too if the loss needs one.
 
     other: the checkpoint/ directory of another policy, which is the reference then; there is no first loss to check.
-    Raises what `fit` raises, and UserError when the first loss is not the one of equal policy and reference.
+    Raises what `fit` raises, and UserError when the first loss is not the one of equal policy and reference, ConfigError
+    where rows with shared prefixes are asked for and cannot be had.
     """
+    if section.shared_prefix:
+        check_shared_prefix(packed=trainer.layout.packed, transformer_engine=accelerator.has_transformer_engine())
+        trainer = dataclasses.replace(trainer, layout=dataclasses.replace(trainer.layout, shared=True))
     if section.replay_weight and not replay:
         raise DataError("dpo.replay_weight", f"{section.replay_weight} without EFT examples", "EFT examples to replay")
     seed, num = trainer.job.seed, len(pairs)

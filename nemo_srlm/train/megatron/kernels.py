@@ -13,6 +13,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+Look = tuple[slice, slice]  # (positions of queries, positions of keys): each query sees every key
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -97,41 +99,62 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, sign: float = 1.0) -> 
 class _PackedCausal(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]]
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        runs: list[tuple[int, int]],
+        looks: list[Look],
     ) -> Tensor:
         q, k, v = rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous()
-        outs = torch.empty_like(q)
-        sums = []
-        for q_run, k_run, v_run, out_run in _by_run(runs, q, k, v, outs):
+        outs, sums = torch.empty_like(q), torch.empty(q.shape[:2], dtype=torch.float32)
+        for q_run, k_run, v_run, out_run, sum_run in _by_run(runs, q, k, v, outs, sums):
             out, logsumexp = _flash(q_run, k_run, v_run, 0.0, True)
             out_run.copy_(out)
-            sums.append(logsumexp)
-        ctx.save_for_backward(q, k, v, outs, cos, sin, *sums)
-        ctx.runs = runs
+            sum_run.copy_(logsumexp)
+        for q_look, k_look, v_look, out_look, sum_look in _by_look(looks, (q,), (k, v), (outs, sums)):
+            _merge(out_look, sum_look, *_flash(q_look, k_look, v_look, 0.0, False))
+        ctx.save_for_backward(q, k, v, outs, cos, sin, sums)
+        ctx.runs, ctx.looks = runs, looks
         return outs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q, k, v, outs, cos, sin, *sums = ctx.saved_tensors
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
+        q, k, v, outs, cos, sin, sums = ctx.saved_tensors
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad = grad.contiguous()
-        for (q_run, k_run, v_run, out_run, grad_run, *targets), logsumexp in zip(
-            _by_run(ctx.runs, q, k, v, outs, grad, *grads), sums, strict=True
-        ):
-            found = _flash_backward(grad_run, q_run, k_run, v_run, out_run, logsumexp, 0.0, True)
-            for target, value in zip(targets, found, strict=True):
+        for grad_run, *kept, to_q, to_k, to_v in _by_run(ctx.runs, grad, q, k, v, outs, sums, grad_q, grad_k, grad_v):
+            found = _flash_backward(grad_run, *kept, 0.0, True)
+            for target, value in zip((to_q, to_k, to_v), found, strict=True):
                 target.copy_(value)
-        return rotate(grads[0], cos, sin, -1.0), rotate(grads[1], cos, sin, -1.0), grads[2], None, None, None
+        # with the output and the log-sum-exp over all keys, the kernel's gradients for some of the keys are exact
+        for grad_look, q_look, k_look, v_look, out, total, to_q, to_k, to_v in _by_look(
+            ctx.looks, (grad, q), (k, v), (outs, sums, grad_q), (grad_k, grad_v)
+        ):
+            found = _flash_backward(grad_look, q_look, k_look, v_look, out, total, 0.0, False)
+            for target, value in zip((to_q, to_k, to_v), found, strict=True):
+                target.add_(value)
+        return rotate(grad_q, cos, sin, -1.0), rotate(grad_k, cos, sin, -1.0), grad_v, None, None, None, None
+
+
+def _merge(out: Tensor, total: Tensor, more: Tensor, logsumexp: Tensor) -> None:
+    """Attention over two sets of keys, in place: `out` and its log-sum-exp `total` over one, `more` over the other."""
+    both = torch.logaddexp(total, logsumexp)
+    out.mul_((total - both).exp_().unsqueeze(-1)).add_(more * (logsumexp - both).exp_().unsqueeze(-1))
+    total.copy_(both)
 
 
 def packed_causal(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]]
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, runs: list[tuple[int, int]], looks: list[Look]
 ) -> Tensor:  # fmt: skip
-    """RoPE and causal attention of every document of a pack: q, k, v [T, H, D] -> [T, H, D], no dropout.
+    """RoPE and causal attention of every part of a pack: q, k, v [T, H, D] -> [T, H, D], no dropout.
 
-    `runs` are (count, length) of neighbouring documents of equal length: one kernel call each, no padding.
+    `runs` are (count, length) of neighbouring parts of equal length: one kernel call each, no padding. `looks` are the
+    positions that see those of a shared prefix too, all of them.
     """
-    out: Tensor = _PackedCausal.apply(q, k, v, cos, sin, runs)  # type: ignore[no-untyped-call]  # torch types no apply
+    out: Tensor = _PackedCausal.apply(q, k, v, cos, sin, runs, looks)  # type: ignore[no-untyped-call]  # torch types no apply
     return out
 
 
@@ -149,6 +172,13 @@ def _by_run(runs: list[tuple[int, int]], *tensors: Tensor) -> Any:
         yield [p.view(count, length, *p.shape[1:]).transpose(1, 2) for p in parts]
 
 
+def _by_look(looks: list[Look], *groups: tuple[Tensor, ...]) -> Any:
+    """Views [1, H, length, D] of [T, H, D] tensors, look by look: of the first group and every second at the queries'
+    positions, of the others at the keys'."""
+    for look in looks:
+        yield [x[look[i % 2]].unsqueeze(0).transpose(1, 2) for i, group in enumerate(groups) for x in group]
+
+
 def equal_runs(lengths: list[int]) -> list[tuple[int, int]]:
-    """Neighbouring documents of equal length as (count, length)."""
+    """Neighbouring parts of equal length as (count, length)."""
     return [(len(list(group)), length) for length, group in itertools.groupby(lengths)]

@@ -101,6 +101,8 @@ def row_settings(trainer: Trainer) -> str:
     """The settings that decide which documents share a row, and its length, as JSON."""
     job = trainer.job
     settings = dataclasses.asdict(trainer.layout) | {"replicas": data_parallel_size(job.parallel)}
+    if not trainer.layout.shared:
+        settings.pop("shared")  # as in the files of a training that was begun before there were such rows
     return json.dumps(settings | ({} if trainer.layout.budget else {"micro_batch": job.train.micro_batch}))
 
 

@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_para
 from torch import Tensor
 
 from nemo_srlm.train.batches import Batch, context_positions
-from nemo_srlm.train.megatron import accelerator
+from nemo_srlm.train.megatron import accelerator, attention
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class LocalBatch:
     segments_BS: Tensor
     positions_S: Tensor
     bounds_N1: Tensor | None
-    longest: int  # length of the longest document, padding included
+    longest: int  # length of the longest part, padding included
     num_documents: int
     positions: tuple[int, ...]
     row_length: int  # of the whole row, before context parallelism
+    prefixes_N: Tensor | None
 
 
 # (token losses [B, S], batch) -> (sum to differentiate, its count, anything to collect)
@@ -57,16 +58,21 @@ def localize(batch: Batch, device: torch.device) -> LocalBatch:
     return LocalBatch(
         tokens, labels, weights, segments, torch.from_numpy(positions).to(device), bounds, longest,
         batch.num_documents, batch.positions, batch.tokens_BS.shape[1],
+        None if batch.prefixes_N is None else torch.from_numpy(batch.prefixes_N),
     )  # fmt: skip
 
 
 def attention_inputs(batch: LocalBatch) -> tuple[Tensor | None, PackedSeqParams | None]:
-    """(attention_mask, packed_seq_params) that keep the documents of a pack apart.
+    """(attention_mask, packed_seq_params) that keep the parts of a pack apart.
 
-    Transformer Engine reads cumulative lengths from packed_seq_params; PackedAttention reads them as its mask.
+    Transformer Engine reads cumulative lengths from packed_seq_params; PackedAttention reads them as its mask, with
+    shared prefixes as a second row (`attention.mask`).
     """
-    if batch.bounds_N1 is None or not accelerator.has_transformer_engine():
-        return batch.bounds_N1, None
+    if batch.bounds_N1 is None:
+        return None, None
+    if not accelerator.has_transformer_engine():
+        return attention.mask(batch.bounds_N1, batch.prefixes_N), None
+    assert batch.prefixes_N is None, "Transformer Engine has no such mask: fit_dpo refuses it"
     bounds = batch.bounds_N1.to(batch.tokens_BS.device, torch.int32)
     return None, PackedSeqParams(
         qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, cu_seqlens_q_padded=bounds,
