@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -250,10 +251,8 @@ def _judging(cfg: Config) -> None:
             "set judge.method=sampled, or a smaller judge.max_score",
         )  # fmt: skip
     scoring = {
-        "judge",
-        *(["select"] if cfg.select.by == "score" else []),
-        *(["eval_h2h"] if cfg.eval.h2h_by == "score" else []),
-    }
+        "judge", *(["select"] if cfg.select.by == "score" else []), *(["eval_h2h"] if cfg.eval.h2h_by == "score" else []),
+    }  # fmt: skip
     if cfg.judge.method == "expected" and (asked := sorted(scoring & set(cfg.api.stages))):
         raise ConfigError(
             "judge.method", f"expected, with {asked[0]} on an endpoint, which gives no distribution over tokens", "sampled",
@@ -333,8 +332,8 @@ def check_tiny_world(cfg: Config) -> None:
             )
         return
     check_lengths(cfg)
-    for key, given in (("import_hf.path", cfg.import_hf.path), ("seed.files", cfg.seed.files)):
-        if given:
+    for key in ("import_hf.path", "seed.files", "seed.chat_files", "prompts.files"):
+        if given := attrgetter(key)(cfg):
             raise ConfigError(
                 key, f"{given!r} in the tiny world, which makes its own model and data", "a config without the tiny world",
                 f"leave {key} out, or choose another config, such as --config-name llama2_7b",

@@ -1,8 +1,8 @@
 """Alarms: figures of a run beyond their thresholds (`drift.*`). `status` shows them, so imports stay light.
 
 Most concern one model: its responses, or a judgement that states no score, wherever one is asked for (candidates, held-out
-replies, EFT, head-to-head); for some figures against the model before it. The others concern the data: a set that stays
-short of what was asked.
+replies, eval.preferences, EFT, head-to-head); for some figures against the model before it. The others concern the data: a
+set that stays short of what was asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import evaluated_models, has_ranked_replies, model_name
+from nemo_srlm.core.pipeline import evaluated_models, has_ranked_replies, model_name, trains_m1
 
 Data = dict[str, Any]
 
@@ -77,21 +77,28 @@ def alarms_of_models(
 
 
 def alarms_of_evaluation(
-    judges: Sequence[str], limits: DriftSection, reward: Mapping[str, Data | None], comparisons: Sequence[Data]
+    judges: Sequence[str],
+    limits: DriftSection,
+    reward: Mapping[str, Data | None],
+    preferences: Mapping[str, Data | None],
+    comparisons: Sequence[Data],
 ) -> list[Alarm]:
     """Judgements of evaluations that state no score or verdict.
 
     judges: the models that are to judge; the others were never taught to. reward: metrics of eval_reward by model.
-    comparisons: the rows of eval_h2h.
+    preferences: metrics of eval_preferences by model. comparisons: the rows of eval_h2h.
     """
     found: list[Alarm] = []
     for name in judges:
-        metrics = reward.get(name)
-        draws = metrics["counts"]["draws"] if metrics else 0
-        failed = metrics["counts"]["failed_draws"] / draws if metrics and draws else 0.0
-        if failed > limits.parse_failures:
-            text = "too many judgements of held-out replies do not parse"
-            found.append(Alarm(name, "parse_failures", failed, limits.parse_failures, text))
+        read = preferences.get(name)
+        judged = [("held-out replies", metrics)] if (metrics := reward.get(name)) else []
+        judged += sorted(read["files"].items()) if read else []
+        for what, metrics in judged:
+            draws = metrics["counts"]["draws"]
+            failed = metrics["counts"]["failed_draws"] / draws if draws else 0.0
+            if failed > limits.parse_failures:
+                text = f"too many judgements of {what} do not parse"
+                found.append(Alarm(name, "parse_failures", failed, limits.parse_failures, text))
     for row in comparisons:
         number = sum(row["counts"].values())
         share = row["counts"]["unjudged"] / number if number else 0.0
@@ -155,9 +162,12 @@ def alarms_of_draws(cfg: Config, made: Sequence[tuple[str, str, Data | None]]) -
 
 
 def judging_models(cfg: Config) -> list[str]:
-    """The models that judge, or were taught to: all policies; the model before M1 only where it writes the EFT judgements."""
+    """The models that judge, or were taught to: all policies, also an M1 that is M0; the model before M1 only where it writes
+    the EFT judgements."""
     return [
-        name for name, _, suffix in evaluated_models(cfg, cfg.iterations) if not suffix or cfg.eft.source == "baseline"
+        name
+        for name, _, suffix in evaluated_models(cfg, cfg.iterations)
+        if not suffix or not trains_m1(cfg) or cfg.eft.source == "baseline"
     ]
 
 
@@ -178,15 +188,23 @@ def alarms_of_run(cfg: Config, metrics: Callable[[int, str], Data | None]) -> li
     judging = {name: judging_figures(found) for name, found in health.items() if found}
     kl = {model_name(t): metrics(t, "eval_kl") for t in iterations}
     reward = {name: metrics(t, f"eval_reward{suffix}") for name, t, suffix in models}
+    preferences = {name: metrics(t, f"eval_preferences{suffix}") for name, t, suffix in models}
     draws = [(model_name(t - 1), "prompts with candidates", metrics(t, "candidates")) for t in iterations]
     draws += [(name, "judged candidates", found) for name, found in health.items()]
     draws += [(name, "judged held-out replies", found.get("health")) for name, found in reward.items() if found]
+    draws += [
+        (name, "judged replies of eval.preferences", found.get("health"))
+        for name, found in preferences.items()
+        if found
+    ]
     draws += [(name, "evaluation prompts", found) for name, found in evaluated.items() if found]
     versus = [found["comparisons"] for t in range(cfg.iterations + 1) if (found := metrics(t, "eval_h2h"))]
     return [
         *alarms_of_data(cfg, metrics(0, "seed"), metrics(0, "eft")),
         *alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl),
-        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, [row for rows in versus for row in rows]),
+        *alarms_of_evaluation(
+            judging_models(cfg), cfg.drift, reward, preferences, [row for rows in versus for row in rows]
+        ),
         *alarms_of_draws(cfg, draws),
         *alarms_of_pairs(cfg.drift, [(model_name(t), metrics(t, "pairs")) for t in iterations]),
     ]

@@ -12,7 +12,7 @@ from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import base_ref, evaluated_models, pipeline, policy_ref, world_split
 from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.evaluate import headtohead, reward_metrics
-from nemo_srlm.evaluate.alarms import alarms_of_data, alarms_of_evaluation, alarms_of_models, judging_models
+from nemo_srlm.evaluate.alarms import alarms_of_run
 from nemo_srlm.evaluate.headtohead import Comparison
 from nemo_srlm.report import compare, costs, curves, nlp, preference_data, samples, training_data, units
 from nemo_srlm.report.preference_data import num_lines
@@ -58,7 +58,7 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "seed_data": _seed_data(files),
         "eft": training_data.read_eft(files),
         "beta": cfg.dpo.beta,
-        "alarms": _alarms(files, models, made, versus),
+        "alarms": [vars(alarm) for alarm in alarms_of_run(files.cfg, files.metrics)],  # those of `status`
         "curves": [c for key in sorted(files.manifests) if (c := curves.read(files, *key)) is not None],
         "stages": costs.read(files),
         "same_prompt": samples.same_prompt(files),
@@ -165,19 +165,6 @@ def _seed_data(files: RunFiles) -> Data:
         "eft": num_lines(files.path(0, "eft", "eft_train.jsonl")),
         "held_out": held_out,
     }
-
-
-def _alarms(files: RunFiles, models: list[Data], made: list[Data], versus: list[Data]) -> list[Data]:
-    """Alarms of the data and of each model. A model judges in the iteration after its own, which `made` (preference data) has."""
-    judging = {data["policy"]: data["judging"] for data in made}
-    responses, kl = ({m["name"]: m[key] for m in models} for key in ("responses", "kl"))
-    cfg, reward = files.cfg, {m["name"]: m["reward"] for m in models}
-    found = [
-        *alarms_of_data(cfg, files.metrics(0, "seed"), files.metrics(0, "eft")),
-        *alarms_of_models([m["name"] for m in models], cfg.drift, responses, judging, kl),
-        *alarms_of_evaluation(judging_models(cfg), cfg.drift, reward, versus),
-    ]
-    return [vars(alarm) for alarm in found]
 
 
 def _provenance(files: RunFiles) -> Data:

@@ -130,7 +130,7 @@ def headline(run: Data) -> str:
 
 
 def _undecided(run: Data, following: Data | None) -> str:
-    """Why nothing can be said about following instructions: no result, nothing to compare with, or not evaluated yet."""
+    """Why nothing can be said about following instructions: no result, nothing to compare with, or not compared yet."""
     if following is not None:
         wait = " so far" if run["state"]["missing"] else ""
         return f"Only {written(following['latest'])} is evaluated{wait}, so there is nothing to compare it with."
@@ -140,7 +140,7 @@ def _undecided(run: Data, following: Data | None) -> str:
     if asked:
         return f"Whether responses got better is not known: the judge decided none of the {asked:,} comparisons between models."
     if run["state"]["missing"]:
-        return "No model of this run is evaluated yet."
+        return "No two models of this run are compared yet."
     return "Whether responses got better is not known: no two models of this run were compared."
 
 

@@ -161,15 +161,18 @@ def test_the_judge_stages_health_gives_the_figures_that_alarms_go_by():
 
 def test_judgements_without_a_score_raise_an_alarm_wherever_one_is_asked_for():
     limits, counts = DriftSection(), {"draws": 27, "failed_draws": 27}
-    found = alarms_of_evaluation(["M1"], limits, {"M1": {"counts": counts}, "M0": {"counts": counts}}, [])
+    found = alarms_of_evaluation(["M1"], limits, {"M1": {"counts": counts}, "M0": {"counts": counts}}, {}, [])
     assert [(a.model, a.name, a.value) for a in found] == [("M1", "parse_failures", 1.0)]  # M0 is no judge of this run
     rows = [
         {"model": "M2", "other": "M1", "counts": {"win": 0, "tie": 0, "loss": 0, "unjudged": 27}},
         {"model": "M3", "other": "M1", "counts": {"win": 9, "tie": 9, "loss": 9, "unjudged": 0}},
     ]
-    assert [(a.model, a.name) for a in alarms_of_evaluation([], limits, {}, rows)] == [("M2", "unjudged")]
+    assert [(a.model, a.name) for a in alarms_of_evaluation([], limits, {}, {}, rows)] == [("M2", "unjudged")]
     few = {"counts": {"draws": 10, "failed_draws": 2}}
-    assert alarms_of_evaluation(["M1"], limits, {"M1": few}, []) == []
+    assert alarms_of_evaluation(["M1"], limits, {"M1": few}, {}, []) == []
+    of_files = {"M1": {"files": {"a.jsonl": few, "b.jsonl": {"counts": counts}}}}
+    found = alarms_of_evaluation(["M1"], limits, {}, of_files, [])
+    assert [a.text for a in found] == ["too many judgements of b.jsonl do not parse"]
 
 
 def test_the_judge_of_eft_is_among_the_judges_where_it_writes_the_judgements():
@@ -177,6 +180,11 @@ def test_the_judge_of_eft_is_among_the_judges_where_it_writes_the_judgements():
     assert judging_models(cfg) == ["baseline", "M1", "M2", "M3"]
     cfg.eft.source = "ranks"
     assert judging_models(cfg) == ["M1", "M2", "M3"]
+    cfg.run.start = "instruct"
+    assert judging_models(cfg) == ["M1", "M2", "M3"]  # M0 is compared with them, and was never taught to judge
+    cfg.eft.source = "none"
+    assert judging_models(cfg) == ["M1", "M2", "M3"]  # M1 is the given model, which judges as it is
+    cfg.run.start, cfg.eft.source = "base", "ranks"
     eft = {"asked": 0, "examples": 5, "replies": 27, "parsed": 5}
     assert [(a.model, a.name) for a in alarms_of_data(cfg, None, eft)] == [("data", "parse_failures")]
 

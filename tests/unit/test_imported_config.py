@@ -113,7 +113,15 @@ def test_a_directory_that_is_no_model_is_refused_and_an_absent_one_is_left_to_th
     assert composed(tmp_path / "absent").model == Config().model
 
 
-@pytest.mark.parametrize("setting", ["import_hf.path={hf}", "seed.files=[{hf}/x.jsonl]"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "import_hf.path={hf}",
+        "seed.files=[{hf}/x.jsonl]",
+        "seed.chat_files=[{hf}/x.jsonl]",
+        "prompts.files=[{hf}/x.txt]",
+    ],
+)
 def test_what_the_tiny_world_would_ignore_is_refused(hf: Path, setting: str, capsys: pytest.CaptureFixture[str]):
     assert main(["run", setting.format(hf=hf)]) == 2
     assert "in the tiny world, which makes its own model and data" in capsys.readouterr().err

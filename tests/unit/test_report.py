@@ -242,7 +242,7 @@ def test_the_headline_of_a_finished_run_says_what_is_not_known_and_why(root: Pat
     data["head_to_head"] = []
     assert "no two models of this run were compared" in summary.headline(data)
     data["state"]["missing"] = ["iter2/eval_h2h"]
-    assert "is evaluated yet" in summary.headline(data)
+    assert "No two models of this run are compared yet" in summary.headline(data)
 
 
 def test_the_head_to_head_names_its_judge_and_how_it_decides(root: Path):

@@ -1,10 +1,12 @@
 """What the report may say: no control arm, self-judged comparisons, too few prompts, runs of an older version."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nemo_srlm.core import manifest
 from nemo_srlm.report import summary, units
 from nemo_srlm.report.collect import of_run
 from nemo_srlm.report.render import html
@@ -76,3 +78,13 @@ def test_comparisons_of_an_old_run_get_todays_intervals(root: Path):
     for row in read_runs([run])[0]["head_to_head"]:
         assert row["net_interval"][0] < row["net"] < row["net_interval"][1]
         assert row["prompts"] == 256
+
+
+def test_the_report_has_the_alarms_that_status_has(root: Path):
+    run = build(root, "alarms")
+    done = manifest.read(run / "iter1/pairs")
+    assert done is not None
+    made = done.metrics["pairs"]
+    manifest.write(run / "iter1/pairs", replace(done, metrics={**done.metrics, "asked": 10 * made}))
+    found = [alarm["text"] for alarm in read_runs([run])[0]["alarms"] if alarm["name"] == "short"]
+    assert f"{made} of {10 * made} preference pairs that were asked for" in found

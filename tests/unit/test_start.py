@@ -103,7 +103,7 @@ def test_an_instruct_model_is_tuned_on_eft_alone():
         (["pairs.files=[x.jsonl]"], r"pairs\.files: .*with run\.arm=self, .*run\.arm=external"),
         (["world.enabled=true", "chat.arguments={a: 1}"], r"chat\.arguments: \{'a': 1\} with chat\.format=strings"),
         (["prompts.num_prompts=0"], r"prompts\.num_prompts: 0, with prompts\.source=written"),
-        (["world.enabled=true", "prompts.source=file", "prompts.files=[x]"], r"prompts\.source: file in the tiny world"),
+        (["world.enabled=true", "prompts.source=file"], r"prompts\.source: file in the tiny world"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], where: str):
