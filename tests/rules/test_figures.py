@@ -1,6 +1,7 @@
 """README's figures are those of docs/measurements.md."""
 
-from tools.bench import readme_tables
+import pytest
+
 from tools.bench.readme_tables import BEGIN, DOC, END, README, block, changes, recorded
 
 
@@ -12,11 +13,10 @@ def test_the_readmes_tables_are_made_of_the_recorded_runs():
 
 def test_what_the_readme_says_of_single_seeds_is_in_the_recorded_runs():
     rows = recorded(DOC.read_text(encoding="utf-8"))
-    assert len({seed for seed, _ in rows}) == 5
+    assert len({seed for seed, _ in rows}) == 3
     for first, last in (("M1", "M2"), ("M2", "M3")):
         assert min(changes(rows, "mean", first, last)) > 0
-    assert max(changes(rows, "mean", "M1", "random M3")) < 0
-    assert max(changes(rows, "judge", "M1", "M2")) < 0
-    assert sum(change < 0 for change in changes(rows, "judge", "M1", "M3")) == 4
-    correct = readme_tables.of_values(changes(rows, "content", "M1", "M3"))
-    assert -0.02 < correct.low < correct.high < 0.02
+    content = {"M3": [0.115, 0.05, 0.106], "random M3": [-0.035, 0.007, -0.037]}
+    for last, expected in content.items():  # README's are of unrounded shares, recorded ones have three digits
+        assert changes(rows, "content", "M1", last) == pytest.approx(expected, abs=0.0011)
+    assert max(changes(rows, "judge", "M1", "M3")) < 0

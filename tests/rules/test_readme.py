@@ -58,7 +58,7 @@ def test_the_id_of_the_readmes_show_is_that_of_a_prompt_of_the_demo():
     # an id is a hash of the text; the demo's first iteration writes this one (runs/tiny/iter1/prompts/prompts.jsonl)
     shown = re.search(r"^nemo-srlm show (\w+)", README, re.M)
     assert shown
-    assert content_id("prompt", "Which of these are animals: milk, boot, lion, bear?").startswith(shown[1])
+    assert content_id("prompt", "Hello. What is the food of the goat?").startswith(shown[1])
 
 
 def test_every_verb_in_the_readme_exists():
