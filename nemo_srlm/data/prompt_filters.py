@@ -19,7 +19,7 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 
 from nemo_srlm.config.generation import PromptsSection
-from nemo_srlm.data.words import UNSPACED, keyword_pattern
+from nemo_srlm.data.words import BROKEN, UNSPACED, keyword_pattern
 
 _ROUGE = re.compile(r"[a-z0-9]+")
 # Letters with their marks and digits make a word; in scripts written without blanks every character is one.
@@ -114,7 +114,7 @@ def _common_at_least(
 class PromptFilter:
     """Accepts or rejects generated prompts in order; accepted ones join the pool that later ones are compared with.
 
-    Reasons, in the order of the checks: empty, too_short, too_long, keyword, start, first_character,
+    Reasons, in the order of the checks: empty, broken_character, too_short, too_long, keyword, start, first_character,
     duplicate, held_out, no_tokens, rouge. `counts` holds how many of each, and "accepted".
     """
 
@@ -141,6 +141,8 @@ class PromptFilter:
         words = len(text.split() if section.tokenization == "rouge" else tokenize(text, "unicode"))
         if not text.strip():
             return "empty"
+        if BROKEN in text:
+            return "broken_character"
         if words < section.min_words:
             return "too_short"
         if words > section.max_words:

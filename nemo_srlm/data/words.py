@@ -6,6 +6,7 @@ import regex
 
 # Scripts that do not put blanks between words.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+BROKEN = "\ufffd"  # what stands in a text for bytes that are no character
 _UNSPACED = regex.compile(rf"[{UNSPACED}]")
 _COUNTED = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])\S)+")
 _WORD = re.compile(r"\w+|[^\w\s]")

@@ -20,7 +20,7 @@ import msgspec
 from nemo_srlm.config.generation import ApiSection
 from nemo_srlm.errors import EngineError, PassingError
 from nemo_srlm.generate.endpoint_protocol import ChatCompletion, Choice, message_of, read_key, retry_after, without_key
-from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
+from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request, without_cut_character
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)  # HTTP status codes of temporary errors
 REFUSES_ALL = {
@@ -205,4 +205,5 @@ async def _close(client: httpx.AsyncClient, pending: Iterable[asyncio.Task[Outco
 
 def _completion(choice: Choice, key: str) -> Completion:
     text = without_key(choice.message.content or "", key)
-    return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
+    reason = "length" if choice.finish_reason == "length" else "stop"
+    return Completion(without_cut_character(text, reason), 0, reason)

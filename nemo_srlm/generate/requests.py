@@ -7,6 +7,7 @@ from typing import Protocol
 
 from nemo_srlm.config.generation import MAX_DRAWS
 from nemo_srlm.data.tokenizer import Tokenizer
+from nemo_srlm.data.words import BROKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,15 @@ class Failure:
 
 
 Outcome = list[Completion] | Failure
+
+
+def without_cut_character(text: str, finish_reason: str) -> str:
+    """A draw's text without the part of a character at its end, where the token limit was reached inside of one.
+
+    A token of a byte-level vocabulary may be one of three bytes of a Chinese character. Decoded alone it is U+FFFD, which a
+    training on this text would teach the model to write.
+    """
+    return text.rstrip(BROKEN) if finish_reason == "length" else text
 
 
 def error_kinds(errors: Iterable[str]) -> dict[str, int]:

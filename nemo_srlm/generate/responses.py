@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nemo_srlm.core.records import Candidate, Prompt, content_id
+from nemo_srlm.data.words import BROKEN
 from nemo_srlm.generate.requests import Failure, Outcome, error_kinds
 
 
@@ -26,8 +27,9 @@ def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:
     """Counts and means over the responses that were made; errors separately, by kind. None: a mean over nothing.
 
     `identical_draws`: share of the prompts with two or more responses whose responses are one text.
+    `broken_character`: responses with bytes that are no character (U+FFFD).
     """
-    made = truncated = empty = num_tokens = characters = 0
+    made = truncated = empty = broken = num_tokens = characters = 0
     errors: list[str] = []
     texts: dict[str, list[str]] = {}
     for candidate in candidates:
@@ -37,6 +39,7 @@ def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:
         made += 1
         truncated += candidate.finish_reason == "length"
         empty += not candidate.text.strip()
+        broken += BROKEN in candidate.text
         num_tokens += candidate.num_tokens
         characters += len(candidate.text)
         texts.setdefault(candidate.prompt_id, []).append(content_id(candidate.text))  # a hash: responses are long
@@ -46,6 +49,7 @@ def response_metrics(candidates: Iterable[Candidate]) -> dict[str, Any]:
         "errors": error_kinds(errors),
         "truncated": truncated / made if made else None,
         "empty": empty,
+        "broken_character": broken,
         "identical_draws": sum(len(set(found)) == 1 for found in repeated) / len(repeated) if repeated else None,
         "tokens": num_tokens,
         "tokens_mean": num_tokens / made if made else None,

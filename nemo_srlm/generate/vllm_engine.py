@@ -20,7 +20,7 @@ from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.chat import model_end_ids
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import EngineError, PassingError
-from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long
+from nemo_srlm.generate.requests import Completion, Outcome, Request, too_long, without_cut_character
 from nemo_srlm.generate.scheduler import RequestScheduler
 from nemo_srlm.generate.vllm_options import check_model, engine_options, length_for, set_environment
 
@@ -119,13 +119,15 @@ class VllmBackend:
             self._llm.abort_request([request.id])
         done = self._completion(ids, "stop" if found else output.outputs[0].finish_reason, None)
         del self._partial[request.id]
-        return [Completion(text[: min(found, default=len(text))], done.num_tokens, done.finish_reason, done.token_ids)]
+        text = text[: min(found)] if found else done.text
+        return [Completion(text, done.num_tokens, done.finish_reason, done.token_ids)]
 
     def _completion(self, token_ids: Sequence[int], reason: str, logprobs: Any) -> Completion:
         ids = tuple(token_ids)
         body = ids[:-1] if ids and ids[-1] in self._end_ids else ids
         values = tuple({i: p.logprob for i, p in position.items()} for position in logprobs or ())
-        return Completion(self._tokenizer.decode(list(body)), len(ids), reason, body, values)
+        text = without_cut_character(self._tokenizer.decode(list(body)), reason)
+        return Completion(text, len(ids), reason, body, values)
 
     def abort(self, ids: Sequence[str]) -> None:
         self._llm.abort_request(list(ids))

@@ -17,6 +17,7 @@ from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Judgement, RankedReply, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
+from nemo_srlm.data.words import BROKEN
 from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.judge import eft
@@ -94,8 +95,8 @@ def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
 def _generated(ctx: Context, replies: list[RankedReply], counts: Counter[str]) -> list[JudgedReply]:
     """The replies with the baseline's judgements. Writes judgements.jsonl.
 
-    `counts` gets "errors", and "cut_off": judgements that reached max_tokens, which would teach not to end. A score
-    before the cut still parses.
+    `counts` gets "errors"; "cut_off": judgements that reached max_tokens, which would teach not to end (a score before the
+    cut still parses); and "broken_character": those with bytes that are no character, which would teach to write them.
     """
     merge_parts(ctx, Judgement, [reply.id for reply in replies], JUDGEMENTS)
     found = {row.id: row for row in read_records(ctx.dir / JUDGEMENTS, Judgement)}
@@ -103,7 +104,9 @@ def _generated(ctx: Context, replies: list[RankedReply], counts: Counter[str]) -
     written = {name: row for name, row in found.items() if not row.error}
     ended = {name: row for name, row in written.items() if row.finish_reasons[0] != "length"}
     counts["cut_off"] = len(written) - len(ended)
-    return [JudgedReply(r, ended[r.id].texts[0], ended[r.id].scores[0]) for r in replies if r.id in ended]
+    whole = {name: row for name, row in ended.items() if BROKEN not in row.texts[0]}
+    counts["broken_character"] = len(ended) - len(whole)
+    return [JudgedReply(r, whole[r.id].texts[0], whole[r.id].scores[0]) for r in replies if r.id in whole]
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:

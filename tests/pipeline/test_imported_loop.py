@@ -16,33 +16,15 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.compose import compose, load_resolved_config
-from nemo_srlm.config.training import ModelSection
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import Judgement, PreferencePair, Prompt, SftExample
-from tests.unit import tiny_llama
-from tests.unit.chat_families import FAMILIES, IM, split
+from tests.pipeline import imported_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "oasst_sample.trees.jsonl.gz"
-MODEL = ModelSection(
-    family="qwen2", num_layers=2, hidden_size=128, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2,
-    vocab_size=1536, max_length=2048,
-)  # fmt: skip
-SETTINGS = [
-    "~model",  # the config is Llama 2 7B's: the imported model describes itself
-    "parallel.processes=2", "parallel.tensor=2", "parallel.sequence=false", "precision.dtype=fp32", "precision.recompute=none",
-    "precision.cross_entropy=unfused",
-    "eft.source=external", "seed.num_eval_prompts=4", "eft.num_valid=4", "iterations=1", "candidates.shards=1", "judge.shards=1",
-    *(f"sft.{setting}" for setting in (
-        "lr=2e-3", "min_lr=1e-4", "dropout=0.0", "global_batch=4", "epochs=25", "max_length=2048", "save_every=0",
-        "num_validation=2", "validate_every=50")),
-    *(f"dpo.{setting}" for setting in (
-        "lr=1e-4", "min_lr=1e-5", "dropout=0.0", "global_batch=4", "max_length=2048", "save_every=0", "num_validation=1")),
-    "generate.dtype=float32", "generate.enforce_eager=true", "generate.max_num_seqs=16",
-    "prompts.writer=policy", "prompts.num_prompts=6", "prompts.round_size=24", "prompts.max_tokens=24", "prompts.seed_shots=2",
-    "prompts.min_words=1", "candidates.max_tokens=24", "judge.max_tokens=40", "eval.max_tokens=24", "judge.min_valid=1",
-]  # fmt: skip
+SETTINGS = [*imported_model.SETTINGS, "prompts.min_words=1"]
+JUDGEMENTS = ["Responde bien a la pregunta.", "Responde en parte.", "No ayuda mucho."]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not SAMPLE.exists(), reason="../shared/data is absent"),
@@ -55,46 +37,16 @@ def spanish_trees() -> list[dict]:
     return [tree for tree in trees if tree["prompt"]["lang"] == "es" and tree["tree_state"] == "ready_for_export"]
 
 
-def with_judgements(trees: list[dict]) -> list[dict]:
-    """Adds judgements to two of three trees: each ranked reply gets a justification whose score follows its human rank."""
-    for tree in (tree for i, tree in enumerate(trees) if i % 3):
-        for reply in tree["prompt"]["replies"]:
-            if reply.get("rank") is not None:
-                words = ["Responde bien a la pregunta.", "Responde en parte.", "No ayuda mucho."][min(reply["rank"], 2)]
-                reply["judgement"] = f"{words}\n\nScore: {max(0, 5 - 2 * reply['rank'])}"
-    return trees
-
-
-def texts(message: dict) -> list[str]:
-    return [message["text"], *(text for reply in message["replies"] for text in texts(reply))]
-
-
-def make_model(directory: Path, corpus: list[str]) -> None:
-    """Writes a random Qwen2.5 with a byte-level BPE tokenizer trained on the corpus."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    tiny_llama.make(directory, MODEL, "fp32", scale=0.02)
-    core = Tokenizer(models.BPE())
-    core.normalizer, core.pre_tokenizer, core.decoder = normalizers.NFC(), split(""), decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=MODEL.vocab_size - len(IM), initial_alphabet=alphabet, show_progress=False,
-    ))  # fmt: skip
-    core.add_special_tokens(list(IM))
-    core.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(FAMILIES["qwen2_5"].settings))
-    (directory / "chat_template.jinja").write_text(FAMILIES["qwen2_5"].template)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("imported")
-    trees = with_judgements(spanish_trees())
+    trees = imported_model.with_judgements(spanish_trees(), JUDGEMENTS)
     with gzip.open(root / "es.trees.jsonl.gz", "wt", encoding="utf-8") as f:
         f.writelines(json.dumps(tree) + "\n" for tree in trees)
     cfg = compose("spanish", [])
     templates = [Path(ROOT / "configs" / name).read_text() for name in (cfg.judge.template, cfg.prompts.template)]
-    make_model(root / "m0", [*(text for tree in trees for text in texts(tree["prompt"])), *templates * 20])
+    corpus = [text for tree in trees for text in imported_model.texts(tree["prompt"])]
+    imported_model.make(root / "m0", [*corpus, *templates * 20])
     command = [
         sys.executable, "-m", "nemo_srlm.cli", "run", "--config-name", "spanish", f"run.root={root}", "run.name=es",
         f"import_hf.path={root / 'm0'}", f"seed.files=[{root / 'es.trees.jsonl.gz'}]", *SETTINGS,
@@ -113,7 +65,7 @@ def test_the_whole_loop_runs_from_an_imported_model_to_a_report(run: Path):
 
 def test_the_run_has_taken_architecture_and_chat_from_the_directory(run: Path):
     cfg = load_resolved_config(run)
-    assert replace(cfg.model, init_std=MODEL.init_std) == MODEL
+    assert replace(cfg.model, init_std=imported_model.MODEL.init_std) == imported_model.MODEL
     assert cfg.chat.format == "model"
     kept, exported = (run / place for place in ("iter0/import_hf/tokenizer", "iter1/export/hf"))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -151,15 +151,18 @@ def test_the_baselines_judgements_become_eft_examples_where_they_agree_with_huma
     assert all(e.kind == "eft" and "User: Question" in e.prompt for e in made)
     # of the kept ones three are scored 4, the next frequent score occurs once: one 4 remains
     assert metrics["left_out"] == {
-        "all_equal": 2, "alone": 1, "cut_off": 0, "disagrees": 2, "dominant_score": 2, "duplicate": 0, "errors": 1,
-        "unparsed": 1,
+        "all_equal": 2, "alone": 1, "broken_character": 0, "cut_off": 0, "disagrees": 2, "dominant_score": 2, "duplicate": 0,
+        "errors": 1, "unparsed": 1,
     }  # fmt: skip
     assert metrics["examples"] == 4
     assert metrics["replies"] == 13 == metrics["examples"] + sum(metrics["left_out"].values())
 
 
-def test_a_judgement_that_breaks_off_after_its_score_is_no_eft_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("old", "new", "reason"), [('["stop"]', '["length"]', "cut_off"), ("Poor.", "Po\ufffd.", "broken_character")]
+)
+def test_a_judgement_that_breaks_off_after_its_score_or_has_broken_characters_is_no_eft_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, reason: str
 ) -> None:
     cfg = config()
     use(monkeypatch, baseline)
@@ -167,10 +170,10 @@ def test_a_judgement_that_breaks_off_after_its_score_is_no_eft_example(
     (part,) = (ctx.dir / "parts").glob("*.jsonl")
     before = part.read_text()
     line = next(line for line in before.splitlines() if "Poor. Score: 1" in line)
-    part.write_text(before.replace(line, line.replace('["stop"]', '["length"]')))
+    part.write_text(before.replace(line, line.replace(old, new)))
     metrics = eft.STAGE.finalize(ctx)
     made = [e.source for e in read_records(ctx.dir / "eft_train.jsonl", SftExample)]
-    assert metrics["left_out"]["cut_off"] == 1
+    assert metrics["left_out"][reason] == 1
     assert "agrees1" not in made
     assert metrics["replies"] == 13 == metrics["examples"] + sum(metrics["left_out"].values())
 

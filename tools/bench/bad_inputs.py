@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from nemo_srlm.config.compose import compose
 from tools.bench.inputs import stores
 from tools.bench.inputs.argued import reason_of
 from tools.bench.inputs.case import Case
@@ -97,6 +98,8 @@ def main() -> int:
             chosen = [case for case in found if args.only in case.group or args.only in case.name]
             if args.sample:
                 chosen = sampled(chosen, round(args.sample * len(found) / number), args.seed)
+            if chosen:
+                compose("tiny", [])  # loads what every case reads its settings with
             if chosen and names is HEAVY:
                 for module in LOADED:
                     importlib.import_module(module)
