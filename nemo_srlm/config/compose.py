@@ -1,6 +1,7 @@
 """YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,6 +139,14 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+@functools.cache
+def _schema() -> Any:
+    """The schema with its defaults. Made once: it takes longer than all else that `typed` does, and merging copies it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(Config)
+
+
 def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
     """An OmegaConf tree as a checked Config. Raises ConfigError naming the key. `describe`: see `compose`."""
     from omegaconf import OmegaConf
@@ -145,7 +154,7 @@ def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
 
     refuse_conversions(OmegaConf.to_container(loose), where)
     try:
-        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loose))
+        cfg = OmegaConf.to_object(OmegaConf.merge(_schema(), loose))
     except InterpolationResolutionError as error:
         raise ConfigError(
             f"{where}: {error.full_key}", _first_line(error), "a value, or ${key} of another one"

@@ -119,11 +119,15 @@ class Run:
         return self.status()
 
     def limit(self, ref: str, minutes: int) -> None:
-        """Changes the time limit of the job for `ref`. While it is being requeued, squeue may not list it for a moment."""
+        """Changes the time limit of the job for `ref`, unless `ref` is done: a test that waited for something may be late.
+
+        While a job is being requeued, squeue may not list it for a moment.
+        """
+        done = self.dir / ref / "manifest.json"
         found: list[str] = []
-        self.until(lambda: found or found.extend(job[0] for job in self.jobs() if f" {ref} " in job[4]))
-        name = found[0]
-        self.cluster.tool("scontrol", "update", f"JobId={name}", f"TimeLimit={minutes}")
+        self.until(lambda: done.exists() or found or found.extend(j[0] for j in self.jobs() if f" {ref} " in j[4]))
+        command = [f"scontrol update JobId={name} TimeLimit={minutes}" for name in found]
+        self.cluster.tool("sh", "-c", " && ".join(command) + f" || test -e {done}" if command else "true")
 
     def node_of(self, ref: str) -> str:
         """The (first) node on which a job for `ref` is running; "" if there is none."""
@@ -168,7 +172,7 @@ class Run:
         """Attempts and the last lines of all logs, for the message of a failed test."""
         words = []
         for path in sorted((self.dir / "slurm").rglob("*")):
-            if path.suffix in (".tsv", ".txt"):
+            if path.suffix in (".tsv", ".txt") and "code" not in path.relative_to(self.dir).parts:  # not the snapshot's
                 words += [f"== {path}", *path.read_text(errors="replace").splitlines()[-15:]]
         return "\n".join(words)
 
