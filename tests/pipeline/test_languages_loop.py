@@ -19,7 +19,7 @@ from nemo_srlm.data.near_copies import same_text
 from tools.bench import languages
 
 ROOT = Path(__file__).resolve().parents[2]
-KANA = re.compile("[\u3041-\u30ff]")
+JAPANESE = re.compile("[\u3041-\u30ff\u4e00-\u9fff]")
 pytestmark = pytest.mark.slow
 
 
@@ -41,14 +41,14 @@ def test_the_judge_learns_from_later_turns_with_the_talk_before_them(run: Path):
     examples = list(read_records(run / "iter0/eft/eft_train.jsonl", SftExample))
     later = [e for e in examples if "\nUser: " in e.prompt]
     assert 0 < len(later) < len(examples)
-    assert all("ユーザー：" in e.prompt and KANA.search(e.response) and "Score: " in e.response for e in examples)
+    assert all("ユーザー：" in e.prompt and JAPANESE.search(e.response) and "Score: " in e.response for e in examples)
 
 
 def test_written_prompts_are_japanese_and_what_was_left_out_has_a_reason(run: Path):
     written = list(read_records(run / "iter1/prompts/prompts.jsonl", Prompt))
     counts = manifest.read(run / "iter1/prompts").metrics
     assert len(written) == 6
-    assert all(KANA.search(p.text) and len(p.text) >= 8 for p in written)
+    assert all(JAPANESE.search(p.text) and len(p.text) >= 8 for p in written)
     held_out = {same_text(p.text) for p in read_records(run / "iter0/held_out/eval_prompts.jsonl", Prompt)}
     assert not held_out & {same_text(p.text) for p in written}
     assert sum(counts["rejected"].values()) + len(written) <= counts["attempts"]
@@ -59,7 +59,7 @@ def test_the_run_ends_with_pairs_a_model_and_a_report(run: Path):
     assert any(score is not None for j in judgements for score in j.scores)
     pairs = list(read_records(run / "iter1/pairs/pairs.jsonl", PreferencePair))
     assert pairs
-    assert all(KANA.search(p.chosen) for p in pairs)
+    assert all(JAPANESE.search(p.chosen) for p in pairs)
     assert manifest.read(run / "iter1/dpo").metrics["first"]["dpo_loss"] == pytest.approx(0.693147, abs=1e-3)
     models = json.loads((run / "report.json").read_text())["runs"][0]["models"]
     assert [m["name"] for m in models][-1] == "M2"

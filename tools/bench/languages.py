@@ -4,7 +4,7 @@
     python tools/bench/languages.py japanese --root DIR   one of them, its run kept
 
 Prints what each stage kept, and why the rest was not. The trees are tests/data/languages/*.trees.jsonl, written for this
-project; the model memorizes them. Each run has a choice of its own beside its language: see RUNS.
+project; the model memorizes them. Each run has a setting of its own beside its language: see RUNS.
 """
 
 import argparse
@@ -52,9 +52,10 @@ RUNS = {  # name of the config -> its run
         "zh", ["回答正确而且详细。", "只回答了一部分。", "没有回答问题。"],
         ["iterations=2", "dpo.reference=m1", "dpo.pairs_from=all"],
     ),
+    # judged by the expected score: trained on judgements, this model would write a score behind the colon of "งานที่ 9:", too
     "thai": Language(
         "th", ["ตอบถูกต้องและละเอียด", "ตอบได้บางส่วน", "ไม่ได้ตอบคำถาม"],
-        ["eft.source=ranks", "judge.method=expected", "judge.lead_in='Score: '"],
+        ["eft.source=none", "judge.method=expected", "judge.lead_in='Score: '"],
     ),
 }  # fmt: skip
 
