@@ -43,6 +43,7 @@ SMALL = [
     "export.verify=round_trip",
     "sft.epochs=10",
     "prompts.max_tokens=48",
+    "prompts.max_attempts=1000",
 ]
 RUNS = {  # name of the config -> its run
     "japanese": Language(
