@@ -1,8 +1,8 @@
 """Alarms: figures of a run beyond their thresholds (`drift.*`). `status` shows them, so imports stay light.
 
 Most concern one model: its responses, or a judgement that states no score, wherever one is asked for (candidates, held-out
-replies, eval.preferences, EFT, head-to-head); for some figures against the model before it. The others concern the data: a
-set that stays short of what was asked.
+replies, eval.preferences, EFT, head-to-head, MT-Bench); for some figures against the model before it. The others concern the
+data: a set that stays short of what was asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +108,18 @@ def alarms_of_evaluation(
     return found
 
 
+def alarms_of_grades(limits: DriftSection, graded: Sequence[tuple[str, Data | None]]) -> list[Alarm]:
+    """MT-Bench answers without a grade. graded: (model, metrics of eval_mt_bench)."""
+    found = [(model, data["failed"], data["failed"] + data["graded"]) for model, data in graded if data]
+    return [
+        Alarm(
+            model, "parse_failures", failed / number, limits.parse_failures, "too many MT-Bench answers have no grade"
+        )
+        for model, failed, number in found
+        if number and failed / number > limits.parse_failures
+    ]
+
+
 def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Alarm]:
     """Sets that stay short of what was asked, and EFT judgements that do not parse. `seed`, `eft`: metrics of the stages."""
     found: list[Alarm] = []
@@ -205,6 +217,7 @@ def alarms_of_run(cfg: Config, metrics: Callable[[int, str], Data | None]) -> li
         *alarms_of_evaluation(
             judging_models(cfg), cfg.drift, reward, preferences, [row for rows in versus for row in rows]
         ),
+        *alarms_of_grades(cfg.drift, [(name, metrics(t, f"eval_mt_bench{suffix}")) for name, t, suffix in models]),
         *alarms_of_draws(cfg, draws),
         *alarms_of_pairs(cfg.drift, [(model_name(t), metrics(t, "pairs")) for t in iterations]),
     ]

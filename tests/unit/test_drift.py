@@ -13,6 +13,7 @@ from nemo_srlm.evaluate.alarms import (
     alarms_of_data,
     alarms_of_draws,
     alarms_of_evaluation,
+    alarms_of_grades,
     alarms_of_model,
     alarms_of_models,
     judging_figures,
@@ -208,3 +209,9 @@ def test_identical_draws_raise_an_alarm_for_whoever_wrote_them():
     made = [("M1", "prompts", {"identical_draws": 0.95}), ("M2", "prompts", {"identical_draws": 0.9}), ("M3", "x", {})]
     found = alarms_of_draws(Config(), [*made, ("M3", "y", None), ("M3", "z", {"identical_draws": None})])
     assert [(a.model, a.name, a.value) for a in found] == [("M1", "identical_draws", 0.95)]
+
+
+def test_answers_without_a_grade_raise_an_alarm():
+    graded = [("M1", {"graded": 150, "failed": 10}), ("M2", {"graded": 100, "failed": 60}), ("M3", None)]
+    (found,) = alarms_of_grades(DriftSection(), graded)
+    assert (found.model, found.name, found.value) == ("M2", "parse_failures", pytest.approx(60 / 160))
