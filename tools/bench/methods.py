@@ -204,7 +204,8 @@ def main() -> None:
     args = parser.parse_args()
     lines, run_dirs = table(args.seeds, args.methods, args.overrides, args.split)
     made = tiny_world.commits(run_dirs)
-    words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {' '.join(args.overrides)}".strip()
+    some = "" if args.methods == list(METHODS) else f"--methods {' '.join(args.methods)} "
+    words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {some}{' '.join(args.overrides)}".strip()
     where = (
         f"`tools/bench/methods.py {words}`; {time.strftime('%Y-%m-%d')}, {tiny_world.cpu()}, commit {', '.join(made)}."
     )
