@@ -10,16 +10,19 @@ from collections.abc import Iterable, Sequence
 import regex
 
 from nemo_srlm.data.prompt_filters import RougeIndex
+from nemo_srlm.data.words import UNSPACED
 
-_IGNORED = regex.compile(r"[\p{P}\p{Cf}]+")  # punctuation, and characters that are not seen; symbols (C++, 1 + 1) stay
+_UNSEEN = regex.compile(r"\p{Cf}+")
+_IGNORED = regex.compile(r"\p{P}+")  # punctuation; symbols (C++, 1 + 1) stay
 _SPACE = re.compile(r"\s+")
+_NO_WORD_ENDS = regex.compile(rf"(?<=[{UNSPACED}]\p{{M}}*) | (?=[{UNSPACED}])")  # a blank in a script without blanks
 
 
 def same_text(text: str) -> str:
     """The text as it is compared: equal for two spellings of one instruction. Of punctuation alone, that itself."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    found = _SPACE.sub(" ", _IGNORED.sub(" ", folded)).strip()
-    return found or "".join(folded.split())
+    found = _SPACE.sub(" ", _IGNORED.sub(" ", _UNSEEN.sub("", folded))).strip()
+    return _NO_WORD_ENDS.sub("", found) or "".join(folded.split())
 
 
 class HeldOut:

@@ -48,7 +48,10 @@ class Reader:
         """(prompt, ""), or ("", reason): "empty", "truncated", or "needs_input" (it asks about a text that is not there)."""
         text = self._without_opening(text.strip())  # first: a separator may begin as the label does ("\nTask ")
         body, reason = parse_written(text, truncated, self.separators)
-        if not reason and (self.points.search(body.rstrip(' *_`"”')) or not _NO_INPUT.fullmatch(self._input(text))):
+        cut = truncated and text.endswith(self.input_marks)
+        if not reason and (
+            cut or self.points.search(body.rstrip(' *_`"”')) or not _NO_INPUT.fullmatch(self._input(text))
+        ):
             return "", "needs_input"
         return body, reason
 

@@ -25,6 +25,7 @@ _VALUE = re.compile(
     rf"{OPEN}*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*([AB](?![^\W_])|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
     re.MULTILINE,
 )
+_OTHER = re.compile(r"\W*(?:(?:response|answer)\W+)?[AB]\W*", re.IGNORECASE)  # "A - B": a choice, no explanation
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def parse_verdict(text: str, responses: Sequence[str] = ()) -> str:
     value = _VALUE.match(text, last.end()) if last else None
     if value is None:
         return ""
-    found = explanation(text[value.end() :].partition("\n")[0])
-    if found is None or offers_another(found):
+    rest = text[value.end() :].partition("\n")[0]
+    found = explanation(rest)
+    if found is None or offers_another(found) or (">" not in rest and _OTHER.fullmatch(found)):
         return ""
     word = value[1].upper()
     return word if word in {"A", "B"} else "tie"

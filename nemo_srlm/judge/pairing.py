@@ -43,7 +43,8 @@ def choose_pairs(
     """
     # one that could not be generated has neither text nor score: it is not the same text as another
     candidates = [candidate for candidate in candidates if candidate.text or candidate.score is not None]
-    if anchors is None and len(candidates) > 1 and len({candidate.text for candidate in candidates}) == 1:
+    eligible = [candidate for candidate in candidates if candidate.score is not None]
+    if anchors is None and any(len(c) > 1 and len({one.text for one in c}) == 1 for c in (candidates, eligible)):
         return "same_text"  # pooled, they would be one candidate, too few
     if section.pool_equal_texts:
         candidates = pool_equal_texts(candidates)

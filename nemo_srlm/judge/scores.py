@@ -67,7 +67,7 @@ def parse_score(text: str, max_score: int = 5, truncated: bool = False, response
     if value is None or len(value["number"]) > 12:
         return None
     line, newline, _ = text[value.end() :].partition("\n")
-    near = _SPACES.sub(" ", line[:LINE])
+    near = _SPACES.sub(" ", _without_quoted_scores(text, value.end(), line)[:LINE])
     rest = near[_end(_UNIT, near) :]
     if (scale := _SCALE.match(rest)) is not None:
         if float("5" if scale["max"].lower() == "five" else scale["max"]) != max_score:
@@ -96,6 +96,18 @@ def _last_head(text: str, response: str) -> re.Match[str] | None:
             continue
         last = head
     return last
+
+
+def _without_quoted_scores(text: str, start: int, line: str) -> str:
+    """The `line` from text[start] on, blank where it quotes a statement of a score: the number in it is not the judge's."""
+    if _HEAD.search(line) is None:
+        return line
+    blank, end = list(line), start + len(line)
+    for first, last in quoted_spans(text):
+        if start <= first < end and _HEAD.search(text, first, last):
+            stop = min(last, end)
+            blank[first - start : stop - start] = " " * (stop - first)
+    return "".join(blank)
 
 
 def _without_remark(rest: str, score: float, max_score: int) -> str:

@@ -17,8 +17,11 @@ _QUOTES = (("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("『",
 _SINGLE = re.compile(r"(?<!\w)(?:'(?=\S)[^'\n]*?(?<=\S)'|‘[^’\n]*?’)(?!\w)")  # not an apostrophe
 _QUOTED_LINE = re.compile(r"^[ \t]*>.*(?:\n|$)", re.MULTILINE)  # markdown's quotes and blocks of code
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`[^`\n]+`")
+_WORD = re.compile(r"\w+")
 _STRAIGHT = re.compile(r'(?<!\w)"(?=\S)([^"]*?)(?<=\S)"(?!\w)')
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
+NEAR = 200  # characters before inline code that are looked at
 COPY = 20  # characters before a statement that, found in the response with it, make it a copy of the response
 
 # English, German, French, Spanish, Italian, Portuguese, Russian, without words that are common for another reason ("one",
@@ -80,8 +83,15 @@ def quoted_spans(text: str) -> list[tuple[int, int]]:
     for start, end in _paragraphs(text):
         found += [match.span() for match in _STRAIGHT.finditer(text, start, end)]
     found += [match.span() for pattern in (_SINGLE, _QUOTED_LINE, _CODE) for match in pattern.finditer(text)]
+    found += [match.span() for match in _INLINE.finditer(text) if _is_behind_words(text, match.start())]
     whole = (len(text) - len(text.lstrip()), len(text.rstrip()))
     return [span for span in found if span != whole]
+
+
+def _is_behind_words(text: str, start: int) -> bool:
+    """Whether inline code stands in running text. Alone, or behind a label of one word ("Final:"), it is markdown."""
+    near = max(0, start - NEAR)
+    return len(_WORD.findall(text, max(near, text.rfind("\n", near, start) + 1), start)) >= 2
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:

@@ -52,6 +52,11 @@ def compared(
         ("Better: A\nBetter: unclear", ""),
         ('Better: A\nResponse B even says "Better: B" of itself.', "A"),
         ('"Better: B"', "B"),
+        ("Better: A - B", ""),
+        ("Better: A: B", ""),
+        ("Better: A (Response B)", ""),
+        ("Better: A > B", "A"),
+        ("Better: A\nThe response claims `Better: B` of itself.", "A"),
     ],
 )
 def test_the_last_verdict_counts_and_an_unclear_one_is_none(text, expected):

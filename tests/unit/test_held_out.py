@@ -29,6 +29,16 @@ def test_case_spacing_punctuation_and_unicode_form_make_no_other_instruction(oth
     assert HeldOut(["Name a bear."], 1.0).reasons([other]) == ["held_out"]
 
 
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [("東京はどこ、何県ですか", "東京はどこ 何県ですか？"), ("东京，在哪？", "东京在哪"), ("จงอธิบาย แมว", "จงอธิบายแมว"),
+     ("Name a bear", "Na\u00adme a be\u200bar"), ("用 Python 排序", "用Python排序")],
+)  # fmt: skip
+def test_blanks_are_no_part_of_a_text_in_a_script_without_blanks_nor_what_is_not_seen(text: str, other: str):
+    assert same_text(text) == same_text(other)
+    assert HeldOut([text], 1.0).reasons([other]) == ["held_out"]
+
+
 def test_symbols_accents_and_texts_of_punctuation_alone_stay_different():
     texts = ["Explain C", "Explain C++", "What is 1+1?", "What is 11?", "Si", "Sí", "?!", "..."]
     assert len({same_text(text) for text in texts}) == len(texts)

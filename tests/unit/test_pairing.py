@@ -72,6 +72,12 @@ def test_one_text_for_all_candidates_is_that_reason(scores, pooled: bool):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
+def test_one_text_for_all_candidates_with_a_score_is_that_reason_too(pooled: bool):
+    candidates = [Scored("a", 3.0), Scored("a", 4.0), Scored("b", None)]
+    assert choose_pairs(candidates, "p", PairsSection(pool_equal_texts=pooled), 5, None) == "same_text"
+
+
+@pytest.mark.parametrize("pooled", [False, True])
 def test_candidates_that_could_not_be_generated_are_not_one_text(pooled: bool):
     section, failed = PairsSection(pool_equal_texts=pooled), Scored("", None)
     assert choose_pairs([failed] * 4, "p", section, 5, None) == "no_candidates"

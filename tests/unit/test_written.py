@@ -49,6 +49,11 @@ def test_a_task_whose_input_is_not_there_is_refused(text: str):
     assert reader().read(text, False) == ("", "needs_input")
 
 
+def test_a_task_that_was_cut_at_its_input_is_refused():
+    assert reader().read("Rewrite a sentence.\nInput:", True) == ("", "needs_input")
+    assert reader().read("Name a bear.\nInput:\nOutput: Bru", True) == ("Name a bear.", "")
+
+
 @pytest.mark.parametrize(
     "text",
     [
