@@ -157,8 +157,9 @@ def _arrays(units: Units) -> tuple[Array, Array]:
 
 
 def _student(values: Array) -> tuple[float | None, float | None]:
-    """Student's 95% interval of the mean; (None, None) for one value and where all are equal."""
-    if len(values) < 2 or not (spread := float(values.std(ddof=1))) > 0:
+    """Student's 95% interval of the mean; (None, None) for one value and where all are equal but for rounding."""
+    size = max(1.0, float(np.abs(values).max(initial=0.0)))
+    if len(values) < 2 or not (spread := float(values.std(ddof=1))) > ROUNDING * size:
         return None, None
     centre, half = float(values.mean()), t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
     return centre - half, centre + half

@@ -112,7 +112,8 @@ def _some(settings: Sequence[str], most: int) -> str:
 def notices(runs: Sequence[Data]) -> list[str]:
     """What a reader must know before any figure: no control arm, runs that are not alike."""
     found = []
-    if runs[0]["arm"] == "self" and not any(run["arm"] in ("random", "sft_only") for run in runs[1:]):
+    comparable = {other["arm"] for other in runs[0]["between"] if not other["unlike"]}
+    if runs[0]["arm"] == "self" and not comparable & {"random", "sft_only"}:
         found.append(
             "No control arm stands beside this run: it cannot tell whether a change comes from the model’s own judgements."
         )

@@ -65,6 +65,7 @@ def test_runs_of_another_split_or_held_out_set_are_not_compared_and_the_reader_i
     assert between["unlike"] == ['held_out.split: "dev" -> "test"']
     assert between["figures"] == {}
     text = markdown(data)
+    assert "No control arm stands beside this run" in text  # one that is not comparable is none
     assert "other was measured otherwise and is not compared: held_out.split" in text
     assert "Oracle score from M1 to M3" not in text
     path = other / "iter0/held_out/manifest.json"

@@ -38,6 +38,13 @@ def test_an_unbounded_mean_and_seeds_have_students_interval():
     assert of_values([]) is None
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, -0.7, 1234.1])
+def test_values_that_are_all_equal_have_no_interval_in_place_of_one_without_width(value):
+    # the mean of [0.1, 0.1, 0.1] is not 0.1 but for rounding: its spread is above 0
+    for found in (of_values([value] * 3), mean(units([value] * 3))):
+        assert (found.low, found.high) == (None, None)
+
+
 def test_samples_of_a_prompt_are_summed_before_anything_is_counted():
     samples = grouped([("a", 1), ("a", 0), ("b", 1), ("b", 1)])
     assert samples == {"a": (1.0, 2.0), "b": (2.0, 2.0)}
