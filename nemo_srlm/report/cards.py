@@ -177,7 +177,8 @@ def _figures(files: RunFiles, run: Data | None, model: str) -> list[str]:
     own = {} if run is None else {name: found[model] for name, found in run["estimates"].items() if model in found}
     if run is None or not own:
         return [
-            f"Not measured when this card was written: `nemo-srlm model-card {files.dir} {model}` prints it with them.",
+            f"Not measured when this card was written: `nemo-srlm model-card RUN {model}` prints it with them"
+            f" (RUN: the directory of the run {files.dir.name}).",
             "",
         ]
     rows = [

@@ -172,13 +172,14 @@ def test_candidates_and_judgements_do_not_depend_on_sharding_and_a_bad_item_stop
 
 def test_the_writer_stops_at_the_templates_mark_and_reaches_the_wanted_number(root: Path, cfg: Config) -> None:
     section = cfg.prompts
-    section.num_prompts, section.round_size, section.max_tokens, section.rouge_max = 12, 16, 24, 1.0
+    section.num_prompts, section.round_size, section.max_tokens, section.rouge_max = 8, 128, 24, 1.0
+    section.max_attempts = 5000  # random weights: most texts have broken characters or no mark
     section.separators, section.tokenization = list("aeiou"), "unicode"
     section.min_words, section.seed_shots, section.generated_shots, section.ascii_start = 1, 1, 1, False
     prompts.STAGE.run(ctx := context(cfg, root, "written"))
     prompts.STAGE.finalize(ctx)
     made = [p.text for p in read_records(ctx.dir / "prompts.jsonl", Prompt)]
-    assert len(set(made)) == 12
+    assert len(set(made)) == 8
     assert not any(set(text) & set("aeiou") for text in made)
 
 

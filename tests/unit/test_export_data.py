@@ -114,6 +114,7 @@ def test_a_model_card_has_lineage_figures_and_limits_and_says_when_nothing_is_me
         assert wanted in card, wanted
     plain = cards.model_card(RunFiles(run), "M1", measured=False)
     assert "Not measured when this card was written" in plain
+    assert str(run) not in plain  # a card is published
     assert "oracle score" not in plain
     between = cards.model_card(RunFiles(run), "M2", measured=False, checkpoint="weights_00000400")
     assert "# M2, checkpoint weights_00000400, of the run tiny" in between

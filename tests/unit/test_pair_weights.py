@@ -44,7 +44,7 @@ def test_every_pair_of_a_shuffled_batch_gets_its_own_weight(monkeypatch: pytest.
     local = LocalBatch(
         torch.from_numpy(batch.tokens_BS), torch.from_numpy(batch.labels_BS), torch.from_numpy(batch.weights_BS),
         torch.from_numpy(batch.segments_BS), torch.from_numpy(batch.positions_S), None, 0, batch.num_documents,
-        batch.positions, batch.tokens_BS.shape[1],
+        batch.positions, batch.tokens_BS.shape[1], None,
     )  # fmt: skip
     nll = torch.where(local.segments_BS % 2 == 0, 1.0, 2.0)  # per token: chosen 1, rejected 2
     found = task.loss(nll, local)
