@@ -24,7 +24,9 @@ def settings(files: RunFiles) -> Data:
     for name in ("name", "seed", "arm"):
         own["run"].pop(name, None)
     done = files.manifests.get((0, "held_out"))
-    digests = {name: done.outputs[name].sha256[:12] for name in HELD_OUT if name in done.outputs} if done else {}
+    digests = (
+        {name: (done.outputs[name].sha256 or "")[:12] for name in HELD_OUT if name in done.outputs} if done else {}
+    )
     measuring = {name: own.pop(name) for name in MEASURING if name in own}
     return {"measuring": {**measuring, "held_out": {"split": files.cfg.world.split, **digests}}, "others": own}
 
