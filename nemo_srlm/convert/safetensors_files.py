@@ -43,7 +43,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(path, f"a header that is not JSON ({error})", "a safetensors file", DAMAGED) from error
     if not isinstance(header, dict):
         raise CheckpointError(path, "a header that is no JSON object", "a safetensors file", DAMAGED)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(path, "a malformed __metadata__ in its header", "texts by name", DAMAGED)
     tensors: dict[str, StoredTensor] = {}
     end = 0
     for name, info in sorted(header.items(), key=lambda item: _span(item[1], item[0], path)[0]):

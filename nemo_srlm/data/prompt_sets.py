@@ -53,7 +53,7 @@ def read_prompt_set(path: Path, counts: Counter[str], source: str = "eval") -> l
             raise DataError(where, f"category {str(category)[:40]!r}", "a text, or none")
         prompt = Prompt(content_id("prompt", text), text, source)
         counts["duplicate"] += prompt.id in found
-        found.setdefault(prompt.id, PromptEntry(prompt, category))
+        found.setdefault(prompt.id, PromptEntry(prompt, category.strip()))
     if not found:
         raise DataError(path, f"no prompt ({dict(counts)})", f"rows with one of {', '.join(KEYS)}")
     return list(found.values())
@@ -159,7 +159,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         return
     if ".txt" in path.suffixes:
         with text_file(path, "UTF-8 text with one prompt per line") as f:
-            yield from ((f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(f, 1) if line.strip())
+            for i, line in enumerate(f, 1):
+                if "\0" in line:  # UTF-16 without its mark, or no text at all
+                    raise DataError(f"{path}:{i}", "a NUL character", "UTF-8 text with one prompt per line")
+                if line.strip():
+                    yield f"{path}:{i}", {"prompt": line.strip()}
         return
     if ".jsonl" in path.suffixes:
         yield from ((f"{path}:{line}", row) for line, row in read_json_lines(path, finite=True))

@@ -50,6 +50,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "header entry malformed": (
         "hf", lambda d: _patch(d / "model.safetensors", b'"data_offsets"', b'"data_offzets"'), "malformed header entry",
     ),
+    "header metadata": (
+        "hf", lambda d: _patch(d / "model.safetensors", b'{"format":"pt"}', b"3" + b" " * 14), "malformed __metadata__",
+    ),
     "header sizes wrong": ("hf", lambda d: _patch(d / "model.safetensors", b"[256,64]", b"[256,65]"), "with shape"),
     "html instead of weights": ("hf", overwrite("model.safetensors", b"<!DOCTYPE html>"), "truncated or corrupt"),
     "missing shard": ("sharded", remove(SECOND), rf"names 1 of 3 files that are not there: \['{SECOND}'\]"),

@@ -76,6 +76,7 @@ def test_prompts_of_parquet_and_prompts_with_a_system_message(tmp_path: Path):
         ),
         ("a.jsonl", '{"messages": "hello"}\n', r"a\.jsonl:1: no messages"),
         ("a.txt", "\n\n", r"a\.txt: no prompt"),
+        ("a.txt", "Name a bear.\n\0\n", r"a\.txt:2: a NUL character"),
         ("a.csv", "x\n", r"a\.csv: not JSON"),
     ],
 )

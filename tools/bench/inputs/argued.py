@@ -36,7 +36,7 @@ ARGUED = (
         r"(chosen|rejected)_score(: null| absent)",
         "scores are optional: which one is chosen says enough",
     ),
-    (r"prompt sets", r"category(: null|: empty| absent)", "a category is optional, and only groups figures"),
+    (r"prompt sets", r"category(: null|: empty|: blank| absent)", "a category is optional, and only groups figures"),
     (
         r"MT-Bench questions",
         r"reference.*",
@@ -54,6 +54,11 @@ ARGUED = (
     ),
     (r"model: config", r"architectures: \[\]", "no architecture is stated, so the model_type alone decides"),
     (r"checkpoint", r"common\.pt: .*", "it holds no weights, and the conversion does not read it"),
+    (
+        r"checkpoint",
+        r"another model: vocab_size",
+        "256 rows are also 128 pieces padded under TP2: the tokenizer's ids, which a conversion checks, tell the two apart",
+    ),
     (r"names of runs", r"'null'", "in quotes it is a text, and a run may have this name"),
     (r"names of runs", r".*run\.root.*", "an interpolation stands for its value, which is a good name"),
 )
