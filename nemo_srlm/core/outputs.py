@@ -4,7 +4,9 @@ Existence and size are looked at whenever a stage is asked whether it is done: n
 another stage is about to read the files, and by `nemo-srlm verify`.
 """
 
+import os
 import shlex
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +66,13 @@ def _size(path: Path, recorded: int | None) -> int | None:
         size = path.stat().st_size if path.is_file() else None
         if size is not None and recorded in (None, size):
             return size
-        with path.open("rb") as file:  # NFS may have answered from a cache; it asks the server when a file is opened
-            file.seek(0, 2)
-            return file.tell()
+        # NFS may have answered from a cache; it asks the server when a file is opened. A pipe would block for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 

@@ -55,8 +55,14 @@ def directory(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (Path.unlink, "pairs.jsonl is missing"), (shorten, "pairs.jsonl has .* bytes, not"), (directory, "pairs.jsonl is missing"),
+    (pipe, "pairs.jsonl is missing"),
 ]  # fmt: skip
 
 
