@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "NEMO_SRLM_STAGE_KILLS"  # environment: names the processes of one attempt, whatever their parents and sessions
 REDUCED = (
-    "iterations=1", "world.num_documents=3000", "world.num_ift=120", "world.num_eft=240", "world.num_eval_prompts=8",
-    "world.num_eval_judge=4", "pretrain.max_steps=40", "pretrain.save_every=20", "sft.epochs=1", "sft.save_every=2",
+    "iterations=1", "world.num_documents=6000", "world.num_ift=200", "world.num_eft=400", "world.num_eval_prompts=8",
+    "world.num_eval_judge=4", "pretrain.max_steps=120", "pretrain.save_every=40", "sft.epochs=2", "sft.save_every=4",
     "dpo.save_every=1", "dpo.epochs=2", "prompts.num_prompts=24", "prompts.round_size=48", "candidates.num=4",
     "pairs.pool_equal_texts=false", "eval.baseline=needed",
 )  # fmt: skip
