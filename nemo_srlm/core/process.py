@@ -28,12 +28,14 @@ def die_with_named_parent() -> None:
     die_with_parent(int(os.environ[PARENT]))
 
 
-def start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def start(
+    command: Sequence[str], log: Path, env: Mapping[str, str], stdin: int = subprocess.DEVNULL
+) -> "subprocess.Popen[bytes]":
     """Starts `command` in a session of its own, with stdout and stderr appended to `log`. It dies with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as f:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **env},
+            command, stdin=stdin, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **env},
             start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - the only way; this process has one thread
         )  # fmt: skip
 

@@ -14,10 +14,14 @@ from nemo_srlm.core.stage import Stage
 from nemo_srlm.errors import ConfigError
 
 
+def on_engine(stage: Stage, cfg: Config) -> bool:
+    """Whether the stage generates by an engine here, and not by an endpoint."""
+    return stage.kind == "generate" and stage.name not in cfg.api.stages
+
+
 def num_replicas(stage: Stage, cfg: Config) -> int:
     """Engines per shard of the stage: 1 where it cannot be sharded, or where an endpoint generates."""
-    on_engine = stage.kind == "generate" and stage.name not in cfg.api.stages
-    return cfg.generate.replicas if on_engine and stage.can_shard else 1
+    return cfg.generate.replicas if on_engine(stage, cfg) and stage.can_shard else 1
 
 
 def visible_gpus() -> list[str]:

@@ -44,7 +44,7 @@ class Work:
     refs: tuple[Ref, ...]
     shard: int = 0
     num_shards: int = 1
-    replica: bool = False  # one of the engines of a shard: it starts no replicas of its own
+    replica: bool = False  # one of the engines of a worker, which names the shards (launch/replicas.py)
 
     @property
     def arguments(self) -> list[str]:

@@ -9,16 +9,17 @@ from nemo_srlm.core import stage as stages
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.core.terminal import say
-from nemo_srlm.generate.replicas import num_replicas
+from nemo_srlm.generate.replicas import on_engine
 from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse, record_failure
+from nemo_srlm.launch.replicas import Replicas
 from nemo_srlm.stages import load
 
 
-def run_stage(work: Work, ref: Ref, slot: Slot) -> None:
+def run_stage(work: Work, ref: Ref, slot: Slot, engines: Replicas) -> None:
     """One shard of a stage; with a single shard also its manifest. Does nothing when the stage is done.
 
-    Where the config asks for replicas, as many further workers share the shard. `slot` keeps the engine between stages.
+    An engine is opened in `slot`, which keeps it between stages, or in each of `engines` where the config asks for several.
     """
     run_dir = work.run_dir
     cfg, stage = load_resolved_config(run_dir), load(ref.stage)
@@ -26,20 +27,20 @@ def run_stage(work: Work, ref: Ref, slot: Slot) -> None:
         return
     stages.begin(stage, cfg, ref.iteration, run_dir)
     ctx = stages.context(run_dir, stage, cfg, ref.iteration, work.shard, work.num_shards)
-    if not work.replica and num_replicas(stage, cfg) > 1:
-        replicas.run(replace(work, refs=(ref,)), cfg)
+    if on_engine(stage, cfg) and replicas.needed(work, cfg) > 1:
+        engines.run(ref, cfg)
     else:
         stage.run(replace(ctx, slot=slot))
-    if work.num_shards == 1 and not work.replica:
+    if work.num_shards == 1:
         stages.finish(stage, ctx, run_dir)
 
 
-def run(work: Work, slot: Slot) -> int:
+def run(work: Work, slot: Slot, engines: Replicas) -> int:
     """Runs the stages in order and returns the exit code. Raises what is no mistake of the user's, written down before."""
     for ref in work.refs:
         say(f"--- {ref}")
         try:
-            run_stage(work, ref, slot)
+            run_stage(work, ref, slot, engines)
         except replicas.ReplicaFailed as failed:
             say(f"error: {ref}: {failed}", error=True)
             return failed.code
@@ -49,9 +50,29 @@ def run(work: Work, slot: Slot) -> int:
     return EXIT_DONE
 
 
+def serve(work: Work, slot: Slot) -> int:
+    """A replica: does the shards that its worker names until it names none, and returns the exit code. Raises as `run` does."""
+    with replicas.orders() as orders:
+        while order := replicas.receive(orders):
+            say(f"--- {order.ref}")
+            cfg, stage = load_resolved_config(work.run_dir), load(order.ref.stage)
+            ctx = stages.context(work.run_dir, stage, cfg, order.ref.iteration, order.shard, order.num_shards)
+            try:
+                stage.run(replace(ctx, slot=slot))
+            except Exception as error:
+                record_failure(error, order.ref, ctx.dir)
+                return EXIT_USER
+            orders.send(None)
+    return EXIT_DONE
+
+
 def main() -> int:
+    work = parse()
     with closing(Slot()) as slot:
-        return run(parse(), slot)
+        if work.replica:
+            return serve(work, slot)
+        with closing(Replicas(work)) as engines:
+            return run(work, slot, engines)
 
 
 if __name__ == "__main__":

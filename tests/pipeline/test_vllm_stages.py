@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Completion, Failure, Request, generate
 from nemo_srlm.launch import worker
 from nemo_srlm.launch.contract import Work
+from nemo_srlm.launch.replicas import Replicas
 from nemo_srlm.stages import candidates, eval_reward, judge, prompts
 from tests.unit import tiny_llama
 
@@ -275,7 +277,8 @@ def test_two_replicas_give_the_same_candidates_as_one_engine(root: Path, cfg: Co
         shutil.copytree(source, directory)
         manifest.write(directory, manifest.Manifest(name, iteration, "made for this test", {}, {}, {}))
     save_resolved_config(twice, run_dir)
-    worker.run_stage(Work(run_dir, (ref,)), ref, SLOT)
+    with closing(Replicas(work := Work(run_dir, (ref,)))) as engines:
+        worker.run_stage(work, ref, SLOT, engines)
     directory = stages.stage_directory(run_dir, ref)
     assert sorted(path.name for path in (directory / "parts").iterdir()) == [f"0000{k}-of-00002.jsonl" for k in (0, 1)]
     candidates.STAGE.run(one := context(cfg, root, "one_engine"))

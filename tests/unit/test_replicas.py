@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import Work
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.plan import Step
+from nemo_srlm.launch.replicas import ReplicaFailed, Replicas
 from nemo_srlm.launch.slurm.jobs import Job
 from nemo_srlm.launch.slurm.sbatch import num_gpus
 from nemo_srlm.report.display import Display
@@ -89,19 +90,64 @@ def test_a_slurm_job_asks_for_the_gpus_of_all_its_engines() -> None:
     assert [gpus(name) for name in ("candidates", "judge", "prompts", "pairs", "dpo")] == [8, 8, 2, 0, 8]
 
 
-def test_one_replica_that_fails_ends_the_shard_with_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+REPLICA = """
+import os, sys
+from pathlib import Path
+from nemo_srlm.launch.replicas import orders, receive
+
+with orders() as socket:
+    while order := receive(socket):
+        with (Path(sys.argv[1]) / str(os.getpid())).open("a") as f:
+            print(order.ref, order.shard, order.num_shards, file=f)
+        {work}
+        socket.send(None)
+"""
+
+
+def started_with(monkeypatch: pytest.MonkeyPatch, folder: Path, *works: str) -> list[subprocess.Popen[bytes]]:
+    """Replaces the replicas by processes that write down what they are told, and then do this."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(command: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-        code = "import time; time.sleep(60)" if "0/2" in command else "raise SystemExit(2)"
-        started.append(subprocess.Popen([sys.executable, "-c", code], start_new_session=True))
+    def start(command: list[str], log: Path, env: dict[str, str], stdin: int) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", REPLICA.replace("{work}", works[len(started)]), str(folder)]
+        started.append(subprocess.Popen(words, stdin=stdin, start_new_session=True))
         return started[-1]
 
     monkeypatch.setattr(replicas.process, "start", start)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    begun = time.monotonic()
-    with pytest.raises(replicas.ReplicaFailed) as failed:
-        replicas.run(Work(tmp_path, (Ref(GENERATE, 1),)), config(replicas=2))
-    assert failed.value.code == 2
-    assert time.monotonic() - begun < 30
+    return started
+
+
+@pytest.mark.parametrize(
+    ("work", "code"), [("raise SystemExit(2)", 2), ("os.kill(os.getpid(), 9)", 1), ("raise ValueError", 1)]
+)
+def test_one_replica_that_fails_ends_the_shard_with_its_code(
+    work: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = started_with(monkeypatch, tmp_path, "import time; time.sleep(60)", work)
+    monkeypatch.setattr(replicas, "GRACE", 0.1)
+    ref = Ref(GENERATE, 1)
+    with closing(Replicas(Work(tmp_path, (ref,)))) as engines, pytest.raises(ReplicaFailed) as failed:
+        engines.run(ref, config(replicas=2))
+    assert failed.value.code == code
     assert all(worker.poll() is not None for worker in started)
+
+
+def test_replicas_stay_between_stages_and_the_first_does_alone_what_cannot_be_split(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = started_with(monkeypatch, tmp_path, "pass", "pass")
+    refs = tuple(Ref(name, 1) for name in ("prompts", "candidates", "judge"))
+    cfg = config(replicas=2)
+    assert replicas.needed(Work(tmp_path, refs), cfg) == 2
+    assert replicas.needed(Work(tmp_path, refs[:1]), cfg) == 1
+    with closing(Replicas(Work(tmp_path, refs))) as engines:
+        assert not started
+        for ref in refs:
+            engines.run(ref, cfg)
+    assert [worker.poll() for worker in started] == [0, 0]
+    told = [(tmp_path / str(worker.pid)).read_text().splitlines() for worker in started]
+    assert told == [
+        ["iter1/prompts 0 1", "iter1/candidates 0 2", "iter1/judge 0 2"],
+        ["iter1/candidates 1 2", "iter1/judge 1 2"],
+    ]
