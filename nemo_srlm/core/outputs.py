@@ -16,6 +16,7 @@ from nemo_srlm.errors import LostError
 
 DIGEST_LIMIT = 64 * 2**20  # bytes; larger files (weights) have a digest with run.digest_weights alone
 BOOKKEEPING = {"parts", "logs"}  # folders of a stage that are no outputs
+CARD = "README.md"  # of an export: its figures come later, and people fill in the licence
 SHOWN = 3  # changes of a stage that a message lists
 
 
@@ -28,7 +29,7 @@ class Output:
 
 
 def describe(directory: Path, manifest: str, weights: bool = False) -> dict[str, Output]:
-    """Every file under `directory` except bookkeeping (`manifest`, parts, logs, progress) and what a killed writer left.
+    """Every file under `directory` except bookkeeping (`manifest`, parts, logs, progress), cards, and what a killed writer left.
 
     `weights`: also files above DIGEST_LIMIT get a digest.
     """
@@ -38,7 +39,7 @@ def describe(directory: Path, manifest: str, weights: bool = False) -> dict[str,
         unfinished = any(
             part.startswith(".tmp-") or (part[0] == "." and part.endswith(".tmp")) for part in relative.parts
         )
-        bookkeeping = relative.name == manifest or relative.name.startswith("progress")
+        bookkeeping = relative.name in (manifest, CARD) or relative.name.startswith("progress")
         if unfinished or bookkeeping or relative.parts[0] in BOOKKEEPING or not path.is_file():
             continue
         size = path.stat().st_size
@@ -51,6 +52,8 @@ def changes(directory: Path, outputs: Mapping[str, Output], digests: bool = Fals
     found = []
     for name, output in outputs.items():
         path = directory / name
+        if path.name == CARD:  # manifests of earlier versions list it
+            continue
         if (size := _size(path, output.bytes)) is None:
             found.append(f"{name} is missing")
         elif output.bytes is not None and size != output.bytes:

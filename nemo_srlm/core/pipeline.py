@@ -13,7 +13,7 @@ iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
               with select.every: select_export -> select_responses -> select after sft and dpo, which then is the policy
 every model   eval_responses, eval_reward, eval_oracle (tiny), eval_h2h
               when asked for: eval_preferences, eval_alpaca, eval_mt_answers, eval_mt_bench, eval_kl, eval_harness
-at the end    report
+              report: of everything that is finished by then
 """
 
 from nemo_srlm.config.schema import Config
@@ -217,7 +217,7 @@ def pipeline(cfg: Config) -> list[Ref]:
     """Every stage instance of a run, each after its inputs.
 
     A model's evaluation is placed beside the next iteration's work with the same model, so that a launcher which runs
-    neighbours in one process starts one engine for them.
+    neighbours in one process starts one engine for them. Its report comes when that engine is no longer needed.
     """
     names = ["export_base", *(["baseline", "export_baseline"] if has_baseline(cfg) else [])]
     names += [*(["eft"] if cfg.eft.source != "none" else []), "held_out"]
@@ -228,8 +228,7 @@ def pipeline(cfg: Config) -> list[Ref]:
         refs += [] if external else [Ref("prompts", t)]
         refs += evaluations(cfg, t - 1)
         scoring = [] if external else ["candidates", *scoring_stages(cfg, t)]
-        refs += [
-            Ref(name, t) for name in (*scoring, "pairs", *(["judge_pairs"] if trains_judge(cfg) else []))
-        ] + _policy(cfg, t)
+        refs += [Ref(name, t) for name in (*scoring, "pairs", *(["judge_pairs"] if trains_judge(cfg) else []))]
+        refs += [Ref("report", t - 1), *_policy(cfg, t)]
     refs += evaluations(cfg, cfg.iterations)
     return [*refs, Ref("report", cfg.iterations)]

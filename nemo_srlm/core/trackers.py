@@ -54,10 +54,11 @@ def check(projects: Projects) -> None:
             )  # fmt: skip
 
 
-def open_trackers(directory: Path, projects: Projects, first_step: int = 0) -> "Trackers":
+def open_trackers(directory: Path, projects: Projects, first_step: int = 0, key: str = "") -> "Trackers":
     """The trackers of the stage in `directory`. Events after step `first_step` of an earlier attempt go.
 
-    Raises ConfigError for one that is not installed, UserError for one that refuses (no key, no server).
+    key: two attempts with the same one continue one run ("": those since the stage was begun, see `_named`). Raises ConfigError
+    for one that is not installed, UserError for one that refuses (no key, no server).
     """
     check(projects)
     found: list[Tracker] = []
@@ -68,8 +69,8 @@ def open_trackers(directory: Path, projects: Projects, first_step: int = 0) -> "
             f"note: {directory.name} writes no TensorBoard files, torch and tensorboard are not installed here",
             error=True,
         )
-    found += [WeightsAndBiases(directory, projects.wandb)] if projects.wandb else []
-    found += [MLflow(directory, projects.mlflow)] if projects.mlflow else []
+    found += [WeightsAndBiases(directory, projects.wandb, key)] if projects.wandb else []
+    found += [MLflow(directory, projects.mlflow, key)] if projects.mlflow else []
     return Trackers(found)
 
 
@@ -107,11 +108,11 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in (own | nested).items() if isinstance(value, (int, float))}
 
 
-def _named(directory: Path) -> tuple[str, str]:
-    """(name, id) of a stage's run: the id is another one when the stage was removed and begun anew."""
+def _named(directory: Path, key: str) -> tuple[str, str]:
+    """(name, id) of a stage's run: without a key the id is another one when the stage was removed and begun anew."""
     place, started = directory.resolve(), directory / "logs" / "started"
-    own = content_id(str(place), started.read_text(encoding="utf-8") if started.exists() else "")
-    return "/".join(place.parts[-3:]), own
+    begun = started.read_text(encoding="utf-8") if started.exists() else ""
+    return "/".join(place.parts[-3:]), content_id(str(place), key or begun)
 
 
 class TensorBoard:
@@ -143,10 +144,10 @@ def _cell(text: str) -> str:
 
 
 class WeightsAndBiases:
-    def __init__(self, directory: Path, project: str) -> None:
+    def __init__(self, directory: Path, project: str, key: str) -> None:
         import wandb
 
-        name, own = _named(directory)
+        name, own = _named(directory, key)
         try:
             self._run: Any = wandb.init(
                 project=project, name=name, id=own, resume="allow", dir=str(directory / "logs")
@@ -158,7 +159,8 @@ class WeightsAndBiases:
             ) from error  # fmt: skip
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
+        if step >= self._run.step:  # an earlier attempt has sent the others; W&B takes steps in their order only
+            self._run.log(dict(values), step=step)
 
     def table(self, name: str, header: Sequence[str], rows: Rows) -> None:
         import wandb
@@ -177,11 +179,11 @@ class WeightsAndBiases:
 class MLflow:
     """Through MLflow's own client. Numbers are sent in the background: a server that is slow or gone stops no training."""
 
-    def __init__(self, directory: Path, experiment: str) -> None:
+    def __init__(self, directory: Path, experiment: str, key: str) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        name, own = _named(directory)
+        name, own = _named(directory, key)
         try:
             self._client: Any = MlflowClient()
             known = self._client.get_experiment_by_name(experiment)
@@ -195,13 +197,22 @@ class MLflow:
             ) from error  # fmt: skip
         self._run: str = made.info.run_id
         self._client.update_run(self._run, status="RUNNING")
+        self._continued = bool(earlier)
+        self._sent: dict[str, set[int]] = {}  # metric -> the steps that earlier attempts have sent
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics, synchronous=False)
+        metrics = [Metric(name, value, now, step) for name, value in values.items() if step not in self._steps(name)]
+        if metrics:
+            self._client.log_batch(self._run, metrics=metrics, synchronous=False)
+
+    def _steps(self, name: str) -> set[int]:
+        """The steps of a metric that earlier attempts have sent: MLflow would keep a second value of a step beside the first."""
+        if self._continued and name not in self._sent:
+            self._sent[name] = {metric.step for metric in self._client.get_metric_history(self._run, name)}
+        return self._sent.get(name, set())
 
     def table(self, name: str, header: Sequence[str], rows: Rows) -> None:
         # its log_table would append to the table of an earlier attempt

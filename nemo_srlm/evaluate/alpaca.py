@@ -9,7 +9,7 @@ Shapes: N annotated instructions, G annotations of the gamed baselines, 3 coeffi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 
 GAMED_WEIGHT = 0.2  # of the two gamed baselines together, against 1 for the model's own annotations
 FOLDS = 5
+SET_SIZE = 805  # instructions of AlpacaEval's evaluation set
 PENALTIES = tuple(float(c) for c in np.logspace(-4, 4, 10))  # C of the L1 penalty |w| / C, chosen by cross-validation
 
 
@@ -59,6 +60,33 @@ class Calibration:
 def instruction_key(text: str) -> str:
     """What an instruction is recognised by: a digest, so that a calibration need not hold the texts."""
     return content_id("alpaca", text)
+
+
+def by_instruction(annotations: Sequence[Annotation]) -> dict[str, Annotation]:
+    """Instruction's key -> its annotation. Raises DataError for an instruction that is annotated twice."""
+    found: dict[str, Annotation] = {}
+    for annotation in annotations:
+        key = instruction_key(annotation.instruction)
+        if key in found:
+            raise DataError("annotations", f"twice: {annotation.instruction[:80]!r}", "every instruction once")
+        found[key] = annotation
+    return found
+
+
+def size_of_set(annotations: Mapping[str, Annotation], instructions: Sequence[str]) -> int:
+    """How many instructions the evaluation set has of which these are annotations: SET_SIZE where `instructions` (the keys of
+    its instructions) is empty. Raises DataError for annotations of instructions that are not in the set.
+    """
+    known = set(instructions)
+    if known and (unknown := [a.instruction for key, a in annotations.items() if key not in known]):
+        raise DataError(
+            "annotations", f"{len(unknown)} instructions that are not in the evaluation set, the first: {unknown[0][:80]!r}",
+            f"the {len(known)} of the evaluation set",
+        )  # fmt: skip
+    size = len(known) or SET_SIZE
+    if len(annotations) > size:
+        raise DataError("annotations", f"{len(annotations):,} instructions", f"the {size} of the evaluation set")
+    return size
 
 
 def win_rate(annotations: Sequence[Annotation]) -> dict[str, Any]:
@@ -160,17 +188,8 @@ def in_order(annotations: Sequence[Annotation], calibration: Calibration) -> lis
             "calibration", "it does not say which instructions its difficulties are of", "the evaluation set in its order",
             "give --instructions alpaca_eval_gpt4_baseline.json, or make the calibration again with tools/alpaca_calibration.py",
         )  # fmt: skip
-    found: dict[str, Annotation] = {}
-    for annotation in annotations:
-        key = instruction_key(annotation.instruction)
-        if key in found:
-            raise DataError("annotations", f"twice: {annotation.instruction[:80]!r}", "every instruction once")
-        found[key] = annotation
-    if unknown := [a.instruction for k, a in found.items() if k not in set(calibration.instructions)]:
-        raise DataError(
-            "annotations", f"{len(unknown)} instructions that the calibration does not know, the first: {unknown[0][:80]!r}",
-            f"the {number} of the evaluation set",
-        )  # fmt: skip
+    found = by_instruction(annotations)
+    size_of_set(found, calibration.instructions)
     if missing := sum(key not in found for key in calibration.instructions):
         raise DataError(
             "annotations", f"{missing} of the {number} instructions are missing", "all: the rate of a part is another one",
@@ -237,7 +256,18 @@ def _log_loss(z: Array, y: Array) -> Array:
     return found
 
 
-def leaderboard_row(annotations: Sequence[Annotation], calibration: Calibration | None) -> dict[str, Any]:
-    """`generator` and `win_rate`; with a calibration also `length_controlled`."""
-    row = {"generator": annotations[0].generator, **win_rate(annotations)}
+def leaderboard_row(
+    annotations: Sequence[Annotation], calibration: Calibration | None, instructions: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`generator`, `n_set` (instructions of the whole evaluation set), `win_rate`; with a calibration also `length_controlled`.
+
+    instructions: the keys of the evaluation set, where it is known. Annotations of a part of it have a win rate of that part and
+    no length-controlled one (`length_controlled` refuses them).
+    """
+    known = instructions or (calibration.instructions if calibration else ())
+    row = {
+        "generator": annotations[0].generator,
+        "n_set": size_of_set(by_instruction(annotations), known),
+        **win_rate(annotations),
+    }
     return row if calibration is None else {**row, **length_controlled(annotations, calibration)}

@@ -75,14 +75,20 @@ def read_calibration(path: Path, instructions: Path | None = None) -> Calibratio
     found = _from_csv(path) if path.suffix == ".csv" else _from_json(path)
     if instructions is None:
         return found
-    rows = read_json(instructions)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "instruction" in row for row in rows):
-        raise DataError(
-            instructions, "no list of objects with `instruction`", "the evaluation set, as alpaca_eval has it"
-        )
-    if len(rows) != len(found.difficulty):
-        raise DataError(instructions, f"{len(rows)} instructions", f"the {len(found.difficulty)} of {path}")
-    return replace(found, instructions=tuple(instruction_key(row["instruction"]) for row in rows))
+    keys = read_instructions(instructions)
+    if len(keys) != len(found.difficulty):
+        raise DataError(instructions, f"{len(keys)} instructions", f"the {len(found.difficulty)} of {path}")
+    return replace(found, instructions=keys)
+
+
+def read_instructions(path: Path) -> tuple[str, ...]:
+    """The keys of the evaluation set's instructions, in its order. Raises DataError."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("instruction"), str) for row in rows
+    ):
+        raise DataError(path, "no list of objects with `instruction`", "the evaluation set, as alpaca_eval has it")
+    return tuple(instruction_key(row["instruction"]) for row in rows)
 
 
 def _from_csv(path: Path) -> Calibration:

@@ -25,14 +25,18 @@ ACCURACY = (50, 45, 0.13)
 def row_of(path: Path, calibration: Path | None, instructions: Path | None = None) -> dict[str, Any]:
     """win_rate, standard_error, discrete_win_rate, ... in percent; with a calibration also the length-controlled ones.
 
-    instructions: as in alpaca_files.read_calibration.
+    `preferences`: instruction's key -> the model's share, for the comparison of two models. instructions: as in
+    alpaca_files.read_calibration; without a calibration it says which instructions make the whole set.
     """
-    from nemo_srlm.evaluate.alpaca import leaderboard_row
-    from nemo_srlm.evaluate.alpaca_files import read_annotations, read_calibration
+    from nemo_srlm.evaluate.alpaca import by_instruction, leaderboard_row
+    from nemo_srlm.evaluate.alpaca_files import read_annotations, read_calibration, read_instructions
 
+    annotations = read_annotations(path)
     known = read_calibration(calibration, instructions) if calibration else None
-    row = leaderboard_row(read_annotations(path), known)
-    return {**row, "file": str(path), "digest": content_digest(path)[:16]}
+    keys = read_instructions(instructions) if instructions and not known else ()
+    row = leaderboard_row(annotations, known, keys)
+    shares = {key: a.preference for key, a in by_instruction(annotations).items() if a.preference is not None}
+    return {**row, "file": str(path), "digest": content_digest(path)[:16], "preferences": shares}
 
 
 def check_generator(run_dir: Path, model: str, row: dict[str, Any]) -> None:
@@ -76,17 +80,31 @@ def saved_rows(run_dir: Path) -> dict[str, dict[str, Any]]:
         numbers = isinstance(row, dict) and all(
             isinstance(v, (int, float)) for n, v in row.items() if n.endswith(_NUMBERS)
         )
+        shares = row.get("preferences", {}) if numbers else {}
+        numbers = numbers and isinstance(shares, dict) and all(isinstance(v, (int, float)) for v in shares.values())
         if not numbers or "win_rate" not in row or not _MODEL.fullmatch(path.stem.removeprefix("alpaca_")):
             raise DataError(path, "not a row of AlpacaEval", "what `nemo-srlm alpaca --run` writes")
         rows[path.stem.removeprefix("alpaca_")] = row
     return rows
 
 
+def of_set(row: dict[str, Any]) -> str:
+    """How many instructions have a preference, `400 of 805` where they are not all of the evaluation set."""
+    size = row.get("n_set", row["n_total"])  # rows that an older version stored do not say
+    return f"{row['n_total']:,}" if row["n_total"] == size else f"{row['n_total']:,} of {size:,}"
+
+
 def as_text(row: dict[str, Any]) -> str:
     """The row as lines for the terminal."""
+    part = row["n_total"] + row["n_missing"] < row["n_set"]
     lines = [
-        f"{row['generator']}: {row['n_total']} instructions, {row['avg_length']} characters on average"
+        f"{row['generator']}: {of_set(row)} instructions, {row['avg_length']} characters on average"
         + (f", {row['n_missing']} without a preference" if row["n_missing"] else ""),
+        *(
+            ["  a part of the evaluation set: these rates are of this part, and are none of the leaderboard’s"]
+            if part
+            else []
+        ),
         f"  win rate                    {row['win_rate']:6.2f} ± {row['standard_error']:.2f}",
         f"  discrete win rate           {row['discrete_win_rate']:6.2f}"
         f"   ({row['n_wins']} wins, {row['n_draws']} draws, {row['n_wins_base']} losses)",
@@ -100,6 +118,8 @@ def as_text(row: dict[str, Any]) -> str:
         if "length_controlled_winrate_other_folds" in row:  # not in rows that an older version stored
             other = row["length_controlled_winrate_other_folds"]
             lines.append(f"     with the folds of a machine whose numpy sorts otherwise: {other:.2f}")
+    elif part:
+        lines.append("  length-controlled win rate     (needs the annotations of all instructions, and --calibration)")
     else:
         lines.append(
             "  length-controlled win rate     (needs --calibration: df_gamed.csv, or the output of tools/alpaca_calibration.py)"

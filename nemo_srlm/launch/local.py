@@ -222,11 +222,24 @@ def run(cfg: Config, until: str) -> Path:
                 display.line(f"{run_dir} is up to date: {what}.")
                 return run_dir
             display.line(f"{run_dir}: {num_done} of {total} stages are done, {len(todo)} unfinished stages to run.")
-            session = Session(cfg, run_dir, display, began)
-            for step in fuse(cfg, todo):
-                run_step(session, step, num_done)
-                num_done += len(step.refs)
+            _run_steps(Session(cfg, run_dir, display, began), fuse(cfg, todo), num_done)
     return run_dir
+
+
+def _run_steps(session: Session, steps: list[Step], num_done: int) -> None:
+    """Runs steps in order. Nothing waits for a report: what fails there is raised after the steps behind it."""
+    failed: list[StageFailed] = []
+    for step in steps:
+        try:
+            run_step(session, step, num_done)
+        except StageFailed as error:
+            if not load(step.refs[0].stage).derived:
+                raise
+            session.display.line(f"  {'failed':6} {step}: the run goes on without it")
+            failed.append(error)
+        num_done += len(step.refs)
+    if failed:
+        raise failed[0]
 
 
 def run_stage(cfg: Config, ref: Ref) -> None:

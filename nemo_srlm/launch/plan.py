@@ -101,12 +101,20 @@ def step_of(cfg: Config, ref: Ref) -> Step:
 
 
 def fuse(cfg: Config, refs: list[Ref]) -> list[Step]:
-    """Neighbouring stages that can share a process, as one step. Training and sharded stages stand alone."""
+    """Neighbouring stages that can share a process, as one step. Training and sharded stages stand alone, and so does a report:
+    nothing waits for it, and it waits for evaluations that a neighbour need not wait for."""
     steps: list[Step] = []
     for ref in refs:
         step = step_of(cfg, ref)
         last = steps[-1] if steps else None
-        if last and step.kind in FUSABLE and last.kind in FUSABLE and step.num_shards == 1 == last.num_shards:
+        alone = load(ref.stage).derived or (last is not None and load(last.refs[-1].stage).derived)
+        if (
+            last
+            and not alone
+            and step.kind in FUSABLE
+            and last.kind in FUSABLE
+            and step.num_shards == 1 == last.num_shards
+        ):
             kind: Kind = "generate" if "generate" in (last.kind, step.kind) else "cpu"
             steps[-1] = Step((*last.refs, ref), kind, 1)
         else:

@@ -1,8 +1,9 @@
 """Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, preference files, KL, the choice of
 checkpoints. (NLP benchmarks: nlp.py.)
 
-A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "paper": the
-published number or ""}. An evaluation that no run has made has no table.
+A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "change":
+difference from another model with its interval, or "", "paper": the published number or ""}. An evaluation that no run has made
+has no table.
 """
 
 import math
@@ -10,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nemo_srlm.evaluate import paper, statistics
+from nemo_srlm.evaluate.alpaca_rows import of_set
 from nemo_srlm.report.numbers import count, decimal, metric_value, points
 from nemo_srlm.report.run_files import Data, figure
 
 
-def cell(text: str, error: str = "", published: str = "") -> dict[str, str]:
-    return {"text": text, "error": error, "paper": published}
+def cell(text: str, error: str = "", published: str = "", change: str = "") -> dict[str, str]:
+    return {"text": text, "error": error, "paper": published, "change": change}
 
 
 def tables(runs: Sequence[Data]) -> list[Data]:
@@ -26,7 +28,12 @@ def tables(runs: Sequence[Data]) -> list[Data]:
 def plain(table: Data) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, for Markdown."""
     rows = [
-        [" ".join(t for t in (c["text"], c["error"], f"(paper {c['paper']})" if c["paper"] else "") if t) for c in row]
+        [
+            " ".join(
+                t for t in (c["text"], c["error"], c["change"], f"(paper {c['paper']})" if c["paper"] else "") if t
+            )
+            for c in row
+        ]
         for row in table["rows"]
     ]
     return table["header"], rows
@@ -94,13 +101,14 @@ def _alpaca(runs: Sequence[Data]) -> Data:
             cell(decimal(figure(row, "discrete_win_rate"))),
             cell(count(row["avg_length"] if row else found["characters"]),
                  published="" if length is None else count(length)),
-            cell(count(row["n_total"] if row else found["responses"])),
+            cell(of_set(row) if row else count(found["responses"])),
         ]  # fmt: skip
 
     return {
         "title": "AlpacaEval 2",
         "note": "Win rates in percent against the baseline of the annotations; brackets are 95% intervals. A dash: no "
-        "annotations yet; add them with nemo-srlm alpaca ANNOTATIONS --run RUN --model M.",
+        "annotations yet; add them with nemo-srlm alpaca ANNOTATIONS --run RUN --model M. “400 of 805”: the rates are of "
+        "that part of the set alone. Differences between models are in the table of differences.",
         "header": ["model", "win rate", "length-controlled", "discrete", "characters", "instructions"],
         "rows": _per_model(runs, "alpaca", cells),
     }
@@ -114,7 +122,7 @@ def _mt_bench(runs: Sequence[Data]) -> Data:
                  "" if published is None else decimal(published)),
             cell(decimal(found["turn_1"])), cell(decimal(found["turn_2"])), cell(count(found["graded"])),
             cell(count(found["failed"])), cell(count(found["unanswered"])), cell(count(found.get("outside"))),
-            cell(found["judge"]),
+            cell(found["judge"], "self-judged: no evidence" if found["judge"] == "itself" else ""),
         ]  # fmt: skip
 
     return {

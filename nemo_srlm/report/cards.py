@@ -1,15 +1,21 @@
 """The cards of what leaves a run: README.md of its data sets, and of an exported model. Metadata as Hugging Face reads it.
 
-What only the user knows (licence, who may use it) is left as fields to fill, never guessed.
+What only the user knows (licence, who may use it) is left as fields to fill, never guessed. A card is published: it names
+files and models by their names, and no path of the machine.
 """
 
+import os
+from pathlib import Path
+
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.pipeline import evaluated_models, model_name, policy_ref, score_stage, world_split
+from nemo_srlm.core.files import write_atomic
+from nemo_srlm.core.outputs import CARD
+from nemo_srlm.core.pipeline import evaluated_models, export_ref, model_name, policy_ref, score_stage, world_split
 from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate.statistics import MIN_UNITS
-from nemo_srlm.report import comparisons, preference_data, summary
+from nemo_srlm.report import comparisons, nlp, preference_data, summary
 from nemo_srlm.report.collect import of_run
-from nemo_srlm.report.numbers import estimate
+from nemo_srlm.report.numbers import count, estimate
 from nemo_srlm.report.run_files import Data, RunFiles
 from nemo_srlm.report.text import grid
 from nemo_srlm.report.units import FIGURES, read
@@ -23,6 +29,10 @@ LICENCE = f"""## Licence
 * Licence of the seed data: {FILL}
 * Personal data, consent, intended use: {FILL}
 """
+FIGURES_HEAD = "## Figures"
+REWRITTEN = (
+    "<!-- nemo-srlm writes this section and the next anew when evaluations finish; the others are yours to edit. -->"
+)
 PAPER = "Self-Rewarding Language Models (arXiv 2401.10020)"
 
 
@@ -95,13 +105,14 @@ def _judge(cfg: Config, policy: str) -> str:
     if score_stage(cfg) == "votes":
         return made + f"scored by the share of equal final answers ({cfg.pairs.answer}); nothing is judged."
     if score_stage(cfg) == "checker":
-        return made + f"scored by {cfg.checker.function or ' '.join(cfg.checker.command)}; nothing is judged."
+        checker = [cfg.checker.function] if cfg.checker.function else cfg.checker.command
+        return made + f"scored by {' '.join(map(summary.public, checker))}; nothing is judged."
     if cfg.judge.shape == "pairwise":
-        return made + f"compared two by two by {judge}, template {cfg.judge.compare_template}."
+        return made + f"compared two by two by {judge}, template {summary.public(cfg.judge.compare_template)}."
     votes = (
         f", and {cfg.pairs.vote_weight:g} x the share of equal final answers" if cfg.pairs.score == "judge_vote" else ""
     )
-    return made + f"judged by {judge}, {cfg.judge.draws} draws, template {cfg.judge.template}{votes}."
+    return made + f"judged by {judge}, {cfg.judge.draws} draws, template {summary.public(cfg.judge.template)}{votes}."
 
 
 def _sources(files: RunFiles) -> list[str]:
@@ -109,9 +120,10 @@ def _sources(files: RunFiles) -> list[str]:
     lines = ["## Sources", "", f"* seed of the run: {cfg.run.seed}"]
     if world_split(cfg) is not None:
         lines.append("* all text is of the synthetic tiny world")
-    lines += [f"* seed data: {name}" for name in [*cfg.seed.files, *cfg.seed.chat_files]]
-    lines += [f"* prompts: {name}" for name in cfg.prompts.files]
-    lines += [f"* M0: {cfg.import_hf.path}"] if cfg.import_hf.path else []
+    lines += [f"* seed data: {summary.public(name)}" for name in [*cfg.seed.files, *cfg.seed.chat_files]]
+    lines += [f"* preferences: {summary.public(name)}" for name in cfg.pairs.files] if cfg.run.arm == "external" else []
+    lines += [f"* prompts: {summary.public(name)}" for name in cfg.prompts.files]
+    lines += [f"* M0: {summary.public(cfg.import_hf.path)}"] if cfg.import_hf.path else []
     commits = sorted({done.provenance["commit"] for done in files.manifests.values()})
     return [*lines, f"* commit: {', '.join(commits)}", ""]
 
@@ -119,8 +131,8 @@ def _sources(files: RunFiles) -> list[str]:
 def model_card(files: RunFiles, model: str, measured: bool = True, checkpoint: str = "") -> str:
     """README.md of an exported model: metadata, lineage, training, figures with intervals as far as measured, limits.
 
-    measured=False: without the figures, as a stage can write it that knows no evaluation yet. checkpoint: the weights are those
-    of one checkpoint of the model's training, exported so that `select` can compare it.
+    measured=False: without the figures, as the export writes it, which every evaluation comes after; `refresh` adds them.
+    checkpoint: the weights are those of one checkpoint of the model's training, exported so that `select` can compare it.
     """
     cfg = files.cfg
     run = of_run(files, read(files)) if measured else None
@@ -129,31 +141,49 @@ def model_card(files: RunFiles, model: str, measured: bool = True, checkpoint: s
     lines = [
         "---", "license: unknown  # to fill in", f"language: [{cfg.seed.language}]", "pipeline_tag: text-generation",
         "library_name: transformers", "tags: [self-rewarding, dpo]",
-        *([f"base_model: {cfg.import_hf.path}  # to fill in: its name on the hub"] if cfg.import_hf.path else []),
+        *([f"base_model: {summary.public(cfg.import_hf.path)}  # to fill in: its name on the hub"] if cfg.import_hf.path else []),
         "---", "", f"# {title} of the run {cfg.run.name}", "", f"Trained by nemo_srlm, {PAPER}: {_arm(cfg)}.", "",
         "## Lineage", "",
     ]  # fmt: skip
     lines += [f"* {name}: {words}" for name, words in lineage(files, model)]
-    lines += [
-        "",
-        *_sources(files),
-        "## Figures",
-        "",
-        *_figures(files, run, model),
-        "## Limits",
-        "",
-        *([between] if checkpoint else []),
-        *_limits(cfg, run, model),
-        "",
-    ]
+    lines += ["", *_sources(files), *_measured(files, run, model, [between] if checkpoint else [])]
     lines += [LICENCE.format(what="model"), "## Publish", "", "    hf upload USER/NAME . .", ""]
     return visible("\n".join(lines))
+
+
+def _measured(files: RunFiles, run: Data | None, model: str, first: list[str]) -> list[str]:
+    """The sections of a card that change as evaluations finish: figures and limits, which `first` begins."""
+    limits = [*first, *_limits(files.cfg, run, model)]
+    return [FIGURES_HEAD, "", REWRITTEN, "", *_figures(files, run, model), "## Limits", "", *limits, ""]
+
+
+def refresh(files: RunFiles, run: Data) -> list[Path]:
+    """Brings figures and limits up to date in the card of every export that the run has made; returns the cards that changed.
+
+    run: the run's data (collect.of_run). What people wrote in the other sections stays, and so does a card without these
+    headings. An export that is linked from another run is that run's.
+    """
+    changed = []
+    for model, (t, stage) in card_models(files.cfg).items():
+        directory = files.dir / f"iter{t}" / stage
+        path = directory / "hf" / CARD
+        if (t, stage) not in files.manifests or directory.is_symlink() or not os.access(path, os.W_OK):
+            continue
+        old = path.read_text(encoding="utf-8")
+        head, found, rest = old.partition(f"\n{FIGURES_HEAD}\n")
+        _, last, tail = rest.partition("\n## Licence\n")
+        if found and last:
+            new = visible("\n".join([head, *_measured(files, run, model, [])])) + f"{last}{tail}"
+            if new != old:
+                write_atomic(path, new)
+                changed.append(path)
+    return changed
 
 
 def lineage(files: RunFiles, model: str) -> list[tuple[str, str]]:
     """The models that `model` descends from, and itself, oldest first: (name, what it was trained on)."""
     cfg, imported = files.cfg, "imported" if files.cfg.import_hf.path else "pretrained"
-    found = [("M0", f"{imported}{f' from {cfg.import_hf.path}' if cfg.import_hf.path else ''}")]
+    found = [("M0", f"{imported}{f' from {summary.public(cfg.import_hf.path)}' if cfg.import_hf.path else ''}")]
     if model == "M0":
         return found
     if model == "baseline":
@@ -177,17 +207,20 @@ def _figures(files: RunFiles, run: Data | None, model: str) -> list[str]:
     own = {} if run is None else {name: found[model] for name, found in run["estimates"].items() if model in found}
     if run is None or not own:
         return [
-            f"Not measured when this card was written: `nemo-srlm model-card RUN {model}` prints it with them"
+            "Not measured yet: they come here when this model's evaluations are done, or by `nemo-srlm model-card RUN --write`"
             f" (RUN: the directory of the run {files.dir.name}).",
             "",
         ]
-    rows = [
-        [FIGURES[name].title, estimate(found, FIGURES[name].unit), f"{found['num']:,}"] for name, found in own.items()
-    ]
+    judged = next((m["mt_bench"]["judge"] for m in run["models"] if m["name"] == model and m["mt_bench"]), "")
+    titles = {name: FIGURES[name].title + (f", judge: {judged}" if name == "mt_bench" else "") for name in own}
+    rows = [[titles[name], estimate(found, FIGURES[name].unit), f"{found['num']:,}"] for name, found in own.items()]
+    tasks = next((m["benchmarks"] for m in run["models"] if m["name"] == model), None) or {}
+    rows += [[task, " ".join(nlp.shown(row)).strip(), count(row["samples"])] for task, row in tasks.items()]
     lines = [
         *grid(["figure", "value, 95%", "units"], rows),
         "",
-        "On held-out data; units are prompts or instructions.",
+        "On held-out data; units are prompts, instructions or questions. Equal: within ± the margin "
+        f"({comparisons.margins(list(own))}).",
         "",
     ]
     for name in own:
@@ -220,4 +253,5 @@ def _limits(cfg: Config, run: Data | None, model: str) -> list[str]:
 def card_models(cfg: Config) -> dict[str, tuple[int, str]]:
     """Model -> (iteration, stage) of its export."""
     found = {name: (t, f"export{suffix}") for name, t, suffix in evaluated_models(cfg, cfg.iterations)}
-    return found | {model_name(t): (t, "export") for t in range(cfg.iterations + 1)}
+    exports = {model_name(t): export_ref(cfg, t) for t in range(cfg.iterations + 1)}
+    return found | {name: (ref.iteration, ref.stage) for name, ref in exports.items()}

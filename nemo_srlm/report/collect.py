@@ -14,7 +14,7 @@ from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.evaluate import headtohead, reward_metrics
 from nemo_srlm.evaluate.alarms import alarms_of_run
 from nemo_srlm.evaluate.headtohead import Comparison
-from nemo_srlm.report import compare, costs, curves, nlp, preference_data, samples, training_data, units
+from nemo_srlm.report import compare, costs, curves, families, nlp, preference_data, samples, training_data, units
 from nemo_srlm.report.preference_data import num_lines
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -42,11 +42,13 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "language": cfg.seed.language,
         "world": world_split(cfg) is not None,
         "split": world_split(cfg),
+        "world_seed": None if world_split(cfg) is None else cfg.world.seed,
         "iterations": cfg.iterations,
         "state": _state(files),
         "models": models,
         "estimates": units.estimates(measured),
-        "changes": units.changes(measured),
+        "changes": _changes(measured, models),
+        "families": families.read(files, measured),
         "settings": compare.settings(files),
         "between": [],
         "over_seeds": [],
@@ -65,6 +67,15 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "samples": [s for t in iterations if (s := samples.read(files, t)) is not None],
         "provenance": _provenance(files),
         "config": as_yaml(cfg),
+    }
+
+
+def _changes(measured: units.Measured, models: list[Data]) -> dict[str, list[Data]]:
+    """The differences between models. Grades of MT-Bench by several judges, or by each model of itself, are not compared."""
+    found = units.changes(measured)
+    judges = {m["mt_bench"]["judge"] for m in models if m["mt_bench"]}
+    return {
+        name: rows for name, rows in found.items() if name != "mt_bench" or not (len(judges) > 1 or "itself" in judges)
     }
 
 
@@ -135,7 +146,7 @@ def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | N
     measured = {"characters": None, "responses": None}
     if responses is not None:
         measured = {"characters": responses["characters_mean"], "responses": responses["responses"]}
-    return {**measured, "row": row}
+    return {**measured, "row": None if row is None else {k: v for k, v in row.items() if k != "preferences"}}
 
 
 def _head_to_head(files: RunFiles) -> list[Data]:

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 from nemo_srlm.evaluate.statistics import MIN_SEEDS, MIN_UNITS
 from nemo_srlm.report.benchmarks import cell
-from nemo_srlm.report.compare import policies
+from nemo_srlm.report.compare import CONTROLS, controls, policies
 from nemo_srlm.report.numbers import interval, signed
 from nemo_srlm.report.run_files import Data
-from nemo_srlm.report.summary import ARMS
+from nemo_srlm.report.summary import ARMS, arms_of
 from nemo_srlm.report.units import FIGURES
 
 VERDICTS = {"up": "up", "down": "down", "same": "equal", "unclear": "not clear", "too_few": "too few to say"}
@@ -23,14 +23,17 @@ def margins(figures: Sequence[str]) -> str:
     return ", ".join(f"{figure.title} {signed(margin, figure.unit).lstrip('+')}" for figure, margin in known)
 
 
+TABLED = [name for name, figure in FIGURES.items() if not figure.detail]
+
+
 def models(runs: Sequence[Data]) -> list[Data]:
     """A table for each run with two models to compare."""
     return [table for run in runs if (table := _models(run, len(runs) > 1))["rows"]]
 
 
 def runs_and_seeds(runs: Sequence[Data]) -> list[Data]:
-    """The first run against the others, and the mean over seeds."""
-    return [table for table in (_runs(runs[0]), _seeds(runs[0])) if table["rows"]]
+    """The runs against each other, and the mean over seeds."""
+    return [table for table in (_runs(runs), _seeds(runs[0])) if table["rows"]]
 
 
 def change(found: Data, name: str) -> dict[str, str]:
@@ -45,7 +48,7 @@ def _models(run: Data, several: bool) -> Data:
     names = [m["name"] for m in run["models"]]
     made = policies(run)
     wanted = {("M1", m) for m in made} | ({(made[0], m) for m in made[1:]} | set(pairwise(names)) if made else set())
-    shown = [f for f in FIGURES if any((c["first"], c["last"]) in wanted for c in run["changes"].get(f, []))]
+    shown = [f for f in TABLED if any((c["first"], c["last"]) in wanted for c in run["changes"].get(f, []))]
     rows = []
     for first, last in ((a, b) for j, b in enumerate(names) for a in names[:j] if (a, b) in wanted):
         found = {
@@ -65,20 +68,23 @@ def _models(run: Data, several: bool) -> Data:
     }  # fmt: skip
 
 
-def _runs(run: Data) -> Data:
-    """The first run's models against the models of the same name in the others."""
-    shown = [f for f in FIGURES if any(other["figures"].get(f) for other in run["between"])]
+def _runs(runs: Sequence[Data]) -> Data:
+    """The models of the first run, or of the run of its arm with the same seeds, against those of the same name in the others."""
+    between = runs[0]["between"]
+    shown = [f for f in TABLED if any(other["figures"].get(f) for other in between)]
     rows = []
-    for other in run["between"]:
-        for model in policies(run):
+    for other in between:
+        for model in policies(runs[0]):
             found = {f: next((c for c in other["figures"].get(f, []) if c["model"] == model), None) for f in shown}
             if any(found.values()):
                 cells = [cell("–") if c is None else change(c, f) for f, c in found.items()]
-                rows.append([cell(f"{model}, minus {other['label']}", ARMS[other["arm"]]), *cells])
+                name = f"{other['base']} {model}, minus {other['label']}"
+                rows.append([cell(name, f"{ARMS[other['arm']]}, seed {other['seed']}"), *cells])
     return {
-        "title": f"{run['label']} against the other runs",
-        "note": "The first run’s model minus the other run’s model of the same name, paired on the same held-out data; "
-        "brackets are 95% intervals for these two trainings. How much another seed would change is in the table of seeds.",
+        "title": "Runs against each other",
+        "note": "One run’s model minus the other run’s model of the same name, paired on the same held-out data (one that both "
+        f"share has no row); brackets are 95% intervals for these two trainings; equal: within ± {margins(shown)}. How much "
+        "another seed would change is in the table of seeds.",
         "header": ["model", *(FIGURES[f].title for f in shown)],
         "rows": rows,
     }  # fmt: skip
@@ -88,17 +94,20 @@ def _seeds(run: Data) -> Data:
     rows = []
     for row in run["over_seeds"]:
         unit = FIGURES[row["figure"]].unit
-        arm = " minus ".join(ARMS.get(part, part) for part in row["arm"].split(" - "))
         points = ", ".join(f"{seed}: {signed(value, unit)}" for seed, value in row["points"])
         points += f" (without {', '.join(row['left_out'])})" if row["left_out"] else ""
         rows.append([
-            cell(FIGURES[row["figure"]].title, f"{row['first']} to {row['last']}"), cell(arm),
+            cell(FIGURES[row["figure"]].title, f"{row['first']} to {row['last']}"), cell(arms_of(row)),
             cell(signed(row["value"], unit), interval(row, unit)), cell(points),
         ])  # fmt: skip
+    worlds = max((row["worlds"] for row in run["over_seeds"]), default=1)
+    own = ", and each has its own tiny world: web text, seed data and held-out prompts." if worlds > 1 else (
+        "; the seed data, held-out prompts and (in the tiny world) the web text are the same: the interval is not about these."
+    )  # fmt: skip
     return {
         "title": "Over seeds",
         "note": f"Mean change over the seeds with Student’s 95% interval (from {MIN_SEEDS} seeds on), and each "
-        "seed’s change. Seeds differ in weights, order and sampling; data, prompts and the tiny world’s text are the same.",
+        f"seed’s change. Seeds differ in weights, order and sampling{own}",
         "header": ["figure", "arm", "mean change", "seed: change"],
         "rows": rows,
     }  # fmt: skip
@@ -110,16 +119,32 @@ def _some(settings: Sequence[str], most: int) -> str:
 
 
 def notices(runs: Sequence[Data]) -> list[str]:
-    """What a reader must know before any figure: no control arm, runs that are not alike."""
-    found = []
-    comparable = {other["arm"] for other in runs[0]["between"] if not other["unlike"]}
-    if runs[0]["arm"] == "self" and not comparable & {"random", "sft_only"}:
+    """What a reader must know before any figure: runs without a control arm, runs that are not alike."""
+    first, found = runs[0], _without_control(runs)
+    worlds = [other["label"] for other in first["between"] if other["other_world"]]
+    if worlds:
         found.append(
-            "No control arm stands beside this run: it cannot tell whether a change comes from the model’s own judgements."
+            f"{', '.join(worlds)}: in another tiny world (world.seed) with held-out prompts of its own, so not compared prompt "
+            f"by prompt with {first['label']}."
         )
-    for other in runs[0]["between"]:
-        if other["unlike"]:
+    for other in first["between"]:
+        if other["unlike"] and not other["other_world"]:
             found.append(f"{other['label']} was measured otherwise and is not compared: {_some(other['unlike'], 4)}")
         if other["differ"]:
             found.append(f"{other['label']} also differs in: {_some(other['differ'], 6)}")
+    return found
+
+
+def _without_control(runs: Sequence[Data]) -> list[str]:
+    """Every run without a control arm of its seeds, by name where there are several runs."""
+    bare = [run for run in runs if run["arm"] not in CONTROLS and not controls(run, runs)]
+    found = []
+    for own, what in ((True, "the model’s own judgements"), (False, "the preferences")):
+        some = [run["label"] for run in bare if (run["arm"] == "self") == own]
+        names = "this run" if len(runs) == 1 else ", ".join(some)
+        if some:
+            found.append(
+                f"No control arm stands beside {names}: {'it' if len(some) == 1 else 'they'} cannot tell whether a change comes "
+                f"from {what}."
+            )
     return found

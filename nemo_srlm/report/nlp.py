@@ -88,7 +88,7 @@ def _results(runs: Sequence[Data]) -> Data:
             row = tasks.get(task)
             published = paper.BENCHMARKS.get(harness.PAPER.get(task, ""), {}).get(name)
             beside = "" if published is None else percent(published)
-            cells.append(cell("–") if row is None else cell(*_shown(row), beside))
+            cells.append(cell("–") if row is None else cell(*shown(row), beside))
         rows.append(cells)
     return {
         "title": "NLP benchmarks",
@@ -99,7 +99,7 @@ def _results(runs: Sequence[Data]) -> Data:
     }
 
 
-def _shown(row: Data) -> tuple[str, str]:
+def shown(row: Data) -> tuple[str, str]:
     """A result and its interval."""
     if row["value"] is None or _is_share(row):
         return percent(row["value"]), interval_of_error(row["value"], row["se"], row["samples"])

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 from nemo_srlm import __version__
 from nemo_srlm.evaluate import paper
 from nemo_srlm.evaluate.statistics import MIN_UNITS
-from nemo_srlm.report import benchmarks, comparisons, costs, figures, nlp, preference_training, summary, training_data
+from nemo_srlm.report import (
+    benchmarks,
+    comparisons,
+    costs,
+    figures,
+    model_tables,
+    nlp,
+    preference_training,
+    summary,
+    training_data,
+)
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
-    METRIC_NAMES,
     axis_value,
     compact,
     count,
@@ -75,7 +84,7 @@ def html(runs: list[Data]) -> str:
         generated=moment(time.time()),
         css=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),
         js=Markup(files.joinpath("report.js").read_text(encoding="utf-8")),
-        headline=summary.headline(main),
+        headline=(f"{main['label']}: " if len(runs) > 1 else "") + summary.headline(main),
         axes=summary.axes(main),
         notices=comparisons.notices(runs),
         comparisons=[*comparisons.models(runs), *comparisons.runs_and_seeds(runs)],
@@ -91,7 +100,10 @@ def html(runs: list[Data]) -> str:
         preference_training=preference_training.tables(runs),
         histograms=[(r["policy"], chart) for r in main["preference_data"] if (chart := figures.histogram(r))],
         paper=paper,
-        metric_names=METRIC_NAMES,
+        model_tables=model_tables.models(runs),
+        judging=model_tables.judging(runs),
+        families=model_tables.by_family(runs),
+        responses=model_tables.responses(runs),
         matrix=costs.time_table(main),
         benchmarks=[*benchmarks.tables(runs), *nlp.tables(runs)],
         data_tables=training_data.tables(runs),

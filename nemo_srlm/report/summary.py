@@ -4,6 +4,8 @@ The first model is the oldest policy (M1, or an instruct M0), the last the newes
 a verdict is that of statistics.py. A head-to-head in which a model judges its own responses never leads.
 """
 
+from pathlib import PurePath
+
 from nemo_srlm.evaluate.statistics import MIN_UNITS, Estimate, verdict
 from nemo_srlm.report.compare import first_to_last
 from nemo_srlm.report.numbers import interval, percent, signed
@@ -43,6 +45,7 @@ def _axis(run: Data, title: str, name: str, good: str | None, help_text: str) ->
         "change": first_to_last(run, name),
         "margin": FIGURES[name].margin,
         "good": good,
+        "beside": "",
     }
 
 
@@ -91,19 +94,30 @@ def _versus_tile(run: Data) -> Data | None:
                    "left_out": 0},
         "margin": H2H_MARGIN,
         "good": UP,
+        "beside": beside(best),
     }  # fmt: skip
 
 
 def beside(row: Data) -> str:
     """What belongs beside every head-to-head: judge, prompts, comparisons without a verdict, order bias."""
     unjudged, bias = row["counts"]["unjudged"], row["order_bias"]
-    parts = [f"Judge: {row['judge']}" + (" (self-judged: no evidence)" if self_judged(row) else "")]
+    parts = [f"Judge: {judge_of(row)}" + (" (self-judged: no evidence)" if self_judged(row) else "")]
     parts += [f"{row['prompts']:,} prompts", f"{unjudged:,} unjudged"]
     if bias is not None:
         parts.append(
             f"first place preferred {percent(bias['share_first'], 0)}, orders disagree {percent(bias['contradictions'], 0)}"
         )
     return ", ".join(parts) + "."
+
+
+def judge_of(row: Data) -> str:
+    """The judge of a head-to-head, a directory by its name."""
+    return public(str(row["judge"]))
+
+
+def public(path: str) -> str:
+    """A path without the folders of this machine; what is no path, or one that every checkout has, as it is."""
+    return PurePath(path).name if path.startswith(("/", ".", "~")) else path
 
 
 def written(model: str) -> str:
@@ -177,11 +191,11 @@ def _sentence(tile: Data) -> str:
     text = {
         "up": f"{last} follows instructions better than {first}",
         "down": f"{last} follows instructions worse than {first}",
-        "same": f"{last} follows instructions as well as {first}, within {_amount(tile['margin'], tile['unit'])}",
+        "same": f"{last} follows instructions as well as {first}, within {amount(tile['margin'], tile['unit'])}",
         "unclear": f"Whether {last} follows instructions better than {first} is not clear",
         "too_few": f"Whether {last} follows instructions better than {first} cannot be said from {change['num']} prompts",
     }[change["verdict"]]
-    return f"{text}{_figures(tile)}."
+    return f"{text}{_figures(tile)}. {tile['beside']}".strip()
 
 
 def _figures(tile: Data) -> str:
@@ -190,7 +204,8 @@ def _figures(tile: Data) -> str:
     return f" ({signed(change['value'], tile['unit'])} {interval(change, tile['unit'])})"
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
+    """A margin in words: `2.0 points`."""
     return signed(value, unit).lstrip("+").replace(" pts", " points")
 
 
@@ -203,7 +218,7 @@ def _others(tiles: list[Data]) -> list[str]:
             sentences.append(f"{subject} cannot be compared yet.")
             continue
         verb = {
-            "up": "rose", "down": "fell", "same": f"did not change by more than {_amount(tile['margin'], tile['unit'])}",
+            "up": "rose", "down": "fell", "same": f"did not change by more than {amount(tile['margin'], tile['unit'])}",
             "unclear": "may have changed either way", "too_few": f"cannot be compared: {change['num']} of {MIN_UNITS} units",
         }[change["verdict"]]  # fmt: skip
         sentences.append(f"{subject} {verb}{_figures(tile)}.")
@@ -214,12 +229,37 @@ SUBJECTS = {"Correct answers": "Correctness", "Judging": "Judging"}
 
 
 def control_sentence(run: Data, others: list[Data]) -> str | None:
-    """What the control arms reach on the first axis, each change with its interval; None without any that is comparable."""
+    """What the control arms reach on the first axis, each change with its interval: over the seeds where there are several, else
+    of the runs beside this one that are comparable. None without any.
+    """
+    if found := _over_seeds(run):
+        return found
+    base = {other["label"] for other in run["between"] if other["base"] == run["label"] and not other["unlike"]}
+    beside_it = [other for other in others if other["arm"] != run["arm"] and other["label"] in base]
+    return _of_oracle(run, beside_it) or _of_versus(run, beside_it)
+
+
+def _over_seeds(run: Data) -> str | None:
+    rows = [row for row in run["over_seeds"] if row["figure"] == "oracle"]
+    if not rows:
+        return None
+    arms = [
+        f"{arms_of(row)} {signed(row['value'], 'score')} {interval(row, 'score')}".strip() + f" (n = {row['num']})"
+        for row in rows
+    ]
+    return f"Oracle score from {written(rows[0]['first'])} to {rows[0]['last']}, mean over seeds: {', '.join(arms)}"
+
+
+def arms_of(row: Data) -> str:
+    """The arm of a row over seeds in words, or the difference of two."""
+    return " minus ".join(ARMS.get(part, part) for part in str(row["arm"]).split(" - "))
+
+
+def _of_oracle(run: Data, others: list[Data]) -> str | None:
     own, parts, gaps = first_to_last(run, "oracle"), [], []
-    unlike = {other["label"] for other in run.get("between", []) if other["unlike"]}
     for other in others:
         change = first_to_last(other, "oracle")
-        if other["arm"] == run["arm"] or change is None or own is None or other["label"] in unlike:
+        if change is None or own is None:
             continue
         parts.append(f"{ARMS[other['arm']]} {signed(change['value'], 'score')} {interval(change, 'score')}")
         gap: list[Data] = next(
@@ -232,6 +272,20 @@ def control_sentence(run: Data, others: list[Data]) -> str | None:
     gain = f"{ARMS[run['arm']]} {signed(own['value'], 'score')} {interval(own, 'score')}"
     text = f"Oracle score from {written(own['first'])} to {own['last']}: {', '.join([gain, *parts])}"
     return f"{text}; {', '.join(gaps)}" if gaps else text
+
+
+def _of_versus(run: Data, others: list[Data]) -> str | None:
+    """Without an oracle: the win rate of the last model over the first in each run, above one half."""
+    own, parts = _versus_tile(run), []
+    for other in others:
+        theirs = _versus_tile(other)
+        if own and theirs and (theirs["first"], theirs["latest"]) == (own["first"], own["latest"]):
+            parts.append(f"{ARMS[other['arm']]}{_figures(theirs)}")
+    if own is None or not parts:
+        return None
+    gain = f"{ARMS[run['arm']]}{_figures(own)}"
+    text = f"Win rate of {own['latest']} against {written(own['first'])}, above one half: {', '.join([gain, *parts])}"
+    return f"{text}. {own['beside']}".rstrip(".")
 
 
 ARMS = {

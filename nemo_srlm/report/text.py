@@ -1,76 +1,49 @@
 """The report as plain text: report.md, and the table in the terminal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate import paper
-from nemo_srlm.report import benchmarks, comparisons, costs, nlp, preference_training, summary, training_data
+from nemo_srlm.report import (
+    benchmarks,
+    comparisons,
+    costs,
+    model_tables,
+    nlp,
+    preference_training,
+    summary,
+    training_data,
+)
 from nemo_srlm.report.display import duration
 from nemo_srlm.report.numbers import (
-    METRIC_NAMES,
     axis_value,
     compact,
     count,
     decimal,
-    estimate,
     interval,
-    metric_value,
     percent,
     points,
     signed,
 )
-from nemo_srlm.report.run_files import Data, figure
-from nemo_srlm.report.units import FIGURES
+from nemo_srlm.report.run_files import Data
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def model_rows(run: Data) -> tuple[list[str], list[list[str]]]:
-    """Header and a row per model; columns without a single measurement are left out."""
-
-    def of(name: str) -> Callable[[Data], str]:
-        return lambda m: estimate(run["estimates"].get(name, {}).get(m["name"]), FIGURES[name].unit)
-
-    columns: dict[str, Callable[[Data], str]] = {
-        "oracle score": of("oracle"),
-        "full marks": of("full"),
-        "correct": of("correct"),
-        "pairwise": lambda m: metric_value("pairwise_accuracy", figure(m["reward"], "pairwise_accuracy")),
-        "Kendall τ": lambda m: metric_value("kendall", figure(m["reward"], "kendall")),
-        "words": lambda m: "–" if (w := figure(m["responses"], "words")) is None else f"{w:.1f}",
-        "against previous": lambda m: _versus(run, m["name"]),
-    }
-    models = [
-        m for m in run["models"] if m["trained"] or any(m[s] is not None for s in ("oracle", "reward", "responses"))
-    ]
-    cells = {name: [get(m) for m in models] for name, get in columns.items()}
-    used = [name for name, column in cells.items() if any(text != "–" for text in column)]
-    return ["model", *used], [[m["name"], *(cells[name][i] for name in used)] for i, m in enumerate(models)]
-
-
-def _versus(run: Data, model: str) -> str:
-    """Win/tie/loss in percent against the previous model."""
-    names = [m["name"] for m in run["models"]]
-    before = names[names.index(model) - 1] if names.index(model) else None
-    for c in run["head_to_head"]:
-        if (c["model"], c["other"]) == (model, before) and c["win"] is not None:
-            return "/".join(f"{100 * c[k]:.0f}" for k in ("win", "tie", "loss"))
-    return "–"
-
-
 def table(run: Data) -> "Table":
+    """The terminal's: a row per model, under each value its difference from an earlier model."""
     from rich.table import Table
 
-    header, rows = model_rows(run)
     title = f"{run['name']} ({summary.ARMS[run['arm']]}, seed {run['seed']})"
     found = Table(title=title, caption=summary.headline(run), caption_justify="left", title_justify="left")
-    for i, name in enumerate(header):
-        found.add_column(name, justify="left" if i == 0 else "right")
-    for row in rows:
-        found.add_row(*row)
+    for models in model_tables.models([run]):
+        for i, name in enumerate(models["header"]):
+            found.add_column(name, justify="left" if i == 0 else "right")
+        for row in models["rows"]:
+            found.add_row(*("\n".join(t for t in (c["text"], c["error"], c["change"]) if t) for c in row))
     return found
 
 
@@ -118,18 +91,17 @@ def _run(run: Data, title: bool) -> list[str]:
         if (change := tile["change"]) is not None:
             found = f"{signed(change['value'], tile['unit'])} {interval(change, tile['unit'])}".strip()
             verdict = comparisons.VERDICTS[change["verdict"]]
+            if change["verdict"] == "same":
+                verdict += f" within ±{summary.amount(tile['margin'], tile['unit'])}"
             values += f"; {tile['first']} to {tile['latest']}: {found}, {verdict}, {change['num']:,} units"
         lines.append(f"- **{tile['title']}** ({tile['help']}): {values}")
     for one in state["lost"]:
         lines.append(f"- **Outputs of {one['stage']} are not as it left them**: {', '.join(one['changed'])}")
     for alarm in run["alarms"]:
         lines.append(f"- **Alarm, {alarm['model']}**: {alarm['text']}")
-    header, rows = model_rows(run)
-    if rows:
-        lines += ["", "### Models", "", "Brackets are 95% intervals, over prompts.", "", *grid(header, rows)]
-    for differences in comparisons.models([run]):
-        lines += ["", *_table(differences)]
-    lines += _judging(run) + _head_to_head(run) + _tables(run) + _preference_data(run)
+    for table in (*model_tables.models([run]), *comparisons.models([run]), *model_tables.judging([run])):
+        lines += ["", *_table(table)]
+    lines += _head_to_head(run) + _tables(run) + _preference_data(run)
     if run["stages"]:
         times = costs.time_table(run)
         lines += ["", "### Time", "", f"{duration(times['total'])} of wall time in finished stages.", ""]
@@ -141,21 +113,6 @@ def _run(run: Data, title: bool) -> list[str]:
             ],
         )
     return [*lines, ""]
-
-
-def _judging(run: Data) -> list[str]:
-    models = [m for m in run["models"] if m["reward"] is not None]
-    if not models:
-        return []
-    header = ["metric", *(m["name"] for m in models), *(f"paper {name}" for name in paper.MODELS)]
-    rows = []
-    for name, label in METRIC_NAMES.items():
-        published = paper.REWARD.get(name, {})
-        rows.append(
-            [label, *(metric_value(name, figure(m["reward"], name)) for m in models)]
-            + [metric_value(name, published[k]) if k in published else "–" for k in paper.MODELS]
-        )
-    return ["", "### Judging against the ranks of the data", "", *grid(header, rows)]
 
 
 def _head_to_head(run: Data) -> list[str]:
@@ -170,7 +127,7 @@ def _head_to_head(run: Data) -> list[str]:
         net = "–" if c["net"] is None else f"{points(c['net'])} ({' to '.join(points(v) for v in c['net_interval'])})"
         lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
         bias = "–" if c["order_bias"] is None else percent(c["order_bias"]["share_first"], 0)
-        judge = f"{c['judge']} (self-judged)" if summary.self_judged(c) else c["judge"]
+        judge = summary.judge_of(c) + (" (self-judged)" if summary.self_judged(c) else "")
         rows.append(
             [f"{c['model']} vs {c['other']}", *shares, net, judge, count(c["prompts"]), count(c["counts"]["unjudged"]), bias,
              lengths, beside]
@@ -192,7 +149,8 @@ def _head_to_head(run: Data) -> list[str]:
 
 
 def _tables(run: Data) -> list[str]:
-    found = [room.tables([run]) for room in (training_data, benchmarks, nlp, preference_training)]
+    found = [model_tables.by_family([run]), model_tables.responses([run])]
+    found += [room.tables([run]) for room in (training_data, benchmarks, nlp, preference_training)]
     return [line for tables in found for table in tables for line in ("", *_table(table))]
 
 

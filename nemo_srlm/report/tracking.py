@@ -7,8 +7,9 @@ has no number, is in the tables. No name continues another one with a slash: MLf
 from pathlib import Path
 
 from nemo_srlm.core.trackers import Rows, Trackers
-from nemo_srlm.report import benchmarks, comparisons, nlp, preference_training, text, training_data
+from nemo_srlm.report import benchmarks, comparisons, model_tables, nlp, preference_training, training_data
 from nemo_srlm.report.run_files import Data
+from nemo_srlm.report.summary import self_judged
 
 Table = tuple[str, list[str], Rows]
 
@@ -45,7 +46,8 @@ def evaluations(run: Data) -> dict[int, dict[str, float]]:
             values[f"alpaca/{name}"] = row[name] if row and name in row else None
         for versus in run["head_to_head"]:
             if versus["model"] == model["name"]:
-                values[f"win_rate_against/{versus['other']}"] = versus["win_rate"]
+                name = "self_judged_win_rate_against" if self_judged(versus) else "win_rate_against"
+                values[f"{name}/{versus['other']}"] = versus["win_rate"]
         known = {f"evaluation/{name}": float(value) for name, value in values.items() if value is not None}
         if known:
             found[int(model["name"][1:])] = known
@@ -54,11 +56,12 @@ def evaluations(run: Data) -> dict[int, dict[str, float]]:
 
 def results(run: Data) -> list[Table]:
     """The report's tables as (name, header, rows of text)."""
-    header, rows = text.model_rows(run)
-    found: list[Table] = [("evaluation/models", header, rows)] if rows else []
     rooms = (training_data, benchmarks, nlp, preference_training)
-    tables = [*comparisons.models([run]), *(table for room in rooms for table in room.tables([run]))]
-    return [*found, *((f"evaluation/{_slug(table['title'])}", *benchmarks.plain(table)) for table in tables)]
+    tables = [
+        *model_tables.models([run]), *comparisons.models([run]), *model_tables.judging([run]), *model_tables.by_family([run]),
+        *model_tables.responses([run]), *(table for room in rooms for table in room.tables([run])),
+    ]  # fmt: skip
+    return [(f"evaluation/{_slug(table['title'])}", *benchmarks.plain(table)) for table in tables]
 
 
 def samples(run: Data) -> list[Table]:

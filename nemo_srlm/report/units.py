@@ -26,7 +26,7 @@ class Figure:
     """A measured figure. `low` and `high`: its bounds (None: unbounded). `unit`: share, score, correlation, grade, words or nats.
 
     margin: two models are called equal when the interval of their difference lies within ± margin; None for a figure that is
-    of two models already, and is not compared.
+    of two models already, and is not compared. detail: only in the table of its own room, not in those that compare.
     """
 
     title: str
@@ -34,6 +34,7 @@ class Figure:
     low: float | None
     high: float | None
     margin: float | None
+    detail: bool = False
 
     @property
     def span(self) -> float | None:
@@ -53,13 +54,17 @@ FIGURES: dict[str, Figure] = {
     "correct": Figure("correctness", "share", 0, 1, 0.02),
     "all_correct": Figure("content all right", "share", 0, 1, 0.02),
     "pairwise_accuracy": Figure("pairwise accuracy as a judge", "share", 0, 1, 0.02),
+    "pairwise_strict": Figure("pairwise accuracy as a judge, ties wrong", "share", 0, 1, 0.02, detail=True),
     "exact_match": Figure("exact match as a judge", "share", 0, 1, 0.02),
+    "spearman": Figure("Spearman’s ρ as a judge", "correlation", -1, 1, 0.04, detail=True),
     "kendall": Figure("Kendall τ as a judge", "correlation", -1, 1, 0.04),
     "words": Figure("words", "words", None, None, 1.0),
+    "alpaca_win_rate": Figure("AlpacaEval win rate", "share", 0, 1, 0.02),
     "mt_bench": Figure("MT-Bench", "grade", None, None, 0.2),  # grades outside 1 to 10 are kept
     "kl": Figure("KL to the previous policy", "nats", None, None, None),
 }
-JUDGING = ("pairwise_accuracy", "exact_match", "kendall")
+
+JUDGING = tuple(name for name in reward_metrics.METRICS if name in FIGURES)  # 5-best is of other replies for each model
 
 Measured = dict[str, dict[str, Units]]  # figure -> model -> its units
 
@@ -77,6 +82,9 @@ def read(files: RunFiles) -> Measured:
         for name, units in _of_model(path, replies, files):
             if units:
                 found[name][model] = units
+        preferences = files.alpaca_rows.get(model, {}).get("preferences", {})  # an older version stored none
+        if preferences:
+            found["alpaca_win_rate"][model] = {key: (share, 1.0) for key, share in preferences.items()}
     return {name: models for name, models in found.items() if models}
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from nemo_srlm.core.files import write_atomic
 from nemo_srlm.errors import UserError
-from nemo_srlm.report import compare, mt_bench_files, render, text, units
+from nemo_srlm.report import cards, compare, mt_bench_files, render, text, units
 from nemo_srlm.report.collect import of_run
 from nemo_srlm.report.run_files import RunFiles
 
@@ -34,9 +34,12 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
     """
     if out.is_dir():
         raise UserError("--out", f"{out} is a directory", "the name of a file", f"--out {out / 'report.html'}")
-    found = write_runs(read_runs(run_dirs), out)
-    for run_dir in run_dirs:
-        mt_bench_files.write(RunFiles(run_dir))
+    runs = read_runs(run_dirs)
+    found = write_runs(runs, out)
+    for run_dir, run in zip(run_dirs, runs, strict=True):
+        files = RunFiles(run_dir)
+        mt_bench_files.write(files)
+        cards.refresh(files, run)
     return found
 
 

@@ -23,6 +23,8 @@ from nemo_srlm.evaluate.alpaca import (
     win_rate,
 )
 from nemo_srlm.evaluate.alpaca_files import preference, read_annotations, read_calibration, write_outputs
+from nemo_srlm.report.text import markdown
+from nemo_srlm.report.write import read_runs
 from tests.synthetic_run import build
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -144,7 +146,7 @@ def test_length_control_takes_the_advantage_of_length_away():
     assert length_controlled(shuffled, calibration) == length_controlled(rows, calibration)
     for wrong, found in (
         (rows[:-1], "1 of the 400 instructions are missing"), ([*rows, rows[0]], "twice: 'instruction 0'"),
-        ([*rows[:-1], annotated(1.0, instruction="new")], "1 instructions that the calibration does not know"),
+        ([*rows[:-1], annotated(1.0, instruction="new")], "1 instructions that are not in the evaluation set"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=found):
             length_controlled(wrong, calibration)
@@ -233,8 +235,74 @@ def test_the_verb_prints_the_row_and_notes_it_for_the_report(tmp_path: Path, cap
         said = capsys.readouterr()
     row = json.loads(said.out)
     assert (round(row["win_rate"], 2), row["n_total"]) == (10.12, 805)
-    assert alpaca_rows.saved_rows(run)["M2"] == row
+    stored = alpaca_rows.saved_rows(run)["M2"]
+    assert len(stored.pop("preferences")) == 805
+    assert stored == row
     assert main(["alpaca", str(HUMPBACK)]) == 0
     assert re.search(r"win rate +10\.12 ± 0\.94", capsys.readouterr().out)
     assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "gpt"]) == 2
     assert "--model: 'gpt'; expected baseline, M1, M2" in capsys.readouterr().err
+
+
+def annotations(path: Path, number: int, share: float = 0.25) -> Path:
+    rows = [
+        {"instruction": f"i{k}", "output_1": "a", "output_2": "bb", "generator_1": "base", "generator_2": "m",
+         "preference": 1.0 + (k < share * number)} for k in range(number)
+    ]  # fmt: skip
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def test_rates_of_a_part_of_the_set_say_so_and_are_none_of_the_leaderboards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    part = annotations(tmp_path / "part.json", 400)
+    assert main(["alpaca", str(part)]) == 0
+    said = capsys.readouterr().out
+    assert "m: 400 of 805 instructions" in said
+    assert "a part of the evaluation set: these rates are of this part, and are none of the leaderboard’s" in said
+    assert re.search(r"length-controlled win rate +\(needs the annotations of all instructions", said)
+    whole = annotations(tmp_path / "whole.json", 805)
+    assert main(["alpaca", str(whole)]) == 0
+    assert "part" not in capsys.readouterr().out
+    calibration = tmp_path / "calibration.json"
+    lengths = [float(k % 7) for k in range(805)]
+    own = {
+        "difficulty": [0.1] * 805,
+        "gamed_length_deltas": [lengths],
+        "gamed_weights": [[0.1, 0.2, 0.3]],
+        "sums": [0.1, 0.1],
+    }
+    calibration.write_text(
+        json.dumps(own | {"instructions": [instruction_key(f"i{k}") for k in range(805)]}), encoding="utf-8"
+    )
+    assert main(["alpaca", str(part), "--calibration", str(calibration)]) == 2
+    assert "405 of the 805 instructions are missing" in capsys.readouterr().err
+
+
+def test_a_set_of_ones_own_is_whole_where_it_is_named_and_other_annotations_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    part, other, more = (annotations(tmp_path / f"{n}.json", n) for n in (400, 500, 806))
+    assert main(["alpaca", str(part), "--instructions", str(part)]) == 0
+    assert "m: 400 instructions" in capsys.readouterr().out
+    assert main(["alpaca", str(other), "--instructions", str(part)]) == 2
+    assert "100 instructions that are not in the evaluation set" in capsys.readouterr().err
+    assert main(["alpaca", str(more)]) == 2
+    assert "806 instructions; expected the 805" in capsys.readouterr().err
+    rows = json.loads(part.read_text(encoding="utf-8"))
+    part.write_text(json.dumps([*rows, rows[0]]), encoding="utf-8")
+    assert main(["alpaca", str(part)]) == 2
+    assert "twice: 'i0'" in capsys.readouterr().err
+
+
+def test_the_report_says_of_how_many_instructions_a_rate_is_and_pairs_two_models(tmp_path: Path):
+    run = build(tmp_path, "rated")
+    for model, share in (("M1", 0.25), ("M2", 0.5)):
+        alpaca_rows.save_row(run, model, alpaca_rows.row_of(annotations(tmp_path / f"{model}.json", 400, share), None))
+    data = read_runs([run])
+    change = next(c for c in data[0]["changes"]["alpaca_win_rate"] if c["first"] == "M1")
+    assert (change["value"], change["num"], change["verdict"]) == (pytest.approx(0.25), 400, "up")
+    text = re.sub(" +", " ", markdown(data))
+    assert text.count("| 400 of 805 |") == 2
+    assert "preferences" not in data[0]["models"][1]["alpaca"]["row"]

@@ -8,7 +8,7 @@ import pytest
 from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.core.records import Candidate
 from nemo_srlm.data.words import count_words
-from nemo_srlm.report import comparisons, units
+from nemo_srlm.report import compare, comparisons, units
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.report.text import markdown
 from nemo_srlm.report.write import read_runs
@@ -65,7 +65,7 @@ def test_runs_of_another_split_or_held_out_set_are_not_compared_and_the_reader_i
     assert between["unlike"] == ['held_out.split: "dev" -> "test"']
     assert between["figures"] == {}
     text = markdown(data)
-    assert "No control arm stands beside this run" in text  # one that is not comparable is none
+    assert "No control arm stands beside own:" in text  # one that is not comparable is none
     assert "other was measured otherwise and is not compared: held_out.split" in text
     assert "Oracle score from M1 to M3" not in text
     path = other / "iter0/held_out/manifest.json"
@@ -116,8 +116,44 @@ def test_seeds_give_a_mean_an_interval_and_their_points(root: Path):
 
 
 def test_a_run_of_another_setting_is_no_repetition(root: Path):
-    data = read_runs([build(root, "c"), with_setting(build(root, "d", seed=1), dpo_beta=0.3)])
-    assert data[0]["over_seeds"] == []
+    one, two = build(root, "c"), build(root, "d", seed=1)
+    assert read_runs([one, with_setting(two, dpo_beta=0.3)])[0]["over_seeds"] == []
+    assert read_runs([one, with_setting(two, dpo_beta=0.1, world_seed=1, world_num_ift=900)])[0]["over_seeds"] == []
+
+
+def in_world(run: Path, seed: int) -> Path:
+    """The run as if it had been made in another tiny world, whose held-out prompts are others."""
+    path = run / "iter0/held_out/manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["outputs"]["eval_prompts.jsonl"]["sha256"] = f"{seed:064d}"
+    del manifest["digest"]  # as old manifests have none
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return with_setting(run, world_seed=seed)
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_seeds_and_those_without_a_control_are_named(root: Path):
+    runs = [in_world(build(root, f"world{seed}", seed=seed, iterations=1), seed) for seed in range(3)]
+    runs.append(in_world(build(root, "permuted1", "random", seed=1, iterations=1), 1))
+    data = read_runs(runs)
+    rows = {(row["figure"], row["arm"]): row for row in data[0]["over_seeds"]}
+    assert [seed for seed, _ in rows["oracle", "self"]["points"]] == [0, 1, 2]
+    assert rows["words", "self"]["low"] < rows["words", "self"]["value"] < rows["words", "self"]["high"]
+    text = markdown(data)
+    assert "each has its own tiny world: web text, seed data and held-out prompts." in text
+    assert "the seed data, the held-out prompts" not in text
+    assert "world1, world2: in another tiny world" in text
+    assert "was measured otherwise" not in text
+    assert "mean over seeds: self-rewarding +0.5" in text
+    paired = data[0]["between"][-1]  # a control with the run of its own seed
+    assert (paired["base"], paired["unlike"]) == ("world1", [])
+    assert "| world1 M2, minus permuted1 random scores (control), seed 1 " in text
+    assert comparisons.notices(data)[0].startswith("No control arm stands beside world0, world2: they cannot tell")
+    alone = [{**data[-1], "between": []}]
+    assert comparisons.notices(alone) == []  # a control needs none
+    alone[0]["arm"] = "external"
+    assert comparisons.notices(alone)[0].endswith("from the preferences.")
+    again = [data[0], {**data[1], "seed": 0}]  # one seed in two worlds is no second run of it
+    assert [name for name, _ in compare.over_seeds(again)[0]["points"]] == ["0/0", "0/1"]
 
 
 def test_the_margins_of_equality_are_stated(root: Path):

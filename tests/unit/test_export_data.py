@@ -8,13 +8,15 @@ import pytest
 import yaml
 
 from nemo_srlm import cli
+from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.files import dump, read_json_lines, write_records
 from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.data.preference_pairs import read_pairs
-from nemo_srlm.report import cards
+from nemo_srlm.report import cards, summary
 from nemo_srlm.report.export_data import FORMS, _write
 from nemo_srlm.report.run_files import RunFiles
+from nemo_srlm.report.write import read_runs
 from tests.synthetic_run import build
 
 TEXTS = [
@@ -113,10 +115,69 @@ def test_a_model_card_has_lineage_figures_and_limits_and_says_when_nothing_is_me
                    "One training, seed 0", cards.FILL, "Judge: oracle, 256 prompts, 0 unjudged"):  # fmt: skip
         assert wanted in card, wanted
     plain = cards.model_card(RunFiles(run), "M1", measured=False)
-    assert "Not measured when this card was written" in plain
+    assert "Not measured yet" in plain
     assert str(run) not in plain  # a card is published
     assert "oracle score" not in plain
     between = cards.model_card(RunFiles(run), "M2", measured=False, checkpoint="weights_00000400")
     assert "# M2, checkpoint weights_00000400, of the run tiny" in between
     assert "Weights of one checkpoint of M2's training" in between
     assert cli.main(["model-card", str(run), "M9"]) == 2
+
+
+def test_the_card_beside_an_export_gets_its_figures_when_they_are_measured_and_keeps_what_people_wrote(tmp_path: Path):
+    run = build(tmp_path, "carded", iterations=1)
+    paths = {t: run / f"iter{t}/export/hf/README.md" for t in (0, 1)}
+    for t, path in paths.items():
+        path.parent.mkdir(parents=True)
+        card = cards.model_card(RunFiles(run), f"M{t + 1}", measured=False)
+        path.write_text(
+            card.replace(f"Licence of this model: {cards.FILL}", "Licence of this model: MIT"), encoding="utf-8"
+        )
+    assert cli.main(["report", str(run), "--out", str(tmp_path / "r.html")]) == 0
+    for t, path in paths.items():
+        card = path.read_text(encoding="utf-8")
+        assert "Licence of this model: MIT" in card
+        assert "Not measured yet" not in card
+        assert "| oracle score" in card
+        assert ("oracle score, M1 to M2: +0.5" in card) == (t == 1)
+        assert "Differences on fewer than 20 units" in card
+        assert card.count("## ") == 6
+    assert cards.refresh(RunFiles(run), read_runs([run])[0]) == []  # nothing new
+    paths[0].write_text("# a card of one's own\n", encoding="utf-8")
+    assert cli.main(["model-card", str(run), "--write"]) == 0
+    assert paths[0].read_text(encoding="utf-8") == "# a card of one's own\n"
+
+
+def test_a_card_of_an_export_that_is_another_runs_stays(tmp_path: Path):
+    run = build(tmp_path, "linked", iterations=1)
+    theirs = tmp_path / "theirs"
+    (run / "iter0/export").rename(theirs)
+    (run / "iter0/export").symlink_to(theirs)
+    (theirs / "hf").mkdir()
+    card = cards.model_card(RunFiles(run), "M1", measured=False)
+    (theirs / "hf/README.md").write_text(card, encoding="utf-8")
+    assert cards.refresh(RunFiles(run), read_runs([run])[0]) == []
+    assert (theirs / "hf/README.md").read_text(encoding="utf-8") == card
+
+
+def test_cards_name_no_path_of_the_machine(tmp_path: Path):
+    run = build(tmp_path, "private", world=False)
+    cfg = load_resolved_config(run)
+    secret = "/home/someone/secret"
+    cfg.import_hf.path, cfg.seed.files, cfg.prompts.files = (
+        f"{secret}/llama",
+        [f"{secret}/trees.jsonl"],
+        [f"{secret}/p.txt"],
+    )
+    cfg.judge.template, cfg.judge.compare_template = f"{secret}/judge.txt", f"{secret}/compare.txt"
+    files = RunFiles(run, cfg)
+    rows = [(f"{secret}/judge-model", "judge-model"), ("org/model", "org/model")]
+    for judge, shown in rows:
+        assert summary.judge_of({"judge": judge}) == shown
+    for checker in ([f"{secret}/check.py", "--strict"], []):
+        cfg.pairs.score = "checker" if checker else "judge"
+        cfg.checker.command = checker
+        text = cards.model_card(files, "M2") + cards.data_card(files, {})
+        assert secret not in text
+        for wanted in ("llama", "trees.jsonl", "p.txt", "check.py --strict" if checker else "template judge.txt"):
+            assert wanted in text

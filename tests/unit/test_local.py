@@ -32,6 +32,7 @@ def test_neighbours_share_a_process_and_training_stands_alone():
         "iter1/candidates", "iter1/judge", "iter1/pairs",
     ]  # fmt: skip
     assert all(len(step.refs) == 1 for step in steps if step.kind in ("train", "convert"))
+    assert by_first["iter0/report"].refs == (Ref("report", 0),)  # beside the training: nothing waits for it
     assert [ref for step in steps for ref in step.refs] == pipeline(tiny())
 
 
@@ -95,6 +96,26 @@ def test_a_training_on_several_nodes_is_refused_on_one_machine_before_it_starts(
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
     with locked(tmp_path), pytest.raises(UserError, match="already running"), locked(tmp_path):
         pass
+
+
+def test_a_report_that_fails_stops_nothing_behind_it_and_is_said_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg, ran = tiny(), []
+
+    def run_step(session: Session, step: Step, num_done: int) -> None:
+        ran.append(str(step))
+        if str(step) in ("iter0/report", "iter2/dpo"):
+            raise local.StageFailed(f"{step} failed", EXIT_FAILED)
+
+    monkeypatch.setattr(local, "run_step", run_step)
+    session = Session(cfg, tmp_path, Display(1), 0.0)
+    steps = fuse(cfg, [Ref("report", 0), Ref("dpo", 1), Ref("report", 1)])
+    with pytest.raises(local.StageFailed, match="iter0/report failed"):
+        local._run_steps(session, steps, 0)
+    assert ran == ["iter0/report", "iter1/dpo", "iter1/report"]
+    with pytest.raises(local.StageFailed, match="iter2/dpo failed"):
+        local._run_steps(session, fuse(cfg, [Ref("dpo", 2), Ref("report", 2)]), 0)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(None, "-"), (0.2, "0s"), (75.2, "1m15s"), (7260, "2h01m")])

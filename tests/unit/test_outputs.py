@@ -161,6 +161,16 @@ def test_what_a_killed_writer_left_is_no_output(tmp_path: Path):
     assert set(outputs.describe(tmp_path, manifest.NAME)) == {"checkpoint/final/.metadata", "a.json"}
 
 
+def test_the_card_of_an_export_is_no_output_and_may_change(tmp_path: Path):
+    card = tmp_path / "hf" / "README.md"
+    card.parent.mkdir()
+    card.write_text("before", encoding="utf-8")
+    assert outputs.describe(tmp_path, manifest.NAME) == {}
+    assert (
+        outputs.changes(tmp_path, {"hf/README.md": outputs.Output(3, "0" * 64)}, digests=True) == []
+    )  # an old manifest's
+
+
 @pytest.mark.parametrize("recorded", ["absent", "no sizes"])
 def test_a_manifest_without_sizes_and_digests_is_accepted_and_said_to_record_none(
     made: Path, recorded: str, capsys: pytest.CaptureFixture[str]

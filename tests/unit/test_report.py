@@ -274,7 +274,8 @@ def test_the_external_arm_does_not_speak_of_judging_that_it_does_not_do(root: Pa
     for made in data["preference_data"]:
         made["judging"] = None
     page, text = html([data]), markdown([data])
-    assert "No control arm" not in page
+    assert "cannot tell whether a change comes from the preferences." in page
+    assert "own judgements" not in page
     assert "preferences that files bring" in page
     assert not [words for words in ("responds and judges", " judged", "unparsed", "tuned on judging") if words in text]
     assert "responds and judges" not in page

@@ -1,18 +1,24 @@
 """What the report may say: no control arm, self-judged comparisons, too few prompts, runs of an older version."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_srlm.core import manifest
-from nemo_srlm.report import summary, units
+from nemo_srlm.core.files import write_records
+from nemo_srlm.core.records import Prompt
+from nemo_srlm.report import families, model_tables, summary, units
+from nemo_srlm.report.benchmarks import plain
 from nemo_srlm.report.collect import of_run
 from nemo_srlm.report.render import html
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.report.text import markdown
 from nemo_srlm.report.write import read_runs
+from nemo_srlm.tiny_world import words
+from nemo_srlm.tiny_world.questions import parse
 from tests.synthetic_run import build
 
 
@@ -54,6 +60,59 @@ def test_beside_a_head_to_head_stand_judge_prompts_unjudged_and_order_bias(root:
     assert summary.beside(row) == (
         "Judge: gpt-4, 256 prompts, 3 unjudged, first place preferred 61%, orders disagree 20%."
     )  # fmt: skip
+
+
+def test_every_value_of_a_model_has_its_interval_and_its_difference(run: Path):
+    data = read_runs([run])
+    bracket = r"\[[+−]?[\d.]+%?, [+−]?[\d.]+%?\]"
+    change = rf"[+−][\d.]+( pts)? {bracket} from (M1|the SFT baseline), (up|down|equal|not clear)"
+    for table in (*model_tables.models(data), *model_tables.judging(data)):
+        header, rows = plain(table)
+        for row in rows:
+            for name, model, text in zip(header[1:], [row[0]] * len(row) if header[0] == "model" else header[1:], row[1:],
+                                         strict=False):  # fmt: skip
+                if row[0] in model_tables.COUNTS.values() or name == "against previous":
+                    continue
+                wanted = rf"−?[\d.]+%? {bracket}"
+                if model != "baseline" and row[0] != "5-best":
+                    wanted += f" {change}"
+                assert re.fullmatch(rf"{wanted}( \(paper .*\))?", text), (row[0], name, text)
+    page, md = html(data), markdown(data)
+    assert "from M1, up" in page
+    assert "5-best counts the replies" in page
+    assert "5-best counts the replies" in md
+
+
+def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
+    run = build(root, "families")
+    asked = [Prompt(f"p{n}", f"Which is bigger, the {a} or the {b}?") for n, (a, b) in enumerate(
+        [(a, b) for a in words.CATEGORIES["animals"] for b in words.CATEGORIES["animals"] if a < b])]  # fmt: skip
+    assert all(parse(p.text) for p in asked)
+    files = RunFiles(run)
+    write_records(run / "iter0/held_out/eval_prompts.jsonl", asked)
+    files.lost.clear()
+    measured = {name: {"M1": {p.id: (0.3, 1.0) for p in asked}, "M2": {p.id: (0.9 - n % 2 / 2, 1.0) for n, p in enumerate(asked)}}
+                for name in families.FIGURES}  # fmt: skip
+    row = families.read(files, measured)[0]
+    change = row["figures"]["oracle"]["changes"][0]
+    assert (row["family"], change["first"], change["last"], change["num"]) == ("compare", "M1", "M2", len(asked))
+    data = {**read_runs([run])[0], "families": [row]}
+    text = plain(model_tables.by_family([data])[0])[1][0]
+    assert text[0] == "compare, score"
+    assert re.search(r"from M1, up$", text[2])
+
+
+def test_grades_that_each_model_gives_itself_are_not_compared(root: Path):
+    run = build(root, "graded", world=False)
+    for t in range(3):
+        path = run / f"iter{t}/eval_mt_bench/manifest.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        del data["digest"]
+        data["metrics"]["judge"] = "itself"
+        path.write_text(json.dumps(data), encoding="utf-8")
+    made = read_runs([run])
+    assert "mt_bench" not in made[0]["changes"]
+    assert "itself self-judged: no evidence" in markdown(made)
 
 
 def test_few_prompts_get_no_verdict(run: Path):

@@ -280,8 +280,7 @@ def names(overrides: list[str], iteration: int) -> list[str]:
 )
 def test_a_run_has_the_stages_of_its_method_and_no_others(overrides: list[str], first: list[str], second: list[str]):
     for iteration, wanted in ((1, first), (2, second)):
-        assert names(overrides, iteration) == ["prompts", "candidates", *wanted, "pairs", "dpo", "export",
-                                               *(["report"] if iteration == 2 else [])]  # fmt: skip
+        assert names(overrides, iteration) == ["prompts", "candidates", *wanted, "pairs", "dpo", "export", "report"]
 
 
 def test_iterations_that_a_setting_does_not_change_are_those_of_the_default():

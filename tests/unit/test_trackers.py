@@ -8,6 +8,7 @@ import pytest
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import trackers
 from nemo_srlm.core.files import read_json
+from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context
 from nemo_srlm.core.trackers import Projects, open_trackers
@@ -111,6 +112,38 @@ def test_the_stage_report_sends_everything_and_a_second_attempt_sends_it_once(ru
     assert [step for step, _ in read(directory)["evaluation/words"]] == [1, 2, 3]
     assert len(list((directory / trackers.BOARD).iterdir())) == 1
     assert (run / "report.html").exists()
+
+
+def test_after_each_iteration_what_is_evaluated_by_then_is_sent(tmp_path: Path):
+    run = build(tmp_path, "half", iterations=2, until=1)
+    cfg = load_resolved_config(run)
+    assert [ref.iteration for ref in pipeline(cfg) if ref.stage == "report"] == [0, 1, 2]
+    directory = run / "iter1" / "report"
+    directory.mkdir()
+    report.STAGE.run(Context(cfg, 1, directory, {}, Progress(directory)))
+    assert [step for step, _ in read(directory)["evaluation/oracle"]] == [1, 2]
+    inputs = report.STAGE.inputs(cfg, 1).values()
+    assert {ref.iteration for ref in inputs} == {0, 1}
+
+
+def test_a_second_attempt_continues_its_run_and_new_evaluations_begin_another(tmp_path: Path):
+    started = tmp_path / "logs" / "started"
+    started.parent.mkdir()
+    found = []
+    for begun, key in (("1", "a"), ("2", "a"), ("3", "b"), ("4", ""), ("5", ""), ("5", "")):
+        started.write_text(begun, encoding="utf-8")
+        found.append(trackers._named(tmp_path, key)[1])
+    assert found[0] == found[1]
+    assert found[4] == found[5]
+    assert len(set(found)) == 4
+
+
+def test_a_self_judged_win_rate_has_a_name_that_says_so(run: Path):
+    data = read_runs([run])[0]
+    data["head_to_head"] = [{**row, "judge": f"{row['model']} itself"} for row in data["head_to_head"]]
+    names = {name for values in evaluations(data).values() for name in values if "win_rate_against" in name}
+    assert names
+    assert all(name.startswith("evaluation/self_judged_win_rate_against/") for name in names)
 
 
 def test_a_light_environment_writes_no_event_files_and_says_so(

@@ -6,6 +6,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core import outputs
 from nemo_srlm.core.files import read_json, write_atomic
 from nemo_srlm.core.pipeline import tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -90,15 +91,15 @@ def _run(ctx: Context) -> None:
 
 
 def write_model_card(ctx: Context, directory: Path, model: str, checkpoint: str = "") -> None:
-    """`directory`/hf/README.md: what the model is and comes from. Its figures come later: `nemo-srlm model-card` prints it with
-    them. checkpoint: one of the model's training, which need not become the model.
+    """`directory`/hf/README.md: what the model is and comes from. Every evaluation reads the export, so its figures come later,
+    with the next report. checkpoint: one of the model's training, which need not become the model.
     """
     from nemo_srlm.report.cards import model_card
     from nemo_srlm.report.run_files import RunFiles
 
     files = RunFiles(ctx.dir.parents[1], ctx.cfg)
     text = model_card(files, model, measured=False, checkpoint=checkpoint)
-    write_atomic(directory / HF / "README.md", text)
+    write_atomic(directory / HF / outputs.CARD, text)
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
