@@ -1,5 +1,5 @@
-"""Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, preference files, KL, the choice of
-checkpoints. (NLP benchmarks: nlp.py.)
+"""Optional evaluations as tables, for the page and for report.md: AlpacaEval, MT-Bench, KL, the choice of checkpoints. (NLP
+benchmarks: nlp.py, preference files: preference_files.py.)
 
 A table is {"title", "note", "header": [text], "rows": [[cell]]}; a cell is {"text", "error": interval or "", "change":
 difference from another model with its interval, or "", "paper": the published number or ""}. An evaluation that no run has made
@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_srlm.evaluate import paper, statistics
 from nemo_srlm.evaluate.alpaca_rows import of_set
-from nemo_srlm.report.numbers import count, decimal, metric_value, points
+from nemo_srlm.report.numbers import count, decimal, points
 from nemo_srlm.report.run_files import Data, figure
 
 
@@ -21,7 +21,7 @@ def cell(text: str, error: str = "", published: str = "", change: str = "") -> d
 
 
 def tables(runs: Sequence[Data]) -> list[Data]:
-    found = [_alpaca(runs), _mt_bench(runs), *_preferences(runs), _kl(runs), _selection(runs)]
+    found = [_alpaca(runs), _mt_bench(runs), _kl(runs), _selection(runs)]
     return [table for table in found if table["rows"]]
 
 
@@ -142,41 +142,6 @@ def _mt_bench(runs: Sequence[Data]) -> Data:
         ],
         "rows": _per_model(runs, "mt_bench", cells),
     }
-
-
-def _preferences(runs: Sequence[Data]) -> list[Data]:
-    files = dict.fromkeys(name for run in runs for m in run["models"] for name in m["preferences"] or {})
-    shown = ("pairwise_accuracy", "pairwise_strict", "exact_match", "spearman", "kendall")
-
-    def of(name: str) -> Data:
-        def cells(found: Data, model: str, _: Data | None) -> list[dict[str, str]]:
-            own, out = found.get(name), []
-            for metric in shown:
-                interval = own["intervals"][metric] if own else None
-                error = " to ".join(metric_value(metric, v) for v in interval) if interval else ""
-                out.append(cell(metric_value(metric, figure(own, metric)), error))
-            counts = own["counts"] if own else None
-            return [*out, *(cell(count(figure(counts, key))) for key in ("pairs", "tied_pairs", "unscored"))]
-
-        header = [
-            "model",
-            "pairwise",
-            "ties wrong",
-            "exact match",
-            "Spearman",
-            "Kendall τ",
-            "pairs",
-            "tied",
-            "no score",
-        ]
-        return {
-            "title": f"Judging {name}",
-            "note": "The reward-model metrics on a preference file; 95% intervals over instructions.",
-            "header": header,
-            "rows": _per_model(runs, "preferences", cells),
-        }
-
-    return [of(name) for name in files]
 
 
 def _kl(runs: Sequence[Data]) -> Data:

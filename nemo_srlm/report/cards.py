@@ -15,7 +15,7 @@ from nemo_srlm.core.terminal import visible
 from nemo_srlm.evaluate.statistics import MIN_UNITS
 from nemo_srlm.report import comparisons, nlp, preference_data, summary
 from nemo_srlm.report.collect import of_run
-from nemo_srlm.report.numbers import count, estimate
+from nemo_srlm.report.numbers import count, estimate, points
 from nemo_srlm.report.run_files import Data, RunFiles
 from nemo_srlm.report.text import grid
 from nemo_srlm.report.units import FIGURES, read
@@ -216,10 +216,11 @@ def _figures(files: RunFiles, run: Data | None, model: str) -> list[str]:
     rows = [[titles[name], estimate(found, FIGURES[name].unit), f"{found['num']:,}"] for name, found in own.items()]
     tasks = next((m["benchmarks"] for m in run["models"] if m["name"] == model), None) or {}
     rows += [[task, " ".join(nlp.shown(row)).strip(), count(row["samples"])] for task, row in tasks.items()]
+    split = f" ({run['split']} split)" if run["split"] else ""
     lines = [
         *grid(["figure", "value, 95%", "units"], rows),
         "",
-        "On held-out data; units are prompts, instructions or questions. Equal: within ± the margin "
+        f"On held-out data{split}; units are prompts, instructions or questions. Equal: within ± the margin "
         f"({comparisons.margins(list(own))}).",
         "",
     ]
@@ -230,7 +231,8 @@ def _figures(files: RunFiles, run: Data | None, model: str) -> list[str]:
                 lines.append(f"* {FIGURES[name].title}, {change['first']} to {model}: {words}")
     versus = [row for row in run["head_to_head"] if row["model"] == model and row["win"] is not None]
     lines += [
-        f"* against {row['other']}: {100 * row['win']:.0f}% wins, {100 * row['loss']:.0f}% losses. {summary.beside(row)}"
+        f"* against {row['other']}: {100 * row['win']:.0f}% wins, {100 * row['loss']:.0f}% losses, difference "
+        f"{points(row['net'])} [{', '.join(map(points, row['net_interval']))}]. {summary.beside(row)}"
         for row in versus
     ]
     return [*lines, ""]

@@ -14,7 +14,18 @@ from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.evaluate import headtohead, reward_metrics
 from nemo_srlm.evaluate.alarms import alarms_of_run
 from nemo_srlm.evaluate.headtohead import Comparison
-from nemo_srlm.report import compare, costs, curves, families, nlp, preference_data, samples, training_data, units
+from nemo_srlm.report import (
+    compare,
+    costs,
+    curves,
+    families,
+    nlp,
+    preference_data,
+    preference_files,
+    samples,
+    training_data,
+    units,
+)
 from nemo_srlm.report.preference_data import num_lines
 from nemo_srlm.report.run_files import Data, RunFiles
 
@@ -53,6 +64,7 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "between": [],
         "over_seeds": [],
         "base_benchmarks": _base_benchmarks(files),
+        "preference_changes": preference_files.read(files),
         "alignment_tax": nlp.read_tax(files),
         "head_to_head": versus,
         "h2h_by": cfg.eval.h2h_by,

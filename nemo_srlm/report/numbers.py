@@ -1,5 +1,6 @@
 """Numbers as text: the filters of the page and the cells of the plain-text report. None becomes a dash."""
 
+import re
 import time
 from typing import Any
 
@@ -46,6 +47,11 @@ def interval(found: dict[str, Any], unit: str) -> str:
     texts = [signed(end, unit).removesuffix(" pts") for end in ends]
     # an end that rounds to 0 keeps its sign: it says on which side of 0 the interval ends
     return f"[{', '.join(MINUS + text[1:] if end < 0 else text for end, text in zip(ends, texts, strict=True))}]"
+
+
+def unbroken(text: str) -> str:
+    """No line of a page ends inside `+0.7 pts [−0.7, +2.1]`."""
+    return re.sub(r"(\S+ (pts )?)?\[[^]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def axis_value(value: float, unit: str) -> str:

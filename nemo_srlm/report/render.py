@@ -17,6 +17,7 @@ from nemo_srlm.report import (
     figures,
     model_tables,
     nlp,
+    preference_files,
     preference_training,
     summary,
     training_data,
@@ -34,6 +35,7 @@ from nemo_srlm.report.numbers import (
     percent,
     points,
     signed,
+    unbroken,
     words,
 )
 from nemo_srlm.report.run_files import Data
@@ -57,6 +59,7 @@ def template() -> "Template":
         decimal,
         points,
         signed,
+        unbroken,
         axis_value,
         estimate,
         interval,
@@ -105,7 +108,7 @@ def html(runs: list[Data]) -> str:
         families=model_tables.by_family(runs),
         responses=model_tables.responses(runs),
         matrix=costs.time_table(main),
-        benchmarks=[*benchmarks.tables(runs), *nlp.tables(runs)],
+        benchmarks=[*benchmarks.tables(runs), *preference_files.tables(runs), *nlp.tables(runs)],
         data_tables=training_data.tables(runs),
         lineage=summary.lineage(main),
         comparing=summary.comparing(main),

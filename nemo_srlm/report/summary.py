@@ -63,8 +63,8 @@ def axes(run: Data) -> list[Data]:
 
 
 def ranker(run: Data) -> str:
-    """Who ranked the held-out replies: in the tiny world the oracle, whose labels have noise."""
-    return "the oracle’s noisy labels do" if run["world"] else "the data does"
+    """Who ranked the held-out replies: in the tiny world the oracle, here without the noise that it adds to seed data."""
+    return "the oracle does" if run["world"] else "the data does"
 
 
 def self_judged(row: Data) -> bool:

@@ -12,6 +12,7 @@ from nemo_srlm.report import (
     costs,
     model_tables,
     nlp,
+    preference_files,
     preference_training,
     summary,
     training_data,
@@ -150,7 +151,8 @@ def _head_to_head(run: Data) -> list[str]:
 
 def _tables(run: Data) -> list[str]:
     found = [model_tables.by_family([run]), model_tables.responses([run])]
-    found += [room.tables([run]) for room in (training_data, benchmarks, nlp, preference_training)]
+    rooms = (training_data, benchmarks, preference_files, nlp, preference_training)
+    found += [room.tables([run]) for room in rooms]
     return [line for tables in found for table in tables for line in ("", *_table(table))]
 
 

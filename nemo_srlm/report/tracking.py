@@ -7,7 +7,15 @@ has no number, is in the tables. No name continues another one with a slash: MLf
 from pathlib import Path
 
 from nemo_srlm.core.trackers import Rows, Trackers
-from nemo_srlm.report import benchmarks, comparisons, model_tables, nlp, preference_training, training_data
+from nemo_srlm.report import (
+    benchmarks,
+    comparisons,
+    model_tables,
+    nlp,
+    preference_files,
+    preference_training,
+    training_data,
+)
 from nemo_srlm.report.run_files import Data
 from nemo_srlm.report.summary import self_judged
 
@@ -56,7 +64,7 @@ def evaluations(run: Data) -> dict[int, dict[str, float]]:
 
 def results(run: Data) -> list[Table]:
     """The report's tables as (name, header, rows of text)."""
-    rooms = (training_data, benchmarks, nlp, preference_training)
+    rooms = (training_data, benchmarks, preference_files, nlp, preference_training)
     tables = [
         *model_tables.models([run]), *comparisons.models([run]), *model_tables.judging([run]), *model_tables.by_family([run]),
         *model_tables.responses([run]), *(table for room in rooms for table in room.tables([run])),

@@ -1,6 +1,7 @@
 """eval_preferences (eval.preferences): a model as a judge of preference files, by the metrics of eval_reward.
 
-Writes ranked.jsonl (RankedReply) and judgements.jsonl (Judgement); metrics for each file by its name.
+Writes ranked.jsonl (RankedReply), judgements.jsonl (Judgement) and files.json (which file has which reply); metrics for each
+file by its name.
 """
 
 from collections import Counter
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import content_digest, read_records, write_records
+from nemo_srlm.core.files import content_digest, read_records, write_json, write_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Judgement, RankedReply
 from nemo_srlm.core.stage import Context, Stage
@@ -20,7 +21,7 @@ from nemo_srlm.stages.common.evaluating import of_model, require
 from nemo_srlm.stages.common.generating import usage_metrics
 from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
 
-RANKED = "ranked.jsonl"
+RANKED, FILES = "ranked.jsonl", "files.json"
 
 
 def _files(cfg: Config) -> list[Path]:
@@ -70,6 +71,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
 
     cfg, replies = ctx.cfg, _distinct(ctx)
     write_records(ctx.dir / RANKED, replies.values())
+    write_json(ctx.dir / FILES, {name: [reply.id for reply in own] for name, (own, _) in _read(ctx).items()})
     merge_parts(ctx, Judgement, list(replies), JUDGEMENTS)
     judgements = {j.id: j for j in read_records(ctx.dir / JUDGEMENTS, Judgement)}
     files: dict[str, Any] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.core import manifest
-from nemo_srlm.core.files import write_records
-from nemo_srlm.core.records import Prompt
+from nemo_srlm.core.files import write_json, write_records
+from nemo_srlm.core.records import Judgement, Prompt, RankedReply
 from nemo_srlm.report import families, model_tables, summary, units
 from nemo_srlm.report.benchmarks import plain
 from nemo_srlm.report.collect import of_run
@@ -100,6 +100,29 @@ def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     text = plain(model_tables.by_family([data])[0])[1][0]
     assert text[0] == "compare, score"
     assert re.search(r"from M1, up$", text[2])
+
+
+def test_models_are_compared_on_each_preference_file(root: Path):
+    run = build(root, "preferences", world=False)
+    name = "ultrafeedback_test_prefs.parquet"
+    replies = [RankedReply(f"{i}.{rank}", str(i), "q", "a", rank) for i in range(60) for rank in range(2)]
+    for t in range(3):
+        directory = run / f"iter{t}/eval_preferences"
+        right = 20 + 15 * t  # of the 40 instructions that the file has
+        scores = {r.id: 4.0 - r.rank if int(r.instruction_id) < right else 3.0 + r.rank for r in replies}
+        write_records(directory / "ranked.jsonl", replies)
+        write_records(directory / "judgements.jsonl", (Judgement(r.id, r.instruction_id, (scores[r.id],) * 3, ("",) * 3,
+                                                                 ("stop",) * 3) for r in replies))  # fmt: skip
+        write_json(directory / "files.json", {name: [r.id for r in replies if int(r.instruction_id) < 40]})
+    data = read_runs([run])
+    last = next(
+        c for c in data[0]["preference_changes"][name]["pairwise_accuracy"] if (c["first"], c["last"]) == ("M1", "M3")
+    )
+    assert (last["value"], last["num"], last["verdict"]) == (pytest.approx(0.5), 40, "up")
+    table = next(
+        line for line in markdown(data).split(f"### Judging {name}")[1].splitlines() if line.startswith("| M3")
+    )
+    assert re.search(r"\+50\.0 pts \[[^]]*\] from M1, up", table)
 
 
 def test_grades_that_each_model_gives_itself_are_not_compared(root: Path):
