@@ -10,6 +10,7 @@ from typing import Any
 from nemo_srlm.config.checks import check, check_fields, check_tiny_world
 from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.imported import Describe, with_imported
+from nemo_srlm.config.languages import with_language
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.config.type_errors import refuse_conversions, type_error
@@ -165,10 +166,11 @@ def typed(loose: Any, where: str, describe: Describe | None = None) -> Config:
     current: Config = current_words(cfg)
     check_fields(current)
     check_tiny_world(current)  # it would not read the path
+    stated: Any = OmegaConf.to_container(loose)
+    current = with_language(current, stated)
     if describe is not None and current.import_hf.path:
         found = describe(current.import_hf.path)
         if found is not None:
-            stated: Any = OmegaConf.to_container(loose)
             current = with_imported(current, stated, found)
     check(current)
     return current

@@ -14,7 +14,7 @@ KEYWORDS = (
 )  # fmt: skip
 
 NOT_BLANK, NOT_BLANK_WORDS = r"(?s:.*\S.*)", "a list of texts that are not blank"
-# Regular expressions: what a chat model says before a task, and its label.
+# The default of prompts.openings, which finished runs have recorded. The grammar of data/openings.py has taken its place.
 OPENINGS = (
     r"(?:(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|alright)\b[!,.:]*\s*)?"
     r"(?:here(?:'s|’s| is| are| comes)|below is)\b[^\n:：]{0,80}\b(?:tasks?|prompts?|instructions?)\b[^\n:：]{0,40}[:：]",
@@ -77,8 +77,8 @@ class PromptsSection(SamplingSection):
     rouge_max: float = number(
         0.7, "reject above this ROUGE-L F1 with any seed or accepted prompt; 1 = no filter", above=0, at_most=1
     )
-    min_words: int = number(4, at_least=0)
-    max_words: int = number(150, at_least=1)
+    min_words: int = number(4, "of seed.language=ja 8, zh 6, th 12: characters", at_least=0)
+    max_words: int = number(150, "of seed.language=ja 400, zh 300, th 600: characters", at_least=1)
     keywords: list[str] = setting(
         list(KEYWORDS),
         "reject a prompt that holds one of these words",
@@ -93,9 +93,14 @@ class PromptsSection(SamplingSection):
         allowed=NOT_BLANK_WORDS,
         free=True,
     )
-    ascii_start: bool = setting(True, "reject a first character that is punctuation or not ASCII")
+    ascii_start: bool = setting(
+        True, "reject a first character that is punctuation or not ASCII; off where seed.language is not en"
+    )
     tokenization: str = choice(
-        "rouge", "unicode", help="of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score); unicode (other languages)"
+        "rouge",
+        "unicode",
+        help="of words and ROUGE-L: rouge (a-z0-9 only, as rouge_score); unicode (the default where "
+        "seed.language is not en)",
     )
     separators: list[str] = setting(
         list(SEPARATORS), "the written prompt ends before the first of these, and of the template's own mark",
@@ -110,7 +115,8 @@ class PromptsSection(SamplingSection):
         "ends with a colon", pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, free=True, added=True,
     )  # fmt: skip
     openings: list[str] = setting(
-        list(OPENINGS), "regular expressions, in any case: removed from the start of a written prompt, as the template's label",
+        list(OPENINGS), "regular expressions, in any case: removed from the start of a written prompt, beside the template's "
+        "label and the greetings, announcements and labels of eleven languages (data/openings.py), which the default stands for",
         pattern=NOT_BLANK, allowed=NOT_BLANK_WORDS, free=True, added=True,
     )  # fmt: skip
 

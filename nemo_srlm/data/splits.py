@@ -18,6 +18,7 @@ from nemo_srlm.data.oasst import FirstTurn, Reply
 
 MAX_EVAL_SHARE = 1 / 8  # at most these shares of the data are held out, so that small data sets can still train
 MAX_VALID_SHARE = 1 / 4
+EFT_SHARE = 1 / 8  # of what is left, where there is less than IFT asks for
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,12 @@ def _take_until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list
 def _ift_share(total: int, want_ift: float, want_eft: float) -> int:
     """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none).
 
-    IFT gets what it wants where one is left for EFT. Where there are not even enough for IFT, the two share them in
-    proportion to what they want, and an infinite want of one leaves the other what it wants, at most half.
+    IFT comes first: it gets what it wants where there is so much, if nothing is left for EFT. Where there is less, EFT gets
+    an eighth at most, since no run goes on without any. An infinite want of IFT leaves EFT what it wants, at most half.
     """
     want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
-    if want_ift < total or not want_eft:
+    if want_ift <= total or not want_eft:
         return int(min(want_ift, total))
     if math.isinf(want_ift):
         return total - (total // 2 if math.isinf(want_eft) else min(math.ceil(want_eft), total // 2))
-    if math.isinf(want_eft):
-        return min(math.ceil(want_ift), total - total // 2)
-    share = round(total * want_ift / (want_ift + want_eft))
-    return min(max(share, 1), total - 1) if total >= 2 else share  # neither set stays empty while there are two
+    return total - math.ceil(min(want_eft, total * EFT_SHARE)) if total >= 2 else total

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.data import templates
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.evaluate.headtohead import parse_verdict
+from nemo_srlm.judge.verdicts import parse_verdict
 
 NAMES = ("instruction", "output_1", "output_2")
 _START, _END = "<|im_start|>", "<|im_end|>"

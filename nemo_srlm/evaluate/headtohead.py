@@ -5,7 +5,6 @@ a loss only when both verdicts name the same response, otherwise a tie. The pape
 such an item is counted as unjudged, not as a tie.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +12,10 @@ from typing import Any, Literal
 
 from nemo_srlm.core.records import Record, content_id
 from nemo_srlm.evaluate import statistics
-from nemo_srlm.judge.statements import CLOSE, OPEN, explanation, half_width, is_copy, offers_another, quoted_spans
 
 Outcome = Literal["win", "tie", "loss", "unjudged"]
 OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss", "unjudged")
 SIGNS = {"win": 1.0, "tie": 0.0, "loss": -1.0}
-
-# The colon is required: "A is better than B" in the reasoning is no verdict. Lower-case "a" counts at a line's end only.
-_HEAD = re.compile(rf"better{CLOSE}*(?:response|answer|one)?{CLOSE}*:", re.IGNORECASE)
-_VALUE = re.compile(
-    rf"{OPEN}*(?i:(?:response|answer)\s+)?[*_`\"'(\[]*([AB](?![^\W_])|[ab](?=[\s*_`\"')\].]*$)|(?i:tie|both|neither|equal|same)\b)",
-    re.MULTILINE,
-)
-_OTHER = re.compile(r"\W*(?:(?:response|answer)\W+)?[AB]\W*", re.IGNORECASE)  # "A - B": a choice, no explanation
 
 
 @dataclass(frozen=True)
@@ -48,28 +38,6 @@ class Comparison(Record):
 
 def comparison_id(prompt_id: str, sample: int, model: str, other: str) -> str:
     return content_id("h2h", prompt_id, sample, model, other)
-
-
-def parse_verdict(text: str, responses: Sequence[str] = ()) -> str:
-    """The LAST "Better: X" that the judge itself makes: "A", "B", "tie"; "" for none, for both ("A or B") or an unclear one.
-
-    A statement in quotes, or in a copy of one of `responses`, is not the judge's (judge/statements.py).
-    """
-    text = half_width(text)
-    spans, last = quoted_spans(text), None
-    for head in _HEAD.finditer(text):
-        quoted = any(start < head.start() and head.end() < end for start, end in spans)
-        if not quoted and not any(is_copy(text, head.start(), head.end(), half_width(r)) for r in responses):
-            last = head
-    value = _VALUE.match(text, last.end()) if last else None
-    if value is None:
-        return ""
-    rest = text[value.end() :].partition("\n")[0]
-    found = explanation(rest)
-    if found is None or offers_another(found) or (">" not in rest and _OTHER.fullmatch(found)):
-        return ""
-    word = value[1].upper()
-    return word if word in {"A", "B"} else "tie"
 
 
 def outcome(first: str, second: str) -> Outcome:

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from nemo_srlm.config.methods import JudgeTrainingSection
 from nemo_srlm.core.records import Judgement, PreferencePair, content_id
-from nemo_srlm.data.words import count_words
+from nemo_srlm.data.words import BROKEN, count_words
 from nemo_srlm.judge.scores import spread
 
 PRIOR = 0.1  # wins that each judgement has over each other one before any comparison: a judgement that wins all stays finite
@@ -30,9 +30,23 @@ class Draw:
 
 
 def draws(judgement: Judgement) -> list[Draw]:
-    """The draws that state a score and are complete, without repeated texts, in order."""
-    found = zip(judgement.texts, judgement.scores, judgement.finish_reasons, strict=True)
-    return list({t: Draw(t, s) for t, s, reason in found if s is not None and reason == "stop"}.values())
+    """The draws that may be trained on, in order: see `why_unusable`."""
+    found = zip(judgement.texts, judgement.scores, why_unusable(judgement), strict=True)
+    return [Draw(text, score) for text, score, reason in found if not reason and score is not None]
+
+
+def why_unusable(judgement: Judgement) -> list[str]:
+    """Of each draw why it is not trained on, or "": "unparsed", "cut_off" (at the token limit, which would teach not to end),
+    "broken_character" (bytes that are no character, which would teach to write them), "repeated" (an earlier draw's text)."""
+    reasons: list[str] = []
+    seen: set[str] = set()
+    for text, score, finish in zip(judgement.texts, judgement.scores, judgement.finish_reasons, strict=True):
+        reason = "unparsed" if score is None else "cut_off" if finish != "stop" else ""
+        reason = reason or ("broken_character" if BROKEN in text else "repeated" if text in seen else "")
+        reasons.append(reason)
+        if not reason:
+            seen.add(text)
+    return reasons
 
 
 def least_certain(judgements: Sequence[Judgement]) -> Judgement | None:

@@ -14,29 +14,32 @@ from collections.abc import Iterable, Sequence
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.data import templates
-from nemo_srlm.judge.statements import CLOSE, OPEN, behind_thinking, half_width, is_copy, is_harmless, quoted_spans
+from nemo_srlm.judge.quotes import LETTER, Reading, Span, Statement, read
+from nemo_srlm.judge.statements import CLOSE, LINE, OPEN, behind_thinking, half_width, is_harmless, on_line
 
 _HEAD = re.compile(
-    rf"(?<![^\W_])score{CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){CLOSE}*)?"
+    rf"(?<!(?!_){LETTER})score{CLOSE}*(?:\((?P<scale>[^()\n]{{0,40}})\){CLOSE}*)?"
     rf"(?::|(?:=|is\b)(?={OPEN}*[0-9]))",  # "the score is based on ..." states none
     re.IGNORECASE,
 )
 _VALUE = re.compile(rf"(?P<gap>{OPEN}*)(?P<number>[0-9]+(?:\.[0-9]+)?)")
 _UNIT = re.compile(
-    r"[ \t*_]*(?:(?:points?|pts?|stars?|punkte?n?|puntos?|pontos?|punti|punto|балл(?:а|ов)?|étoiles?)(?![^\W_])|分|点|점)",
+    r"[ \t*_]*(?:(?:points?|pts?|stars?|punkte?n?|puntos?|pontos?|punti|punto|балл(?:а|ов)?|étoiles?"
+    r"|نقاط|نقطة|درجات|درجة|अंक|নম্বর)(?![^\W_])|分|点|點|점|คะแนน)",
     re.IGNORECASE,
 )
 _SCALE = re.compile(
     rf"{CLOSE}*[(\[]?[ \t]*"
-    r"(?:/|\bout[ \t]+of\b(?:[ \t]+an?)?(?:[ \t]+(?:possible|maximum|total))?(?:[ \t]+of)?|\b(?:of|von|de|sobre|sur|su|из)\b)"
+    r"(?:/|\bout[ \t]+of\b(?:[ \t]+an?)?(?:[ \t]+(?:possible|maximum|total))?(?:[ \t]+of)?|\b(?:of|von|de|sobre|sur|su|из|من)\b"
+    r"|จาก|เต็ม)"
     rf"{CLOSE}*(?P<max>[0-9]+(?:\.[0-9]+)?|five\b)(?![0-9])",
     re.IGNORECASE,
 )
 _SPACES = re.compile(r"[ \t]+")
 _OUR_SCALE = re.compile(
     r"(?:on[ \t]+a[ \t]+scale[ \t]+(?:of|from)[ \t]+)?"
-    r"[ \t]*(?:/|(?:out[ \t]+of|max(?:imum)?\.?|von|0[ \t]*(?:-|–|to|bis)|1[ \t]*(?:-|–|to|bis))[ \t]*)?(?P<max>[0-9]+)"
-    r"(?:[ \t]*(?:points?|punkte))?[ \t]*",
+    r"[ \t]*(?:/|(?:out[ \t]+of|max(?:imum)?\.?|von|sur|de|sobre|su|из|满分|滿分|จาก|เต็ม|[01][ \t]*(?:-|–|to|bis))[ \t]*)?"
+    r"(?P<max>[0-9]+)(?:[ \t]*(?:points?|punkte|puntos|pontos|punti|分|点満点中?|点|점[ \t]*만점|점|คะแนน))?[ \t]*",
     re.IGNORECASE,
 )
 _BRACKET = re.compile(r"[ \t]*\(([^()\n]*)\)")
@@ -44,7 +47,6 @@ _SUM = re.compile(r"[ \t]*=[ \t]*([0-9]+(?:[ \t]*\+[ \t]*[0-9]+)+)")
 _PART = r"[0-9]+[ \t]+(?:points?[ \t]+)?for[ \t]+[^0-9,;+]+"
 _PARTS = re.compile(rf"{_PART}(?:[,;+][ \t]*(?:and[ \t]+)?{_PART})+")
 _SAYS_OWN_SCORE = re.compile(r"(?:^|[.!?:;)\]\"”’])$|(?:^|\W)(?:total|final|overall|my|the)$", re.IGNORECASE)
-LINE = 1000  # characters of a line that are looked at: the bound keeps the patterns fast on long runs of signs
 
 
 def judge_input(template: str, instruction: str, response: str) -> str:
@@ -60,14 +62,14 @@ def parse_score(text: str, max_score: int = 5, truncated: bool = False, response
     such as "Relevance score: 1".
     """
     text = half_width(text)
-    head = _last_head(text, half_width(response))
-    if head is None or not _scale_is_ours(head["scale"], max_score):
+    reading = read(text, _HEAD, _VALUE, _number, [half_width(response)] if response else [])
+    if not reading.own or (value := reading.own[-1].value) is None or len(value["number"]) > 12:
         return None
-    value = _VALUE.match(text, head.end())
-    if value is None or len(value["number"]) > 12:
+    head = reading.own[-1].head
+    if not _scale_is_ours(head["scale"], max_score) or not _is_conclusion(text, reading):
         return None
-    line, newline, _ = text[value.end() :].partition("\n")
-    near = _SPACES.sub(" ", _without_quoted_scores(text, value.end(), line)[:LINE])
+    line, finished = on_line(text, value.end())
+    near = _SPACES.sub(" ", _without_foreign_scores(text, reading.foreign, value.end(), line))[:LINE]
     rest = near[_end(_UNIT, near) :]
     if (scale := _SCALE.match(rest)) is not None:
         if float("5" if scale["max"].lower() == "five" else scale["max"]) != max_score:
@@ -79,31 +81,39 @@ def parse_score(text: str, max_score: int = 5, truncated: bool = False, response
         return None
     if "\n" in value["gap"] and rest.strip(" *_`\"'])}>$|.\r"):
         return None  # "Score:" and then, on another line, a sentence or list item that happens to begin with a number
-    if truncated and (not newline or not _SAYS_OWN_SCORE.search(_before(text, head.start()))):
+    if truncated and (not finished or not _SAYS_OWN_SCORE.search(_before(text, head.start()))):
         return None
     return score if score <= max_score else None
 
 
-def _last_head(text: str, response: str) -> re.Match[str] | None:
-    """The beginning of the last statement that is the judge's own: not in quotes, not in a copy of the response."""
-    spans = quoted_spans(text)
-    last = None
-    for head in _HEAD.finditer(text):
-        if any(start < head.start() and head.end() < end for start, end in spans):
-            continue
-        value = _VALUE.match(text, head.end())
-        if response and is_copy(text, head.start(), value.end() if value else head.end(), response):
-            continue
-        last = head
-    return last
+def _number(value: re.Match[str]) -> float:
+    return float(value["number"])
 
 
-def _without_quoted_scores(text: str, start: int, line: str) -> str:
-    """The `line` from text[start] on, blank where it quotes a statement of a score: the number in it is not the judge's."""
+def _is_conclusion(text: str, reading: Reading) -> bool:
+    """Whether the last of the judge's statements is its conclusion, beside what the response states of itself.
+
+    Not a partial score before a statement that may be the response's. Not a plain statement that the response has, too, where
+    the judge concluded otherwise before.
+    """
+    stated = reading.own
+    last = stated[-1]
+
+    def concludes(one: Statement) -> bool:
+        return _SAYS_OWN_SCORE.search(_before(text, one.head.start())) is not None
+
+    if reading.unsure and not concludes(last):
+        return False
+    others = [one for one in stated[:-1] if one.value and last.value and _number(one.value) != _number(last.value)]
+    return not (last.repeated and any(map(concludes, others)))
+
+
+def _without_foreign_scores(text: str, spans: Sequence[Span], start: int, line: str) -> str:
+    """The `line` from text[start] on, blank where it holds a score that is not the judge's."""
     if _HEAD.search(line) is None:
         return line
     blank, end = list(line), start + len(line)
-    for first, last in quoted_spans(text):
+    for first, last in spans:
         if start <= first < end and _HEAD.search(text, first, last):
             stop = min(last, end)
             blank[first - start : stop - start] = " " * (stop - first)

@@ -1,42 +1,41 @@
-"""What counts as a judge's own statement, and what may follow its value: for scores ("Score: 4") and verdicts ("Better: A").
+"""What may follow the value of a judge's statement: for scores ("Score: 4") and verdicts ("Better: A").
 
-A statement inside quotes, or inside a copy of the response, is not the judge's. The grammar after a value is closed: the
-line ends, a sentence ends, or an explanation follows that holds neither a number nor an alternative. Anything else makes
-the statement unparsable, in every language.
+The grammar is closed: the line ends, a sentence ends, or an explanation follows that holds neither a number nor an
+alternative nor a correction. Anything else makes the statement unparsable, in every language. Which statements are the
+judge's own: judge/quotes.py.
 """
 
 import re
-from collections.abc import Iterator
+import unicodedata
 
 # What may surround a value without changing it: markdown, quotes, brackets, table bars, LaTeX.
 OPEN = r"(?:[\s*_`\"'\[({<$|]|\\boxed\b|\\[(\[])"
 CLOSE = r"(?:[ \t*_`\"'\])}>$|]|\\[)\]])"
 
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-_QUOTES = (("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("‹", "›"), ("<response>", "</response>"))
-_SINGLE = re.compile(r"(?<!\w)(?:'(?=\S)[^'\n]*?(?<=\S)'|‘[^’\n]*?’)(?!\w)")  # not an apostrophe
-_QUOTED_LINE = re.compile(r"^[ \t]*>.*(?:\n|$)", re.MULTILINE)  # markdown's quotes and blocks of code
-_CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`[^`\n]+`")
-_WORD = re.compile(r"\w+")
-_STRAIGHT = re.compile(r'(?<!\w)"(?=\S)([^"]*?)(?<=\S)"(?!\w)')
-_PARAGRAPH = re.compile(r"\n[ \t]*\n")
-NEAR = 200  # characters before inline code that are looked at
-COPY = 20  # characters before a statement that, found in the response with it, make it a copy of the response
-
-# English, German, French, Spanish, Italian, Portuguese, Russian, without words that are common for another reason ("one",
-# "due", "sei"). Chinese and Japanese numbers are numeric characters.
+_POINT = 0x066B  # of Arabic decimals
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: ord(" "), _POINT: ord(".")}
+_DIGIT = re.compile(r"(?![0-9])\d")
+LINE = 1000  # characters of a line that are looked at: the bound keeps the patterns fast on long runs of signs
+# English, German, French, Spanish, Italian, Portuguese, Russian, Korean, Arabic, Hindi, Bengali, without words that are common
+# for another reason ("one", "due", "sei"). Chinese and Japanese numbers are numeric characters, Thai ones stand in _SIGNS.
 _NUMBERS = (
     "zero two three four five six seven eight nine ten half null eins zwei drei vier fünf sechs sieben acht neun zehn halb zéro "
     "deux trois quatre cinq sept huit neuf dix demi cero dos tres cuatro cinco seis siete ocho nueve diez tre quattro cinque "
     "sette otto nove dieci dois duas três quatro sete oito dez ноль один два три четыре пять шесть семь восемь девять десять "
-    "하나 둘 셋 넷 다섯"
+    "하나 둘 셋 넷 다섯 "
+    "صفر واحد اثنان اثنين ثلاثة ثلاث أربعة أربع خمسة خمس نصف "
+    "शून्य दो तीन चार पाँच पांच आधा শূন্য দুই তিন চার পাঁচ আধা"
 )
 _HEDGES = (
     "or maybe perhaps possibly rather almost nearly oder vielleicht eher beinahe ou peut-être plutôt presque quizás quizá talvez "
-    "casi oppure forse quasi или возможно может почти"
+    "casi oppure forse quasi или возможно может почти أو ربما या शायद বা অথবা হয়তো"
 )
-_JOINS = "and und et y e o u и"
+_JOINS = "and und et y e o u и و और এবং"
+# What takes a statement back, where a clause begins with it and a sign follows: "No, B", not "No errors".
+_CORRECTS = (
+    "no wait hmm sorry correction oops nein moment korrektur non pardon espera perdón perdona scusa aspetta não espere desculpe "
+    "нет стоп 不 不对 不對 等等 いや いいえ 違う 아니 아니요 잠깐 ไม่ ไม่ใช่ لا नहीं না"
+)
 
 
 def _any_word(words: str) -> str:
@@ -45,12 +44,21 @@ def _any_word(words: str) -> str:
 
 _UNPLAIN = re.compile(_any_word(f"{_NUMBERS} {_HEDGES}"), re.IGNORECASE)
 _ANOTHER = re.compile(rf"\W*{_any_word(f'{_HEDGES} {_JOINS}')}", re.IGNORECASE)
-_SIGNS = ("或", "也许", "可能", "または", "もしくは", "かも", "또는", "아마", "%", "٪")
-_BECAUSE = "because since as given due weil da denn car parce puisque porque pues ya poiché perché já pois потому так поскольку"
-_BECAUSE_CJK = "因为|因為|なぜなら|왜냐하면"
+_TAKES_BACK = re.compile(
+    rf"(?:^|[.!?。।…;:,、(–—-])[\s*_\"'(]*{_any_word(_CORRECTS)}[ \t*_]*(?:[.!?。।…;:,、–—-]|$)", re.IGNORECASE
+)
+_SIGNS = (
+    "或", "也许", "可能", "または", "もしくは", "かも", "또는", "아마", "หรือ", "อาจ",
+    "ครึ่ง", "หนึ่ง", "สอง", "สาม", "สี่", "ห้า", "%", "٪",
+)  # fmt: skip
+_BECAUSE = (
+    "because since as given due weil da denn car parce puisque porque pues ya poiché perché já pois потому так поскольку "
+    "لأن لأنه لأنها क्योंकि কারণ"
+)
+_BECAUSE_UNSPACED = "因为|因為|なぜなら|왜냐하면|เพราะ|เนื่องจาก"
 _EXPLAINS = re.compile(
-    rf"{CLOSE}*(?:[:;(–—]|-(?=[ \t]+\S)|[,、]?[ \t]*(?:(?:{'|'.join(_BECAUSE.split())})(?!\w)|{_BECAUSE_CJK})"
-    rf"|。|[.!](?=[\s*_`\"'\])}}>|]|$))",
+    rf"{CLOSE}*(?:[:;(–—]|-(?=[ \t]+\S)|[,、،]?[ \t]*(?:(?:{'|'.join(_BECAUSE.split())})(?!\w)|{_BECAUSE_UNSPACED})"
+    rf"|[。।]|[.!](?=[\s*_`\"'\])}}>|]|$))",
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"[ \t]*[*_`\])}>|][ \t*_`\"'\])}>$|]*(?=[ \t])")
@@ -68,53 +76,19 @@ def behind_thinking(text: str, end: str, truncated: bool) -> str:
 
 
 def half_width(text: str) -> str:
-    """`text` with full-width letters, digits and signs in their usual form. Positions stay the same."""
-    return text.translate(_FULL_WIDTH)
+    """`text` with full-width letters and signs, and the digits of every script, in their usual form. Positions stay the same."""
+    return _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text.translate(_FULL_WIDTH))
 
 
-def quoted_spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of what stands in quotation marks. Marks around the whole text are none; a quote ends with its paragraph."""
-    found: list[tuple[int, int]] = []
-    for first, last in _QUOTES:
-        start = text.find(first)
-        while start >= 0 and (end := text.find(last, start + len(first))) >= 0:
-            found.append((start, end + len(last)))
-            start = text.find(first, end + len(last))
-    for start, end in _paragraphs(text):
-        found += [match.span() for match in _STRAIGHT.finditer(text, start, end)]
-    found += [match.span() for pattern in (_SINGLE, _QUOTED_LINE, _CODE) for match in pattern.finditer(text)]
-    found += [match.span() for match in _INLINE.finditer(text) if _is_behind_words(text, match.start())]
-    whole = (len(text) - len(text.lstrip()), len(text.rstrip()))
-    return [span for span in found if span != whole]
-
-
-def _is_behind_words(text: str, start: int) -> bool:
-    """Whether inline code stands in running text. Alone, or behind a label of one word ("Final:"), it is markdown."""
-    near = max(0, start - NEAR)
-    return len(_WORD.findall(text, max(near, text.rfind("\n", near, start) + 1), start)) >= 2
-
-
-def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
-    start = 0
-    for gap in _PARAGRAPH.finditer(text):
-        yield start, gap.start()
-        start = gap.end()
-    yield start, len(text)
-
-
-def is_copy(text: str, start: int, end: int, response: str) -> bool:
-    """Whether the statement text[start:end] is part of a copy of `response`: it stands there, with what is before it."""
-    before = text[max(0, start - COPY) : start]
-    return len(before.strip()) >= COPY // 2 and _flat(before + text[start:end]) in _flat(response)
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
+def on_line(text: str, start: int) -> tuple[str, bool]:
+    """(what stands on the line from `start` on, whether the line is finished)."""
+    line, newline, _ = text[start:].partition("\n")
+    return line, bool(newline)
 
 
 def explanation(rest: str) -> str | None:
     """What follows a value on its line: "" where the line ends, the explanation, or None for what is neither."""
-    if not rest.strip(" \t*_`\"'])}>$|.!。\\\r"):
+    if not rest.strip(" \t*_`\"'])}>$|.!。।\\\r"):
         return ""
     begins = _EXPLAINS.match(rest) or _WRAPPED.match(rest)
     return None if begins is None else rest[begins.end() :]
@@ -132,5 +106,15 @@ def offers_another(text: str) -> bool:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text holds no number in any form and no word that offers an alternative."""
-    return not (any(c.isnumeric() for c in text) or _UNPLAIN.search(text) or any(sign in text for sign in _SIGNS))
+    """Whether a text holds no number in any form, no word that offers an alternative, and takes nothing back."""
+    return not (
+        any(c.isnumeric() for c in text)
+        or _UNPLAIN.search(text)
+        or any(sign in text for sign in _SIGNS)
+        or takes_back(text)
+    )
+
+
+def takes_back(text: str) -> bool:
+    """Whether an explanation takes the statement back: "A. No, wait"."""
+    return _TAKES_BACK.search(text) is not None

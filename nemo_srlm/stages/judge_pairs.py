@@ -146,15 +146,25 @@ def _pairs(
     return found, kept, unused + [Unused(candidates[pair_id], reason) for pair_id, reason in reasons.items()]
 
 
+def _judgements(ctx: Context) -> Iterator[Judgement]:
+    """All that draws are taken from."""
+    for name in ("judge", "judge_worse"):
+        if name in ctx.inputs:
+            yield from read_records(ctx.inputs[name] / JUDGEMENTS, Judgement)
+
+
 def _run(ctx: Context) -> None:
+    """Draws that no pair may hold are counted, too (`draws_<reason>`, see meta.why_unusable)."""
     section = ctx.cfg.judge_training
     num_responses = sum(1 for _ in read_json_lines(ctx.inputs["pairs"] / PAIRS))
     found, kept, unused = _pairs(METHODS[section.method](ctx), section, num_responses)
     write_records(ctx.dir / PAIRS, kept)
     write_json_lines(ctx.dir / DROPPED, (one._asdict() for one in unused))
     reasons = Counter(f"dropped_{one.reason}" for one in unused)
+    draws = Counter(reason for one in _judgements(ctx) for reason in meta.why_unusable(one) if reason)
     raising = {f"rising_{name}": sum(map(meta.rises, some)) for name, some in (("found", found), ("kept", kept))}
     counts = {"choices": len(kept) + len(unused), **dict(sorted(reasons.items()))}
+    counts |= {f"draws_{reason}": number for reason, number in sorted(draws.items())}
     write_json(ctx.dir / COUNTS, {**counts, "found": len(found), "pairs": len(kept), **raising})
 
 

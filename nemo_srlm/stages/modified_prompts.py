@@ -14,6 +14,7 @@ from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Prompt, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
+from nemo_srlm.data.words import BROKEN
 from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
@@ -50,6 +51,8 @@ def modified(prompt: Prompt, outcome: Outcome) -> ModifiedPrompt:
     text = outcome[0].text.strip()
     if outcome[0].finish_reason == "length":
         return ModifiedPrompt(prompt.id, "", "cut_off")
+    if BROKEN in text:
+        return ModifiedPrompt(prompt.id, "", "broken_character")
     if not text or text.casefold() == prompt.text.strip().casefold():
         return ModifiedPrompt(prompt.id, "", "unchanged" if text else "empty")
     return ModifiedPrompt(prompt.id, text)

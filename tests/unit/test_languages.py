@@ -22,6 +22,7 @@ from nemo_srlm.core.records import Judgement, PreferencePair, Prompt, SftExample
 from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.oasst import read_first_turns
+from nemo_srlm.data.prompt_filters import PromptFilter
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.stages import candidates, eft, judge, pairs, prompts, seed
 from tests.unit.fake_engine import FakeEngine
@@ -152,3 +153,26 @@ def test_every_template_of_a_language_is_its_own_and_complete(name: str) -> None
     assert "Score: <" in templates.read_text(cfg.judge.template)  # the parser needs this word in every language
     assert 'Better: A"' in templates.read_text(cfg.eval.h2h_template)
     assert templates.load_shots(cfg.prompts.template).head != templates.load_shots(english.prompts.template).head
+
+
+def test_the_language_of_the_seed_data_decides_the_default_filters_of_written_prompts() -> None:
+    found = {
+        name: PromptFilter(compose("llama2_7b", [f"seed.language={name}"]).prompts, [])
+        for name in ("ja", "JA-JP", "zh", "th", "de", "ru")
+    }
+    for name, text in (
+        ("ja", "富士山の高さを教えてください。"), ("JA-JP", "京都の寺について三つ挙げてください。"),
+        ("zh", "请详细解释长城的历史。"), ("th", "จงอธิบายวิธีทำต้มยำกุ้งอย่างละเอียด"),
+        ("de", "Ändere den Satz, bitte."), ("ru", "Объясни, почему небо голубое."),
+    ):  # fmt: skip
+        assert found[name].accept([text, text[:3]]) == ["", "too_short"], name
+    long = "山" * 401
+    assert found["ja"].accept([long, long[:400]]) == ["too_long", ""]
+
+
+def test_a_filter_that_a_config_states_stays_and_english_keeps_the_papers_words() -> None:
+    own = ["prompts.tokenization=rouge", "prompts.max_words=90"]
+    stated = compose("llama2_7b", ["seed.language=ja", *own]).prompts
+    assert (stated.tokenization, stated.min_words, stated.max_words, stated.ascii_start) == ("rouge", 8, 90, False)
+    english = compose("llama2_7b").prompts
+    assert (english.tokenization, english.min_words, english.max_words, english.ascii_start) == ("rouge", 4, 150, True)

@@ -39,6 +39,33 @@ def test_the_response_whose_scores_differ_most_is_compared_and_draws_that_state_
     assert [draw.text for draw in meta.draws(twice)] == ["same", "other"]
 
 
+def test_a_draw_that_is_not_trained_on_has_a_reason():
+    texts = ("Good. Score: 4", "Gut\ufffd. Score: 3", "Good", "Cut. Score: 1", "Good. Score: 4", "Bad. Score: 0")
+    reasons = ("stop", "stop", "stop", "length", "stop", "stop")
+    judgement = Judgement("c", "p", (4.0, 3.0, None, 1.0, 4.0, 0.0), texts, reasons)
+    assert meta.why_unusable(judgement) == ["", "broken_character", "unparsed", "cut_off", "repeated", ""]
+    assert [draw.score for draw in meta.draws(judgement)] == [4.0, 0.0]
+
+
+@pytest.mark.parametrize("method", ["any_draw", "meta"])
+def test_judgements_with_broken_characters_are_in_no_pair_and_counted(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = compose("tiny", [f"judge_training.method={method}", "judge_training.max_rise=1"])
+    write(tmp_path)
+    path = tmp_path / "judge" / "judgements.jsonl"
+    rows = path.read_text("utf-8").replace("c01 draw 0.", "c01 draw 0\ufffd.")
+    path.write_text(rows, "utf-8")
+    use(monkeypatch, prefers_low)
+    if method == "meta":
+        run(cfg, tmp_path, "meta_judge")
+    found = run(cfg, tmp_path, "judge_pairs")
+    made = list(read_records(tmp_path / "judge_pairs" / "pairs.jsonl", PreferencePair))
+    assert found["draws_broken_character"] == 1
+    assert made
+    assert not any("\ufffd" in p.chosen + p.rejected for p in made)
+
+
 def test_a_place_that_always_wins_is_weighed_down():
     """The paper's weights: 6 wins in place A and 2 in place B weigh 2/8 and 6/8, so that both places win alike: 1.5."""
     battles = [Battle(0, 1, "A", "A")] * 3 + [Battle(0, 1, "B", "B")]

@@ -1,4 +1,4 @@
-"""The closed grammar of a stated score, in ten languages: what keeps the number, and what makes it unparsable."""
+"""The closed grammar of a stated score, in fourteen languages: what keeps the number, and what makes it unparsable."""
 
 import pytest
 from hypothesis import given, settings
@@ -27,13 +27,17 @@ KEEPS = {
     "it": ["", " punti", " su 5", ", perché aiuta", " (una buona risposta)", ". Bene."],
     "pt": ["", " pontos", " de 5", ", porque ajuda", " - boa resposta", ". Bom."],
     "ru": ["", " балла", " из 5", ", потому что помогает", " — хороший ответ", ". Хорошо."],
-    "zh": ["", "分", "/5", "／5", "。很好", "，因为很好", "（很好的回答）"],
-    "ja": ["", "点", "/5", "。よい回答です", "（よい回答）", "、なぜなら正しいから"],
+    "zh": ["", "分", "/5", "／5", "。很好", "，因为很好", "（很好的回答）", "分（满分5分）"],
+    "ja": ["", "点", "/5", "。よい回答です", "（よい回答）", "、なぜなら正しいから", "点（5点満点）"],
     "ko": ["", "점", "/5", ". 좋은 답변입니다.", " (좋은 답변)"],
+    "th": ["", " คะแนน", "คะแนน", " จาก 5", " คะแนน จาก 5", " (เต็ม 5)", " เพราะตอบได้ดี", " - คำตอบดี"],
+    "ar": ["", " نقاط", " من 5", "، لأن الإجابة مفيدة", ". إجابة جيدة."],
+    "hi": ["", " अंक", "/5", "। अच्छा उत्तर।", ", क्योंकि यह सही है"],
+    "bn": ["", " নম্বর", "/5", "। ভালো উত্তর।"],
 }
 BREAKS = {
     "en": [" or N", " to N", ", maybe N", " minus N", " out of 10", " of ten", " (on a scale of 1 to 10)", " and a half", "..N",
-           " in total: N", " for relevance", "- ", "-", " - perhaps more", " if strict", " (N)"],
+           " in total: N", " for relevance", "- ", "-", " - perhaps more", " if strict", " (N)", ". No, wait.", ". Sorry: lower"],
     "de": [" oder N", " bis N", ", vielleicht N", " von 10", " von maximal 10", " von zehn", " oder fünf", " wäre zu viel"],
     "fr": [" ou N", " à N", " sur 10", " sur dix", ", peut-être N", " ou cinq", " serait trop"],
     "es": [" o N", " a N", " de 10", " sobre diez", ", quizás N", " o cinco", " sería demasiado"],
@@ -43,6 +47,10 @@ BREAKS = {
     "zh": [" 或 N", "或N", "到N", "／10", "分（满分10分）", "，也许N", "、N", "至五"],
     "ja": ["またはN", "から N", "／10", "点（10点満点）", "、N", "～N"],
     "ko": [" 또는 N", "에서 N", "/10", "점 (10점 만점)", "~N"],
+    "th": [" หรือ N", " ถึง N", " จาก 10", " คะแนน จาก 10", " (เต็ม 10)", " คะแนนครึ่ง", ". อาจเป็นสี่", " คะแนน ไม่ใช่"],
+    "ar": [" أو N", " إلى N", " من 10", ". أو خمسة", "٪", " ونصف"],
+    "hi": [" या N", " से N", "/10", "। या पाँच", " अंक में से"],
+    "bn": [" বা N", " থেকে N", "/10", "। অথবা পাঁচ"],
 }  # fmt: skip
 ISSUE = [
     "4 sur 10", "4 ou 5", "4 из 10", "4／10", "4 (on a scale of 1 to 10)", "4 von maximal 10", "3, maybe 4", "3～4", "3..4",
@@ -94,7 +102,17 @@ known = (
     "já",
     "car",
     "так",
-    *"分点점",
+    *"分点點점",
+    "คะแนน",
+    "เพราะ",
+    "เนื่องจาก",
+    "نق",
+    "درج",
+    "لأن",
+    "अंक",
+    "क्योंकि",
+    "নম্বর",
+    "কারণ",
 )
 word = st.text(st.characters(categories=["L", "M"]), min_size=1, max_size=8)
 

@@ -68,6 +68,7 @@ def test_what_is_no_other_instruction_has_a_reason():
         "empty",
         "cut_off",
     ]
+    assert of("Name two \ufffdtools.").error == "broken_character"
     assert modified(prompt, Failure("too_long: 9 > 8")).error == "too_long: 9 > 8"
 
 

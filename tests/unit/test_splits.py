@@ -16,6 +16,7 @@ from nemo_srlm.core.stage import Context
 from nemo_srlm.data.oasst import FirstTurn, LaterTurn, Reply, read_first_turns
 from nemo_srlm.data.splits import instruction_id, split
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.stages import baseline
 from nemo_srlm.stages.seed import STAGE
 from tests.unit.test_oasst import SAMPLE, message, tree, write
 
@@ -48,14 +49,30 @@ def test_each_set_gets_what_was_asked_where_there_is_enough():
     assert all(example.response.startswith("Reply 0 ") for example in made.ift)
 
 
-def test_where_there_is_not_enough_for_ift_it_shares_with_eft_in_proportion_to_what_they_want():
+def test_where_there_is_not_enough_for_ift_it_comes_first_and_an_eighth_is_left_for_eft():
     counts: Counter[str] = Counter()
     made = split([turn(i) for i in range(80)], SeedSection(), EftSection(), counts)
     assert len(made.eval_prompts) == 10
     assert len(instructions(made)[2]) == 17
-    assert len(made.ift) == round(53 * 3200 / (3200 + 1630 / 3))
-    assert len(made.ift) + len(instructions(made)[1]) == 53
+    assert (len(made.ift), len(instructions(made)[1])) == (46, 7)
     assert counts["asked_ift"] == 3200
+
+
+@pytest.mark.parametrize(
+    "eft",
+    [EftSection(num_valid=0), EftSection(num_valid=0, num_train=0), EftSection(source="none", num_valid=0)],
+)
+def test_num_ift_is_given_wherever_so_many_are_usable(eft: EftSection):
+    def of(usable: int) -> int:
+        seed = SeedSection(num_ift=50, num_eval_prompts=0)
+        return len(split([turn(i) for i in range(usable)], seed, eft, Counter()).ift)
+
+    assert [of(usable) for usable in (50, 51, 60, 400)] == [50] * 4
+    found = [of(usable) for usable in range(1, 50)]
+    if eft.source == "none":
+        assert found == list(range(1, 50))
+    else:
+        assert all(usable * 7 // 8 <= ift < usable for usable, ift in enumerate(found[1:], start=2))
 
 
 @pytest.mark.parametrize("source", ["baseline", "ranks"])
@@ -64,6 +81,19 @@ def test_a_small_num_ift_is_given_exactly_however_much_eft_wants(source: str):
     made = split([turn(i) for i in range(40)], SeedSection(num_ift=16), EftSection(source=source), counts)
     assert len(made.ift) == counts["ift"] == 16
     assert len(instructions(made)[1]) == 40 - 5 - 8 - 16  # evaluation prompts and EFT evaluation come first
+
+
+def test_a_baseline_without_anything_to_judge_is_refused_before_it_is_trained(tmp_path: Path):
+    rows = [tree(f"q{i}", message(f"a{i}", "A", f"q{i}", 0), message(f"b{i}", "B", f"q{i}", 1)) for i in range(50)]
+    path = write(tmp_path / "x.trees.jsonl", rows)
+    section = SeedSection(files=[str(path)], num_ift=50, num_eval_prompts=0)
+    cfg = Config(seed=section, eft=EftSection(num_valid=0))
+    ctx = context(cfg, tmp_path / "seed")
+    STAGE.run(ctx)
+    assert STAGE.finalize(ctx)["summary"].startswith("50 ift, 0 ranked_train")
+    (tmp_path / "baseline").mkdir()
+    with pytest.raises(DataError, match=r"no ranked reply is left for EFT.*seed\.num_ift"):
+        baseline.STAGE.run(Context(cfg, 0, tmp_path / "baseline", {"seed": ctx.dir}, Progress(tmp_path / "baseline")))
 
 
 def test_without_eft_everything_that_is_not_held_out_is_for_ift():

@@ -43,6 +43,10 @@ def test_label_and_chat_before_a_task_are_removed(text: str):
         "Summarize the following e-mail in 3 sentences.",
         "Task 9: Rewrite the given sentence.",
         "Explain the above.",
+        "Summarize it in one line.\nInput:",
+        "Summarize it in one line.\nInput: \n###\nTask 10:",
+        "Summarize it in one line.\n\n**Input:**",
+        "Input:",
     ],
 )
 def test_a_task_whose_input_is_not_there_is_refused(text: str):
