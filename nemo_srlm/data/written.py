@@ -20,7 +20,8 @@ _AROUND = {mark: mark for mark in ("***", "**", "__", "*", "_", "`", '"')} | {
     "「": "」",
     "『": "』",
 }
-_BULLET = re.compile(r"(?:[#>]+[ \t]+|[-•][ \t]+)+")
+_NO_LIST = r"(?!(?s:.*)\n\s*\d{1,2}[.)]\s)"
+_BULLET = re.compile(r"\A(?:[#>]+[ \t]+|[-•][ \t]+)+")
 # What may stand between "the following" and the end of a sentence that names no input: words, "three-line", "in 3 sentences".
 _REST = r"(?:[^:：.!?…。！？,;\"“”()\d\n'’-]|(?<=\w)['’-](?=\w)|\d+(?=[ -](?:word|sentence|line|point|paragraph|bullet|step)))*"
 
@@ -39,9 +40,13 @@ class Reader:
         own_mark = shot_separator(template)
         separators = (*section.separators, *([own_mark] if own_mark else []))
         number = section.seed_shots + section.generated_shots + 1
-        # "9." and, where no ordinal is written so ("3. Oktober"), any other number
-        openings = [*_labels(template), rf"\(?{number}[.):：．）、](?=\s|[^\x00-\x7f])", r"\(?\d{1,2}\)(?=\s)"]
-        openings += [r"\d{1,2}\.(?=\s)"] if section.tokenization == "rouge" else []
+        # "9." and any other number, but not of a list, and not where an ordinal is written so ("3. Oktober")
+        openings = [
+            *_labels(template),
+            rf"\(?{number}[.):：．）、](?=\s|[^\x00-\x7f])",
+            rf"\(?\d{{1,2}}\)(?=\s){_NO_LIST}",
+        ]
+        openings += [rf"\d{{1,2}}\.(?=\s){_NO_LIST}"] if section.tokenization == "rouge" else []
         openings += [
             own for own in section.openings if own not in OPENINGS
         ]  # the default: the grammar of data/openings.py

@@ -162,11 +162,13 @@ def prompts_with_scores(files: ScoredFiles, min_valid: int) -> Iterator[ScoredPr
             found = [None if a is None or b is None else a + files.vote_weight * b
                      for a, b in zip(found, shares, strict=True)]  # fmt: skip
         before = previous.of(prompt.id, made) if previous else [None] * len(made)
-        scored = [Scored(c.text, a, b) for c, a, b in zip(made, found, before, strict=True)]
+        scored = [Scored(c.text, a, b, not c.error) for c, a, b in zip(made, found, before, strict=True)]
         others = None
         if anchors:
             rows = anchors[0].of(prompt.id)
-            others = [Scored(c.text, s) for c, s in zip(rows, anchors[1].of(prompt.id, rows), strict=True)]
+            others = [
+                Scored(c.text, s, made=not c.error) for c, s in zip(rows, anchors[1].of(prompt.id, rows), strict=True)
+            ]
         yield ScoredPrompt(prompt, scored, others, of_prompts.position)
     judged = [s.rows for s in (scores, votes, previous, *(anchors or ())[1:]) if s]
     for rows in (candidates, *(anchors or ())[:1], *judged):

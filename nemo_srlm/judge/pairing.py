@@ -22,12 +22,14 @@ from nemo_srlm.core.records import PreferencePair, content_id, item_seed
 class Scored(NamedTuple):
     """One candidate with its score (of the judge: the mean of its parsed draws); `score` is None when it is not eligible.
 
-    `previous` is the score by the model before this one, where pairs.consistency asks for it.
+    `previous` is the score by the model before this one, where pairs.consistency asks for it. `made`: it could be generated;
+    an empty text is made, too.
     """
 
     text: str
     score: float | None
     previous: float | None = None
+    made: bool = True
 
 
 Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
@@ -42,7 +44,7 @@ def choose_pairs(
     anchors: an earlier model's responses, of which the rejected one is taken; None = both are candidates.
     """
     # one that could not be generated has neither text nor score: it is not the same text as another
-    candidates = [candidate for candidate in candidates if candidate.text or candidate.score is not None]
+    candidates = [candidate for candidate in candidates if candidate.made]
     eligible = [candidate for candidate in candidates if candidate.score is not None]
     if anchors is None and any(len(c) > 1 and len({one.text for one in c}) == 1 for c in (candidates, eligible)):
         return "same_text"  # pooled, they would be one candidate, too few

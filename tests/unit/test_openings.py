@@ -203,6 +203,14 @@ def test_a_real_task_that_begins_like_an_opening_stays():
             assert reader(language).read(task, False) == (task, ""), (language, task)
 
 
+def test_a_list_keeps_its_numbers_and_bullets_behind_an_opening():
+    task = "Rank these:\n- a cat - small\n- a dog\n> a bear"
+    assert reader().read(f"Sure! Here's one:\n{task}", False) == (task, "")
+    listed = "1. Name a bear.\n2. Name a cat."
+    assert reader().read(listed, False) == (listed, "")
+    assert reader().read("1. Name a bear.", False) == ("Name a bear.", "")
+
+
 def test_a_german_date_is_no_number_of_a_list():
     task = "3. Oktober 1990: was geschah an diesem Tag?"
     assert reader("de").read(task, False) == (task, "")

@@ -79,10 +79,11 @@ def test_one_text_for_all_candidates_with_a_score_is_that_reason_too(pooled: boo
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_candidates_that_could_not_be_generated_are_not_one_text(pooled: bool):
-    section, failed = PairsSection(pool_equal_texts=pooled), Scored("", None)
+    section, failed = PairsSection(pool_equal_texts=pooled), Scored("", None, made=False)
     assert choose_pairs([failed] * 4, "p", section, 5, None) == "no_candidates"
     assert choose_pairs([failed, failed, Scored("a", 1.0)], "p", section, 5, None) == "too_few_eligible"
     assert choose_pairs([Scored("", 1.0)] * 2, "p", section, 5, None) == "same_text"
+    assert choose_pairs([Scored("", None)] * 2, "p", section, 5, None) == "same_text"  # made, and empty
 
 
 def test_differences_up_to_the_margin_make_no_pair():
