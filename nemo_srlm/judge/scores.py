@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from nemo_srlm.config.generation import JudgeSection
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.data import templates
-from nemo_srlm.judge.quotes import LETTER, Reading, Span, Statement, read
+from nemo_srlm.judge.quotes import LETTER, Reading, Span, read
 from nemo_srlm.judge.statements import CLOSE, LINE, OPEN, behind_thinking, half_width, is_harmless, on_line
 
 _HEAD = re.compile(
@@ -46,7 +46,11 @@ _BRACKET = re.compile(r"[ \t]*\(([^()\n]*)\)")
 _SUM = re.compile(r"[ \t]*=[ \t]*([0-9]+(?:[ \t]*\+[ \t]*[0-9]+)+)")
 _PART = r"[0-9]+[ \t]+(?:points?[ \t]+)?for[ \t]+[^0-9,;+]+"
 _PARTS = re.compile(rf"{_PART}(?:[,;+][ \t]*(?:and[ \t]+)?{_PART})+")
-_SAYS_OWN_SCORE = re.compile(r"(?:^|[.!?:;)\]\"”’])$|(?:^|\W)(?:total|final|overall|my|the)$", re.IGNORECASE)
+_SAYS_OWN_SCORE = re.compile(
+    r"(?:^|[.!?:;)\]\"”’。！？：])$|(?:^|\W)(?:total|final|overall|my|the|gesamt|finale[rs]?|mein|globale?|totale|mon|mi|meu|итоговый|общий)$"
+    r"|(?:最終|総合|合計|最终|总|總|최종|총|สุดท้าย|รวม)(?:的|の)?$",
+    re.IGNORECASE,
+)
 
 
 def judge_input(template: str, instruction: str, response: str) -> str:
@@ -94,18 +98,13 @@ def _is_conclusion(text: str, reading: Reading) -> bool:
     """Whether the last of the judge's statements is its conclusion, beside what the response states of itself.
 
     Not a partial score before a statement that may be the response's. Not a plain statement that the response has, too, where
-    the judge concluded otherwise before.
+    the judge stated another before.
     """
-    stated = reading.own
-    last = stated[-1]
-
-    def concludes(one: Statement) -> bool:
-        return _SAYS_OWN_SCORE.search(_before(text, one.head.start())) is not None
-
-    if reading.unsure and not concludes(last):
+    last = reading.own[-1]
+    if reading.unsure and not _SAYS_OWN_SCORE.search(_before(text, last.head.start())):
         return False
-    others = [one for one in stated[:-1] if one.value and last.value and _number(one.value) != _number(last.value)]
-    return not (last.repeated and any(map(concludes, others)))
+    values = {_number(one.value) for one in reading.own if one.value}
+    return not (last.repeated and len(values) > 1)
 
 
 def _without_foreign_scores(text: str, spans: Sequence[Span], start: int, line: str) -> str:

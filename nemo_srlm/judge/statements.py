@@ -13,7 +13,8 @@ OPEN = r"(?:[\s*_`\"'\[({<$|]|\\boxed\b|\\[(\[])"
 CLOSE = r"(?:[ \t*_`\"'\])}>$|]|\\[)\]])"
 
 _POINT = 0x066B  # of Arabic decimals
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: ord(" "), _POINT: ord(".")}
+_BLANKS = (0x00A0, 0x2007, 0x2009, 0x202F, 0x3000)  # French sets one before a colon
+_USUAL = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {_POINT: ord(".")} | dict.fromkeys(_BLANKS, ord(" "))
 _DIGIT = re.compile(r"(?![0-9])\d")
 LINE = 1000  # characters of a line that are looked at: the bound keeps the patterns fast on long runs of signs
 # English, German, French, Spanish, Italian, Portuguese, Russian, Korean, Arabic, Hindi, Bengali, without words that are common
@@ -76,8 +77,8 @@ def behind_thinking(text: str, end: str, truncated: bool) -> str:
 
 
 def half_width(text: str) -> str:
-    """`text` with full-width letters and signs, and the digits of every script, in their usual form. Positions stay the same."""
-    return _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text.translate(_FULL_WIDTH))
+    """`text` with full-width letters and signs, digits of any script and blanks in their usual form. Positions stay the same."""
+    return _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text.translate(_USUAL))
 
 
 def on_line(text: str, start: int) -> tuple[str, bool]:

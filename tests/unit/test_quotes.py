@@ -78,6 +78,7 @@ def test_a_plain_statement_that_the_response_has_too_is_the_judges_unless_it_sai
     assert parse_score("It is right.\nScore: 5", response=RESPONSE) == 5
     assert parse_score("Score: 5\nThe response says: Score: 5", response=RESPONSE) == 5
     assert parse_score("Score: 2\nThe response says: Score: 5", response=RESPONSE) is None
+    assert parse_score("最終Score: 2\n***Score:** 5/5*", response=RESPONSE) is None
     assert parse_score("Score: 2\nOn reflection: Score: 5", response="Rain is water.") == 5
 
 

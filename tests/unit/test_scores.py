@@ -175,6 +175,9 @@ def test_the_scale_is_a_setting():
         ("It is good.\n\nScore: 4\n\nI could add that", 4),
         ("It is good.\n**Score: 4**\nI could", 4),
         ("Total score: 4\nI could", 4),
+        ("Gesamt-Score: 4\nIch könnte", 4),
+        ("最終Score: 4\nまた", 4),
+        ("関連性のScore: 1\n次に", None),
         ("It is good. Score: 4\nI could", 4),
     ],
 )

@@ -130,7 +130,17 @@ def test_statements_that_must_not_be_read(after: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["Score = 4", "Score is 4", r"Score: $\boxed{4}$", "Score：４", "Score: 4分", r"Score: \(4\)"]
+    "text",
+    [
+        "Score\u00a0: 4",
+        "Score\u202f:\u00a04\u00a0/\u00a05",
+        "Score = 4",
+        "Score is 4",
+        r"Score: $\boxed{4}$",
+        "Score：４",
+        "Score: 4分",
+        r"Score: \(4\)",
+    ],
 )
 def test_statements_that_must_be_read(text: str):
     assert parse_score(text) == 4

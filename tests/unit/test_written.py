@@ -100,6 +100,8 @@ def test_generation_goes_on_behind_the_mark_of_an_input():
 def test_a_language_has_its_own_words(name: str, chat: str, wanted: str, asks: str):
     made = reader(compose(name).prompts)
     assert made.read(chat + wanted, False) == (wanted, "")
+    for mark in made.input_marks:
+        assert made.read(f"{wanted}{mark}", False) == made.read(f"{wanted}{mark} \n###", False) == ("", "needs_input")
     assert made.read(asks, False) == ("", "needs_input")
 
 
