@@ -32,7 +32,7 @@ HEAVY = ("paths", "seeds", "preferences", "sets", "models", "tokenizers", "runs"
 LOADED = ("torch", "tokenizers", "transformers.utils.chat_template_utils", "pyarrow.parquet", "msgspec", "httpx")
 FAULTS = ("traceback", "silent", "code", "hang", "message")
 HEADS = ("tracebacks", "silent", "wrong codes", "hangs", "bad messages")
-SHOWN = 400  # faults that are printed one by one
+EVERY = 500  # inputs between two lines of progress
 
 
 def cases_of(names: Sequence[str]) -> Iterator[Case]:
@@ -74,6 +74,8 @@ def campaign(cases: Sequence[Case], place: Path, jobs: int, outcomes: list[Outco
             argued[found.case.group] += 1
             found = Outcome(found.case, found.code, "", found.words)
         outcomes.append(found)
+        if len(outcomes) % EVERY == 0:
+            print(f"{len(outcomes)} inputs done", file=sys.stderr, flush=True)
         if found.fault:
             print(f"{found.fault:9} {found.code:4} {found.case.group} | {found.case.name} | {found.words}", flush=True)
 

@@ -1,20 +1,26 @@
-"""Benchmark of the candidates and judge stages against plain `LLM.generate` (vLLM) and batched HF `generate`.
+"""Benchmark of the candidates and judge stages against plain `LLM.generate` (vLLM) and transformers' generate.
 
-    python tools/bench/generate.py [--prompts 128] [--rounds 3] [--size tiny|small] [--hf] [--max-num-seqs 128] [--quick]
+    python tools/bench/generate.py [--prompts 128] [--rounds 3] [--size 0.9M|13M|135M] [--hf] [--max-num-seqs 128] [--quick]
     python tools/bench/generate.py --run runs/tiny [--hf]
 
 Default: a random model on real texts. With --run: M1, prompts and settings of a finished tiny run, whose responses have
 the lengths of a trained model. One process, one thread, the same requests for all.
 (a) `ours` runs the stages as a worker does: render templates, tokenize, generate, detokenize, parse scores, append and
 flush one line per item, merge. `bare` is vllm.LLM.generate on prepared requests, detokenized by vLLM. `ours` and `bare`
-alternate for --rounds rounds. CPU seconds are reported beside wall seconds because the machine may be shared.
-(b) `hf` is transformers' generate on requests sorted by length, left padded, with the fastest of three batch sizes.
+alternate for --rounds rounds, each in a new process: once from its start, imports and the engine's start included, and
+once more in it. CPU seconds are reported beside wall seconds because the machine may be shared.
+(b) `hf` is transformers' generate on the same requests: the fastest of its ways in hf_generate.py (padded batches of three
+sizes, continuous batching with two), found on a part of them.
 """
 
 import argparse
 import json
 import os
+import pickle
+import resource
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,15 +36,17 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Prompt
 from nemo_srlm.core.stage import Context
-from nemo_srlm.generate import requests as generate_requests
+from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Engine, Outcome, Request
+from nemo_srlm.generate.vllm_options import set_environment
 from nemo_srlm.stages import candidates, judge
 from tools.bench import texts
 
-SIZES = {  # hidden, layers, heads, key/value heads, ffn: 0.9M and 79M parameters without the embeddings
-    "tiny": (128, 4, 4, 4, 352),
-    "small": (640, 12, 10, 10, 1792),
+SIZES = {  # hidden, layers, heads, key/value heads, ffn; the vocabulary is bytes, so 135M has 106M parameters here
+    "0.9M": (128, 4, 4, 4, 352),
+    "13M": (384, 6, 6, 6, 1024),
+    "135M": (576, 30, 9, 3, 1536),
 }
 LLAMA3_8B = (4096, 32, 32, 8, 14336)  # for a GPU: 7B parameters without the embeddings
 POSITIONS = 1024
@@ -169,29 +177,73 @@ def bare(llm: Any, requests: list[Request]) -> int:
     return tokens
 
 
-def with_hf(model: Any, requests: list[Request], batch: int, eos_id: int) -> int:
-    """transformers' generate on the same prompts: n rows per prompt, sorted by length. Returns the number of generated tokens."""
-    import torch
+def once(kind: str, root: Path) -> None:
+    """In a process of its own: the work of one round from the start, and once more. Prints both, and the requests' file."""
+    cfg, known = pickle.loads((root / "work").read_bytes())
+    if kind == "ours":
+        engine = engines.VllmEngine(root / "hf", cfg.generate)
+        recorder = Recorder(engine)
+        engines.shared = lambda slot, path, cfg: recorder  # the stages ask for it
+        rounds = [lambda n=n: through_stages(cfg, root, recorder, n) for n in (0, 1)]
+    else:
+        set_environment(cfg.generate, False)  # one process, as ours
 
-    tokens = 0
-    rows = sorted((r for request in requests for r in [request] * request.n), key=lambda r: len(r.prompt_ids))
-    for start in range(0, len(rows), batch):
-        chunk = rows[start : start + batch]
-        longest = max(len(r.prompt_ids) for r in chunk)
-        ids = torch.full((len(chunk), longest), 2)
-        mask = torch.zeros_like(ids)
-        for i, r in enumerate(chunk):
-            ids[i, longest - len(r.prompt_ids) :] = torch.tensor(r.prompt_ids)
-            mask[i, longest - len(r.prompt_ids) :] = 1
-        with torch.inference_mode():
-            made = model.generate(
-                ids, attention_mask=mask, do_sample=True, temperature=chunk[0].temperature, top_p=chunk[0].top_p,
-                top_k=0, max_new_tokens=chunk[0].max_tokens, eos_token_id=eos_id, pad_token_id=2,
-            )[:, longest:]  # fmt: skip
-        ended = (made == eos_id).int()
-        first = torch.where(ended.any(1), ended.argmax(1) + 1, made.shape[1])
-        tokens += int(first.sum())
-    return tokens
+        from vllm import LLM
+
+        llm = LLM(
+            str(root / "hf"), dtype="float32", max_model_len=cfg.generate.max_model_len,
+            max_num_seqs=cfg.generate.max_num_seqs, enforce_eager=True,
+            enable_prefix_caching=True, enable_chunked_prefill=False, max_num_batched_tokens=4096,
+            kv_cache_memory_bytes=1 << 30,
+        )  # fmt: skip
+        rounds = [lambda: bare(llm, known)] * 2
+    first = rounds[0]()
+    if kind == "ours":
+        errors = sum(bool(c.error) for c in read_records(root / "round0/candidates/candidates.jsonl", Candidate))
+        assert not errors, f"{errors} candidates failed"
+        requests, recorder.requests = recorder.requests, []
+        (root / "work").write_bytes(pickle.dumps((cfg, requests)))
+    print("RESULT", json.dumps({"first": first, "again": timed(rounds[1])}), flush=True)
+    if kind == "ours":
+        engine.close()
+
+
+def from_start(kind: str, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """A process that does the work of one round, from its start to its end without the second round; and that round."""
+    shutil.rmtree(root / "round0", ignore_errors=True)
+    shutil.rmtree(root / "round1", ignore_errors=True)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, __file__, "--once", kind, "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not lines:
+        sys.exit(f"{kind} failed: {done.stderr[-2000:]}")
+    found = json.loads(lines[0].removeprefix("RESULT "))
+    again = found["again"]
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"tokens": found["first"], "wall": wall - again["wall"], "cpu": cpu - again["cpu"]}, again
+
+
+def beside_hf(root: Path, eos_id: int, ours: dict[str, float]) -> None:
+    """(b): prints the speed of each way on a part of the requests, and of the fastest on all."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tools.bench import hf_generate
+
+    _, requests = pickle.loads((root / "work").read_bytes())
+    model = LlamaForCausalLM.from_pretrained(root / "hf", dtype=torch.float32, attn_implementation="sdpa").eval()
+    kinds = sorted({r.n for r in requests}, reverse=True)
+    by_kind = [[r for r in requests if r.n == n] for n in kinds]
+    ways, speeds = hf_generate.ways(model, eos_id), {}
+    for name, way in ways.items():
+        found = timed(lambda way=way: way(by_kind[0][:32]))
+        speeds[name] = found["tokens"] / found["cpu"]
+    print("hf, a part:", ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items()), "tokens per CPU second")
+    fastest = max(speeds, key=lambda name: speeds[name])
+    theirs = report(f"hf {fastest}", [timed(lambda: sum(ways[fastest](kind) for kind in by_kind))])
+    print(f"(b) ours / hf: {ratio(ours, theirs)}")
 
 
 def report(name: str, results: list[dict[str, float]]) -> dict[str, float]:
@@ -200,76 +252,52 @@ def report(name: str, results: list[dict[str, float]]) -> dict[str, float]:
         "tokens_per_wall_s": max(r["tokens"] / r["wall"] for r in results),
         "tokens_per_cpu_s": statistics.median(r["tokens"] / r["cpu"] for r in results),
     }
-    print(f"{name:8}", json.dumps({k: round(v, 1) for k, v in best.items()}), flush=True)
+    print(f"{name:24}", json.dumps({k: round(v, 1) for k, v in best.items()}), flush=True)
     return best
+
+
+def ratio(a: dict[str, float], b: dict[str, float]) -> str:
+    wall, cpu = (a[name] / b[name] for name in ("tokens_per_wall_s", "tokens_per_cpu_s"))
+    return f"{wall:.3f} in tokens per wall second, {cpu:.3f} in tokens per CPU second"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--size", choices=SIZES, default="0.9M")
     parser.add_argument("--run", type=Path, metavar="DIR", help="a finished tiny run instead of a random model")
     parser.add_argument("--hf", action="store_true", help="also (b): transformers' generate")
     parser.add_argument("--max-num-seqs", type=int, default=0, help="default: 128, or the run's")
     parser.add_argument(
         "--quick", action="store_true", help="4 prompts, one round: checks that it works, not its speed"
     )
+    parser.add_argument("--once", choices=["ours", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.once:
+        once(args.once, args.root)
+        return
     if args.quick:
         args.prompts, args.rounds = 4, 1
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         cfg = of_run(root, args.run, args.prompts) if args.run else at_random(root, args.size, args.prompts)
         cfg.generate.max_num_seqs = args.max_num_seqs or cfg.generate.max_num_seqs
-        started = time.perf_counter()
-        engine = engines.VllmEngine(root / "hf", cfg.generate)
-        recorder = Recorder(engine)
-        engines.shared = lambda slot, path, cfg: recorder  # the stages ask for it
-        warm = Request("warm", (0, 5), 1, 0, 0.7, 0.9, 2)
-        generate_requests.generate(recorder, [warm])
-        print(f"our engine: ready after {time.perf_counter() - started:.1f} s, including imports and the first token")
-        from vllm import LLM
-
-        started = time.perf_counter()
-        llm = LLM(
-            str(root / "hf"), dtype="float32", max_model_len=cfg.generate.max_model_len,
-            max_num_seqs=cfg.generate.max_num_seqs, enforce_eager=True,
-            enable_prefix_caching=True, enable_chunked_prefill=False, max_num_batched_tokens=4096,
-            kv_cache_memory_bytes=1 << 30,
-        )  # fmt: skip
-        print(f"bare engine: ready after another {time.perf_counter() - started:.1f} s")
-        ours: list[dict[str, float]] = []
-        plain: list[dict[str, float]] = []
-        for number in range(args.rounds):
-            recorder.requests.clear()
-            ours.append(timed(lambda number=number: through_stages(cfg, root, recorder, number)))  # type: ignore[misc]
-            requests = list(recorder.requests)
-            plain.append(timed(lambda requests=requests: bare(llm, requests)))  # type: ignore[misc]
-        errors = sum(bool(c.error) for c in read_records(root / "round0/candidates/candidates.jsonl", Candidate))
-        assert not errors, f"{errors} candidates failed"
+        (root / "work").write_bytes(pickle.dumps((cfg, [])))
+        found = {"ours": [], "bare": []}
+        for _ in range(args.rounds):
+            for kind, results in found.items():
+                results.append(from_start(kind, root))
+        (ours, ours_again), (plain, plain_again) = (list(zip(*results, strict=True)) for results in found.values())
         assert ours[0]["tokens"] == plain[0]["tokens"], "the two engines did different work"
-        a, b = report("ours", ours), report("bare", plain)
-        print(f"(a) ours / bare: {a['tokens_per_wall_s'] / b['tokens_per_wall_s']:.3f} in tokens per wall second,"
-              f" {a['tokens_per_cpu_s'] / b['tokens_per_cpu_s']:.3f} in tokens per CPU second")  # fmt: skip
+        a, b = report("ours from the start", ours), report("bare from the start", plain)
+        print(f"(a) ours / bare, start-up counted: {ratio(a, b)}")
+        a, b = report("ours", ours_again), report("bare", plain_again)
+        print(f"(a) ours / bare, once started: {ratio(a, b)}", flush=True)
         if args.hf:
-            import torch
-            from transformers import LlamaForCausalLM
-
-            model = LlamaForCausalLM.from_pretrained(root / "hf", dtype=torch.float32).eval()
-            eos_id = recorder.tokenizer.eos_id
-            kinds = sorted({r.n for r in requests}, reverse=True)
-            by_kind = [[r for r in requests if r.n == n] for n in kinds]
-            sizes = [
-                (batch, timed(lambda batch=batch: with_hf(model, by_kind[0][:32], batch, eos_id)))
-                for batch in (16, 64, 128)
-            ]  # type: ignore[misc]
-            fastest = max(sizes, key=lambda found: found[1]["tokens"] / found[1]["cpu"])[0]
-            c = report(f"hf {fastest}", [timed(lambda: sum(with_hf(model, kind, fastest, eos_id) for kind in by_kind))])
-            print(f"(b) ours / hf: {a['tokens_per_wall_s'] / c['tokens_per_wall_s']:.1f} x in tokens per wall second,"
-                  f" {a['tokens_per_cpu_s'] / c['tokens_per_cpu_s']:.1f} x in tokens per CPU second")  # fmt: skip
-        engine.close()
+            beside_hf(root, Tokenizer(root / "hf").eos_id, a)
 
 
 if __name__ == "__main__":

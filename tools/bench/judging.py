@@ -104,7 +104,7 @@ def main() -> int:
             prompts = 4
         if model is None:
             model = Path(temporary) / "hf"
-            make_model(model, "tiny" if args.quick else "8b", POSITIONS)
+            make_model(model, "0.9M" if args.quick else "8b", POSITIONS)
         for caching in ("on", "off"):
             command = [sys.executable, __file__, "--model", str(model), "--prompts", str(prompts), "--caching", caching]
             done = subprocess.run(
