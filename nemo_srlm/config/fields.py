@@ -57,7 +57,7 @@ class Rule:
         prefix = "a finite number, " if self.finite else ""
         if self.at_least is not None and self.at_most is not None:
             return f"{prefix}{self.at_least:.15g} to {self.at_most:.15g}"
-        prefix = "a list of numbers, each " if self.listed else prefix
+        prefix = "a list of whole numbers, each " if self.listed else prefix
         bounds = (
             (self.at_least, "{} or more"), (self.above, "more than {}"),
             (self.at_most, "at most {}"), (self.below, "less than {}"),

@@ -32,11 +32,13 @@ def type_error(loose: Any, where: str, key: str, reason: str) -> ConfigError:
 
 @functools.cache
 def _scalars() -> tuple[Setting, ...]:
-    return tuple(s for s in settings() if s.kind in _SWAPPED or s.kind == list[str])
+    return tuple(s for s in settings() if s.kind in _SWAPPED or s.kind in _ITEMS)
 
 
 # What OmegaConf would convert without a word: `run.name=false` to the text False, 1.50 to 1.5, true to the number 1.
 _SWAPPED = {str: (bool, float), int: (bool,), float: (bool,), bool: (int, float, str)}
+# Of what a list may consist: OmegaConf takes lists and mappings in it.
+_ITEMS = {list[str]: (str, int), list[int]: (int,)}
 _SWITCH = ("true", "false")
 
 
@@ -49,8 +51,8 @@ def refuse_conversions(plain: Any, where: str) -> None:
             raise ConfigError(
                 _at(where, setting.key), "???, which stands for a missing value", expected(setting), _see(setting.key)
             )
-        if setting.kind == list[str]:
-            bad = isinstance(value, list) and not all(type(item) in (str, int) for item in value)
+        if setting.kind in _ITEMS:
+            bad = isinstance(value, list) and not all(_is_item(item, setting.kind) for item in value)
         else:
             bad = value is not _ABSENT and isinstance(value, _SWAPPED[setting.kind])
         if not bad:
@@ -58,6 +60,11 @@ def refuse_conversions(plain: Any, where: str) -> None:
         if setting.kind is bool and (isinstance(value, bool) or (isinstance(value, str) and _is_switch(value))):
             continue
         raise ConfigError(_at(where, setting.key), _shown(value), expected(setting), _see(setting.key))
+
+
+def _is_item(value: Any, kind: Any) -> bool:
+    """Whether a list of this kind may hold it: also an interpolation, which is looked at when it is resolved."""
+    return type(value) in _ITEMS[kind] or (isinstance(value, str) and "${" in value)
 
 
 def _is_switch(text: str) -> bool:
@@ -70,7 +77,8 @@ def expected(setting: Setting) -> str:
     if _is_section(setting):
         return f"a section, whose settings are given one by one: {setting.key}.NAME=VALUE"
     kind, allowed = KINDS.get(setting.kind, "a mapping {name: value}"), setting.rule.allowed()
-    if setting.kind is float or setting.rule.choices or setting.rule.pattern:  # the rule's words include the type
+    whole = setting.kind in (float, list[int])
+    if whole or setting.rule.choices or setting.rule.pattern:  # the rule's words include the type
         return allowed
     return f"{kind}, {allowed}" if allowed else kind
 
