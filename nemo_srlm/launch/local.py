@@ -252,6 +252,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
         check_stage(stage, cfg, ref.iteration)
         check_reuse(cfg.run.reuse)
         check_here(cfg, [ref])
+        stages.identity_of(stage, cfg, ref.iteration, run_dir)  # raises where an input is not done
         save_resolved_config(cfg, run_dir)
         with Display(1) as display:
             run_step(Session(cfg, run_dir, display, began), step_of(cfg, ref), 0)

@@ -113,7 +113,7 @@ def cases() -> Iterator[Case]:
         "dpo.beta=0.2",
         "iterations=4",
         "run.name=beta02",
-        "seed.files=[a, b]",
+        "prompts.starts=[a, b]",
         "eval.kl=true",
         "model.rope_scaling={}",
     ):
