@@ -51,9 +51,10 @@ LANGUAGES = {
             "one ones before previous earlier above other others all any unlike different distinct unique original creative "
             "interesting fresh from those these has have been so far i i've made created written wrote came up task "
             "instruction prompt question request assistant not seen completely entirely more another new next additional "
-            "further extra"
+            "further extra "
+            "modified similar related rewritten changed"
         ),
-        task="task|another|new|next|one|more|additional|further|different",
+        task="task|another|new|next|one|more|additional|further|different|modified|similar|related|rewritten",
         label="(?:new |next )?task|prompt|instruction|question|exercise|problem|request|assignment",
         colon=(
             "(?:(?:the |a |your )?(?:new|next|another|one more) )?(?:task|prompt|instruction|question)|another one|one more|"
@@ -70,9 +71,10 @@ LANGUAGES = {
         fill=(
             "ein eine einen einer die der das den dem neue neuer neues neuen nächste nächsten weitere weiteren andere "
             "anderen noch für dich sie für_die_liste für_deine_liste für_ihre_liste in auf von zu mit und sich nicht "
-            "unterscheidet gleicht vorigen vorherigen bisherigen zuvor anders als keiner aufgabe anweisung frage"
+            "unterscheidet gleicht vorigen vorherigen bisherigen zuvor anders als keiner aufgabe anweisung frage "
+            "ähnliche ähnlichen abgewandelte geänderte verwandte"
         ),
-        task=r"aufgabe|neue\w*|weitere\w*|nächste\w*|noch",
+        task=r"aufgabe|neue\w*|weitere\w*|nächste\w*|noch|ähnliche|abgewandelte|geänderte|verwandte",
         label="aufgabe|übung|frage|anweisung|auftrag|arbeitsauftrag|prompt",
         colon="(?:(?:die |eine )?(?:neue|nächste|weitere) )?(?:aufgabe|anweisung|frage)|noch eine",
     ),
@@ -85,9 +87,10 @@ LANGUAGES = {
         fill=(
             "un une la le les l d de des du pour vous toi pour_la_liste pour_votre_liste nouvelle nouveau autre encore "
             "suivante prochaine supplémentaire différente tâche consigne question qui est ne ressemble à aux et pas "
-            "précédentes précédents autres toutes dans"
+            "précédentes précédents autres toutes dans "
+            "similaire modifiée proche"
         ),
-        task="tâche|consigne|nouvelle|autre|suivante|prochaine",
+        task="tâche|consigne|nouvelle|autre|suivante|prochaine|similaire|modifiée",
         label="tâche|consigne|question|exercice|instruction",
         colon="(?:(?:la |une )?(?:nouvelle|prochaine|autre) )?(?:tâche|consigne|question)(?: suivante)?",
     ),
@@ -97,9 +100,10 @@ LANGUAGES = {
         here="aquí (?:tienes?|está|va|hay)|esta es|ahí va|te propongo|a continuación",
         fill=(
             "un una la el los las otra otro nueva nuevo siguiente próxima más adicional diferente distinta tarea instrucción "
-            "pregunta para ti usted para_la_lista para_tu_lista que es no se parece a anteriores de demás y en"
+            "pregunta para ti usted para_la_lista para_tu_lista que es no se parece a anteriores de demás y en "
+            "similar parecida modificada relacionada"
         ),
-        task="tarea|nueva|otra|siguiente|próxima|más",
+        task="tarea|nueva|otra|siguiente|próxima|más|similar|parecida|modificada|relacionada",
         label="tarea|instrucción|pregunta|ejercicio|consigna",
         colon=(
             "(?:(?:la |una )?(?:nueva|siguiente|otra|próxima) )?(?:tarea|instrucción|pregunta)(?: nueva| siguiente)?|otra más"
@@ -112,9 +116,10 @@ LANGUAGES = {
         fill=(
             "un una il la lo le i altro altra nuovo nuova prossimo prossima ulteriore diverso diversa compito attività "
             "istruzione domanda per te lei voi per_la_lista per_la_tua_lista che è non somiglia dai dagli dalle da "
-            "precedenti altri altre ai"
+            "precedenti altri altre ai "
+            "simile modificata modificato"
         ),
-        task="compito|attività|nuov[oa]|altr[oa]|prossim[oa]|ulteriore",
+        task="compito|attività|nuov[oa]|altr[oa]|prossim[oa]|ulteriore|simile|modificat[ao]",
         label="compito|attività|istruzione|domanda|esercizio",
         colon="(?:(?:il |un |una |la )?(?:nuov[oa]|prossim[oa]|altr[oa]) )?(?:compito|attività|istruzione|domanda)",
     ),
@@ -126,9 +131,10 @@ LANGUAGES = {
         here="aqui (?:está|vai|tem)|aí vai|segue|esta é|eis",
         fill=(
             "um uma a o as os outra outro nova novo próxima mais adicional diferente tarefa instrução pergunta para você ti "
-            "para_a_lista para_sua_lista que é não se parece com das dos de anteriores outras e na no"
+            "para_a_lista para_sua_lista que é não se parece com das dos de anteriores outras e na no "
+            "semelhante parecida modificada"
         ),
-        task="tarefa|nova|outra|próxima|mais",
+        task="tarefa|nova|outra|próxima|mais|semelhante|parecida|modificada",
         label="tarefa|instrução|pergunta|exercício",
         colon="(?:(?:a |uma )?(?:nova|próxima|outra) )?(?:tarefa|instrução|pergunta)(?: seguinte)?",
     ),
@@ -139,9 +145,10 @@ LANGUAGES = {
         fill=(
             "новая новое новую ещё еще одна одно одну другая другое следующая следующее задача задание задачу вопрос "
             "инструкция для вас тебя для_списка для_вашего_списка которая которое не похожа похоже отличается от предыдущих "
-            "других на остальные и"
+            "других на остальные и "
+            "похожее изменённая изменённое измененная измененное"
         ),
-        task=r"задани\w*|задач\w*|нов\w+|ещё|еще|друг\w+|следующ\w+",
+        task=r"задани\w*|задач\w*|нов\w+|ещё|еще|друг\w+|следующ\w+|похож\w*|изм\w+",
         label="задание|задача|вопрос|инструкция|упражнение",
         colon="(?:(?:новое|новая|следующее|следующая) )?(?:задание|задача|вопрос|инструкция)",
     ),
@@ -151,9 +158,10 @@ LANGUAGES = {
         here="여기|다음은|아래는|이것은",
         fill=(
             "새로운 새 또 다른 과제가 작업이 질문이 하나 더 한 가지 추가 목록에 추가할 이전과 작업 과제 질문 작업입니다 "
-            "과제입니다 질문입니다 작업이에요 과제예요 있습니다 있어요"
+            "과제입니다 질문입니다 작업이에요 과제예요 있습니다 있어요 "
+            "비슷한 수정된 지시 지시입니다"
         ),
-        task=r"작업\w*|과제\w*|질문\w*",
+        task=r"작업\w*|과제\w*|질문\w*|비슷한|수정된",
         label="과제|작업|질문|문제|지시",
         colon="(?:(?:새로운|새|다음) )?(?:과제|작업|질문|지시)",
     ),
@@ -166,9 +174,10 @@ LANGUAGES = {
         here="次[がはの]|以下[がは]|こちら[がは]|これ[がは]|では|もう一つ|新しい|別の",
         fill=(
             "新しい 別の もう一つの もうひとつの 次の 追加の 異なる 違う タスク 課題 お題 です になります を紹介します "
-            "を提案します 一つ ひとつ リストに の に を 追加 します こちら は が 、 ,"
+            "を提案します 一つ ひとつ リストに の に を 追加 します こちら は が 、 , "
+            "似た 類似の 修正した 指示"
         ),
-        task="タスク|課題|お題",
+        task="タスク|課題|お題|指示",
         label="タスク|課題|お題|問題|質問|指示|依頼",
         colon="(?:新しい|次の|別の|もう一つの)?(?:タスク|課題|お題|質問|指示)",
         spaced=False,
@@ -179,9 +188,10 @@ LANGUAGES = {
         here="(?:这里?|這裡?|以下|下面|接下来)是|再来|给你|给您",
         fill=(
             "一个 一個 一道 一项 一条 另一个 另一個 另一道 新的 新 全新的 全新 不同的 不同 下一个 下一個 与 和 跟 前面 之前 "
-            "以上 上面 都 的 任务 任務 题目 題目 指令 问题 問題 为 您 你 个 ， ,"
+            "以上 上面 都 的 任务 任務 题目 題目 指令 问题 問題 为 您 你 个 ， , "
+            "类似的 修改后的 相关的 相似的"
         ),
-        task="任务|任務|题目|題目|指令|另一",
+        task="任务|任務|题目|題目|指令|另一|类似|修改后|相似",
         label="任务|任務|题目|題目|指令|问题|問題|第",
         colon="(?:新的?|下一个|下一個|另一个|另一個)?(?:任务|任務|题目|題目|指令|问题|問題)",
         spaced=False,
@@ -192,9 +202,10 @@ LANGUAGES = {
         here="นี่คือ|นี่เป็น|(?:ต่อไปนี้|ด้านล่าง)(?:คือ|เป็น)|ขอเพิ่ม",
         fill=(
             "งาน โจทย์ คำสั่ง คำถาม ใหม่ อีก หนึ่ง ที่ ไม่เหมือน แตกต่าง จาก ก่อนหน้า นี้ ถัดไป ต่อไป สำหรับ คุณ "
-            "สำหรับรายการ ของ ชิ้น ข้อ อย่าง เพิ่มเติม"
+            "สำหรับรายการ ของ ชิ้น ข้อ อย่าง เพิ่มเติม "
+            "คล้ายกัน ที่แก้ไขแล้ว"
         ),
-        task="งาน|โจทย์|คำสั่ง|คำถาม",
+        task="งาน|โจทย์|คำสั่ง|คำถาม|คล้ายกัน",
         label="งาน|โจทย์(?:ข้อ)?|คำสั่ง|คำถาม|ข้อ",
         colon="(?:งาน|โจทย์|คำสั่ง|คำถาม)(?:ใหม่|ถัดไป|ต่อไป)?",
         spaced=False,

@@ -5,6 +5,7 @@ stands behind a separator ("Input: ..."): the prompt alone could not be answered
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_srlm.config.generation import OPENINGS, PromptsSection
@@ -64,16 +65,11 @@ class Reader:
 
     def read(self, text: str, truncated: bool) -> tuple[str, str]:
         """(prompt, ""), or ("", reason): "empty", "truncated", or "needs_input" (it asks about a text that is not there)."""
-        text = self._without_opening(text.strip())  # first: a separator may begin as the label does ("\nTask ")
+        text = without_opening(text, self.openings)  # first: a separator may begin as the label does ("\nTask ")
         body, reason = parse_written(text, truncated, self.separators)
         if not reason and (self.points.search(body.rstrip(' *_`"”')) or self._lacks_input(text)):
             return "", "needs_input"
         return body, reason
-
-    def _without_opening(self, text: str) -> str:
-        while end := opening_end(text, self.openings):
-            text = _unwrapped(text[:end], text[end:].strip())
-        return text
 
     def _lacks_input(self, text: str) -> bool:
         """Whether the first separator of a text is the mark of an input, and what stands behind it is not there, or is cut off
@@ -87,6 +83,14 @@ class Reader:
         if rest[:end].strip():
             return not _NO_INPUT.fullmatch(rest[:end])
         return not stop.rstrip().endswith((":", "："))
+
+
+def without_opening(text: str, own: Sequence[re.Pattern[str]] = ()) -> str:
+    """The text without greeting, announcement and label at its start. `own`: patterns of more openings."""
+    text = text.strip()
+    while end := opening_end(text, own):
+        text = _unwrapped(text[:end], text[end:].strip())
+    return text
 
 
 def _unwrapped(opening: str, rest: str) -> str:

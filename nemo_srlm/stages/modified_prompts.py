@@ -15,6 +15,7 @@ from nemo_srlm.core.records import Prompt, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.words import BROKEN
+from nemo_srlm.data.written import without_opening
 from nemo_srlm.errors import DataError
 from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error_kinds
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
@@ -48,7 +49,7 @@ def modified(prompt: Prompt, outcome: Outcome) -> ModifiedPrompt:
     """What the policy wrote, or why it is no other instruction."""
     if isinstance(outcome, Failure):
         return ModifiedPrompt(prompt.id, "", outcome.reason)
-    text = outcome[0].text.strip()
+    text = without_opening(outcome[0].text)
     if outcome[0].finish_reason == "length":
         return ModifiedPrompt(prompt.id, "", "cut_off")
     if BROKEN in text:

@@ -68,6 +68,8 @@ def test_what_is_no_other_instruction_has_a_reason():
         "empty",
         "cut_off",
     ]
+    assert of("Sure! Here is a modified instruction:\n\nName two tools.").text == "Name two tools."
+    assert of("Hier ist eine ähnliche Anweisung: Nenne zwei.").text == "Nenne zwei."
     assert of("Name two \ufffdtools.").error == "broken_character"
     assert modified(prompt, Failure("too_long: 9 > 8")).error == "too_long: 9 > 8"
 
