@@ -88,6 +88,12 @@ def saved_rows(run_dir: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def is_whole(row: dict[str, Any]) -> bool:
+    """Whether the annotations are of the whole evaluation set; rows that an older version stored do not say."""
+    missing = row.get("n_missing", 0)
+    return bool(row["n_total"] + missing >= row.get("n_set", row["n_total"] + missing))
+
+
 def of_set(row: dict[str, Any]) -> str:
     """How many instructions have a preference, `400 of 805` where they are not all of the evaluation set."""
     size = row.get("n_set", row["n_total"])  # rows that an older version stored do not say
@@ -96,7 +102,7 @@ def of_set(row: dict[str, Any]) -> str:
 
 def as_text(row: dict[str, Any]) -> str:
     """The row as lines for the terminal."""
-    part = row["n_total"] + row["n_missing"] < row["n_set"]
+    part = not is_whole(row)
     lines = [
         f"{row['generator']}: {of_set(row)} instructions, {row['avg_length']} characters on average"
         + (f", {row['n_missing']} without a preference" if row["n_missing"] else ""),

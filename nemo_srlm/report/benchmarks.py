@@ -108,7 +108,7 @@ def _alpaca(runs: Sequence[Data]) -> Data:
         "title": "AlpacaEval 2",
         "note": "Win rates in percent against the baseline of the annotations; brackets are 95% intervals. A dash: no "
         "annotations yet; add them with nemo-srlm alpaca ANNOTATIONS --run RUN --model M. “400 of 805”: the rates are of "
-        "that part of the set alone. Differences between models are in the table of differences.",
+        "that part of the set alone. Differences between models rated on the whole set are in the table of differences.",
         "header": ["model", "win rate", "length-controlled", "discrete", "characters", "instructions"],
         "rows": _per_model(runs, "alpaca", cells),
     }

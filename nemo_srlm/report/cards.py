@@ -136,7 +136,6 @@ def model_card(files: RunFiles, model: str, measured: bool = True, checkpoint: s
     """
     cfg = files.cfg
     run = of_run(files, read(files)) if measured else None
-    between = f"* Weights of one checkpoint of {model}'s training: which one is {model}, the stage select says."
     title = f"{model}, checkpoint {checkpoint}," if checkpoint else model
     lines = [
         "---", "license: unknown  # to fill in", f"language: [{cfg.seed.language}]", "pipeline_tag: text-generation",
@@ -146,15 +145,28 @@ def model_card(files: RunFiles, model: str, measured: bool = True, checkpoint: s
         "## Lineage", "",
     ]  # fmt: skip
     lines += [f"* {name}: {words}" for name, words in lineage(files, model)]
-    lines += ["", *_sources(files), *_measured(files, run, model, [between] if checkpoint else [])]
+    lines += ["", *_sources(files), *_measured(files, run, model, checkpoint)]
     lines += [LICENCE.format(what="model"), "## Publish", "", "    hf upload USER/NAME . .", ""]
     return visible("\n".join(lines))
 
 
-def _measured(files: RunFiles, run: Data | None, model: str, first: list[str]) -> list[str]:
-    """The sections of a card that change as evaluations finish: figures and limits, which `first` begins."""
-    limits = [*first, *_limits(files.cfg, run, model)]
-    return [FIGURES_HEAD, "", REWRITTEN, "", *_figures(files, run, model), "## Limits", "", *limits, ""]
+def _measured(files: RunFiles, run: Data | None, model: str, checkpoint: str = "") -> list[str]:
+    """The sections of a card that change as evaluations finish: figures and limits. Those of a checkpoint never do."""
+    limits = _limits(files.cfg, run, model)
+    if not checkpoint:
+        return [FIGURES_HEAD, "", REWRITTEN, "", *_figures(files, run, model), "## Limits", "", *limits, ""]
+    between = f"* Weights of one checkpoint of {model}'s training: which one is {model}, the stage select says."
+    return [
+        FIGURES_HEAD,
+        "",
+        "Not measured: the run evaluates the chosen one.",
+        "",
+        "## Limits",
+        "",
+        between,
+        *limits,
+        "",
+    ]
 
 
 def refresh(files: RunFiles, run: Data) -> list[Path]:
@@ -173,7 +185,7 @@ def refresh(files: RunFiles, run: Data) -> list[Path]:
         head, found, rest = old.partition(f"\n{FIGURES_HEAD}\n")
         _, last, tail = rest.partition("\n## Licence\n")
         if found and last:
-            new = visible("\n".join([head, *_measured(files, run, model, [])])) + f"{last}{tail}"
+            new = visible("\n".join([head, *_measured(files, run, model)])) + f"{last}{tail}"
             if new != old:
                 write_atomic(path, new)
                 changed.append(path)
@@ -205,6 +217,8 @@ def _used(files: RunFiles, t: int, stage: str) -> str:
 def _figures(files: RunFiles, run: Data | None, model: str) -> list[str]:
     """The model's figures with 95% intervals, and its differences from the models before it."""
     own = {} if run is None else {name: found[model] for name, found in run["estimates"].items() if model in found}
+    if model not in card_models(files.cfg):
+        return ["Not measured: a run evaluates the models that it trains.", ""]
     if run is None or not own:
         return [
             "Not measured yet: they come here when this model's evaluations are done, or by `nemo-srlm model-card RUN --write`"

@@ -38,8 +38,8 @@ def table(run: Data) -> "Table":
     """The terminal's: a row per model, under each value its difference from an earlier model."""
     from rich.table import Table
 
-    title = f"{run['name']} ({summary.ARMS[run['arm']]}, seed {run['seed']})"
-    found = Table(title=title, caption=summary.headline(run), caption_justify="left", title_justify="left")
+    title = [f"{run['name']} ({summary.ARMS[run['arm']]}, seed {run['seed']})", *comparisons.notices([run])]
+    found = Table(title="\n".join(title), caption=summary.headline(run), caption_justify="left", title_justify="left")
     for models in model_tables.models([run]):
         for i, name in enumerate(models["header"]):
             found.add_column(name, justify="left" if i == 0 else "right")
@@ -127,7 +127,8 @@ def _head_to_head(run: Data) -> list[str]:
         beside = "/".join(f"{100 * v:.1f}" for v in theirs) or "–"
         net = "–" if c["net"] is None else f"{points(c['net'])} ({' to '.join(points(v) for v in c['net_interval'])})"
         lengths = "–" if c["words"] is None else f"{c['words']:.1f}/{c['other_words']:.1f}"
-        bias = "–" if c["order_bias"] is None else percent(c["order_bias"]["share_first"], 0)
+        order = c["order_bias"]
+        bias = "–" if order is None else f"{percent(order['share_first'], 0)}, {percent(order['contradictions'], 0)}"
         judge = summary.judge_of(c) + (" (self-judged)" if summary.self_judged(c) else "")
         rows.append(
             [f"{c['model']} vs {c['other']}", *shares, net, judge, count(c["prompts"]), count(c["counts"]["unjudged"]), bias,
@@ -142,7 +143,7 @@ def _head_to_head(run: Data) -> list[str]:
         "judge",
         "prompts",
         "unjudged",
-        "first place",
+        "first place, orders disagree",
         "words",
         "paper",
     ]

@@ -7,6 +7,7 @@ has no number, is in the tables. No name continues another one with a slash: MLf
 from pathlib import Path
 
 from nemo_srlm.core.trackers import Rows, Trackers
+from nemo_srlm.evaluate.alpaca_rows import is_whole
 from nemo_srlm.report import (
     benchmarks,
     comparisons,
@@ -51,11 +52,14 @@ def evaluations(run: Data) -> dict[int, dict[str, float]]:
             values[f"nlp/{task}"] = row["value"]
         row = model["alpaca"]["row"] if model["alpaca"] else None
         for name in ("win_rate", "length_controlled_winrate"):
-            values[f"alpaca/{name}"] = row[name] if row and name in row else None
+            of = "alpaca" if row is None or is_whole(row) else "alpaca_of_a_part"
+            values[f"{of}/{name}"] = row[name] if row and name in row else None
         for versus in run["head_to_head"]:
             if versus["model"] == model["name"]:
                 name = "self_judged_win_rate_against" if self_judged(versus) else "win_rate_against"
                 values[f"{name}/{versus['other']}"] = versus["win_rate"]
+                for end, net in zip(("low", "high"), versus["net_interval"] or (), strict=False):
+                    values[f"{name}/{versus['other']}_{end}"] = (1 + net) / 2
         known = {f"evaluation/{name}": float(value) for name, value in values.items() if value is not None}
         if known:
             found[int(model["name"][1:])] = known

@@ -13,6 +13,7 @@ from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.core.records import Candidate, Judgement, RankedReply
 from nemo_srlm.data.words import count_words
 from nemo_srlm.evaluate import reward_metrics, statistics
+from nemo_srlm.evaluate.alpaca_rows import is_whole
 from nemo_srlm.evaluate.mtbench import Graded
 from nemo_srlm.evaluate.response_scores import oracle_levels, scored, token_scores
 from nemo_srlm.evaluate.statistics import Estimate, Units
@@ -82,8 +83,9 @@ def read(files: RunFiles) -> Measured:
         for name, units in _of_model(path, replies, files):
             if units:
                 found[name][model] = units
-        preferences = files.alpaca_rows.get(model, {}).get("preferences", {})  # an older version stored none
-        if preferences:
+        row = files.alpaca_rows.get(model, {})
+        preferences = row.get("preferences", {})  # an older version stored none
+        if preferences and is_whole(row):  # the rate of a part stands in the table of AlpacaEval alone, which says so
             found["alpaca_win_rate"][model] = {key: (share, 1.0) for key, share in preferences.items()}
     return {name: models for name, models in found.items() if models}
 

@@ -24,6 +24,7 @@ from nemo_srlm.evaluate.alpaca import (
 )
 from nemo_srlm.evaluate.alpaca_files import preference, read_annotations, read_calibration, write_outputs
 from nemo_srlm.report.text import markdown
+from nemo_srlm.report.tracking import evaluations
 from nemo_srlm.report.write import read_runs
 from tests.synthetic_run import build
 
@@ -299,10 +300,15 @@ def test_a_set_of_ones_own_is_whole_where_it_is_named_and_other_annotations_are_
 def test_the_report_says_of_how_many_instructions_a_rate_is_and_pairs_two_models(tmp_path: Path):
     run = build(tmp_path, "rated")
     for model, share in (("M1", 0.25), ("M2", 0.5)):
-        alpaca_rows.save_row(run, model, alpaca_rows.row_of(annotations(tmp_path / f"{model}.json", 400, share), None))
+        file = annotations(tmp_path / f"{model}.json", 400, share)
+        alpaca_rows.save_row(run, model, alpaca_rows.row_of(file, None, file))  # their own set is all of it
     data = read_runs([run])
     change = next(c for c in data[0]["changes"]["alpaca_win_rate"] if c["first"] == "M1")
     assert (change["value"], change["num"], change["verdict"]) == (pytest.approx(0.25), 400, "up")
-    text = re.sub(" +", " ", markdown(data))
-    assert text.count("| 400 of 805 |") == 2
+    for model in ("M1", "M2"):
+        alpaca_rows.save_row(run, model, alpaca_rows.row_of(tmp_path / f"{model}.json", None))
+    data = read_runs([run])
+    assert "alpaca_win_rate" not in data[0]["changes"]
+    assert re.sub(" +", " ", markdown(data)).count("| 400 of 805 |") == 2
+    assert "evaluation/alpaca_of_a_part/win_rate" in evaluations(data[0])[1]
     assert "preferences" not in data[0]["models"][1]["alpaca"]["row"]

@@ -138,6 +138,24 @@ def test_a_second_attempt_continues_its_run_and_new_evaluations_begin_another(tm
     assert len(set(found)) == 4
 
 
+def test_wandb_is_sent_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    directory = tmp_path / "run" / "iter1" / "report"
+    (directory / "logs").mkdir(parents=True)
+    tracker = open_trackers(directory, Projects(wandb="mine"), key="k")
+    wandb = tracker.each[1]._run
+    sent, log = [], wandb.log
+    monkeypatch.setattr(wandb, "log", lambda values, step=None: (sent.append(step), log(values, step=step)))
+    for step in (1, 1, 2):
+        tracker.scalars({"loss": 1.0}, step)
+    tracker.table("samples", ["response"], [["text"]])
+    for step in (1, 2, 3):  # as a second attempt does
+        tracker.scalars({"loss": 1.0}, step)
+    tracker.close()
+    assert sent == [1, 1, 2, None, 3]
+
+
 def test_a_self_judged_win_rate_has_a_name_that_says_so(run: Path):
     data = read_runs([run])[0]
     data["head_to_head"] = [{**row, "judge": f"{row['model']} itself"} for row in data["head_to_head"]]
@@ -168,7 +186,8 @@ def test_mlflow_gets_the_same_and_a_restarted_stage_continues_its_run(
     client = MlflowClient()
     (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert found.info.status == "FINISHED"
-    assert {1, 2, 3} == {m.step for m in client.get_metric_history(found.info.run_id, "evaluation/words")}
+    sent = client.get_metric_history(found.info.run_id, "evaluation/words")
+    assert sorted(m.step for m in sent) == [1, 2, 3]  # by the first attempt alone
     names = {item.path for item in client.list_artifacts(found.info.run_id)}
     assert {"report.html", "samples", "evaluation"} <= names
     where = Path(client.download_artifacts(found.info.run_id, "evaluation/models.json"))
