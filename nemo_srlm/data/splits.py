@@ -106,7 +106,7 @@ def _ift_keys(for_ift: list[str], for_eft: list[str], want_ift: float, want_eft:
     only_ift = [key for key in for_ift if key not in contested]
     both = [key for key in for_ift if key in contested]
     others = len(for_eft) - len(both)
-    return only_ift + both[: _ift_share(len(both), want_ift - len(only_ift), want_eft - others)]
+    return only_ift + both[: _ift_share(len(both), want_ift - len(only_ift), want_eft - others, bool(others))]
 
 
 def _unique(turns: Iterable[FirstTurn], counts: Counter[str]) -> dict[str, FirstTurn]:
@@ -187,15 +187,16 @@ def _take_until(keys: Sequence[str], sizes: dict[str, int], wanted: int) -> list
     return taken
 
 
-def _ift_share(total: int, want_ift: float, want_eft: float) -> int:
+def _ift_share(total: int, want_ift: float, want_eft: float, eft_has_others: bool) -> int:
     """How many of the `total` instructions that both can use go to IFT. A want may be infinite (all) or negative (none).
 
     IFT comes first: it gets what it wants where there is so much, if nothing is left for EFT. Where there is less, EFT gets
-    an eighth at most, since no run goes on without any. An infinite want of IFT leaves EFT what it wants, at most half.
+    an eighth at most if it has no others, since no run goes on without any. An infinite want of IFT leaves EFT what it
+    wants, at most half.
     """
     want_ift, want_eft = max(want_ift, 0.0), max(want_eft, 0.0)
     if want_ift <= total or not want_eft:
         return int(min(want_ift, total))
     if math.isinf(want_ift):
         return total - (total // 2 if math.isinf(want_eft) else min(math.ceil(want_eft), total // 2))
-    return total - math.ceil(min(want_eft, total * EFT_SHARE)) if total >= 2 else total
+    return total if eft_has_others or total < 2 else total - math.ceil(min(want_eft, total * EFT_SHARE))

@@ -83,6 +83,12 @@ def test_a_small_num_ift_is_given_exactly_however_much_eft_wants(source: str):
     assert len(instructions(made)[1]) == 40 - 5 - 8 - 16  # evaluation prompts and EFT evaluation come first
 
 
+def test_where_eft_has_instructions_of_its_own_ift_takes_all_that_it_can_use():
+    turns = [turn(i) for i in range(49)] + [turn(i, (1, 2)) for i in range(49, 60)]  # without a reply of rank 0
+    made = split(turns, SeedSection(num_ift=50, num_eval_prompts=0), EftSection(num_valid=0, num_train=0), Counter())
+    assert (len(made.ift), len(instructions(made)[1])) == (49, 11)
+
+
 def test_a_baseline_without_anything_to_judge_is_refused_before_it_is_trained(tmp_path: Path):
     rows = [tree(f"q{i}", message(f"a{i}", "A", f"q{i}", 0), message(f"b{i}", "B", f"q{i}", 1)) for i in range(50)]
     path = write(tmp_path / "x.trees.jsonl", rows)
