@@ -13,6 +13,8 @@ from nemo_srlm.errors import DataError
 
 def open_text(path: Path) -> IO[str]:
     """For reading; .gz is decompressed. Raises DataError for a pipe or device, which could block for ever."""
+    if "\0" in str(path):
+        raise DataError(repr(str(path)), "a path with a NUL", "the path of a file")
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory raises by itself
         raise DataError(path, "no regular file", "a file", "write the content to a file first")

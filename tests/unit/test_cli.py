@@ -120,3 +120,11 @@ def test_a_single_stage_is_named_with_its_iteration(words: list[str]):
 def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["stage", "judge", "--iteration", "7", f"run.root={tmp_path}"]) == 2
     assert "judge belongs to iteration(s) [1, 2]" in capsys.readouterr().err
+
+
+def test_a_stage_whose_input_is_not_done_is_refused_before_a_worker_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["export", "--config-name", "tiny", f"run.root={tmp_path}", "run.name=r"]) == 2
+    assert "error: iter0/export: its input iter0/sft is not done; run `nemo-srlm run`" in capsys.readouterr().err
+    assert not (tmp_path / "r" / "logs").exists()

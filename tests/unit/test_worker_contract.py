@@ -15,6 +15,7 @@ from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.errors import KilledError, UserError
 from nemo_srlm.launch import contract, train_worker, worker
 from nemo_srlm.launch.contract import EXIT_FAILED, EXIT_USER, Work
+from nemo_srlm.launch.replicas import Replicas
 from nemo_srlm.launch.slurm import step
 from nemo_srlm.launch.slurm.sbatch import JobSettings
 
@@ -49,7 +50,8 @@ def test_a_worker_of_an_unknown_stage_ends_without_a_traceback(tmp_path: Path):
 
 def by_worker(run_dir: Path, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(worker, "run_stage", lambda *_: work())
-    return worker.run(Work(run_dir, (REF,)), Slot())
+    given = Work(run_dir, (REF,))
+    return worker.run(given, Slot(), Replicas(given))
 
 
 def by_train_worker(run_dir: Path, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> int:
