@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_EMOJI = "\U0001f300-\U0001faff\u2600-\u27bf\ufe0f"
 _MARKS = r"[ \t*_\"“”„«»「」『』]"  # markdown and quotes between words
 
 
@@ -49,7 +50,8 @@ LANGUAGES = {
         fill=(
             "a an the this that it is are of for to in on with and you for_the_list for_your_list to_the_list to_your_list "
             "one ones before previous earlier above other others all any unlike different distinct unique original creative "
-            "interesting fresh from those these has have been so far i i've made created written wrote came up task "
+            "interesting fresh from those these has have been so far your covered yet hasn't "
+            "i i've made created written wrote came up task "
             "instruction prompt question request assistant not seen completely entirely more another new next additional "
             "further extra "
             "modified similar related rewritten changed"
@@ -241,15 +243,17 @@ def _of(words: Words) -> _Patterns:
         + ("" if words.spaced else "|。")
         + ")"
     )
-    sign = r"[ \t]*(?:[!.…！。]+(?=\s|$)|:?[ \t]*\n)" if words.spaced else r"[ \t]*(?:[!.…！。]+|[:：]?[ \t]*\n)"
+    blank, behind = rf"[ \t{_EMOJI}]*", rf"(?=[\s{_EMOJI}]|$)" if words.spaced else ""
+    sign = rf"{blank}(?:[!.…！。]+{behind}{blank}|[:：]?[ \t]*\n)"
     return _Patterns(
         _compiled(
-            rf"(?:(?P<alone>(?:{words.alone}){edge}{sign})|(?:{words.alone}|{words.before}){edge}[ \t]*[,，、;:!.…！。~–—-]*)"
+            rf"(?:(?P<alone>(?:{words.alone}){edge}{sign}|(?:{words.before}){edge}{blank}[!.…！。:：]*[ \t]*\n)"
+            rf"|(?:{words.alone}|{words.before}){edge}{blank}[,，、;:!.…！。~–—-]*)"
         ),
         _compiled(rf"(?:{words.here}){edge}(?:{gap}{word})*{end}"),
         re.compile(rf"(?:\b(?:{words.task})\b)" if words.spaced else words.task, re.IGNORECASE),
         _compiled(
-            rf"{numbered(words.label)}|(?:{words.colon})[ \t*_]*[:：]"
+            rf"{numbered(words.label)}|(?:{words.colon})[ \t*_]*[:：](?:[ \t]*\d{{1,4}}[ \t]*\n)?"
             + ("|第[一二三四五六七八九十\\d]{1,3}[个個道项][^\\n:：]{0,4}[:：]" if "第" in words.label else "")
         ),
     )
@@ -258,7 +262,7 @@ def _of(words: Words) -> _Patterns:
 def numbered(label: str) -> str:
     """A regular expression of a label with a number, and what may end it: "Task 9:", "[Task 9]", "Task 9 - ...", "Task 9\\n"."""
     body = rf"(?:{label})[ \t]*{_NUMBER}{_OF}"
-    end = r"[ \t*_\])）】]*(?:[:：.．)）、]|[–—-]{1,2}(?=[ \t]*[^\W\d])|\n|$)"
+    end = r"[ \t*_\])）】]*(?:[:：.．)）、;；→|]|[–—-]{1,2}(?=[ \t]*(?:[^\W\d]|\n))|\n|$)"
     return rf"(?:{body}{end}|(?:\*{{1,3}}|__|\[|\(|【){body}[ \t]*(?:\*{{1,3}}|__|\]|\)|】))"
 
 
@@ -266,7 +270,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_START = re.compile(r"[\s*_#>`\"“„«「『¡]*")  # markdown and quotes before an opening
+_START = re.compile(rf"[\s*_#>`\"“„«「『¡•{_EMOJI}-]*")  # markdown, quotes and bullets before an opening
 
 
 def opening_end(text: str, own: Iterable[re.Pattern[str]]) -> int:
