@@ -146,12 +146,13 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path, remedy: str = "") -> Any:
-    """The content of a .json or .json.gz file. Raises DataError, with `remedy`, when it is absent or is not JSON."""
+def read_json(path: Path, remedy: str = "", finite: bool = False) -> Any:
+    """The content of a .json or .json.gz file. Raises DataError, with `remedy`, when it is absent or is not JSON. `finite`: see
+    parse_json."""
     with text_file(path, "a complete UTF-8 .json or .json.gz file", remedy) as file:
         text = file.read(LONGEST_DOCUMENT + 1)
         if len(text) > LONGEST_DOCUMENT:
             raise DataError(
                 path, f"more than {LONGEST_DOCUMENT:,} characters", "a JSON document, not a data set", remedy
             )
-        return parse_json(text, path, remedy=remedy)
+        return parse_json(text, path, remedy=remedy, finite=finite)

@@ -92,11 +92,12 @@ def size_of_set(annotations: Mapping[str, Annotation], instructions: Sequence[st
 def win_rate(annotations: Sequence[Annotation]) -> dict[str, Any]:
     """The leaderboard's columns, in percent: win_rate, standard_error, discrete_win_rate, and the counts behind them.
 
-    Annotations without a preference are left out and counted (`n_missing`). Raises DataError when none is left.
+    Annotations without a preference are left out and counted (`n_missing`). Raises DataError when fewer than two are left,
+    which have no standard error.
     """
     values = [a.preference for a in annotations if a.preference is not None]
-    if not values:
-        raise DataError("annotations", "not one preference", "at least one")
+    if len(values) < 2:
+        raise DataError("annotations", f"{len(values)} with a preference of {len(annotations)}", "at least two")
     wins, losses = sum(v > 0.5 for v in values), sum(v < 0.5 for v in values)
     draws = len(values) - wins - losses
     return {

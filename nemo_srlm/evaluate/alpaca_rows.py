@@ -14,6 +14,7 @@ from nemo_srlm.errors import ConfigError, DataError
 
 FOLDER = "annotations"
 _NUMBERS = ("_rate", "_error", "winrate", "_length", "_total", "_wins", "_draws", "_base", "_missing")  # names end so
+_NEEDED = {"win_rate", "standard_error", "discrete_win_rate", "n_total", "avg_length"}
 _MODEL = re.compile(r"M\d+|baseline")
 
 
@@ -76,13 +77,13 @@ def saved_rows(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Model -> its row, of all that `save_row` has stored. Raises DataError for a file that is not such a row."""
     rows = {}
     for path in sorted((run_dir / FOLDER).glob("alpaca_*.json")):
-        row = read_json(path)
+        row = read_json(path, finite=True)
         numbers = isinstance(row, dict) and all(
             isinstance(v, (int, float)) for n, v in row.items() if n.endswith(_NUMBERS)
         )
         shares = row.get("preferences", {}) if numbers else {}
         numbers = numbers and isinstance(shares, dict) and all(isinstance(v, (int, float)) for v in shares.values())
-        if not numbers or "win_rate" not in row or not _MODEL.fullmatch(path.stem.removeprefix("alpaca_")):
+        if not numbers or not row.keys() >= _NEEDED or not _MODEL.fullmatch(path.stem.removeprefix("alpaca_")):
             raise DataError(path, "not a row of AlpacaEval", "what `nemo-srlm alpaca --run` writes")
         rows[path.stem.removeprefix("alpaca_")] = row
     return rows

@@ -79,8 +79,12 @@ def test_win_rates_by_hand():
     assert out["discrete_win_rate"] == pytest.approx(62.5)
     assert (out["n_wins"], out["n_wins_base"], out["n_draws"], out["n_total"], out["n_missing"]) == (2, 1, 1, 4, 1)
     assert out["standard_error"] == pytest.approx(100 * np.std([1, 0, 0.5, 0.9], ddof=1) / 2)
-    with pytest.raises(DataError, match="not one preference"):
-        win_rate([annotated(None)])
+    for few, said in (
+        ([None], "0 with a preference of 1"),
+        ([1.0, None], "1 with a preference of 2"),
+    ):  # no standard error
+        with pytest.raises(DataError, match=said):
+            win_rate([annotated(v) for v in few])
 
 
 def problem(seed: int, num: int = 300):
@@ -239,6 +243,11 @@ def test_the_verb_prints_the_row_and_notes_it_for_the_report(tmp_path: Path, cap
     stored = alpaca_rows.saved_rows(run)["M2"]
     assert len(stored.pop("preferences")) == 805
     assert stored == row
+    path = run / alpaca_rows.FOLDER / "alpaca_M2.json"
+    for wrong in ('{"win_rate": NaN}', '{"win_rate": 1}', "[]"):
+        path.write_text(wrong, encoding="utf-8")
+        with pytest.raises(DataError, match=r"alpaca_M2\.json: not "):
+            alpaca_rows.saved_rows(run)
     assert main(["alpaca", str(HUMPBACK)]) == 0
     assert re.search(r"win rate +10\.12 ± 0\.94", capsys.readouterr().out)
     assert main(["alpaca", str(HUMPBACK), "--run", str(run), "--model", "gpt"]) == 2
