@@ -297,8 +297,7 @@ def refuse_unread_arguments(cfg: Config) -> None:
 def _endpoint(cfg: Config) -> None:
     try:
         found = urlsplit(cfg.api.url)
-        host = re.fullmatch(r"[\w.:%-]+", found.hostname or "")  # urlsplit takes any other character, too
-        usable = not cfg.api.url or bool(host and not found.query and not found.fragment and found.port != 0)
+        usable = not cfg.api.url or bool(found.hostname and not found.query and not found.fragment and found.port != 0)
     except ValueError:  # a port that is no number, brackets that do not match
         usable = False
     if not usable:

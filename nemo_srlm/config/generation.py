@@ -271,7 +271,7 @@ class ApiSection:
         "",
         "up to and with /v1",
         execution=True,
-        pattern=r"(https?://[^\s@]+)?",
+        pattern=r"(https?://[\w.:%\[\]-]+(/[^\s@]*)?)?",
         allowed='http://... or https://..., without user or password, or ""',
     )
     model: str = setting("")
