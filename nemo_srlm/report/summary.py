@@ -176,7 +176,7 @@ def lineage(run: Data) -> str:
 
 def comparing(run: Data) -> str:
     """Who decides the head-to-head comparisons, and how."""
-    judges = list(dict.fromkeys(row["judge"] for row in run["head_to_head"]))
+    judges = list(dict.fromkeys(judge_of(row) for row in run["head_to_head"]))
     if judges in ([], ["oracle"]):
         return "The oracle compares the two responses."
     own = all(self_judged(row) for row in run["head_to_head"])

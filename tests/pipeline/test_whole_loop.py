@@ -255,6 +255,9 @@ def test_show_follows_a_prompt_through_the_stages(whole: Path):
 
 def test_the_report_is_one_file_that_asks_the_network_for_nothing(whole: Path):
     html = (whole / "report.html").read_text(encoding="utf-8")
+    for t in range(3):  # and the card beside each export has the figures of its model
+        assert "\n| oracle score " in (whole / f"iter{t}/export/hf/README.md").read_text(encoding="utf-8")
+        assert manifest.read(whole / f"iter{t}/report") is not None
     assert "M3" in html
     for word in ('src="', 'href="http://', "@import", "url(", "stylesheet"):
         assert word not in html
