@@ -13,7 +13,8 @@ from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.errors import ConfigError, DataError
 
 FOLDER = "annotations"
-_NUMBERS = ("_rate", "_error", "winrate", "_length", "_total", "_wins", "_draws", "_base", "_missing", "_set")  # names end so
+# Names of numbers end so.
+_NUMBERS = ("_rate", "_error", "winrate", "_length", "_total", "_wins", "_draws", "_base", "_missing", "_set")
 _NEEDED = {"win_rate", "standard_error", "discrete_win_rate", "n_total", "avg_length"}
 _MODEL = re.compile(r"M\d+|baseline")
 
