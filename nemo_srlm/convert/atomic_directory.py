@@ -12,7 +12,8 @@ from nemo_srlm.errors import CheckpointError
 
 def partial_path(final: Path) -> Path:
     """Where `atomic_directory(final)` collects the files."""
-    return final.with_name(f".{final.name}.partial")
+    whole = Path(os.path.abspath(final))  # `.` and `x/..` have no name of their own
+    return whole.with_name(f".{whole.name}.partial")
 
 
 @contextmanager
@@ -21,27 +22,35 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """A temporary directory beside `final`, renamed to `final` when the block ends without an error.
 
-    Refuses when `final` exists (unless `overwrite`), when it equals, contains or lies in one of the `inputs`, which would be
-    lost with it, or when the disk has no room for `num_bytes`. After an error the
-    temporary directory is removed; after a kill it stays, and the next attempt empties it, or with `resume` keeps it.
+    Refuses when `final` exists (unless `overwrite`), when it is a link or holds the working directory, when it equals, contains
+    or lies in one of the `inputs`, which would be lost with it, or when the disk has no room for `num_bytes`. After an error
+    the temporary directory is removed; after a kill it stays, and the next attempt empties it, or with `resume` keeps it.
     """
+    here = Path.cwd()
+    if final.resolve() in (here, *here.parents):
+        raise CheckpointError(final, "the output is the working directory, or contains it", "a directory of its own",
+                              "choose another output")  # fmt: skip
     temporary = partial_path(final)
     for source in inputs:
         one, other = final.resolve(), source.resolve()
         if one == other or one in other.parents or other in one.parents:
             raise CheckpointError(final, f"the output equals, contains or lies in the input {source}",
                                   "two separate directories", "choose another output")  # fmt: skip
+    if final.is_symlink():
+        raise CheckpointError(
+            final, f"a link to {final.resolve()}", "a directory, or nothing", "name the directory itself"
+        )
     if final.exists() and not overwrite:
         raise CheckpointError(final, "exists already", remedy="remove it or choose another directory")
     try:
         if temporary.exists() and not resume:
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True, exist_ok=True)
-        here = sum(path.stat().st_size for path in temporary.iterdir())
+        held = sum(path.stat().st_size for path in temporary.iterdir())
         free = shutil.disk_usage(temporary).free
-        if free < num_bytes - here:
+        if free < num_bytes - held:
             raise CheckpointError(
-                final, f"{free / 2**30:.1f} GiB free on the disk", f"{(num_bytes - here) / 2**30:.1f} GiB",
+                final, f"{free / 2**30:.1f} GiB free on the disk", f"{(num_bytes - held) / 2**30:.1f} GiB",
                 "free some space or choose another directory",
             )  # fmt: skip
         yield temporary

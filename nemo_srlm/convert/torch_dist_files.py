@@ -8,10 +8,12 @@ overlap its own shard.
 """
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,20 +62,32 @@ class Checkpoint:
                 continue
             self.shapes[key], self.dtypes[key] = tuple(stored.size), stored.properties.dtype
         for index, info in metadata.storage_data.items():
-            if index.fqn not in self.shapes:
-                continue
-            offsets = tuple(index.offset)
-            sizes = _chunk_sizes(metadata, index, offsets)
-            self._add(index.fqn, offsets, sizes, info)
+            if index.fqn in self.shapes:
+                offsets, sizes = _box(directory, metadata, index)
+                self._add(index.fqn, offsets, sizes, info)
+        self._check_whole()
 
     def _add(self, key: str, offsets: tuple[int, ...], sizes: tuple[int, ...], info: Any) -> None:
         layered = key.startswith("decoder.layers.") and not key.split(".")[2].isdigit()
         layer = offsets[0] if layered else None
         if layered:
-            assert sizes[0] == 1, (key, sizes)  # Megatron stores every layer as a chunk of its own
+            if sizes[:1] != (1,):
+                raise CheckpointError(self.directory, f"{key}: a chunk of shape {list(sizes)}",
+                                      "every layer as a chunk of its own", torch_dist_metadata.REMEDY)  # fmt: skip
             offsets, sizes = offsets[1:], sizes[1:]
         chunk = Chunk(offsets, sizes, info.relative_path, info.offset, info.length)
         self._chunks.setdefault((key, layer), []).append(chunk)
+
+    def _check_whole(self) -> None:
+        """Raises CheckpointError unless the chunks of every weight hold each of its values once."""
+        for (key, layer), chunks in self._chunks.items():
+            shape = self.shapes[key] if layer is None else self.shapes[key][1:]
+            stored = sum(math.prod(chunk.sizes) for chunk in chunks)
+            if stored != math.prod(shape) or any(_overlap(*pair) for pair in combinations(chunks, 2)):
+                raise CheckpointError(
+                    self.directory, f"{key}: {len(chunks)} chunk(s) with {stored} values, or some twice",
+                    f"each of the {math.prod(shape)} values of {list(shape)} once", torch_dist_metadata.REMEDY,
+                )  # fmt: skip
 
     def locate(self, tensor: MegatronTensor) -> tuple[str, int | None]:
         """(key, layer) under which the checkpoint holds the tensor: stacked layers, or a key per layer."""
@@ -129,13 +143,27 @@ class Checkpoint:
         return self._stored[chunk]
 
 
-def _chunk_sizes(metadata: Metadata, index: MetadataIndex, offsets: tuple[int, ...]) -> tuple[int, ...]:
+def _box(directory: Path, metadata: Metadata, index: MetadataIndex) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(offsets, sizes) of a stored chunk, in the whole tensor."""
     stored = metadata.state_dict_metadata[index.fqn]
     assert isinstance(stored, TensorStorageMetadata)
-    chunks = stored.chunks
-    if index.index is not None and index.index < len(chunks) and tuple(chunks[index.index].offsets) == offsets:
-        return tuple(chunks[index.index].sizes)
-    return next(tuple(chunk.sizes) for chunk in chunks if tuple(chunk.offsets) == offsets)
+    offsets = tuple(index.offset or ())
+    if type(index.index) is int and 0 <= index.index < len(stored.chunks):  # a hint: a checkpoint has many chunks
+        hinted = stored.chunks[index.index]
+        if tuple(hinted.offsets) == offsets:
+            return offsets, tuple(hinted.sizes)
+    for chunk in stored.chunks:
+        if tuple(chunk.offsets) == offsets:
+            return offsets, tuple(chunk.sizes)
+    raise CheckpointError(
+        directory, f"{index.fqn}: a chunk at {list(offsets)}, which is none of its {len(stored.chunks)} chunks",
+        torch_dist_metadata.COMPLETE, torch_dist_metadata.REMEDY,
+    )  # fmt: skip
+
+
+def _overlap(one: Chunk, other: Chunk) -> bool:
+    boxes = zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
+    return all(a < b + size_of_b and b < a + size_of_a for a, size_of_a, b, size_of_b in boxes)
 
 
 @dataclass(frozen=True)

@@ -84,14 +84,23 @@ def _well_formed(found: Any) -> bool:
 
 
 def _tensor(stored: TensorStorageMetadata) -> bool:
+    """Whether every chunk is a box within the tensor."""
     return (
         isinstance(stored.properties.dtype, torch.dtype)
         and _sizes(stored.size)
         and all(
-            isinstance(chunk, ChunkStorageMetadata) and _sizes(chunk.offsets) and _sizes(chunk.sizes)
+            isinstance(chunk, ChunkStorageMetadata)
+            and _sizes(chunk.offsets)
+            and _sizes(chunk.sizes)
+            and len(chunk.offsets) == len(chunk.sizes) == len(stored.size)
+            and all(map(_fits, chunk.offsets, chunk.sizes, stored.size))
             for chunk in stored.chunks
         )
     )
+
+
+def _fits(offset: int, size: int, whole: int) -> bool:
+    return offset + size <= whole
 
 
 def _sizes(values: Any) -> bool:

@@ -40,7 +40,8 @@ POLL = 0.2  # seconds between two looks at the processes that compute logits
 
 def card_path(directory: Path) -> Path:
     """The path of an HF directory's card: beside it."""
-    return directory.with_name(directory.name + ".verification.json")
+    whole = Path(os.path.abspath(directory))  # `.` has no name of its own
+    return whole.with_name(whole.name + ".verification.json")
 
 
 def passes(level: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a stage is, and the rules of running one: an absent input or a stale result is an error, a done stage is skipped."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from nemo_srlm.core.files import read_json, write_atomic, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say
-from nemo_srlm.errors import ConfigError, DataError, StaleError
+from nemo_srlm.errors import ConfigError, DataError, StaleError, UserError
 
 Kind = Literal["cpu", "convert", "train", "generate"]  # convert: a checkpoint in or out, one process with Megatron
 State = Literal["done", "partial", "missing"]
@@ -96,6 +97,17 @@ def stage_directory(run_dir: Path, ref: Ref) -> Path:
     return run_dir / f"iter{ref.iteration}" / ref.stage
 
 
+def check_outside_stages(out: Path) -> None:
+    """Raises UserError for an output that lies in the directory of a stage, whose files it may replace."""
+    for folder in out.resolve().parents:
+        if re.fullmatch(r"iter\d+", folder.parent.name) and any(
+            (folder / name).exists() for name in (manifest.NAME, PLAN)
+        ):
+            raise UserError(
+                "--out", f"{out} lies in the directory of the stage {folder}", "a place outside of every stage"
+            )
+
+
 def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dict[str, Any]:
     """What the fingerprint is made of. Raises DataError when an input stage is not done."""
     inputs = {}
@@ -104,7 +116,7 @@ def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dic
         if done is None:
             raise DataError(
                 f"iter{iteration}/{stage.name}", f"its input {ref} is not done",
-                remedy=f"run `nemo-srlm run`, or `nemo-srlm {ref.stage} --iteration {ref.iteration}` first",
+                remedy=f"run `nemo-srlm run`, or `nemo-srlm stage {ref.stage} --iteration {ref.iteration}` first",
             )  # fmt: skip
         inputs[name] = done.fingerprint
     own = json.loads(manifest.canonical(stage.identity(cfg, iteration)))  # tuples become lists, as they will be read

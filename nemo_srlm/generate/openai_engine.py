@@ -8,6 +8,7 @@ quote the header that carries the key.
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ import httpx
 import msgspec
 
 from nemo_srlm.config.generation import ApiSection
-from nemo_srlm.errors import EngineError, PassingError
+from nemo_srlm.errors import ConfigError, EngineError, PassingError
 from nemo_srlm.generate.endpoint_protocol import ChatCompletion, Choice, message_of, read_key, retry_after, without_key
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request, without_cut_character
 
@@ -27,6 +28,7 @@ REFUSES_ALL = {
     401: "check the key", 403: "check the key and its rights", 404: "check api.url and api.model",
 }  # fmt: skip
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled at every retry, with random jitter
+ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 LARGEST_BODY = 32 * 2**20  # bytes; 64 draws of 8,000 tokens are about 3 MB
 
 
@@ -62,7 +64,7 @@ class OpenAIEngine:
         are workers end the stream at once, others at its end.
         """
         loop = asyncio.new_event_loop()
-        client = self._client()
+        client = http_client(self._section.workers, self._key)
         source = iter(requests)
         pending: dict[asyncio.Task[Outcome], Request] = {}
         unanswered, in_a_row, last = 0, 0, ""
@@ -96,16 +98,6 @@ class OpenAIEngine:
         finally:
             loop.run_until_complete(_close(client, pending))
             loop.close()
-
-    def _client(self) -> httpx.AsyncClient:
-        """No redirect is followed: the key would go to the address that a response names."""
-        headers = {
-            "Authorization": f"Bearer {self._key}",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-        }
-        limits = httpx.Limits(max_connections=self._section.workers)
-        return httpx.AsyncClient(follow_redirects=False, timeout=None, limits=limits, headers=headers)
 
     async def _ask(self, client: httpx.AsyncClient, request: Request) -> Outcome:
         """All n draws. An endpoint that returns fewer choices than requested is called again for the rest."""
@@ -194,6 +186,29 @@ class OpenAIEngine:
 
     def close(self) -> None:
         pass
+
+
+def check_endpoint(section: ApiSection) -> None:
+    """Raises ConfigError when there is no usable key in the environment, or no client can be made there."""
+    client = http_client(section.workers, read_key(section.key_variable))
+    asyncio.run(client.aclose())
+
+
+def http_client(workers: int, key: str) -> httpx.AsyncClient:
+    """No redirect is followed: the key would go to the address that a response names.
+
+    Raises ConfigError where the environment names a proxy or certificates that cannot be used: httpx reads both there.
+    """
+    headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity", "Content-Type": "application/json"}
+    limits = httpx.Limits(max_connections=workers)
+    try:
+        return httpx.AsyncClient(follow_redirects=False, timeout=None, limits=limits, headers=headers)
+    except (httpx.InvalidURL, ValueError, OSError, ImportError):  # its text may quote the password of a proxy
+        found = sorted(name for name in os.environ if name.upper() in ENVIRONMENT)
+        raise ConfigError(
+            "api.url", f"no connection can be made with the environment's {', '.join(found)}",
+            "an http:// or https:// proxy, and files that are there", "unset or correct them",
+        ) from None  # fmt: skip
 
 
 async def _close(client: httpx.AsyncClient, pending: Iterable[asyncio.Task[Outcome]]) -> None:

@@ -10,7 +10,6 @@ from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Kind, Ref, Stage, changed_outputs, stage_directory, state
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.generate.endpoint_protocol import read_key
 from nemo_srlm.stages import load
 
 FUSABLE = ("cpu", "generate")  # neighbouring stages of these kinds may share a process (and an engine)
@@ -72,7 +71,9 @@ def check_stage(stage: Stage, cfg: Config, iteration: int) -> None:
     if cfg.cluster.check_paths:
         stage.identity(cfg, iteration)
     if stage.name in cfg.api.stages and not any(cfg.api.key_variable in line for line in cfg.cluster.setup):
-        read_key(cfg.api.key_variable)
+        from nemo_srlm.generate.openai_engine import check_endpoint  # imports an HTTP library
+
+        check_endpoint(cfg.api)
 
 
 def check_root(run_dir: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_json_lines
 from nemo_srlm.core.records import Conversation, PreferencePair, SftExample
+from nemo_srlm.core.stage import check_outside_stages
 from nemo_srlm.data.preference_pairs import WEIGHTS
 from nemo_srlm.errors import DataError
 from nemo_srlm.report import cards
@@ -69,6 +70,7 @@ def export_data(run_dir: Path, out: Path) -> cards.DataSets:
     files = RunFiles(run_dir)
     if out.exists() and any(out.iterdir()):
         raise DataError(out, "is not empty", "a new folder", "name another with --out, or remove this one")
+    check_outside_stages(out)
     found: cards.DataSets = {}
     for name, split, rows in _all(files):
         number = _write(out / name, split, rows)

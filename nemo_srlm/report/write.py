@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from nemo_srlm.core.files import write_atomic
+from nemo_srlm.core.stage import check_outside_stages
 from nemo_srlm.errors import UserError
 from nemo_srlm.report import cards, compare, mt_bench_files, render, text, units
 from nemo_srlm.report.collect import of_run
@@ -30,10 +31,16 @@ def read_runs(run_dirs: list[Path]) -> list[dict[str, Any]]:
 def write_report(run_dirs: list[Path], out: Path) -> Path:
     """Writes `out` (HTML) and, beside it, the same stem with .md and .json. Accepts unfinished runs.
 
-    Raises ConfigError when a directory is not a run's, UserError when `out` is a directory.
+    Raises ConfigError when a directory is not a run's, UserError when `out` is a directory, no .html file, or lies
+    in the directory of a stage.
     """
     if out.is_dir():
         raise UserError("--out", f"{out} is a directory", "the name of a file", f"--out {out / 'report.html'}")
+    if out.suffix != ".html":  # .md and .json lie beside it
+        raise UserError(
+            "--out", f"{out} has another suffix", "the name of an .html file", f"--out {out.with_suffix('.html')}"
+        )
+    check_outside_stages(out)
     runs = read_runs(run_dirs)
     found = write_runs(runs, out)
     for run_dir, run in zip(run_dirs, runs, strict=True):

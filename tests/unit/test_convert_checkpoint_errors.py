@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.export_hf import export_hf
@@ -62,6 +64,38 @@ def other_file(name: str) -> Callable[[Path], None]:
     return change
 
 
+def boxes(**fields: tuple[int, ...]) -> Callable[[Path], None]:
+    """The metadata says so of every chunk of the embeddings: its offsets or sizes; or `size`, of the whole tensor."""
+
+    def change(directory: Path) -> None:
+        metadata = pickle.loads((directory / ".metadata").read_bytes())
+        stored = metadata.state_dict_metadata["embedding.word_embeddings.weight"]
+        for name, value in fields.items():
+            for record in [stored] if name == "size" else stored.chunks:
+                setattr(record, name, torch.Size(value))
+        (directory / ".metadata").write_bytes(pickle.dumps(metadata))
+
+    return change
+
+
+def twice(directory: Path) -> None:
+    """The two halves of a weight, both said to be the first."""
+    metadata = pickle.loads((directory / ".metadata").read_bytes())
+    name = "embedding.word_embeddings.weight"
+    stored = metadata.state_dict_metadata[name]
+    rows, columns = stored.size
+    old = [index for index in metadata.storage_data if index.fqn == name]
+    info = metadata.storage_data[old[0]]
+    for index in old:
+        del metadata.storage_data[index]
+    stored.chunks = []
+    for number, first in enumerate((0, 1)):
+        offsets = torch.Size([first, 0])
+        stored.chunks.append(ChunkStorageMetadata(offsets, torch.Size([rows // 2, columns])))
+        metadata.storage_data[replace(old[0], offset=offsets, index=number)] = info
+    (directory / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
 def pipe(directory: Path) -> None:
     (directory / "__0_0.distcp").unlink()
     os.mkfifo(directory / "__0_0.distcp")
@@ -78,6 +112,12 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], ModelSection, str]] = {
     ),
     "file outside": (other_file("../mg/__0_0.distcp"), MODEL, "file names without a folder"),
     "file is a pipe": (pipe, MODEL, "a folder, pipe or device"),
+    "chunk without sizes": (boxes(sizes=()), MODEL, "no metadata of a checkpoint"),
+    "chunk of another rank": (boxes(sizes=(256, 64, 1)), MODEL, "no metadata of a checkpoint"),
+    "chunk outside": (boxes(offsets=(256, 0)), MODEL, "no metadata of a checkpoint"),
+    "chunk elsewhere": (boxes(offsets=(1, 0)), MODEL, r"at \[0, 0\], which is none of its \d+ chunk"),
+    "chunks missing": (boxes(size=(2**50, 64)), MODEL, r"16384 values, or some twice; expected each"),
+    "chunks that overlap": (twice, MODEL, "16384 values, or some twice"),
     "another backend": (lambda d: (d / "metadata.json").write_text('{"sharded_backend": "zarr"}'), MODEL, "zarr"),
     "file missing": (remove("__0_0.distcp"), MODEL, r"1 of 1 files that are not there: .'__0_0.distcp'"),
     "file truncated": (cut("__0_0.distcp", 60_000), MODEL, "archive"),

@@ -245,3 +245,17 @@ def test_a_conversion_by_no_process_is_refused(good: Path, tmp_path: Path, proce
     with pytest.raises(CheckpointError, match="expected at least 1"):
         export_hf(good / "mg", tmp_path / "out", MODEL, processes=processes)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", [".", "..", "../..", "link"])
+def test_an_output_that_holds_the_working_directory_or_is_a_link_is_refused(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+):
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/kept").write_text("")
+    (tmp_path / "a/b/c/link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "a/b/c")
+    with pytest.raises(CheckpointError, match=r"working directory, or contains it|a link to"):
+        import_hf(good / "hf", Path(out), overwrite=True)
+    assert (tmp_path / "a/kept").exists()
+    assert (tmp_path / "a/b/c").is_dir()

@@ -181,3 +181,16 @@ def test_cards_name_no_path_of_the_machine(tmp_path: Path):
         assert secret not in text
         for wanted in ("llama", "trees.jsonl", "p.txt", "check.py --strict" if checker else "template judge.txt"):
             assert wanted in text
+
+
+@pytest.mark.parametrize(
+    "words", [("export-data", "--out", "x"), ("report", "--out", "manifest.html"), ("report", "--out", "pairs.jsonl")]
+)
+def test_no_output_is_written_into_a_stage(run: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    stage = run / "iter1/pairs"
+    before = {path.name: path.read_bytes() for path in stage.iterdir() if path.is_file()}
+    verb, option, name = words
+    assert cli.main([verb, str(run), option, str(stage / name)]) == 2
+    assert "expected" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in stage.iterdir() if path.is_file()} == before
+    assert not (stage / "x").exists()

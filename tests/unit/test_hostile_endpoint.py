@@ -22,6 +22,7 @@ from nemo_srlm.errors import ConfigError, EngineError, UserError
 from nemo_srlm.generate.endpoint_protocol import message_of, read_key, retry_after, without_key
 from nemo_srlm.generate.openai_engine import OpenAIEngine
 from nemo_srlm.generate.requests import Completion, Failure, Outcome, Request
+from nemo_srlm.launch.plan import check_stage
 from nemo_srlm.stages import judge
 
 KEY = 'sk-"hostile\\key'
@@ -251,3 +252,24 @@ def test_retry_after_is_a_bounded_number_of_seconds(header: str | None, seconds:
 def test_a_long_message_is_one_short_line():
     assert message_of(b"a\nb\t\xff " + b"c" * 9999, "key").startswith("a b \ufffd ccc")
     assert len(message_of(b"c" * 9999, "key")) == 500
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("all_proxy", "ftp://user:word@x"),
+        ("HTTP_PROXY", "http://[::1"),
+        ("no_proxy", "[::"),
+        ("SSL_CERT_FILE", "/absent"),
+    ],
+)
+def test_an_environment_without_a_usable_proxy_is_a_message_before_the_first_stage(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv(variable, value)
+    cfg = Config()
+    cfg.api.stages, cfg.api.url, cfg.api.model = ["judge"], "http://127.0.0.1:1/v1", "m"
+    with pytest.raises(ConfigError, match=f"with the environment's .*{variable}") as caught:
+        check_stage(judge.STAGE, cfg, 1)
+    assert "word" not in str(caught.value)

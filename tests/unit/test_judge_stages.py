@@ -67,6 +67,15 @@ def test_a_collapsed_judge_is_an_alarm_and_stops_the_run_only_when_asked_to(
         judge.STAGE.finalize(ctx)
 
 
+def test_a_judge_without_one_score_is_no_finished_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(tmp_path)
+    use(monkeypatch, responds)
+    run(candidates.STAGE, context(config(), tmp_path, "candidates"))
+    use(monkeypatch, lambda text, seed: "no number in it")
+    with pytest.raises(DataError, match=r"not one of .* items has a score; 100.0% of .* judge draws state no score"):
+        run(judge.STAGE, context(config(), tmp_path, "out"))
+
+
 def test_an_engine_that_ignores_the_seed_is_an_alarm_of_the_candidates_and_of_the_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from nemo_srlm.core.records import Candidate, Judgement, Prompt
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.judge.judgements import JudgeItem
 from nemo_srlm.stages.common.generating import usage_metrics
-from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health, judge_all, judge_identity
+from nemo_srlm.stages.common.judging import JUDGEMENTS, check_usable, checked_health, judge_all, judge_identity
 
 
 def candidates_file(ctx: Context) -> Path:
@@ -41,6 +41,7 @@ def finalize(ctx: Context) -> dict[str, Any]:
     """Writes judgements.jsonl. Returns the judge's health as metrics."""
     merge_parts(ctx, Judgement, made_ids(ctx), JUDGEMENTS)
     health = checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), ctx.cfg.judge.alarm_stops)
+    check_usable(ctx, health)
     failure, mean = health["parse_failure"] or 0.0, health["score_mean"]
     unjudged = sum(health["errors"].values())
     shown = "no score" if mean is None else f"mean score {mean:.2f}"

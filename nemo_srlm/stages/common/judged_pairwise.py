@@ -17,7 +17,7 @@ from nemo_srlm.evaluate.headtohead import Outcome, outcome
 from nemo_srlm.stages.common.comparing import Pairing, compare, merge_verdicts
 from nemo_srlm.stages.common.generating import usage_metrics
 from nemo_srlm.stages.common.judged_candidates import candidates_file
-from nemo_srlm.stages.common.judging import JUDGEMENTS, checked_health
+from nemo_srlm.stages.common.judging import JUDGEMENTS, check_usable, checked_health
 
 
 def _by_prompt(ctx: Context) -> Iterator[tuple[str, list[Candidate]]]:
@@ -62,6 +62,7 @@ def finalize(ctx: Context) -> dict[str, Any]:
     write_records(ctx.dir / JUDGEMENTS, made)
     single = dataclasses.replace(ctx.cfg.judge, min_valid=1)
     health = checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), ctx.cfg.judge.alarm_stops, single)
+    check_usable(ctx, health)
     return {
         **health, "comparisons": len(pairings), "verdicts": dict(sorted(counts.items())), "orders": dict(sorted(orders.items())),
         "engine": usage_metrics(ctx),

@@ -110,3 +110,13 @@ def checked_health(
             ctx.dir, "; ".join(alarms), "a healthy judge", "look at its judgements; judge.alarm_stops=false goes on"
         )
     return {**health, "alarms": alarms}
+
+
+def check_usable(ctx: Context, health: dict[str, Any]) -> None:
+    """Raises DataError when not one judgement has a score: what reads them could make nothing of them."""
+    if health["judgements"] and health["ineligible"] == health["judgements"]:
+        raise DataError(
+            ctx.dir, f"not one of {health['judgements']} items has a score; {'; '.join(health['alarms'])}", "scores",
+            "look at the texts in its parts/; mend judge.template, judge.max_tokens or the judge, remove the directory and run "
+            "the same command again",
+        )  # fmt: skip
