@@ -32,6 +32,7 @@ OTHER = {
 }
 # of OTHER: what another attempt, perhaps on another node, may not meet again
 PASSING = {errno.ENFILE, errno.ESTALE, errno.EIO}
+LOOP = "Symlink loop from "  # Path.resolve raises a RuntimeError with these words until Python 3.12, no OSError
 INSTALL = (
     "run `make venv` (CPU) or `make venv-gpu` and use that environment's bin/nemo-srlm; in a container, install "
     "tools/requirements/train.txt or use the vLLM image (docs/install.md)"
@@ -131,6 +132,8 @@ def of_system(error: BaseException | None, where: Path) -> UserError | None:
     Also checks for a full disk, because libraries replace its OSError with errors of their own (torch's zip writer), and
     because a process that died of it may not have reported it (`error` is None then).
     """
+    if isinstance(error, RuntimeError) and str(error).startswith(LOOP):
+        return UserError(str(error)[len(LOOP) :].strip("'"), os.strerror(errno.ELOOP), *OTHER[errno.ELOOP])
     number, named = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
     path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes)) else where
     if isinstance(error, OSError) and number in OTHER:

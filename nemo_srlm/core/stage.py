@@ -1,6 +1,7 @@
 """What a stage is, and the rules of running one: an absent input or a stale result is an error, a done stage is skipped."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -99,7 +100,7 @@ def stage_directory(run_dir: Path, ref: Ref) -> Path:
 
 def check_outside_stages(out: Path) -> None:
     """Raises UserError for an output that lies in the directory of a stage, whose files it may replace."""
-    for folder in out.resolve().parents:
+    for folder in Path(os.path.realpath(out)).parents:
         if re.fullmatch(r"iter\d+", folder.parent.name) and any(
             (folder / name).exists() for name in (manifest.NAME, PLAN)
         ):

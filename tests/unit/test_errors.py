@@ -127,3 +127,10 @@ def test_a_directory_that_is_no_run_is_said_to_be_none(
 def test_a_report_that_would_be_a_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["report", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "is a directory" in capsys.readouterr().err
+
+
+def test_links_in_a_circle_are_a_message_about_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Path.resolve raises a RuntimeError for them."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert cli.main(["doctor", "--json", str(tmp_path / "loop/x"), "--dir", str(tmp_path / "new")]) == 2
+    assert f"{tmp_path}/loop/x: Too many levels of symbolic links" in capsys.readouterr().err
