@@ -121,13 +121,22 @@ def _roots_of_messages(
             if data["message_id"] not in placed:
                 known[parent]["replies"].append(known[data["message_id"]])
             placed.add(data["message_id"])
-        elif parent:
-            counts["reply_orphan"] += 1
-        elif "tree_state" not in data:
+        elif not parent and "tree_state" not in data:
             raise DataError(where, "a first message without tree_state", "an Open Assistant message export")
+    if lost := len(known) - _count_reached(known):
+        counts["reply_orphan"] += lost
     for where, data in flat:
         if not data.get("parent_id"):
             yield where, _field(data, "tree_state", str, where), known[data["message_id"]]
+
+
+def _count_reached(known: dict[str, dict[str, Any]]) -> int:
+    """How many messages a first message leads to: none to an orphan, its replies, and messages that answer in a circle."""
+    reached, todo = 0, [message for message in known.values() if not message.get("parent_id")]
+    while todo:
+        reached += 1
+        todo += todo.pop()["replies"]
+    return reached
 
 
 def _field(data: dict[str, Any], name: str, kind: type, where: str) -> Any:

@@ -87,3 +87,13 @@ def test_flat_orphans_are_counted(tmp_path: Path):
     turns, counts = read(write(tmp_path / "f.messages.jsonl", rows))
     assert [len(turn.replies) for turn in turns] == [2]
     assert counts["reply_orphan"] == 1
+
+
+def test_flat_messages_that_no_first_message_leads_to_are_counted(tmp_path: Path):
+    """A reply to an orphan, two messages that answer each other, one that answers itself."""
+    rows = flat([one_tree()])
+    links = (("lost", "absent"), ("below", "lost"), ("one", "other"), ("other", "one"), ("itself", "itself"))
+    rows += [{**rows[1], "message_id": name, "parent_id": parent} for name, parent in links]
+    turns, counts = read(write(tmp_path / "f.messages.jsonl", rows))
+    assert [len(turn.replies) for turn in turns] == [2]
+    assert counts["reply_orphan"] == 5
