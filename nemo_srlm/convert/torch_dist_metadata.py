@@ -4,6 +4,7 @@ torch reads this file with plain `pickle.load`, so a checkpoint from a stranger 
 that torch and Megatron write are built; every other name in the pickle is an error.
 """
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 
+from nemo_srlm.convert.pickles import check_memo
 from nemo_srlm.convert.tensor_files import check_files
 from nemo_srlm.core.files import read_json
 from nemo_srlm.errors import CheckpointError, DataError
@@ -55,8 +57,7 @@ def read(directory: Path) -> Metadata:
     path = directory / ".metadata"
     check_files(directory / "metadata.json", [path.name])
     try:
-        with path.open("rb") as file:
-            found: Any = _Unpickler(file).load()
+        found: Any = _Unpickler(io.BytesIO(check_memo(path.read_bytes()))).load()
     except OSError as error:
         raise CheckpointError(path, f"unreadable ({error.strerror})", COMPLETE) from error
     except Exception as error:  # a damaged pickle raises nearly any type

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nemo_srlm.convert.pickles import check_memo
 from nemo_srlm.convert.tensor_files import StoredTensor, check_regular
 from nemo_srlm.errors import CheckpointError
 
@@ -120,7 +121,7 @@ def scan(path: Path, start: int = 0, length: int | None = None) -> Any:
 
             begin, count = position(pickled)  # not archive.read: it wants checksums, which torch may leave out
             part.seek(begin - start)
-            return _Unpickler(part.read(count), member, path).load()
+            return _Unpickler(check_memo(part.read(count)), member, path).load()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from error
     except _UnsupportedError as error:

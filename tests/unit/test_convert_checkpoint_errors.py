@@ -105,6 +105,11 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], ModelSection, str]] = {
     "not one": (shutil.rmtree, MODEL, "no metadata.json"),
     "metadata damaged": (cut(".metadata", 50), MODEL, "damaged metadata"),
     "metadata with code": (with_code, MODEL, "posix.mkdir, which is no part of a checkpoint"),
+    "metadata with a memo of 32 GB": (
+        lambda d: (d / ".metadata").write_bytes(b"\x80\x02]r\xff\xff\xff\x7f."),
+        MODEL,
+        "a memo of 2147483647 entries in 9 bytes",
+    ),
     "metadata of no checkpoint": (
         lambda d: (d / ".metadata").write_bytes(pickle.dumps({"a": 1})),
         MODEL,
