@@ -20,6 +20,7 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, RankedReply, SftExample
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Context, Ref
+from nemo_srlm.errors import DataError
 from nemo_srlm.generate import requests as generate_requests
 from nemo_srlm.generate import vllm_engine as engines
 from nemo_srlm.generate.requests import Completion, Failure, Request, generate
@@ -164,12 +165,13 @@ def test_candidates_and_judgements_do_not_depend_on_sharding_and_a_bad_item_stop
     assert metrics["responses"] == 44
     for shard in range(2):
         judge.STAGE.run(context(cfg, root, "judge", shard, 2))
-    health = judge.STAGE.finalize(ctx := context(cfg, root, "judge"))
+    with pytest.raises(DataError, match="not one of 44 items has a score"):  # random weights state none
+        judge.STAGE.finalize(ctx := context(cfg, root, "judge"))
     judged = list(read_records(ctx.dir / "judgements.jsonl", Judgement))
     good = [c.id for c in read_records(root / "candidates" / "candidates.jsonl", Candidate) if not c.error]
     assert [j.id for j in judged] == good
+    assert len(judged) == 44
     assert all(j.error or (len(j.texts) == len(j.scores) == 3) for j in judged)
-    assert health["judgements"] == 44
 
 
 def test_the_writer_stops_at_the_templates_mark_and_reaches_the_wanted_number(root: Path, cfg: Config) -> None:
