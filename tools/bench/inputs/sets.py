@@ -27,6 +27,7 @@ ANNOTATION = {
     "generator_1": "a",
     "generator_2": "b",
 }
+ANNOTATIONS = [{**ANNOTATION, "instruction": f"q{i}"} for i in range(3)]
 TEMPLATES = {
     "judge": "Rate <RESPONSE_HERE> to <INSTRUCTION_HERE>.\nScore: 0 to 5\n",
     "compare": "<INSTRUCTION_HERE> <FIRST_HERE> <SECOND_HERE>\n",
@@ -99,7 +100,7 @@ def annotations(data: str | bytes, name: str = "annotations.json") -> int:
 
 
 def calibration(data: str | bytes, name: str) -> int:
-    write("annotations.json", json.dumps([ANNOTATION] * 3))
+    write("annotations.json", json.dumps(ANNOTATIONS))
     write(name, data)
     return command("alpaca", "annotations.json", "--calibration", name)
 
@@ -159,16 +160,18 @@ def cases() -> Iterator[Case]:
     for text in FILLED:
         bad = line({"name": "single-v1", "prompt_template": text, "system_prompt": ""})
         yield Case("MT-Bench judge prompts", text, partial(read_both, "x.jsonl", JUDGE, bad, judge_prompts))
-    yield Case("AlpacaEval", "good", partial(annotations, json.dumps([ANNOTATION] * 3)), ACCEPTED)
+    yield Case("AlpacaEval", "good", partial(annotations, json.dumps(ANNOTATIONS)), ACCEPTED)
     for kind, raw in RAW.items():
         yield Case("AlpacaEval", kind, partial(annotations, raw))
     for kind, bad in mutations(
         ANNOTATION, (("instruction",), ("preference",), ("output_1",), ("output_2",), ("generator_2",))
     ):
-        yield Case("AlpacaEval", kind, partial(annotations, json.dumps([ANNOTATION, bad])))
+        yield Case("AlpacaEval", kind, partial(annotations, json.dumps([*ANNOTATIONS, bad])))
     for value in (2.5, 0.5, -1, "2"):
         yield Case(
-            "AlpacaEval", f"preference {value}", partial(annotations, json.dumps([{**ANNOTATION, "preference": value}]))
+            "AlpacaEval",
+            f"preference {value}",
+            partial(annotations, json.dumps([*ANNOTATIONS, {**ANNOTATION, "preference": value}])),
         )
     for file, every in CALIBRATIONS.items():
         for i, data in enumerate(every):
