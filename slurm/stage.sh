@@ -26,8 +26,11 @@ stopping=
 stop_file=$job_dir/stop-$shard.$owner
 rm -f "$stop_file"
 on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; touch "$stop_file"; }
-trap 'on_signal USR1' USR1   # the time limit is near
-trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
+heed_signals() {
+    trap 'on_signal USR1' USR1   # the time limit is near
+    trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
+}
+heed_signals
 
 # Fencing: the newest attempt owns the shard. The step of an older attempt whose node Slurm has lost may still run and write. It
 # reads the owner twice a second, ends its worker when another attempt owns the shard, and then removes its lease
@@ -89,28 +92,41 @@ attempt_step() { # runs the step; its outcome in $word and $detail
         word=crashed detail="srun ended with $rc and a node reported no outcome"
         if out_of_memory; then detail="out of memory: Slurm says so of the step; ask for more with cluster.$KIND.memory"; fi
         if [ -n "$stopping" ]; then return; fi
-        if job=$(scontrol -o show job "$self" 2>/dev/null); then
-            if [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then return; fi
-            say 'Slurm has marked this node as dead and the job has moved on'
-            exit 5
-        fi
+        still_here
+        case $? in
+            0) return ;;
+            1) say 'Slurm has marked this node as dead and the job has moved on'; exit 5 ;;
+        esac
         record again "the controller does not respond: the step waits for it"
         until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
     done
 }
 ask_requeue() { # $1: the nodes to leave out from now on, or nothing. Returns only if the job is not requeued; why in $refused
     local n
+    trap '' TERM USR1   # the requeue's own SIGTERM comes before scontrol has its answer: killed, it would look refused
     for n in $(seq 60); do   # repeated: the controller may be restarting
         if refused=$(scontrol requeue "$self" 2>&1); then
-            for n in 1 2 3 4 5; do   # a queued job may be changed; its SIGTERM, which comes now, may hit scontrol
+            for n in 1 2 3 4 5; do   # only a queued job may be changed
                 if [ -z "$1" ] || scontrol update JobId="$self" ExcNodeList="$1"; then break; fi
             done
-            for n in $(seq 300); do sleep 2; done   # slurmd kills this script; exiting earlier would end the job
-            return
+            await_end
         fi
-        if ! grep -qiE 'contact|connect|socket|timed out|configuration' <<<"$refused"; then return; fi   # the site refuses
+        if ! grep -qiE 'contact|connect|socket|timed out|configuration' <<<"$refused"; then
+            still_here
+            case $? in
+                0) heed_signals; return ;;   # the site refuses
+                1) await_end ;;   # an earlier request was carried out, though its answer was lost
+            esac
+        fi
         sleep 5
     done
+    heed_signals
+}
+await_end() { for _ in $(seq 300); do sleep 2; done; }   # slurmd kills this script; exiting earlier would end the job
+still_here() { # whether this attempt is what the controller has running: 0 yes, 1 no, 2 it does not respond
+    local job
+    job=$(scontrol -o show job "$self" 2>/dev/null) || return 2
+    [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
 }
 failed_first() { # the node whose step ended first, and not well; the first of the job where none said anything
     local file
@@ -124,7 +140,15 @@ failed_first() { # the node whose step ended first, and not well; the first of t
 }
 left_out() { # cluster.exclude, and the nodes that this job has been moved away from
     { echo "$EXCLUDED"; awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "moved" { sub(/^away from /, "", $5); sub(/:.*/, "", $5)
-        print $5 }' "$attempts"; } | grep . | sort -u | paste -sd,
+        print $5 }' "$attempts" 2>/dev/null; } | grep . | sort -u | paste -sd,
+}
+leave_left_out() { # requeues the job where Slurm has started it on a node that it was moved away from: it was changed too late
+    local node times
+    node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -xF -m 1 -- "$(left_out | tr , '\n')") || return
+    times=$(awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "again" && index($5, "back on ") == 1' "$attempts" | wc -l)
+    if [ "$times" -ge 3 ]; then return; fi   # the site does not let jobs be changed: better here than nowhere
+    record again "back on $node: requeued"
+    ask_requeue "$(left_out)"
 }
 others() { # whether the partition has enough nodes without node $1
     local up
@@ -138,6 +162,7 @@ if ! prepare; then leave failed "$failed" 1; fi
 set -u
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}   # before what the site or the user put there
 
+leave_left_out
 try=0
 while :; do
     attempt=$owner; if [ "$try" -gt 0 ]; then attempt=$owner.r$try; fi
