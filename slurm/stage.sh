@@ -18,7 +18,7 @@ attempts=$job_dir/attempts-$shard.tsv
 owner_file=$job_dir/owner-$shard
 say() { printf '%s [%s on %s] %s\n' "$(date +%FT%T)" "$attempt" "$SLURMD_NODENAME" "$*"; }
 record() { printf '%s\t%s\t%s\t%s\t%s\n' "$(date +%s.%N)" "$attempt" "$SLURM_JOB_NODELIST" "$1" "${2:-}" >>"$attempts"; }
-owned() { [ "$(cat "$owner_file")" = "$owner" ]; }
+owned() { local found; read -r found <"$owner_file"; [ "$found" = "$owner" ]; }   # no process that a signal could hit
 
 # before anything that waits: a signal that finds no trap ends the job
 attempt=$owner
@@ -96,6 +96,7 @@ attempt_step() { # runs the step; its outcome in $word and $detail
         case $? in
             0) return ;;
             1) say 'Slurm has marked this node as dead and the job has moved on'; exit 5 ;;
+            2) if [ -n "$stopping" ]; then return; fi ;;   # the signal has hit the question, too
         esac
         record again "the controller does not respond: the step waits for it"
         until scontrol -o show job "$self" >/dev/null 2>&1; do sleep 5; done
