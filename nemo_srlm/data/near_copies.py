@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import regex
 
-from nemo_srlm.data.prompt_filters import RougeIndex
+from nemo_srlm.data.rouge import RougeIndex
 from nemo_srlm.data.words import UNSPACED
 
 _UNSEEN = regex.compile(r"\p{Cf}+")

@@ -5,13 +5,16 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq
 
 from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.generation import PromptsSection
-from nemo_srlm.data.prompt_filters import PromptFilter, RougeIndex, rouge_f1, tokenize
+from nemo_srlm.data.prompt_filters import PromptFilter
+from nemo_srlm.data.rouge import RougeIndex, needed, rouge_f1, tokenize
 from nemo_srlm.errors import ConfigError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -29,7 +32,7 @@ def scorer():
 @given(
     st.lists(sentence, max_size=12),
     st.lists(sentence, min_size=1, max_size=4),
-    st.sampled_from([0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0]),
+    st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0]),
 )
 def test_every_decision_is_rouge_scores_own(scorer, pool, texts, threshold):
     index = RougeIndex(threshold)
@@ -43,12 +46,51 @@ def test_every_decision_is_rouge_scores_own(scorer, pool, texts, threshold):
     ]
 
 
-@given(st.integers(1, 160), st.integers(1, 160), st.sampled_from([0.5, 0.6, 0.7, 0.9, 1.0]))
+@given(st.integers(1, 160), st.integers(1, 160), st.sampled_from([0.01, 0.5, 0.6, 0.7, 0.9, 1.0]))
 def test_the_smallest_sufficient_subsequence_is_exact_in_floating_point(a, b, threshold):
-    needed = RougeIndex(threshold).needed(a, b)
-    above = [common for common in range(min(a, b) + 1) if rouge_f1(common, a, b) > threshold]
-    assert needed == (above[0] if above else min(a, b) + 1)
-    assert above == list(range(needed, min(a, b) + 1))
+    found = int(needed(threshold, a, np.array([b]))[0])
+    above = [common for common in range(1, min(a, b) + 1) if rouge_f1(common, a, b) > threshold]
+    assert found == (above[0] if above else 0)
+    assert above == (list(range(found, min(a, b) + 1)) if found else [])
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("length", [8, 40, 400])
+def test_no_pair_is_missed_among_texts_of_frequent_and_rare_words_with_changes(threshold, length):
+    """Against all pairs. A changed text lacks words, or has others or the same ones in another order."""
+    rng = random.Random(length)
+    words = [f"w{i}" for i in range(3000)]
+    weights = [1 / (i + 1) for i in range(3000)]
+    texts: list[list[str]] = []
+    for _ in range(300):
+        text = rng.choices(words, weights, k=rng.randint(1, length))
+        if texts and rng.random() < 0.7:
+            text = list(rng.choice(texts))
+            for _ in range(rng.randint(0, len(text) // 3 + 1)):
+                place = rng.randrange(len(text))
+                text[place : place + rng.randint(0, 2)] = rng.choices(words, weights, k=rng.randint(0, 2)) or text[:1]
+        texts.append(text)
+    index = RougeIndex(threshold)
+    codes = [index.encode(" ".join(text)) for text in texts]
+    expected, found = [], []
+    for i, code in enumerate(codes):
+        scores = [rouge_f1(LCSseq.similarity(code, old) or 1e-9, len(code), len(old)) for old in codes[:i]]
+        expected.append(any(score > threshold for score in scores))
+        found += index.has_similar([code])
+        index.add(code)
+    assert found == expected
+    assert 0 < sum(found) < len(found)
+
+
+def test_a_text_of_more_words_than_an_entry_can_count_is_found():
+    index = RougeIndex(0.1)
+    long = " ".join(f"w{i}" for i in range(70_000, 0, -1))
+    index.add(index.encode(long))
+    assert index.has_similar([index.encode(long + " more"), index.encode("w1 w2"), index.encode("")]) == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_decisions_on_real_prompts_are_rouge_scores_own(scorer):
