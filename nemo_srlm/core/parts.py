@@ -7,7 +7,7 @@ line and skips every id that any part holds. `merge_parts` writes the output in 
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from operator import attrgetter
 from pathlib import Path
@@ -78,15 +78,13 @@ class _Part:
                             "remove the line: its item is done again") from error  # fmt: skip
 
 
-def finished_ids(directory: Path) -> set[str]:
+def finished_ids(directory: Path) -> Iterator[str]:
     """The ids in all parts of a stage."""
-    found: set[str] = set()
     for path in part_files(directory):
         with path.open("rb") as file:
             part = _Part(path, file)
             while record := part.next():
-                found.add(record[0])
-    return found
+                yield record[0]
 
 
 class PartWriter:
@@ -119,9 +117,11 @@ def remaining(ctx: Context, items: Iterable[tuple[str, T]]) -> tuple[list[tuple[
     An item belongs to a shard by its position, so any number of shards covers every item once. An item that an earlier
     attempt finished with another number of shards is skipped, whichever part holds it.
     """
-    done = finished_ids(ctx.dir)
     mine = [item for i, item in enumerate(items) if i % ctx.num_shards == ctx.shard]
-    return [item for item in mine if item[0] not in done], len(mine)
+    left = {item for item, _ in mine}
+    for item in finished_ids(ctx.dir):  # of all shards: only this one's take memory
+        left.discard(item)
+    return [item for item in mine if item[0] in left], len(mine)
 
 
 class _Merge:

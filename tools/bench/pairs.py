@@ -1,12 +1,13 @@
-"""Benchmark of merging parts and building pairs, 1,000,000 judgements: records per second and peak memory.
+"""Benchmark of resuming, merging parts and building pairs, 1,000,000 judgements: records per second and peak memory.
 
-    python tools/bench/pairs.py [--judgements 1000000] [--directory /tmp] [--quick]
+    python tools/bench/pairs.py [--judgements 100000 1000000] [--words 100] [--directory /tmp] [--quick]
 
-Writes prompts, candidates (4 per prompt) and judgements (3 draws of about 100 words each) as their stages do, then runs
-the merge and the pairs stage on them, each in its own process. Required: 100,000 judgements per second; the candidates
-and prompts that the pairs stage also reads are not counted in that. Rates are per CPU second of the one thread, which
-equals wall time on an idle machine. The merge is `merge_parts` on the judgements in four parts, as four shards write
-them: items are assigned round-robin, and each is written up to 256 places away from its position.
+Writes prompts, candidates (4 per prompt) and judgements (3 draws of about 100 words each) as their stages do, then lets
+one of 64 shards look for what is left to do, merges the parts, and runs the pairs stage, each in its own process.
+Required: 100,000 judgements per second; the candidates and prompts that the pairs stage also reads are not counted in
+that. Rates are per CPU second of the one thread, which equals wall time on an idle machine. The merge is `merge_parts`
+on the judgements in four parts, as four shards write them: items are assigned round-robin, and each is written up to
+256 places away from its position.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import dump
-from nemo_srlm.core.parts import merge_parts
+from nemo_srlm.core.parts import merge_parts, remaining
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import Candidate, Judgement, Prompt, Record, content_id
 from nemo_srlm.core.stage import Context
@@ -40,9 +42,9 @@ CAPACITY = 256
 WORDS = tuple(SENTENCE.split(" "))
 
 
-def records(judgements: int) -> Iterator[tuple[Prompt, list[Candidate], list[Judgement]]]:
+def records(judgements: int, words: int) -> Iterator[tuple[Prompt, list[Candidate], list[Judgement]]]:
     rng = random.Random(0)
-    texts = [" ".join(rng.choice(WORDS) for _ in range(100)) for _ in range(64)]
+    texts = [" ".join(rng.choice(WORDS) for _ in range(words)) for _ in range(64)]
     for i in range(judgements // 4):
         prompt = Prompt(content_id(i), f"{i}: {texts[i % 64][:200]}", "generated", tuple(t[:200] for t in texts[:8]))
         made, judged = [], []
@@ -54,7 +56,7 @@ def records(judgements: int) -> Iterator[tuple[Prompt, list[Candidate], list[Jud
         yield prompt, made, judged
 
 
-def make(directory: Path, judgements: int) -> None:
+def make(directory: Path, judgements: int, words: int) -> None:
     """Writes the inputs, and the judgements a second time as the parts of four shards."""
     (directory / "merge" / "parts").mkdir(parents=True)
     with (
@@ -65,7 +67,7 @@ def make(directory: Path, judgements: int) -> None:
     ):
         names = [directory / "merge" / "parts" / f"{i:05d}-of-00004.jsonl" for i in range(4)]
         shards = [Shard(stack.enter_context(name.open("w", encoding="utf-8"))) for name in names]
-        for i, (prompt, made, draws) in enumerate(records(judgements)):
+        for i, (prompt, made, draws) in enumerate(records(judgements, words)):
             prompts.write(dump(prompt))
             candidates.writelines(dump(record) for record in made)
             lines = [dump(record) for record in draws]
@@ -106,6 +108,12 @@ def measured(directory: Path, what: str) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     if what == "pairs":
         STAGE.run(ctx)
+    elif what == "resume":
+        left, _ = remaining(
+            replace(ctx, dir=directory / "merge", num_shards=64),
+            ((i, None) for i in ids(directory / "candidates.jsonl")),
+        )
+        assert not left
     elif what == "merge":
         cls: type[Record] = Judgement
         merge_parts(ctx, cls, ids(directory / "candidates.jsonl"), "judgements.jsonl")
@@ -115,7 +123,8 @@ def measured(directory: Path, what: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judgements", type=int, default=1_000_000)
+    parser.add_argument("--judgements", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--words", type=int, default=100, help="of a judgement's draw and of a response")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--quick", action="store_true", help="20,000 judgements: checks that it works, not its speed")
     parser.add_argument("--measure", nargs=2, metavar=("DIRECTORY", "WHAT"), help=argparse.SUPPRESS)
@@ -124,12 +133,12 @@ def main() -> None:
         measured(Path(arguments.measure[0]), arguments.measure[1])
         return
     if arguments.quick:
-        arguments.judgements = 20_000
+        arguments.judgements = [2_000, 20_000]
     print(HEADER)
-    for number in (arguments.judgements // 10, arguments.judgements):
+    for number in arguments.judgements:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
-            make(Path(name), number)
-            for what, each in (("nothing", 0.0), ("merge", 1.0), ("pairs", 2.25)):
+            make(Path(name), number, arguments.words)
+            for what, each in (("nothing", 0.0), ("resume", 1.0), ("merge", 1.0), ("pairs", 2.25)):
                 command = [sys.executable, __file__, "--measure", name, what]
                 done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 rates = [f"{number * f / done['cpu']:,.0f}" if f else "-" for f in (min(each, 1.0), each)]
