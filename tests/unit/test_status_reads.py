@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,9 +17,9 @@ from nemo_srlm.launch.slurm import client
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.submit import RECORD, Submitted
 from nemo_srlm.report.status import Look
-from tests import synthetic_run
+from tests import large_run
+from tests.large_run import ITEMS, ITERATIONS, SHARDS
 
-ITERATIONS, SHARDS, ITEMS = 30, 64, 200_000
 HOOK: list[
     Callable[[str], None]
 ] = []  # an audit hook cannot be removed: it is added once, and does nothing without this
@@ -49,20 +48,8 @@ def opened_by(run_dir: Path, words: list[str]) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All is done but the last iteration, whose judge is at work in 64 shards."""
     sys.addaudithook(_heard)
-    made = synthetic_run.build(tmp_path_factory.mktemp("large"), iterations=ITERATIONS, until=2)
-    for t in range(3, ITERATIONS):
-        shutil.copytree(made / "iter2", made / f"iter{t}", copy_function=os.link)
-    judge = made / f"iter{ITERATIONS}/judge"
-    (judge / "parts").mkdir(parents=True)
-    now = {"started": time.time(), "updated": time.time(), "pid": os.getpid(), "host": os.uname().nodename}
-    for shard in range(SHARDS):
-        number = ITEMS // SHARDS
-        (judge / f"parts/{shard:05d}-of-{SHARDS:05d}.jsonl").write_text('{"id": "x"}\n' * number)
-        data = {"done": number - 1, "total": number, "unit": "items", "rate": 2.0, "info": {}, "eta": 0.5, **now}
-        (judge / ("progress.json" if not shard else f"progress-{shard:05d}.json")).write_text(json.dumps(data))
-    return made
+    return large_run.build(tmp_path_factory.mktemp("large"))
 
 
 def stages_of(run_dir: Path) -> int:
