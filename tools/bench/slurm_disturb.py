@@ -48,7 +48,9 @@ class Loop:
     @property
     def env(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-        return clean | {"SLURM_CONF": str(self.cluster / "etc/slurm.conf"), "PYTHON": sys.executable}
+        # one thread a process: the jobs of two pretended nodes share this machine's cores
+        one = {"OMP_NUM_THREADS": "1"}
+        return clean | one | {"SLURM_CONF": str(self.cluster / "etc/slurm.conf"), "PYTHON": sys.executable}
 
     def call(self, *words: str) -> str:
         return call(list(words), self.env)
