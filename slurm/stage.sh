@@ -7,8 +7,12 @@
 # lists every attempt, where it ran and how it ended.
 set -u
 job_dir=${1:?JOB_DIR} role=${2:?work, finish or check} offset=${3:-0}
+stopping=   # before anything that waits: a signal that finds no trap ends the job
+trap 'stopping=USR1' USR1
+trap 'stopping=TERM' TERM
+# by JOB_DIR: this script is a copy in slurmd's spool directory, away from the checkout
 # shellcheck source=/dev/null
-source "$job_dir/job.env"   # by JOB_DIR: this script is a copy in slurmd's spool directory, away from the checkout
+source "$job_dir/job.env" || exit 1
 
 # An array task is addressed as ARRAY_TASK: the SLURM_JOB_ID of an array's last task is the id of the whole array.
 self=$SLURM_JOB_ID shard=0
@@ -16,26 +20,34 @@ if [ "$ARRAY" = 1 ]; then self=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} shar
 owner=$self.${SLURM_RESTART_COUNT:-0}
 attempts=$job_dir/attempts-$shard.tsv
 owner_file=$job_dir/owner-$shard
-say() { printf '%s [%s on %s] %s\n' "$(date +%FT%T)" "$attempt" "$SLURMD_NODENAME" "$*"; }
-record() { printf '%s\t%s\t%s\t%s\t%s\n' "$(date +%s.%N)" "$attempt" "$SLURM_JOB_NODELIST" "$1" "${2:-}" >>"$attempts"; }
-owned() { local found; read -r found <"$owner_file"; [ "$found" = "$owner" ]; }   # no process that a signal could hit
-
-# before anything that waits: a signal that finds no trap ends the job
 attempt=$owner
-stopping=
 stop_file=$job_dir/stop-$shard.$owner
-rm -f "$stop_file"
-on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; touch "$stop_file"; }
+# A SIGTERM of Slurm hits every process of this script: these functions start none.
+say() { printf '%(%FT%T)T [%s on %s] %s\n' -1 "$attempt" "$SLURMD_NODENAME" "$*"; }
+record() { # one line, whatever Slurm or the site's words look like
+    local words=${2:-}
+    printf '%(%s)T\t%s\t%s\t%s\t%s\n' -1 "$attempt" "$SLURM_JOB_NODELIST" "$1" "${words//[$'\t\n']/ }" >>"$attempts"
+}
+owned() { # a file system that stutters is no later attempt
+    local found=
+    read -r found 2>/dev/null <"$owner_file"
+    [ "${found:-$owner}" = "$owner" ]
+}
+leave() { rm -f "$stop_file"; record "$1" "${2:-}"; say "$1: ${2:-}"; exit "$3"; }
+on_signal() { say "got $1: asking the workers to save and stop"; stopping=$1; : >"$stop_file"; }
 heed_signals() {
     trap 'on_signal USR1' USR1   # the time limit is near
     trap 'on_signal TERM' TERM   # preemption, cancellation or requeue
 }
+rm -f "$stop_file"
 heed_signals
+if [ -n "$stopping" ]; then on_signal "$stopping"; fi
 
 # Fencing: the newest attempt owns the shard. The step of an older attempt whose node Slurm has lost may still run and write. It
 # reads the owner twice a second, ends its worker when another attempt owns the shard, and then removes its lease
 # (nemo_srlm/launch/slurm/lease.py). A lease that is not renewed for $LEASE seconds is that of a node that is dead.
-printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file"
+own() { local n; for n in 1 2 3; do printf '%s\n' "$owner" >"$owner_file.new" && mv "$owner_file.new" "$owner_file" && return; done; }
+own || leave failed "$owner_file cannot be written: is the disk full?" 1
 await_older() { # until nothing of an older attempt of this shard is left to write
     local seen=none found left=0
     while compgen -G "$job_dir/lease-$shard-*" >/dev/null; do
@@ -55,10 +67,12 @@ await_older
 export NEMO_SRLM_SHARD=$shard NEMO_SRLM_OWNER_FILE=$owner_file NEMO_SRLM_STOP_FILE=$stop_file
 NEMO_SRLM_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NEMO_SRLM_HEAD
-# srun does not use SLURM_CPUS_PER_TASK. Where it is not set, the step has all CPUs of the job: no 1 in its place.
+# srun does not use SLURM_CPUS_PER_TASK. Where it is not set, the step has all CPUs of the job: no 1 in its place, and no
+# number that the environment of the submission has.
+unset SRUN_CPUS_PER_TASK
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 unset SLURM_CLUSTERS   # of the submission: here scontrol and srun ask the cluster that runs this job
-cd "$ROOT" || exit 1
+cd "$ROOT" || leave failed "$ROOT, the code of this submission, is not there" 1
 
 step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@: the step's; exit code in $rc
     # --overlap: after a restart the controller may count the resources of an ended step as used for some minutes
@@ -73,7 +87,7 @@ step() { # runs the step on every node of the job; ${flags[@]}: srun's flags, $@
 outcome() { # the outcome of this attempt and its detail; if nodes differ, the first in this order
     local word
     for word in fenced user hung crashed signalled stopped again done; do
-        awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
+        awk -F '\t' -v a="$attempt" -v w="$word" '$1 == a "" && $2 == w { print $2 "\t" $3; exit }' "$job_dir/outcome-$shard"-* 2>/dev/null
     done | head -n 1
 }
 out_of_memory() { # whether the accounting database, where there is one, says so of the newest step
@@ -112,7 +126,7 @@ ask_requeue() { # $1: the nodes to leave out from now on, or nothing. Returns on
             done
             await_end
         fi
-        if ! grep -qiE 'contact|connect|socket|timed out|configuration' <<<"$refused"; then
+        if ! grep -qiE 'contact|connect|socket|timed out|zero bytes|configuration' <<<"$refused"; then
             still_here
             case $? in
                 0) heed_signals; return ;;   # the site refuses
@@ -126,21 +140,25 @@ ask_requeue() { # $1: the nodes to leave out from now on, or nothing. Returns on
 await_end() { for _ in $(seq 300); do sleep 2; done; }   # slurmd kills this script; exiting earlier would end the job
 still_here() { # whether this attempt is what the controller has running: 0 yes, 1 no, 2 it does not respond
     local job
-    job=$(scontrol -o show job "$self" 2>/dev/null) || return 2
-    [[ "$job " == *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
+    if ! job=$(scontrol -o show job "$self" 2>&1); then
+        if [[ "$job" == *'Invalid job id'* ]]; then return 1; else return 2; fi
+    fi
+    # Slurm shows a signal on its way (a preemption begins with SIGCONT) and a pause in place of RUNNING
+    [[ "$job " == *" JobState="@(RUNNING|SIGNALING|SUSPENDED|STOPPED|RESIZING)" "*" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
 }
 failed_first() { # the node whose step ended first, and not well; the first of the job where none said anything
     local file
-    for file in $(ls -tr "$job_dir/outcome-$shard"-* 2>/dev/null); do
+    while read -r file; do
         if grep -qE $'\t(crashed|hung)\t' "$file"; then
             scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n "$((${file##*-} + 1))p"
             return
         fi
-    done
+    done < <(ls -tr "$job_dir/outcome-$shard"-* 2>/dev/null)
     echo "$NEMO_SRLM_HEAD"
 }
 left_out() { # cluster.exclude, and the nodes that this job has been moved away from
-    { echo "$EXCLUDED"; awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "moved" { sub(/^away from /, "", $5); sub(/:.*/, "", $5)
+    { if [ -n "$EXCLUDED" ]; then scontrol show hostnames "$EXCLUDED"; fi
+      awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "moved" { sub(/^away from /, "", $5); sub(/:.*/, "", $5)
         print $5 }' "$attempts" 2>/dev/null; } | grep . | sort -u | paste -sd,
 }
 leave_left_out() { # requeues the job where Slurm has started it on a node that it was moved away from: it was changed too late
@@ -148,19 +166,39 @@ leave_left_out() { # requeues the job where Slurm has started it on a node that 
     node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -xF -m 1 -- "$(left_out | tr , '\n')") || return
     times=$(awk -F '\t' -v j="$self." 'index($2, j) == 1 && $4 == "again" && index($5, "back on ") == 1' "$attempts" | wc -l)
     if [ "$times" -ge 3 ]; then return; fi   # the site does not let jobs be changed: better here than nowhere
-    record again "back on $node: requeued"
+    record again "back on $node: requeued" || return   # what is not written down is not counted
     ask_requeue "$(left_out)"
 }
-others() { # whether the partition has enough nodes without node $1
+others() { # whether the partition has enough nodes without node $1 and those that are left out
     local up
-    up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o %N | sort -u | grep -vxF -- "$1" | wc -l)
+    up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o %N | sort -u | grep -vxF -e "$1" -e "$(left_out | tr , '\n')" | wc -l)
     [ "$up" -ge "$SLURM_JOB_NUM_NODES" ]
 }
-leave() { rm -f "$stop_file"; record "$1" "${2:-}"; say "$1: ${2:-}"; exit "$3"; }
+await_slurm() { # after a SIGTERM; returns if the job goes on
+    # A preemption sends TERM to the steps first and to this script after the grace time. Exiting now would make the job
+    # FAILED instead of requeued.
+    record signalled "preempted, cancelled or requeued"
+    say 'waiting for Slurm to end or requeue the job'
+    for _ in $(seq 60); do sleep 2; done
+    while scontrol -o show job "$self" | grep -q 'PreemptTime=[0-9]'; do sleep 2; done
+}
+of_setup() { # $at: the line that runs
+    local unknown=
+    if [ "$1" = 127 ]; then unknown=' (a job script does not know it: source what defines it in cluster.setup, and use it there)'; fi
+    echo "\`$at\` of the site's modules or setup ended with exit code $1$unknown"
+}
 
+at=
+trap 'code=$?; if [ -n "$at" ]; then leave failed "$(of_setup "$code")" 1; fi' EXIT   # a line that says `exit`
 set +u   # module and conda read variables that are not set
-if ! prepare; then leave failed "$failed" 1; fi
-set -u
+prepared=0
+prepare || prepared=$?
+set +e +o pipefail -u   # a line that says `set -e` is about itself
+if [ "$prepared" != 0 ]; then
+    failed=$(of_setup "$prepared") at=
+    if [ "$stopping" = TERM ]; then await_slurm; fi   # the signal has hit it, too
+    leave failed "$failed" 1
+fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}   # before what the site or the user put there
 
 leave_left_out
@@ -191,13 +229,8 @@ while :; do
         ask_requeue ''
         leave limit "saved, but Slurm did not requeue the job: $refused" 1
     fi
-    # A preemption sends TERM to the steps first and to this script after the grace time. Exiting now would make the job
-    # FAILED instead of requeued.
     if [ "$stopping" = TERM ] || [ "$word" = signalled ]; then
-        record signalled "preempted, cancelled or requeued"
-        say 'waiting for Slurm to end or requeue the job'
-        for _ in $(seq 60); do sleep 2; done
-        while scontrol -o show job "$self" | grep -q 'PreemptTime=[0-9]'; do sleep 2; done
+        await_slurm
         word=crashed detail="its step got SIGTERM, but the job was not ended"
     fi
     record "$word" "$detail"
@@ -205,16 +238,17 @@ while :; do
     # of this job, since it was moved the last time
     read -r past moves < <(awk -F '\t' -v j="$self." 'index($2, j) == 1 { if ($4 == "moved") { m++; n = 0 }
         if ($4 == "crashed" || $4 == "hung") n++ } END { print n + 0, m + 0 }' "$attempts")
+    if [ "${past:-0}" -lt "$try" ]; then past=$try; fi   # on a full disk nothing is written down
     if [ "$past" -gt "$RETRIES" ]; then
         node=$(failed_first)
-        if [ "$moves" -lt "$OTHER_NODES" ] && others "$node"; then
-            record moved "away from $node: $word: $detail"
+        if [ "${moves:-0}" -lt "$OTHER_NODES" ] && others "$node" && record moved "away from $node: $word: $detail"; then
             say "$word: $detail; on other nodes than $node"
             rm -f "$stop_file"
             ask_requeue "$(left_out)"
         fi
         leave failed "$word: $detail" 1
     fi
-    rm -f "$stop_file"; stopping=
+    rm -f "$stop_file"; stopping=${stopping#TERM}
+    if [ -n "$stopping" ]; then : >"$stop_file"; fi   # the time limit has come near meanwhile
     say "$word: $detail; trying again ($past of $RETRIES)"
 done

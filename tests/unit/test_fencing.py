@@ -1,5 +1,6 @@
 """An attempt that lives on after Slurm has lost its node writes nothing once the next attempt has begun. Needs no Slurm."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -10,19 +11,12 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.shipped import SLURM
 from nemo_srlm.core.process_tree import alive
-from nemo_srlm.core.stage import Ref
 from nemo_srlm.launch.slurm import sbatch, step
-from nemo_srlm.launch.slurm.jobs import Job
 from nemo_srlm.launch.slurm.lease import EXPIRES, RENEW, Lease
+from tests.unit.job_script import JUDGE, started
 
 NEVER = 10**6  # seconds: no matter how busy the machine is
-JUDGE = Job("iter1-judge", "work", (Ref("judge", 1),), "generate", (), 1, ())
-SRUN = """#!/bin/bash
-echo new >>"$EVENTS"
-printf '%s\\tdone\\t\\n' "$NEMO_SRLM_ATTEMPT" >"$JOB_DIR/outcome-0-0"
-"""
 CRASHES = """#!/bin/bash
 echo "$NEMO_SRLM_ATTEMPT $NEMO_SRLM_PORT" >>"$EVENTS"
 exit 137
@@ -42,31 +36,11 @@ def handlers() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def next_attempt(tmp_path: Path, lease: int = EXPIRES, **commands: str) -> "subprocess.Popen[str]":
-    """The real job script of job 8, which takes over; srun, scontrol and other `commands` answer as Slurm's do."""
-    job_dir, bin_dir = tmp_path / "job", tmp_path / "bin"
-    job_dir.mkdir(exist_ok=True)
-    bin_dir.mkdir()
-    for name, text in ({"srun": SRUN, "scontrol": "#!/bin/bash\necho node1\n"} | commands).items():
-        (bin_dir / name).write_text(text)
-        (bin_dir / name).chmod(0o755)
-    made = sbatch.shell(Config(), tmp_path, JUDGE, tmp_path)
-    assert f"\nLEASE={EXPIRES}\n" in made
-    (job_dir / "job.env").write_text(made.replace(f"LEASE={EXPIRES}", f"LEASE={lease}"))
-    env = {
-        "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "8", "SLURM_JOB_NODELIST": "node1",
-        "SLURMD_NODENAME": "node1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_PARTITION": "main",
-        "EVENTS": str(tmp_path / "events"), "JOB_DIR": str(job_dir),
-    }  # fmt: skip
-    command = ["bash", str(SLURM / "stage.sh"), str(job_dir), "work"]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def test_the_next_attempt_begins_when_the_older_one_has_given_up_its_lease(tmp_path: Path):
     (tmp_path / "job").mkdir()
     lease = Lease(tmp_path / "job", 0, 0, "7.0")
     lease.renew()
-    script = next_attempt(tmp_path, lease=NEVER)
+    script = started(tmp_path, lease=NEVER)
     assert script.stdout
     assert "waits for an older attempt" in script.stdout.readline()
     assert (tmp_path / "job/owner-0").read_text() == "8.0\n"
@@ -82,7 +56,7 @@ def test_a_lease_that_nobody_renews_runs_out(tmp_path: Path):
     (tmp_path / "job").mkdir()
     dead = Lease(tmp_path / "job", 0, 0, "7.0")
     dead.renew()
-    script = next_attempt(tmp_path, lease=1)
+    script = started(tmp_path, lease=1)
     said, _ = script.communicate(timeout=600)
     assert script.returncode == 0, said
     assert "its lease has run out" in said
@@ -94,7 +68,7 @@ def test_an_attempt_that_is_overtaken_while_it_waits_begins_nothing(tmp_path: Pa
     (tmp_path / "job").mkdir()
     lease = Lease(tmp_path / "job", 0, 0, "7.0")
     lease.renew()
-    script = next_attempt(tmp_path, lease=NEVER)
+    script = started(tmp_path, lease=NEVER)
     assert script.stdout
     script.stdout.readline()
     (tmp_path / "job/owner-0").write_text("9.0\n")
@@ -105,7 +79,7 @@ def test_an_attempt_that_is_overtaken_while_it_waits_begins_nothing(tmp_path: Pa
 
 
 def test_a_retry_takes_another_port_and_what_slurm_calls_out_of_memory_is_recorded_so(tmp_path: Path):
-    script = next_attempt(tmp_path, srun=CRASHES, scontrol=RUNNING, sacct=STEPS)
+    script = started(tmp_path, srun=CRASHES, scontrol=RUNNING, sacct=STEPS)
     said, _ = script.communicate(timeout=600)
     assert script.returncode == 1, said
     attempts = [line.split() for line in (tmp_path / "events").read_text().splitlines()]
@@ -179,3 +153,5 @@ def test_an_attempt_that_is_lost_before_its_step_starts_begins_nothing(tmp_path:
     attempt.owner.write_text("8.0\n")
     settings = sbatch.settings(Config(), tmp_path / "no-run", JUDGE)
     assert step.work(settings, attempt) == step.FENCED
+    arguments = argparse.Namespace(job_dir=tmp_path, check=False, finish=True)
+    assert step.result(arguments, settings, attempt) == step.FENCED

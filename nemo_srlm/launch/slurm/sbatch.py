@@ -170,7 +170,7 @@ def container(cfg: Config, run_dir: Path, job: Job, code: Path) -> tuple[list[st
 def shell(cfg: Config, run_dir: Path, job: Job, code: Path) -> str:
     """What stage.sh sources (job.env): plain assignments and functions, every value quoted.
 
-    `prepare` runs the site's modules and setup lines, and stops at the first that fails, with its words in $failed.
+    `prepare` runs the site's modules and setup lines. The line that runs is in $at, and is there still when it fails.
     """
     site, own = cfg.cluster, section(cfg, job)
     srun, before = container(cfg, run_dir, job, code)
@@ -192,9 +192,9 @@ def shell(cfg: Config, run_dir: Path, job: Job, code: Path) -> str:
         f"KIND={job.kind}",
         f"ARRAY={1 if job.shards else 0}",
         f"CONTAINER=({shlex.join(srun)})",
-        'checked() { [ "$1" = 0 ] || { failed="\\`$2\\` of the site\'s modules or setup ended with exit code $1"; return 1; }; }',
         "prepare() {",
-        *(f"    {line}\n    checked $? {shlex.quote(line)} || return" for line in prepare or [":"]),
+        *(f"    at={shlex.quote(line)}\n    {line}\n    ended=$?; [ $ended = 0 ] || return $ended" for line in prepare),
+        "    at=",
         "}",
     ]
     return "\n".join(lines) + "\n"

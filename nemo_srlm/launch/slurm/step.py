@@ -228,7 +228,9 @@ def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tupl
     try:
         if args.check:
             return check(job, args.job_dir)
-        return finish(job) if args.finish else work(job, attempt)
+        if args.finish:
+            return FENCED if attempt.fenced() else finish(job)
+        return work(job, attempt)
     except Exception as error:
         ref = job.stages[0]
         directory = args.job_dir if args.check else stage_directory(job.path, ref)  # a check fails, not a stage
@@ -236,7 +238,7 @@ def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tupl
             return "user", str(contract.record_failure(error, ref, directory))
         except Exception:
             traceback.print_exc()
-            return "crashed", f"{type(error).__name__}: {error}"
+            return "crashed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def report(args: argparse.Namespace, job: JobSettings, attempt: Attempt, word: str, detail: str) -> int:
