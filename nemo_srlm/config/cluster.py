@@ -154,7 +154,8 @@ def check_flags(cluster: ClusterSection) -> None:
                 raise ConfigError(
                     key, repr(flag), "one sbatch flag, with its value behind `=`", f"'{key}=[\"--wckey=x\"]'"
                 )
-            if name in _SET_BY:
-                raise ConfigError(
-                    key, f"{name} is set by every submission", "another flag", f"see instead: {_SET_BY[name]}"
-                )
+            # sbatch takes the beginning of a long flag for the flag
+            if taken := [
+                words for own, words in _SET_BY.items() if own == name or (name[:2] == "--" and own.startswith(name))
+            ]:
+                raise ConfigError(key, f"{name} is set by every submission", "another flag", f"see instead: {taken[0]}")

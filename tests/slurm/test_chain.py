@@ -56,6 +56,23 @@ def test_a_job_whose_id_was_lost_is_still_seen(run: Run):
     run.let_go("iter0/grow")
 
 
+def test_a_supervisor_that_finds_all_jobs_there_leaves_one_that_waits_for_them(run: Run):
+    """As when the submission was killed before its supervisor knew them."""
+    run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
+    run.submit("parallel.nodes=1", "cluster.max_replans=1")
+    run.held("iter0/grow")
+    before = next(job[0] for job in run.jobs() if " supervise " in job[4])
+    run.cli("submit", "--supervise", str(run.dir))
+    ((name, state, reason, *_),) = [job for job in run.jobs() if " supervise " in job[4]]
+    assert (name != before, state, reason) == (True, "PENDING", "Dependency")
+    run.let_go("iter0/grow")
+    run.wait()
+    run.assert_whole()
+    notes = run.status()["notes"]
+    assert "submitted 0 jobs for 1 unfinished stages" in notes[0]
+    assert "the run is done" in notes[1]
+
+
 def test_a_dependency_that_slurm_forgot_is_refused_and_a_job_that_starts_too_early_says_what_is_missing(run: Run):
     """Slurm 22.05 accepts afterok with a purged job id and starts the job at once."""
     known = "from nemo_srlm.launch.slurm import client; client.require(['999999'])"

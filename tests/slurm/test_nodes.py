@@ -65,6 +65,17 @@ def test_an_attempt_that_outlives_its_node_is_fenced(run: Run):
     assert "the job has moved on" in log or "a later attempt has taken over" in log
 
 
+def test_jobs_wait_for_nodes_that_are_drained_and_what_no_node_ever_has_is_refused(run: Run):
+    run.env["TOY_STAGES"] = "2"
+    assert "configuration is not available" in run.submit("cluster.train.gpus=100", code=2)
+    run.cluster.tool("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=maintenance")
+    said = run.submit()
+    assert "iter0/grow: no node that is up now can run it; some are down or drained" in said
+    run.cluster.tool("scontrol", "update", "NodeName=ALL", "State=RESUME")
+    run.wait()
+    run.assert_whole()
+
+
 def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(run: Run):
     run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "2"}
     run.submit("parallel.nodes=1")
@@ -84,9 +95,10 @@ def test_a_controller_that_restarts_changes_nothing_and_status_works_without_it(
 
 
 def test_the_supervisor_submits_again_what_a_node_failure_left(run: Run):
-    """The site does not requeue: the job dies with its node, its dependents are cancelled, and all are planned again."""
+    """The site does not requeue: the job dies with its node, its dependents are cancelled, and all are planned again, though
+    the partition has too few nodes by then."""
     run.env |= {"TOY_HOLD": "grow", "TOY_STAGES": "3"}
-    run.submit("parallel.nodes=1", "cluster.max_replans=2", "cluster.flags=[--no-requeue]")
+    run.submit("cluster.max_replans=2", "cluster.flags=[--no-requeue]")
     run.held("iter0/grow")
     node = kill_node(run, "iter0/grow")
     run.until((run.dir / "slurm/supervision.json").exists)

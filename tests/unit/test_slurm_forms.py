@@ -4,14 +4,17 @@ The commands are scripts on PATH that print such a text, so that the words which
 """
 
 import getpass
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from nemo_srlm.config.cluster import ClusterSection
 from nemo_srlm.config.schema import Config
-from nemo_srlm.launch.slurm import client, limits, status
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.launch.slurm import client, limits, status, supervise, verbs
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.submit import Submitted
 
@@ -100,6 +103,30 @@ def test_the_association_of_this_cluster_says_how_many_jobs_may_be_submitted(slu
     assert slurm.asked[1] == f"sacctmgr --noheader --parsable2 {asked}"
 
 
+def test_without_an_account_the_usual_one_says_it_and_not_that_of_a_project_that_has_ended(
+    slurm: Commands, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SBATCH_ACCOUNT", raising=False)
+    slurm.add("scontrol", CONFIG)
+    slurm.add("sacctmgr", "200|\n")
+    cluster = ClusterSection()
+    for name, said in (("", "onlydefaults"), ("llm", "onlydefaults"), ("usual", "account=llm,usual")):
+        cluster.train.account = name if name == "llm" else cluster.train.account
+        cluster.account = name if name == "usual" else ""
+        limits.ask(Config(cluster=cluster))
+        assert f" {said} format=MaxSubmitJobs" in slurm.asked[-1]
+
+
+def test_a_site_without_job_arrays_is_told_from_one_with_small_ones(slurm: Commands):
+    slurm.add("scontrol", CONFIG.replace("1001", "0"))
+    slurm.add("sacctmgr", code=1)
+    cfg = Config()
+    assert limits.ask(cfg).tasks == 0
+    cfg.judge.shards = 8
+    with pytest.raises(ConfigError, match="this site has no job arrays"):
+        limits.ask(cfg)
+
+
 def test_a_site_without_an_accounting_database_has_the_controllers_limit(slurm: Commands):
     slurm.add("scontrol", CONFIG)
     slurm.add("sacctmgr", err="sacctmgr: error: You are not running a supported accounting_storage plugin\n", code=1)
@@ -125,6 +152,10 @@ def test_jobs_on_a_named_cluster_are_submitted_and_found_there(slurm: Commands, 
     assert [(t.id, t.state, t.nodes, t.seconds, t.name) for t in client.mine()] == [
         ("1234_7", "RUNNING", "node[01-02]", 93784.0, "r/iter1-judge"), ("1240", "PENDING", "", 0.0, "r/iter1-pairs"),
     ]  # fmt: skip
+    slurm.add("sinfo", "CLUSTER: east\n")
+    assert not client.nodes_away("gpu")
+    slurm.add("sinfo", "CLUSTER: east\nnode[01-02]\n")
+    assert client.nodes_away("gpu")
     slurm.add("sacct", "1240|COMPLETED\n")
     assert client.accounted(["1240"]) == {"1240": "COMPLETED"}
     assert slurm.asked[-1] == "sacct --clusters=east -X -n -P -o JobID,State -j 1240"  # sacct reads no variable for it
@@ -149,6 +180,68 @@ def test_the_ends_that_the_accounting_database_knows(slurm: Commands):
         "15": "TIMEOUT", "16": "PREEMPTED",
     }  # fmt: skip
     assert "--clusters" not in slurm.asked[0]
+
+
+def test_what_a_person_has_cancelled_is_known_after_the_controller_has_forgotten_it(slurm: Commands, tmp_path: Path):
+    """Of jobs that were cancelled because of another the database says the same: they have not begun."""
+    record = [Submitted("13", "iter1-dpo", "work", ["iter1/dpo"], [], 1, [], 0.0),
+              Submitted("14", "iter1-pairs", "work", ["iter1/pairs"], [], 1, [], 0.0),
+              Submitted("15", "supervisor", "supervise", [], [], 1, [], 0.0)]  # fmt: skip
+    folder = tmp_path / "slurm/iter1-dpo"
+    folder.mkdir(parents=True)
+    (folder / "attempts-0.tsv").write_text("1.0\t13.0\tn1\tstart\twork\n")
+    (tmp_path / "slurm/jobs.json").write_text(json.dumps([asdict(job) for job in record]))
+    slurm.add("sacct", "13|CANCELLED by 1000\n14|CANCELLED by 1000\n")
+    assert supervise.cancelled_by_hand(tmp_path, []) == ["iter1-dpo (job 13)"]
+    slurm.add("sacct", code=1)  # no accounting: the site's other rules hold
+    assert supervise.cancelled_by_hand(tmp_path, []) == []
+
+
+# --- the supervisor -----------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_asks_again_when_the_controller_does_not_answer_or_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(verbs, "PATIENCE", (0.0, 0.0))
+    monkeypatch.chdir(tmp_path)
+    answers = iter([client.Unreachable("Slurm", "no answer"), client.LimitReached("sbatch", "no room"), "done"])
+
+    def answer(run_dir: Path) -> str:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(supervise, "supervise", answer)
+    assert verbs.supervise(tmp_path) == 0
+    answers = iter([client.Unreachable("Slurm", "no answer")] * 3)
+    with pytest.raises(client.Unreachable):
+        verbs.supervise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("state", "entries", "ended"),
+    [
+        ("FAILED", [], True),
+        (status.GONE, [], True),  # it failed before it could write anything down
+        (status.GONE, [{"time": 1.0}], True),  # that was the one before it
+        (status.GONE, [{"time": 3.0, "failed": True}], True),
+        (status.GONE, [{"time": 3.0}], False),
+        ("PENDING", [], False),
+    ],
+)
+def test_a_supervisor_that_slurm_has_forgotten_is_judged_by_what_it_has_written(
+    tmp_path: Path, state: str, entries: list[dict[str, object]], ended: bool
+):
+    (tmp_path / "slurm").mkdir()
+    if entries:
+        (tmp_path / "slurm/supervision.json").write_text(json.dumps(entries))
+    job = Submitted("15", "supervisor", "supervise", [], [], 1, [], 2.0)
+    found = status.Known(job, 0, "15", state, "", "", None, "", "")
+    assert status.supervision_ended(tmp_path, found) == ended
+    (tmp_path / "slurm/cancelled").touch()
+    assert status.supervision_ended(tmp_path, found) == (state == "FAILED")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ class LimitReached(SlurmError):
     """Slurm accepts no further job now, or no array of this size: the site's or the user's limits."""
 
 
+NO_NODES = (
+    "Requested node configuration is not available"  # at present, or ever: sbatch --test-only does not tell these apart
+)
+
+
 class Unreachable(SlurmError):
     """The controller does not answer: nothing is known, which is not the same as "no such job"."""
 
@@ -68,9 +73,10 @@ def cluster_flags() -> list[str]:
 def outer_environment() -> dict[str, str]:
     """The environment without an enclosing job's SLURM_ variables: sbatch would take its sizes for the new job.
 
-    SLURM_CLUSTERS, by which a user names the cluster for all of Slurm's commands, is none of them.
+    SLURM_CLUSTERS, by which a user names the cluster for all of Slurm's commands, is none of them, nor the user's token.
     """
-    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_CLUSTERS")}
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
 
 
 def call(command: Sequence[str], timeout: float) -> str:
@@ -124,14 +130,12 @@ def mine(timeout: float = SUBMIT_SECONDS) -> list[Task]:
     return found
 
 
-def accounted(ids: Sequence[str]) -> dict[str, str]:
+def accounted(ids: Sequence[str], timeout: float = STATUS_SECONDS) -> dict[str, str]:
     """id -> final state by the accounting database; {} where a site has none."""
     if not ids:
         return {}
     try:
-        out = call(
-            ["sacct", *cluster_flags(), "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], STATUS_SECONDS
-        )
+        out = call(["sacct", *cluster_flags(), "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)], timeout)
     except SlurmError:
         return {}  # some sites have no accounting; the files of the run are enough
     rows = (line.split("|") for line in out.splitlines() if "|" in line)
@@ -160,6 +164,13 @@ def submit(arguments: Sequence[str]) -> str:
 def test_only(arguments: Sequence[str]) -> None:
     """Raises SlurmError when Slurm would refuse the job. Nothing is submitted."""
     call(["sbatch", "--test-only", *arguments], SUBMIT_SECONDS)
+
+
+def nodes_away(partition: str) -> bool:
+    """Whether nodes of a partition ("": of any) are down, drained or failing."""
+    where = [f"--partition={partition}"] if partition else []
+    out = call(["sinfo", "--noheader", "--list-reasons", "--format=%N", *where], SUBMIT_SECONDS)
+    return any(line and not line.startswith("CLUSTER:") for line in out.splitlines())
 
 
 def update(job: str, **fields: str) -> None:

@@ -1,16 +1,20 @@
 """How many jobs and array tasks Slurm accepts: what it says, and what the config says for sites where it does not."""
 
 import getpass
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.errors import ConfigError
 from nemo_srlm.launch.slurm import client
 from nemo_srlm.launch.slurm.client import Task
+from nemo_srlm.stages import load
 
 NO_LIMIT = 10**9
-OF_SUPERVISORS = 2  # jobs: the one that runs submits the next
+OF_SUPERVISORS = 2  # jobs of a supervised run: the one that runs submits the next
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,13 @@ class Limits:
     jobs_name: str = ""
 
     def room(self, found: Sequence[Task], supervisor: str) -> int:
-        """How many more jobs of a run fit beside this user's active jobs `found`. `supervisor`: the title of the run's own."""
-        return self.jobs - sum(task.active and task.name != supervisor for task in found) - OF_SUPERVISORS
+        """How many more jobs of a run fit beside this user's active jobs `found`. `supervisor`: the title of the run's own, ""
+        for a run without."""
+        return (
+            self.jobs
+            - sum(task.active and task.name != supervisor for task in found)
+            - bool(supervisor) * OF_SUPERVISORS
+        )
 
     def __str__(self) -> str:
         known = ((self.tasks, "tasks in an array", self.tasks_name), (self.jobs, "jobs of yours", self.jobs_name))
@@ -56,15 +65,18 @@ def cluster_of(text: str) -> str:
 
 
 def _accounting(cfg: Config, cluster: str) -> int:
-    """MaxSubmitJobs of this user's association on this cluster (the database knows others, too) and QOS. Sites without an
-    accounting database have none."""
+    """MaxSubmitJobs of this user's associations on this cluster (the database knows others, too: that of a project that has
+    ended accepts no job) and QOS. Sites without an accounting database have none."""
+    site = cfg.cluster
+    usual = site.account or os.environ.get("SBATCH_ACCOUNT", "")
+    accounts = sorted({own.account or usual for own in (site.train, site.generate, site.convert, site.cpu)})
     show = ["sacctmgr", "--noheader", "--parsable2", "show"]
     own = [
         "assoc",
         "where",
         f"user={getpass.getuser()}",
         *([f"cluster={cluster}"] if cluster else []),
-        *([f"account={cfg.cluster.account}"] if cfg.cluster.account else []),
+        f"account={','.join(accounts)}" if all(accounts) else "onlydefaults",
     ]
     found = NO_LIMIT
     for words in (
@@ -83,6 +95,11 @@ def ask(cfg: Config) -> Limits:
     """The limits of the site. Raises SlurmError when the controller does not answer."""
     text = client.call(["scontrol", "show", "config"], client.SUBMIT_SECONDS)
     known = of_config(text)
+    if known.tasks == 0 and max(load(ref.stage).shards(cfg) for ref in pipeline(cfg)) > 1:
+        raise ConfigError(
+            "Slurm", "MaxArraySize is 0: this site has no job arrays", "stages without shards",
+            "set every *.shards=1; generate.replicas gives a job several engines",
+        )  # fmt: skip
     jobs = [(known.jobs, known.jobs_name), (_accounting(cfg, cluster_of(text)), "MaxSubmitJobs")]
     jobs += [(cfg.cluster.max_jobs, "cluster.max_jobs")] if cfg.cluster.max_jobs else []
     most, name = min(jobs)

@@ -210,23 +210,34 @@ def notes_of_supervisor(run_dir: Path) -> list[str]:
     return [f"supervisor: {entry['words']}" for entry in read_json(path)] if path.exists() else []
 
 
+def supervision_ended(run_dir: Path, supervisor: Known) -> bool:
+    """Whether the newest supervisor failed. Slurm forgets an ended job after minutes: then by what it has written down."""
+    if supervisor.state != GONE:
+        return supervisor.failed
+    path = run_dir / FOLDER / SUPERVISION
+    entries = read_json(path) if path.exists() else []
+    own = [entry for entry in entries if entry["time"] >= supervisor.job.time]
+    return not (run_dir / FOLDER / CANCELLED).exists() and (not own or own[-1].get("failed", False))
+
+
 def notes_of_jobs(run_dir: Path, every: list[Known], supervisor: Known | None) -> list[str]:
     """Checks of nodes that failed, and a supervisor that did: the jobs that no stage's row shows."""
     notes = [
         f"{k.job.key}: {k.why}{k.history}  (log: {k.log(run_dir)})" for k in every if k.job.role == "check" and k.failed
     ]
-    if supervisor is not None and supervisor.failed:
+    if supervisor is not None and supervision_ended(run_dir, supervisor):
         command = shlex.join(["nemo-srlm", *read_json(run_dir / FOLDER / SUBMIT)["argv"][1:]])
+        how = "is gone" if supervisor.state == GONE else "failed"
         notes.append(
-            f"supervisor: its job {supervisor.id} failed, and nothing submits what is left; see {supervisor.log(run_dir)}, "
+            f"supervisor: its job {supervisor.id} {how}, and nothing submits what is left; see {supervisor.log(run_dir)}, "
             f"and go on by hand: {command}"
         )
     return notes
 
 
-def ask(run_dir: Path, finished: Collection[str] = ()) -> tuple[list[Known], list[str]]:
+def ask(run_dir: Path, finished: Collection[str], left: bool) -> tuple[list[Known], list[str]]:
     """(what is known of the run's jobs, but not of those whose stages are all `finished`; notes). When Slurm does not answer:
-    nothing is known, and a note says so."""
+    nothing is known, and a note says so. `left`: whether stages are unfinished."""
     records = [r for r in record_of(run_dir) if r.role in ("check", "supervise") or not set(r.refs) <= set(finished)]
     notes = notes_of_supervisor(run_dir)
     try:
@@ -237,7 +248,7 @@ def ask(run_dir: Path, finished: Collection[str] = ()) -> tuple[list[Known], lis
     past = client.accounted([i for i in wanted if i not in now])
     every = known_of(run_dir, records, now, past)
     stages = [k for k in every if k.job.role != "supervise"]
-    supervisor = next((k for k in every if k.job.role == "supervise"), None)
+    supervisor = next((k for k in every if k.job.role == "supervise"), None) if left else None
     return stages, [*notes, *notes_of_jobs(run_dir, stages, supervisor)]
 
 
@@ -245,7 +256,7 @@ def rows(look: Look) -> tuple[list[Row], list[str]]:
     """The rows of a run, with what is known of the jobs of stages that are not done, and notes for people."""
     run_dir, found = look.dir, status.rows(look)
     finished = {r.stage for r in found if r.state in ("done", "lost")}
-    every, notes = ask(run_dir, finished)
+    every, notes = ask(run_dir, finished, left=len(finished) < len(found))
     shown = [r if r.stage in finished else overlay(r, every, run_dir) for r in found]
     return shown, [*notes, *status.notes_of_disk(run_dir)]
 

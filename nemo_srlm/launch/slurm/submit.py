@@ -18,6 +18,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
 from nemo_srlm.core.stage import Kind, run_directory
+from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.plan import remaining
@@ -155,15 +156,27 @@ def save_submission(cfg: Config, run_dir: Path) -> None:
 
 
 def check_kinds(cfg: Config, run_dir: Path, missing: list[Job]) -> None:
-    """Has Slurm check every kind of job. Raises SlurmError for one that it would refuse."""
-    kinds: dict[tuple[str, ...], list[str]] = {}
+    """Has Slurm check every kind of job. Raises SlurmError for one that it would refuse.
+
+    A job that no node can run while some are down or drained waits for them: before a maintenance, and after a node has died.
+    """
+    kinds: dict[tuple[str, ...], tuple[Job, list[str]]] = {}
     for job in missing:
         single = replace(job, shards=())
         words = sbatch.arguments(cfg, run_dir, single, [])
-        kinds.setdefault(tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), words)
-    for words in kinds.values():
-        with suppress(client.LimitReached):  # perhaps there is room when it is submitted
+        kinds.setdefault(
+            tuple(w for w in words if not w.startswith(("--job-name", "--comment", "--output"))), (job, words)
+        )
+    for job, words in kinds.values():
+        try:
             client.test_only(words)
+        except client.LimitReached:
+            pass  # perhaps there is room when it is submitted
+        except client.SlurmError as error:
+            partition = sbatch.section(cfg, job).partition or cfg.cluster.partition
+            if client.NO_NODES not in error.found or not client.nodes_away(partition):
+                raise
+            say(f"{job}: no node that is up now can run it; some are down or drained (sinfo -R), and it waits for them")
 
 
 class Submission:
@@ -230,7 +243,8 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job], running: list[Ac
         write_settings(cfg, run_dir, job, code)
     check_kinds(cfg, run_dir, missing)
     limits = ask_limits(cfg)
-    room = limits.room(client.mine(), jobs.title(run_dir, jobs.SUPERVISOR))
+    supervised = any(job.role == "supervise" for job in missing)
+    room = limits.room(client.mine(), jobs.title(run_dir, jobs.SUPERVISOR) if supervised else "")
     making = Submission(cfg, run_dir, code, any(job.role != "supervise" for job in running))
     for job in missing:
         if job.role == "supervise":
@@ -240,7 +254,10 @@ def submit_jobs(cfg: Config, run_dir: Path, missing: list[Job], running: list[Ac
             if job.role != "supervise" and not making.left:
                 room = making.add_as_accepted(job, limits, room)
         if making.left and not making.others and making.num_workers == 0:
-            raise client.LimitReached("Slurm", f"no room for a job beside the supervisor: {limits}")
+            raise client.LimitReached(
+                "Slurm", f"no room for a job{' beside the supervisor' if supervised else ''}: {limits}",
+                remedy="wait for your other jobs, or do without a supervisor, which needs room for two: cluster.max_replans=0",
+            )  # fmt: skip
     except client.SlurmError:
         if making.num_workers == 0:  # nothing that it would go on with
             with suppress(client.SlurmError):

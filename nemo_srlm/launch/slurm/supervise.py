@@ -1,7 +1,9 @@
 """The supervisor: the job that runs after all others and submits what node failures or the site's limits left."""
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +74,28 @@ def final_failures(run_dir: Path) -> list[str]:
 
 
 def cancelled_by_hand(run_dir: Path, found: Sequence[client.Task]) -> list[str]:
-    """Jobs that a person cancelled: not those that Slurm preempted, or cancelled because of what they depend on."""
+    """Jobs that a person cancelled: not those that Slurm preempted, or cancelled because of what they depend on.
+
+    The controller forgets ended jobs after minutes (MinJobAge). The accounting database then knows their states, and that
+    a job had begun tells that it was not cancelled because of another.
+    """
     records = record_of(run_dir)
-    newest = {(job.key, shard): job.id_of(shard) for job in records for shard in job.shards or [0]}
+    newest = {
+        (job.key, shard): (job, shard) for job in records if job.role != "supervise" for shard in job.shards or [0]
+    }
     states = {task.id: task for task in found}
-    return [
-        f"{key} (job {name})"
-        for (key, _), name in newest.items()
-        if (task := states.get(name)) is not None
+    begun = {
+        job.id_of(shard): key for (key, _), (job, shard) in newest.items()
+        if job.id_of(shard) not in states and attempts_of(run_dir, job, shard)
+    }  # fmt: skip
+    forgotten = client.accounted(list(begun), client.SUBMIT_SECONDS)
+    known = [
+        f"{key} (job {task.id})"
+        for (key, _), (job, shard) in newest.items()
+        if (task := states.get(job.id_of(shard))) is not None
         and task.state == "CANCELLED" and task.reason not in ("DependencyNeverSatisfied", "Dependency")
     ]  # fmt: skip
+    return known + [f"{key} (job {name})" for name, key in begun.items() if forgotten.get(name) == "CANCELLED"]
 
 
 def progress_of(run_dir: Path, cfg: Config, todo: Sequence[Ref]) -> list[float]:
@@ -91,26 +105,26 @@ def progress_of(run_dir: Path, cfg: Config, todo: Sequence[Ref]) -> list[float]:
 
 
 def in_vain(past: Sequence[dict[str, Any]], progress: list[float]) -> int:
-    """How many of the newest submissions of all that was left have brought nothing, by what was done before each."""
-    vain = 0
-    for entry in reversed(past):
-        if entry["replanned"]:
-            if entry.get("progress", []) < progress:
-                break
-            vain += 1
-    return vain
+    """How many submissions of all that was left there were since the run was first as far as it is now.
+
+    What is not saved is done again, and ends here and there: more than the last time alone is no progress.
+    """
+    before = [entry.get("progress", []) for entry in past if entry["replanned"]]
+    return next((len(before) - i for i, done in enumerate(before) if done >= progress), 0)
 
 
 def supervise(run_dir: Path) -> str:
     """Runs when all jobs have ended, or when there is room for more of them: submits what is left.
 
     Stops after a failure that another submission would only repeat, and after cluster.max_replans submissions without
-    progress between them. Returns what it did and why, in words. Raises SlurmError when the site refuses.
+    progress between them. Returns what it did and why, in words. Raises SlurmError when the site refuses; LimitReached and
+    Unreachable may pass.
     """
     cfg = load_resolved_config(run_dir)
     with locked(run_dir, LOCK_SECONDS):
         path = run_dir / FOLDER / SUPERVISION
-        past = read_json(path) if path.exists() else []
+        # a submission that failed is tried again, here or by hand: it is told as long as it is the newest
+        past = [entry for entry in (read_json(path) if path.exists() else []) if not entry.get("failed")]
         try:
             todo, lost = remaining(cfg, run_dir), ""
         except LostError as error:
@@ -135,14 +149,19 @@ def supervise(run_dir: Path) -> str:
         elif not running and vain >= cfg.cluster.max_replans:
             words = f"{len(todo)} unfinished stages; {vain} submissions in a row made no progress (cluster.max_replans)"
         else:
-            missing = plan(cfg, run_dir, running)
+            # all may be there, where a submission died before its supervisor knew it: the next one waits for them
+            missing = plan(cfg, run_dir, running) or jobs.with_supervisor([], running)
+            own = os.environ.get("SLURM_JOB_ID", "")
+            old = [i for job in every if job.role == "supervise" for i in job.tasks.values() if i != own]
             try:
                 done = submit_jobs(cfg, run_dir, missing, running).done
             except UserError as error:
                 write_json(path, [*past, entry | {"words": f"could not submit: {error}", "failed": True}])
                 raise
+            with suppress(client.SlurmError):  # the new supervisor waits for what the old ones waited for
+                client.cancel(old)
             entry["replanned"] = not running
             again = "again " if not running else ""
-            words = f"submitted {len(done) - 1} jobs {again}for {len(todo)} unfinished stages"
+            words = f"submitted {sum(job.role != 'supervise' for job in done)} jobs {again}for {len(todo)} unfinished stages"
         write_json(path, [*past, entry | {"words": words}])
         return words

@@ -1,6 +1,7 @@
 """The command line's Slurm verbs: plan, submit, cancel and the supervisor's."""
 
 import os
+import time
 from pathlib import Path
 
 from rich.table import Table
@@ -15,6 +16,8 @@ from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
 from nemo_srlm.launch.slurm.site_checks import problems
+
+PATIENCE = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds between the attempts of a supervisor
 
 
 def table_of(cfg: Config, missing: list[Job], active: list[Active]) -> Table:
@@ -70,9 +73,9 @@ def submit(cfg: Config, until: str) -> int:
     if done:
         say(f"{run_dir}: submitted {len(done)} jobs ({done[0].id} to {done[-1].id}), {len(ids)} were there before")
         if not whole:
-            say(
-                "  Slurm accepts no more now; the rest is submitted by the supervisor as room appears (cluster.max_replans)"
-            )
+            later = "the rest is submitted by the supervisor as room appears (cluster.max_replans)"
+            by_hand = "submit again for the rest when these have ended: cluster.max_replans=0, no supervisor does it"
+            say(f"  Slurm accepts no more now; {later if cfg.cluster.max_replans else by_hand}")
         say("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
     elif ids:
         say(f"{run_dir}: nothing to submit; queued or running already: {' '.join(ids)}")
@@ -82,8 +85,18 @@ def submit(cfg: Config, until: str) -> int:
 
 
 def supervise(run_dir: Path) -> int:
+    """Asks again while the controller does not answer or other jobs of the user leave no room: without a supervisor nothing
+    submits what is left."""
     os.chdir(job_directory())  # its job begins where its copy of the code lies
-    say(supervisor.supervise(run_dir))
+    for seconds in (*PATIENCE, None):
+        try:
+            say(supervisor.supervise(run_dir))
+            break
+        except (client.Unreachable, client.LimitReached) as error:
+            if seconds is None:
+                raise
+            say(f"{error}; again in {seconds:g} s", error=True)
+            time.sleep(seconds)
     return 0
 
 
