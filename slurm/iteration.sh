@@ -13,9 +13,11 @@ root=${NEMO_SRLM_ROOT:-} python=${PYTHON:-}
 # The supervisor's job gets both as arguments: a site may start jobs without the environment of their submission.
 if [ "${1:-}" = --code ]; then root=$2 && shift 2; fi
 if [ "${1:-}" = --python ]; then python=$2 && shift 2; fi
-# Under sbatch this file is a copy in slurmd's spool directory: the checkout is the directory in which sbatch was called.
+# Under sbatch this file is a copy in slurmd's spool directory: the checkout is the directory in which sbatch was called. In a
+# shell inside a job it is the checkout's.
 if [ -z "$root" ]; then
-    if [ -n "${SLURM_JOB_ID:-}" ]; then root=$SLURM_SUBMIT_DIR; else root=$(cd "$(dirname "$0")/.." && pwd); fi
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    if [ ! -e "$root/slurm/stage.sh" ] && [ -n "${SLURM_JOB_ID:-}" ]; then root=$SLURM_SUBMIT_DIR; fi
     if [ ! -e "$root/slurm/stage.sh" ]; then
         echo "error: $root is not the checkout; call sbatch there, or set NEMO_SRLM_ROOT" >&2
         exit 2

@@ -67,6 +67,18 @@ def test_an_input_outside_every_mount_is_named_and_all_problems_come_at_once(tmp
     assert f"cluster.train.mounts: {tmp_path}/nowhere: no such file or folder" in text
 
 
+def test_a_relative_input_is_looked_for_where_the_jobs_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = site(tmp_path)
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    monkeypatch.setattr("nemo_srlm.launch.slurm.site_checks.job_directory", lambda: tmp_path / "checkout")
+    cfg.seed.files = ["../data/trees.jsonl"]
+    assert found(cfg, tmp_path) == []
+    cfg.cluster.mounts = []
+    (problem,) = found(cfg, tmp_path)
+    assert problem.startswith(f"seed.files: {tmp_path}/data/trees.jsonl lies outside every mount")
+
+
 def test_without_containers_only_the_interpreter_is_looked_for(tmp_path: Path):
     cfg = Config(cluster=ClusterSection(python=str(tmp_path / "python")))
     cfg.seed.files = [str(tmp_path)]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,7 @@ def test_limits_are_read_from_what_slurm_says():
     own = Task("9", "RUNNING", "", "", "", None, "r/supervisor")
     ended = Task("8", "COMPLETED", "", "", "", None)
     assert limits.Limits(jobs=10).room([*mine, own, ended], "r/supervisor") == 10 - 4 - 2
+    assert limits.Limits(jobs=2).room([ended], "") == 2  # a run without a supervisor
 
 
 def test_a_refusal_for_a_limit_is_told_from_others():
@@ -91,6 +93,7 @@ def test_submissions_count_as_vain_only_without_progress_between_them():
     assert supervise.in_vain(past(3, 5, 5), [1.0, 5.0]) == 2
     assert supervise.in_vain(past(3, 5, 5), [1.0, 6.0]) == 0
     assert supervise.in_vain(past(3, 5, 5), [2.0, 0.0]) == 0
+    assert supervise.in_vain(past(50, 60, 55), [1.0, 58.0]) == 2  # nothing is saved, and it ends here and there
     assert supervise.in_vain([*past(5), {"replanned": False}], [1.0, 5.0]) == 1  # room for more is no attempt
 
 
@@ -100,14 +103,16 @@ def test_submissions_count_as_vain_only_without_progress_between_them():
 @pytest.mark.parametrize(
     ("flag", "said"),
     [("--comment=x", "submit, status and cancel know"), ("-Jname", "the run"), ("--time 5", "cluster.KIND.time"),
-     ("--qos=high", "cluster.qos"), ("--clusters=a", "SLURM_CLUSTERS")],
+     ("--qos=high", "cluster.qos"), ("--clusters=a", "SLURM_CLUSTERS"), ("--comm=x", "submit, status and cancel know")],
 )  # fmt: skip
 def test_flags_that_a_submission_sets_itself_are_refused_by_name(flag: str, said: str):
     cluster = ClusterSection()
     cluster.train.flags = [flag]
     with pytest.raises(ConfigError, match=rf"cluster.train.flags: {flag[:2]}.* is set by every submission.*{said}"):
         check_flags(cluster)
-    check_flags(ClusterSection(flags=["--no-requeue", "--wckey=x", "--mem-per-cpu=3"]))
+    check_flags(
+        ClusterSection(flags=["--no-requeue", "--wckey=x", "--mem-per-cpu=3", "--time-min=5", "--gres-flags=x"])
+    )
 
 
 def test_a_flag_with_an_equals_sign_is_written_in_quotes_and_the_error_says_so():
@@ -143,6 +148,17 @@ def test_the_supervisor_gets_code_and_interpreter_as_arguments(tmp_path: Path):
         f"{tmp_path}/config.yaml: no such file" in done.stderr
     )  # it ran, without PATH, PYTHON and a checkout around it
     assert sys.executable in words
+
+
+@pytest.mark.parametrize("submitted_at", ["/", str(ROOT)])
+def test_the_script_finds_its_checkout_in_a_shell_inside_a_job_and_under_sbatch(tmp_path: Path, submitted_at: str):
+    env = os.environ | {"SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": submitted_at, "PYTHON": "/bin/echo"}
+    spooled = tmp_path / "job1/slurm_script"
+    spooled.parent.mkdir()
+    spooled.write_bytes((SLURM / "iteration.sh").read_bytes())
+    script = SLURM / "iteration.sh" if submitted_at == "/" else spooled
+    done = subprocess.run(["bash", str(script), "x=1"], env=env, cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "-m nemo_srlm.cli submit x=1\n"), done.stderr
 
 
 def test_profiles_leave_the_network_interface_to_the_site_and_state_the_cpus_of_every_kind(tmp_path: Path):
@@ -202,14 +218,18 @@ def test_an_empty_error_file_is_no_reason_and_a_failed_write_leaves_nothing(tmp_
 
 @pytest.mark.parametrize(
     ("line", "file"),
-    [("0::/slurm/job/step", "slurm/job/memory.events"), ("4:memory:/job/step", "memory/job/step/memory.oom_control")],
-)
+    [("0::/slurm/job_7/step_0/user", "slurm/job_7/memory.events"),
+     ("4:memory:/slurm/uid_1/job_7/step_0", "memory/slurm/uid_1/job_7/step_0/memory.oom_control")],
+)  # fmt: skip
 def test_what_the_kernel_killed_for_memory_is_counted_in_the_groups_of_the_job(tmp_path: Path, line: str, file: str):
     (tmp_path / "own").write_text(f"3:cpuset:/x\n{line}\n")
     assert node.oom_kills(tmp_path / "own", tmp_path / "fs") == 0
     place = tmp_path / "fs" / file
     place.parent.mkdir(parents=True)
     place.write_text("oom_kill_disable 0\noom_kill 2\n")
+    assert node.oom_kills(tmp_path / "own", tmp_path / "fs") == 2
+    other = tmp_path / "fs" / file.partition("/job_7")[0] / place.name  # of all jobs on the node
+    other.write_text("oom_kill 40\n")
     assert node.oom_kills(tmp_path / "own", tmp_path / "fs") == 2
 
 
@@ -221,6 +241,27 @@ def test_caches_of_compiled_code_lie_on_the_node_unless_the_environment_says_whe
     assert node.caches("", {}) == {}
     (tmp_path / "file").touch()
     assert node.caches(str(tmp_path / "file"), {}) == {}
+
+
+@pytest.mark.parametrize("change", [{"f_flag": os.ST_NOEXEC}, {"f_bavail": 10}])
+def test_a_folder_on_the_node_that_is_full_or_from_which_no_code_is_loaded_is_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
+):
+    usual = {"f_flag": 0, "f_bavail": 2**30, "f_frsize": 4096}
+    for found, wanted in ((usual, True), (usual | change, False)):
+        monkeypatch.setattr(os, "statvfs", lambda path, found=found: SimpleNamespace(**found))
+        assert bool(node.caches(str(tmp_path), {})) == wanted
+
+
+def test_a_node_that_lacks_gpus_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The check is tried again on another node: one of hundreds has lost a GPU."""
+    monkeypatch.setattr(node, "pipeline", lambda cfg: [])
+    with pytest.raises(
+        PassingError, match=r"PyTorch sees \d+ GPUs; expected 100, which the job has asked for"
+    ) as raised:
+        node.check_node(Config(), tmp_path, "train", 100)
+    with pytest.raises(PassingError):
+        contract.record_failure(raised.value, Ref("sft", 0), tmp_path)
 
 
 # --- locks and the copy of the code -------------------------------------------------------------------------------
@@ -266,5 +307,8 @@ def test_jobs_run_a_copy_of_the_code_that_knows_its_commit_and_where_jobs_work(t
     configs, directory, commit = done.stdout.split()
     assert (configs, directory) == (str(code / "configs"), str(shipped.job_directory()))
     assert commit == json.loads((code / shipped.SNAPSHOT).read_text())["commit"]
+    (code / "nemo_srlm/cli.py").unlink()  # a purge of scratch takes files one by one
+    assert snapshot.code_of(cfg, tmp_path) == code
+    assert (code / "nemo_srlm/cli.py").read_bytes() == (shipped.PACKAGE / "cli.py").read_bytes()
     cfg.cluster.snapshot = False
     assert snapshot.code_of(cfg, tmp_path) == shipped.job_directory()

@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Kind
-from nemo_srlm.errors import UserError
+from nemo_srlm.errors import PassingError
 from nemo_srlm.launch.packages import check_packages
 from nemo_srlm.stages import load
 
@@ -18,17 +18,23 @@ CACHES = {  # variable -> folder
 }  # fmt: skip
 
 
+ROOM = 2**30  # bytes free, less than which a node's disk is full
+
+
 def caches(folder: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Where compiled code is kept: on the node, in a folder of this user. Caches in home directories on NFS go stale, and lock.
 
-    A variable that is set stays. {} where nothing can be written there, and without a folder.
+    A variable that is set stays. {} where nothing can be written there, or loaded from there (a /tmp mounted noexec), and
+    without a folder.
     """
     if not folder:
         return {}
     own = Path(folder) / f"nemo-srlm-{getpass.getuser()}"
     try:
         own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if own.stat().st_uid != os.getuid() or not os.access(own, os.W_OK):
+        system = os.statvfs(own)
+        usable = own.stat().st_uid == os.getuid() and os.access(own, os.W_OK) and not system.f_flag & os.ST_NOEXEC
+        if not usable or system.f_bavail * system.f_frsize < ROOM:
             return {}
     except OSError:
         return {}
@@ -36,8 +42,8 @@ def caches(folder: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def oom_kills(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processes the kernel has killed for memory in this process's control group and those around it (not the
-    machine's). 0 where the system does not tell."""
+    """How many processes the kernel has killed for memory in this process's control group and those around it, up to the job's
+    (beyond are other jobs on the node). 0 where the system does not tell."""
     total = 0
     lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
     for line in lines:
@@ -46,10 +52,9 @@ def oom_kills(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/
             continue
         top = root if not controllers else root / "memory"
         name = "memory.oom_control" if controllers else "memory.events"
-        place = top / path.lstrip("/")
-        while place != top and place.is_relative_to(top):
-            total += _count(place / name)
-            place = place.parent
+        parts = Path(path.lstrip("/")).parts
+        job = next((i for i, part in enumerate(parts) if part.startswith("job_")), len(parts) - 1)
+        total += sum(_count(top.joinpath(*parts[: i + 1], name)) for i in range(max(job, 0), len(parts)))
     return total
 
 
@@ -62,7 +67,8 @@ def _count(file: Path) -> int:
 
 
 def check_node(cfg: Config, run_dir: Path, kind: Kind, gpus: int) -> None:
-    """Raises UserError for what the stages of a kind that are not done would miss here: packages, files, GPUs."""
+    """Raises UserError for what the stages of a kind that are not done would miss here: packages, files. Raises PassingError for
+    what another node may have: the run's directory, all GPUs."""
     refs = [ref for ref in pipeline(cfg) if load(ref.stage).kind == kind]
     check_packages(cfg, refs)
     for ref in refs:
@@ -70,13 +76,13 @@ def check_node(cfg: Config, run_dir: Path, kind: Kind, gpus: int) -> None:
         stage.check(cfg)
         stage.identity(cfg, ref.iteration)  # reads templates and data files
     if not os.access(run_dir, os.W_OK):
-        raise UserError(run_dir, "cannot be written on this node", "a file system that all nodes share")
+        raise PassingError(run_dir, "cannot be written on this node", "a file system that all nodes share")
     if gpus and kind in ("train", "generate"):
         import torch
 
         found = torch.cuda.device_count()
         if found < gpus:
-            raise UserError(
+            raise PassingError(
                 os.uname().nodename, f"PyTorch sees {found} GPUs", f"{gpus}, which the job has asked for",
                 "check the driver, the image (cluster.KIND.image) and cluster.gpu_type",
             )  # fmt: skip

@@ -57,14 +57,14 @@ def absent_files(cfg: Config, kind: str, own: JobSection) -> Iterator[ConfigErro
 
 
 def paths(section: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(setting, path) of every absolute path in a config that exists here."""
+    """(setting, absolute path) of every path in a config that exists here. Relative ones are below the folder of the jobs."""
     for field in dataclasses.fields(section):
         value, key = getattr(section, field.name), f"{where}.{field.name}" if where else field.name
         if dataclasses.is_dataclass(value):
             yield from paths(value, key)
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and text.startswith("/") and Path(text).exists():
-                yield key, text
+            if isinstance(text, str) and "/" in text and os.path.exists(text):
+                yield key, os.path.normpath(job_directory() / text)
 
 
 def unmounted_inputs(cfg: Config, run_dir: Path, kinds: list[JobSection]) -> Iterator[ConfigError]:

@@ -47,6 +47,10 @@ def code_of(cfg: Config, run_dir: Path) -> Path:
     folder = run_dir.resolve() / FOLDER / CODE
     target = folder / digest()
     if target.exists():
+        for path, place in sources():
+            if not (target / place).exists():  # a purge of scratch takes files one by one
+                (target / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target / place)
         return target
     folder.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
