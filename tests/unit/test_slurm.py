@@ -305,6 +305,15 @@ def test_no_progress_is_a_hang_after_the_limit_of_its_phase(tmp_path: Path):
     assert detector.phase == "save"
 
 
+def test_the_time_for_which_slurm_suspends_a_job_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    detector = HangDetector(tmp_path, [GROW], {"setup": 60, "work": 60, "save": 60}, 0)
+    for seconds, hung in ((20.0, False), (7200.0, False), (20.0, False), (25.0, True)):
+        clock[0] += seconds
+        assert bool(detector.reason()) == hung
+
+
 def test_a_limit_of_zero_never_ends_an_attempt(tmp_path: Path):
     detector = HangDetector(tmp_path, [TUNE], {"setup": 0, "work": 0, "save": 0}, 0)
     detector.changed -= 1e6

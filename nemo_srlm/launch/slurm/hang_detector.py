@@ -9,6 +9,8 @@ from nemo_srlm.core.progress import progress_file, read_one
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch.plan import is_done
 
+PAUSE = 30.0  # seconds between two looks, after which the job was suspended: the launcher looks twice a second
+
 
 class HangDetector:
     """How long the progress file has not changed, and how long that may last in the present phase.
@@ -19,6 +21,7 @@ class HangDetector:
 
     def __init__(self, run_dir: Path, refs: Sequence[Ref], limits: Mapping[str, float], shard: int) -> None:
         self.run_dir, self.refs, self.limits, self.shard = run_dir, list(refs), limits, shard
+        self.looked = time.monotonic()
         self._begin(self.refs[0])
 
     def _begin(self, ref: Ref) -> None:
@@ -43,8 +46,12 @@ class HangDetector:
 
     def reason(self) -> str:
         """Why the attempt counts as hung; "" while it does not."""
+        now = time.monotonic()
+        if now - self.looked > PAUSE:  # a pause of all processes (PreemptMode=SUSPEND) is no hang
+            self.changed += now - self.looked
+        self.looked = now
         self._update()
-        limit, still = self.limits[self.phase], time.monotonic() - self.changed
+        limit, still = self.limits[self.phase], now - self.changed
         if limit and still > limit:
             return f"no progress for {still:.0f} s in {self.ref} (phase {self.phase}, limit {limit} s)"
         return ""
