@@ -197,6 +197,37 @@ def test_what_a_person_has_cancelled_is_known_after_the_controller_has_forgotten
     assert supervise.cancelled_by_hand(tmp_path, []) == []
 
 
+def failed_job(
+    run_dir: Path, name: str, refs: list[str], shards: list[int], number: int, word: str = "failed"
+) -> Submitted:
+    """A job whose attempts at all shards have ended so."""
+    key = refs[0].replace("/", "-")
+    for shard in shards or [0]:
+        attempts = run_dir / f"slurm/{key}/attempts-{shard}.tsv"
+        attempts.parent.mkdir(parents=True, exist_ok=True)
+        with attempts.open("a") as f:
+            f.write(f"1.0\t{name}{f'_{shard}' if shards else ''}.0\tn1\t{word}\tcrashed\n")
+    return Submitted(name, key, "work", refs, shards, number, [], 0.0)
+
+
+def test_a_failure_of_shards_or_of_a_shared_job_that_there_are_no_longer_ends_nothing(tmp_path: Path):
+    """judge.shards=8 was too many for the site; pairs shared a job with candidates, which is done by now."""
+    before = [
+        failed_job(tmp_path, "1", ["iter1/judge"], [0, 1, 2, 3, 4, 5, 6, 7], 8),
+        failed_job(tmp_path, "2", ["iter1/candidates", "iter1/pairs"], [], 1),
+    ]
+    now = [
+        failed_job(tmp_path, "3", ["iter1/judge"], [0, 1], 2, "done"),
+        failed_job(tmp_path, "4", ["iter1/pairs"], [], 1, "done"),
+    ]
+    path = tmp_path / "slurm/jobs.json"
+    path.write_text(json.dumps([asdict(job) for job in before]))
+    assert len(supervise.final_failures(tmp_path)) == 9
+    path.write_text(json.dumps([asdict(job) for job in before + now]))
+    assert supervise.final_failures(tmp_path) == []
+    assert [k.id for k in status.known_of(tmp_path, before + now, {}, {})] == ["3_0", "3_1", "4"]
+
+
 # --- the supervisor -----------------------------------------------------------------------------------------------
 
 

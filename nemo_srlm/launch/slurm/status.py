@@ -15,7 +15,7 @@ from nemo_srlm.launch.slurm import client, jobs
 from nemo_srlm.launch.slurm.client import Task
 from nemo_srlm.launch.slurm.jobs import FOLDER
 from nemo_srlm.launch.slurm.shards import shard_mark
-from nemo_srlm.launch.slurm.submit import CANCELLED, SUBMIT, SUPERVISION, Submitted, record_of
+from nemo_srlm.launch.slurm.submit import CANCELLED, SUBMIT, SUPERVISION, Submitted, newest_of, record_of
 from nemo_srlm.launch.slurm.supervise import attempts_of, failures_of, outcome_of
 from nemo_srlm.report import status
 from nemo_srlm.report.display import progress_words
@@ -86,18 +86,15 @@ class Known:
 
 def known_of(run_dir: Path, records: list[Submitted], now: dict[str, Task], past: dict[str, str]) -> list[Known]:
     """The newest job of every (key, shard). `now`: what the controller says; `past`: what the accounting database says."""
-    newest = {(job.key, shard): job for job in records for shard in job.shards or [-1]}
     out = []
-    for (_, shard), job in newest.items():
+    for (_, shard), job in newest_of(records).items():
         name = job.id_of(shard)
-        attempts = attempts_of(run_dir, job, max(shard, 0))
+        attempts = attempts_of(run_dir, job, shard)
         outcome, detail = outcome_of(attempts)
         # an array whose tasks were cancelled one by one before they began is listed without them
         t = now.get(name) or now.get(job.id) or Task(name, past.get(name, GONE), "", "", "", None)
         out.append(
-            Known(
-                job, max(shard, 0), name, t.state, t.reason, t.nodes, t.seconds, outcome, detail, failures_of(attempts)
-            )
+            Known(job, shard, name, t.state, t.reason, t.nodes, t.seconds, outcome, detail, failures_of(attempts))
         )
     return out
 

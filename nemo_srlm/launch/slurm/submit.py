@@ -68,6 +68,23 @@ def record_of(run_dir: Path) -> list[Submitted]:
     return decoded(read_json(path), list[Submitted], path, "the jobs of a submission") if submitted(run_dir) else []
 
 
+def newest_of(records: Sequence[Submitted]) -> dict[tuple[str, int], Submitted]:
+    """The job that was submitted last for every (key, shard); shard 0 of a job that is no array.
+
+    Not those of a division into jobs or shards that a later submission has replaced: of judge.shards=8 before it was 4, of stages
+    that shared a job with one that is done.
+    """
+    division = {
+        ref: (job.refs, job.num_shards) for job in records if job.role in ("work", "finish") for ref in job.refs
+    }
+    return {
+        (job.key, shard): job
+        for job in records
+        if job.role in ("check", "supervise") or all(division[ref] == (job.refs, job.num_shards) for ref in job.refs)
+        for shard in job.shards or [0]
+    }
+
+
 def active(run_dir: Path) -> list[Active]:
     """What is queued or running for this run. Raises SlurmError when that cannot be known."""
     return active_among(run_dir, client.mine())

@@ -24,6 +24,7 @@ from nemo_srlm.launch.slurm.submit import (
     SUPERVISION,
     Submitted,
     active_among,
+    newest_of,
     plan,
     record_of,
     submit_jobs,
@@ -61,12 +62,8 @@ def failures_of(attempts: list[list[str]]) -> tuple[str, ...]:
 
 def final_failures(run_dir: Path) -> list[str]:
     """Failures that another submission would only repeat: the user's mistake, or retries used up."""
-    newest: dict[tuple[str, int], Submitted] = {}
-    for job in record_of(run_dir):
-        for shard in job.shards or [0]:
-            newest[job.key, shard] = job
     out = []
-    for (key, shard), job in newest.items():
+    for (key, shard), job in newest_of(record_of(run_dir)).items():
         word, detail = last_outcome(run_dir, job, shard)
         if word in ("user", "failed"):
             out.append(f"{key}{f' shard {shard}' if job.shards else ''}: {detail}")
@@ -79,19 +76,16 @@ def cancelled_by_hand(run_dir: Path, found: Sequence[client.Task]) -> list[str]:
     The controller forgets ended jobs after minutes (MinJobAge). The accounting database then knows their states, and that
     a job had begun tells that it was not cancelled because of another.
     """
-    records = record_of(run_dir)
-    newest = {
-        (job.key, shard): (job, shard) for job in records if job.role != "supervise" for shard in job.shards or [0]
-    }
+    newest = newest_of(record_of(run_dir))
     states = {task.id: task for task in found}
     begun = {
-        job.id_of(shard): key for (key, _), (job, shard) in newest.items()
+        job.id_of(shard): key for (key, shard), job in newest.items()
         if job.id_of(shard) not in states and attempts_of(run_dir, job, shard)
     }  # fmt: skip
     forgotten = client.accounted(list(begun), client.SUBMIT_SECONDS)
     known = [
         f"{key} (job {task.id})"
-        for (key, _), (job, shard) in newest.items()
+        for (key, shard), job in newest.items()
         if (task := states.get(job.id_of(shard))) is not None
         and task.state == "CANCELLED" and task.reason not in ("DependencyNeverSatisfied", "Dependency")
     ]  # fmt: skip
