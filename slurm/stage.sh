@@ -170,8 +170,9 @@ leave_left_out() { # requeues the job where Slurm has started it on a node that 
     ask_requeue "$(left_out)"
 }
 others() { # whether the partition has enough nodes without node $1 and those that are left out
-    local up
-    up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o %N | sort -u | grep -vxF -e "$1" -e "$(left_out | tr , '\n')" | wc -l)
+    local up   # sinfo calls a drained node idle, too
+    up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o '%N %t' | sed -nE '/ (dr|fail)/!s/ .*//p' | sort -u |
+        grep -vxF -e "$1" -e "$(left_out | tr , '\n')" | wc -l)
     [ "$up" -ge "$SLURM_JOB_NUM_NODES" ]
 }
 await_slurm() { # after a SIGTERM; returns if the job goes on
@@ -181,6 +182,11 @@ await_slurm() { # after a SIGTERM; returns if the job goes on
     say 'waiting for Slurm to end or requeue the job'
     for _ in $(seq 60); do sleep 2; done
     while scontrol -o show job "$self" | grep -q 'PreemptTime=[0-9]'; do sleep 2; done
+    for _ in $(seq 300); do   # a site with a long KillWait is still ending it
+        still_here
+        if [ $? != 1 ]; then break; fi
+        sleep 2
+    done
 }
 of_setup() { # $at: the line that runs
     local unknown=

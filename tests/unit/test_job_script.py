@@ -113,18 +113,35 @@ def test_a_requeue_whose_answer_is_lost_is_asked_for_again(tmp_path: Path):
     assert "presently disabled" in found[-1][1]
 
 
+def test_a_job_that_slurm_is_slow_to_end_is_not_tried_again_meanwhile(tmp_path: Path):
+    """KillWait is minutes at some sites."""
+    patient = '#!/bin/bash\necho nap >>"$EVENTS"\nif [ "$(grep -c nap "$EVENTS")" = 100 ]; then kill -KILL $PPID; fi\n'
+    srun = SRUN.replace("done", "signalled") + "exit 1\n"
+    found = ended(tmp_path, -9, srun=srun, sleep=patient, variables={"STATE": "COMPLETING"})
+    assert [word for word, _ in found] == ["start", "signalled"]
+
+
 # --- nodes --------------------------------------------------------------------------------------------------------
 
 SECOND = """#!/bin/bash
 printf '%s\\tcrashed\\tCUDA error\\n' "$NEMO_SRLM_ATTEMPT" >"$JOB_DIR/outcome-0-1"
 exit 1
 """
-SINFO = "#!/bin/bash\nprintf 'node%s\\n' 1 2 3 4\n"
+SINFO = "#!/bin/bash\nprintf 'node%s idle\\n' 1 2 3 4\n"
 
 
 def test_the_node_that_failed_is_found_in_a_folder_with_blanks_in_its_name(tmp_path: Path):
     found = ended(tmp_path, 1, srun=SECOND, sinfo=SINFO, variables=NODES, folder="a job")
     assert ("moved", "away from node2: crashed: CUDA error") in found
+
+
+def test_a_job_is_not_moved_to_drained_nodes(tmp_path: Path):
+    drained = SINFO.replace("3 4", "") + "printf 'node%s drain\\n' 3 4\nprintf 'node5 mix\\n'\n"
+    found = ended(tmp_path, 1, srun=SECOND, sinfo=drained, variables=NODES)  # nodes 1 and 5 are enough
+    assert ("moved", "away from node2: crashed: CUDA error") in found
+    (tmp_path / "more").mkdir()
+    found = ended(tmp_path / "more", 1, srun=SECOND, sinfo=drained.replace("mix", "drng"), variables=NODES)
+    assert "moved" not in [word for word, _ in found]
 
 
 def test_a_job_is_not_moved_where_too_few_nodes_are_left(tmp_path: Path):
