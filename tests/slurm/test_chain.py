@@ -63,8 +63,9 @@ def test_a_supervisor_that_finds_all_jobs_there_leaves_one_that_waits_for_them(r
     run.held("iter0/grow")
     before = next(job[0] for job in run.jobs() if " supervise " in job[4])
     run.cli("submit", "--supervise", str(run.dir))
-    ((name, state, reason, *_),) = [job for job in run.jobs() if " supervise " in job[4]]
-    assert (name != before, state, reason) == (True, "PENDING", "Dependency")
+    # Slurm says why a job waits when it has looked at the queue
+    run.until(lambda: [job[1:3] for job in run.jobs() if " supervise " in job[4]] == [["PENDING", "Dependency"]])
+    assert before not in [job[0] for job in run.jobs()]
     run.let_go("iter0/grow")
     run.wait()
     run.assert_whole()
