@@ -13,9 +13,11 @@ import pytest
 
 from nemo_srlm.config.cluster import ClusterSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.launch.slurm import client, limits, status, supervise, verbs
+from nemo_srlm.launch.slurm import client, limits, status, submit, supervise, verbs
 from nemo_srlm.launch.slurm.client import Task
+from nemo_srlm.launch.slurm.jobs import Active
 from nemo_srlm.launch.slurm.submit import Submitted
 
 
@@ -297,3 +299,21 @@ def test_a_job_that_slurm_calls_out_of_memory_is_called_so_whatever_its_script_s
     (known,) = status.known_of(tmp_path, [job], {"17": task}, {})
     assert known.failed
     assert known.why.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("reason", "released"),
+    [("launch failed requeued held", True), ("launch_failed_requeued_held", True), ("JobHoldMaxRequeue", True),
+     ("JobHeldUser", False), ("Dependency", False)],
+)  # fmt: skip
+def test_a_submission_releases_the_runs_jobs_that_slurm_has_held_and_no_others(
+    slurm: Commands, reason: str, released: bool
+):
+    """Without it all others wait for them without end: the supervisor's job, too."""
+    slurm.add("scontrol")
+    mine = Active("work", (Ref("pretrain", 0),), {0: "12"})
+    submit.release_held([mine], [Task(name, "PENDING", reason, "", "", None) for name in ("12", "13")])
+    calls = slurm.dir / "calls"
+    assert (calls.read_text().split("\n")[:-1] if calls.exists() else []) == (
+        ["scontrol release 12"] if released else []
+    )

@@ -4,8 +4,9 @@
 
 Kinds: a node is killed; a person cancels a job; a worker is killed with SIGKILL; a job is preempted; the controller is
 restarted; the disk is full for some seconds; a time limit comes near. A run that has stopped is submitted again, as its
-user would. Every loop must end with exactly the JSONL outputs and weights of the undisturbed one. `--toy`: the toy
-pipeline of tests/slurm, with real jobs and no models, for many strikes in little time. Skipped if Slurm is not installed.
+user would, and drained nodes are resumed, as administrators would. Every loop must end with exactly the JSONL outputs and
+weights of the undisturbed one. `--toy`: the toy pipeline of tests/slurm, with real jobs and no models, for many strikes in
+little time. Skipped if Slurm is not installed.
 The disk is a tmpfs, which only root can mount; others leave that kind out. --quick: two strikes on the toy pipeline.
 """
 
@@ -122,6 +123,15 @@ KINDS: dict[str, Callable[[Loop, random.Random], None]] = {
 }
 
 
+def attended(loop: Loop) -> bool:
+    """Does what people do at a site where nothing runs any more: a controller that was killed may start a job a second time,
+    which drains the node and holds the job. Returns whether jobs are held, which a submission releases."""
+    for place in loop.call("sinfo", "--noheader", "--partition=main", "--states=drain", "-N", "--format=%N").split():
+        loop.call("sh", "-c", f"scontrol update NodeName={place} State=RESUME || true")
+    found = loop.call("squeue", "--noheader", "--format=%r|%k").splitlines()
+    return any(line.startswith("launch failed requeued held|") and line.endswith(f" {loop.dir}") for line in found)
+
+
 def finished(loop: Loop) -> bool:
     return all(row["state"] == "done" for row in loop.status().values())
 
@@ -133,6 +143,8 @@ def strike_loop(loop: Loop, rng: random.Random, num: int, pause: tuple[float, fl
     struck, again = 0, 0
     while True:
         time.sleep(rng.uniform(*pause))
+        if not running(loop) and attended(loop):
+            loop.submit(*settings)
         if not [job for job in loop.jobs() if f" {loop.dir}" in job[3]]:
             if finished(loop):
                 return struck

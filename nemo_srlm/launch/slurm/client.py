@@ -57,6 +57,11 @@ class Task:
         return self.state in ACTIVE and self.reason != "DependencyNeverSatisfied"
 
 
+def held_by_slurm(reason: str) -> bool:
+    """Whether Slurm itself holds a queued job: a node could not start it, or it was requeued too often. Nobody releases it."""
+    return reason.replace(" ", "_") in ("launch_failed_requeued_held", "JobHoldMaxRequeue")
+
+
 def waits_for_room(said: str) -> bool:
     """Whether sbatch's words are about a limit on the number of jobs. One on their size or time is a refusal for good, though
     the sentence around it is the same."""
@@ -176,6 +181,11 @@ def nodes_away(partition: str) -> bool:
 def update(job: str, **fields: str) -> None:
     """Changes a queued job: `update("12", StartTime="now")`."""
     call(["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())], SUBMIT_SECONDS)
+
+
+def release(ids: Sequence[str]) -> None:
+    """Lets held jobs start."""
+    call(["scontrol", "release", *ids], SUBMIT_SECONDS)
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -182,8 +182,8 @@ def _pending(one: Known, every: list[Known]) -> str:
         above = [k.job for k in every if k.id in one.job.after or k.job.id in one.job.after]
         refs = (job.key if job.role == "check" else job.refs[-1] for job in above)
         return f"after {' '.join(dict.fromkeys(refs))}"
-    held = "requeued_held" in one.reason.replace(" ", "_")
-    return PENDING.get(one.reason, one.reason) + (" (scontrol release)" if held else "")
+    held = " (submit again: that releases it)" if client.held_by_slurm(one.reason) else ""
+    return PENDING.get(one.reason, one.reason) + held
 
 
 def _complete(one: Known, ref: Ref, run_dir: Path) -> bool:

@@ -94,6 +94,14 @@ def active_among(run_dir: Path, found: Sequence[client.Task]) -> list[Active]:
     return jobs.active_of(run_dir, found, {job.id: job.comment for job in record_of(run_dir) if job.comment})
 
 
+def release_held(running: Sequence[Active], found: Sequence[client.Task]) -> None:
+    """Lets the run's jobs go on that Slurm has held by itself: all others wait for them without end, the supervisor too."""
+    own = {i for job in running for i in job.tasks.values()}
+    if held := [task.id for task in found if task.id in own and client.held_by_slurm(task.reason)]:
+        client.release(held)
+        say(f"released {' '.join(held)}: Slurm held them after a node had failed to start them, or after many requeues")
+
+
 def refuse_if_active(run_dir: Path) -> None:
     """For the local launcher. Raises UserError while Slurm jobs of the run are queued or running."""
     if not submitted(run_dir):
@@ -302,7 +310,9 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active], bool]:
     """
     run_dir = run_directory(cfg)
     with locked(run_dir, LOCK_SECONDS):
-        running = active(run_dir)
+        found = client.mine()
+        running = active_among(run_dir, found)
+        release_held(running, found)
         check_same_settings(cfg, run_dir, running)
         missing = plan(cfg, run_dir, running)
         if not missing:
