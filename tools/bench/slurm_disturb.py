@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tools.bench.kills import digests  # noqa: E402
-from tools.bench.slurm_overhead import QUICK, call  # noqa: E402
+from tools.bench.slurm_overhead import QUICK  # noqa: E402
 
 SMALL = [*QUICK, "dpo.epochs=20", "world.num_eval_prompts=8"]  # DPO must last until the failure
 SHAPE = ["cluster=dev", "parallel.nodes=2", "parallel.processes=1", "candidates.shards=2", "judge.shards=2"]
+SILENT = ("socket error", "timed out", "Unable to contact", "Zero Bytes")  # of Slurm's commands
 PATIENCE = 1800.0  # seconds for one run
 JUDGE, DPO = "iter1/judge", "iter1/dpo"
 
@@ -53,7 +54,15 @@ class Loop:
         return clean | one | {"SLURM_CONF": str(self.cluster / "etc/slurm.conf"), "PYTHON": sys.executable}
 
     def call(self, *words: str) -> str:
-        return call(list(words), self.env)
+        """Standard output. Asked again while Slurm's commands lose their connection, as they do on a busy machine."""
+        for _ in range(10):
+            done = subprocess.run(words, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+            if not done.returncode or words[0] == "sbatch" or not any(said in done.stderr for said in SILENT):
+                break
+            time.sleep(2)
+        if done.returncode:
+            sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def tool(self, verb: str, *words: str) -> None:
         self.call(str(ROOT / "tools/dev_cluster.sh"), verb, str(self.cluster), *words)
