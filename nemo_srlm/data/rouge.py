@@ -25,7 +25,7 @@ from nemo_srlm.data.words import UNSPACED
 Code = list[int]  # a text as the ids of its tokens, for one index alone
 Array = np.ndarray[tuple[int], np.dtype[Any]]
 
-SHARED = 2  # k: 1 leaves 20 times as many pairs to compare, 3 makes the lists that are searched longer than that saves
+SHARED = 2  # k: 1 leaves 17 times as many pairs to compare, 3 makes the lists that are searched longer than that saves
 POSITION_BITS = 16  # a list's entry is (number of the text, position of the token in its order)
 _ROUGE = re.compile(r"[a-z0-9]+")
 # Letters with their marks and digits make a word; in scripts written without blanks every character is one.
