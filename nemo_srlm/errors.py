@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,18 @@ class UserError(ValueError):
         if remedy:
             parts.append(remedy)
         super().__init__("; ".join(parts))
+
+
+def raise_all(where: object, found: Sequence[UserError], heading: str) -> None:
+    """Raises what was found: one error as it is, several as one UserError that lists each once, below `heading`.
+
+    Nothing without errors.
+    """
+    texts = list({str(error): error for error in found})
+    if len(texts) == 1:
+        raise found[0]
+    if texts:
+        raise UserError(where, "\n    ".join([heading, *texts]))
 
 
 class ConfigError(UserError):

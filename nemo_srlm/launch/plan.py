@@ -1,6 +1,7 @@
 """The unfinished stages of a run, as steps: launch/local.py executes them on this machine, launch/slurm makes jobs of them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Kind, Ref, Stage, changed_outputs, stage_directory, state
-from nemo_srlm.errors import ConfigError
+from nemo_srlm.errors import ConfigError, UserError, raise_all
 from nemo_srlm.stages import load
 
 FUSABLE = ("cpu", "generate")  # neighbouring stages of these kinds may share a process (and an engine)
@@ -44,21 +45,29 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
 
     A stage behind an unfinished one cannot be checked for staleness yet: it is in the list, and checked when it is run.
     Raises LostError for finished stages whose outputs are no longer there, StaleError for the first stage that was made
-    under other settings, and UserError for a file or program that an unfinished stage will need and that is not there.
+    under other settings, and UserError with all files and programs that unfinished stages will need and that are not there.
     """
     if found := lost_stages(cfg, run_dir):
         raise outputs.lost(run_dir, {str(ref): changed for ref, changed in found.items()})
-    todo: list[Ref] = []
+    todo, absent = list[Ref](), list[UserError]()
     for ref in pipeline(cfg):
         stage = load(ref.stage)
         inputs = stage.inputs(cfg, ref.iteration).values()
         if any(other in todo for other in inputs) or state(stage, cfg, ref.iteration, run_dir) != "done":
-            check_stage(stage, cfg, ref.iteration)
             todo.append(ref)
+            absent += _error_of(check_stage, stage, cfg, ref.iteration)
     if todo:
-        check_reuse(cfg.run.reuse)
-        check_root(run_dir)
+        absent += [*_error_of(check_reuse, cfg.run.reuse), *_error_of(check_root, run_dir)]
+    raise_all(run_dir, absent, "its stages would not start:")
     return todo
+
+
+def _error_of(check: Callable[..., None], *arguments: object) -> list[UserError]:
+    try:
+        check(*arguments)
+    except UserError as error:
+        return [error]
+    return []
 
 
 def check_stage(stage: Stage, cfg: Config, iteration: int) -> None:

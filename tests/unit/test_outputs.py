@@ -218,7 +218,7 @@ def test_verify_takes_the_digests_of_an_export_from_its_card(tmp_path: Path):
 def test_submit_redoes_what_a_purge_has_taken_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What `submit` would submit, without a Slurm: nothing before, the lost stage and what depends on it after."""
     toys = {"numbers": toy.NUMBERS, "squares": toy.SQUARES}
-    for module in (plan, redo, jobs, submission):
+    for module in (plan, redo, jobs):
         monkeypatch.setattr(module, "load", lambda name: toys[name])
     for module in (plan, redo):
         monkeypatch.setattr(module, "pipeline", lambda cfg: [Ref("numbers", 0), Ref("squares", 0)])

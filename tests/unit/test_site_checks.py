@@ -9,7 +9,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.slurm.jobs import Job
-from nemo_srlm.launch.slurm.site_checks import problems, refuse_problems
+from nemo_srlm.launch.slurm.site_checks import notes, problems, refuse_problems
 
 JOBS = [
     Job("iter0-sft", "work", (Ref("sft", 0),), "train", (), 1, (), ()),
@@ -88,3 +88,13 @@ def test_without_containers_only_the_interpreter_is_looked_for(tmp_path: Path):
 def test_names_in_a_registry_and_on_path_cannot_be_looked_for(tmp_path: Path):
     cfg = Config(cluster=ClusterSection(image="nvcr.io#nvidia/pytorch:25.12-py3", python="python3"))
     assert found(cfg, tmp_path) == []
+
+
+def test_a_kind_that_leaves_its_cpus_to_the_site_is_named(tmp_path: Path):
+    cfg = site(tmp_path)
+    (note,) = notes(cfg, JOBS)
+    assert note.startswith("cluster.generate, cluster.train: neither cpus nor exclusive is set")
+    cfg.cluster.train.exclusive, cfg.cluster.generate.cpus = True, 8
+    assert notes(cfg, JOBS) == []
+    cfg.cluster.generate.cpus, cfg.cluster.flags = 0, ["--cpus-per-gpu=8"]
+    assert notes(cfg, JOBS) == []

@@ -43,6 +43,16 @@ def test_what_is_absent_is_named_at_once(
         remaining(compose("tiny", settings), tmp_path)
 
 
+def test_all_that_is_absent_is_named_in_one_error_each_once(tmp_path: Path):
+    absent = ["judge.template=nowhere", "prompts.writer_path=nobody"]
+    with pytest.raises(UserError) as raised:
+        remaining(compose("tiny", [*absent, "run.reuse=never"]), tmp_path)
+    text = str(raised.value)
+    assert text.startswith(f"{tmp_path}: its stages would not start:\n")
+    for words in ("nowhere: no such", "nobody: no config.json", "never has no config.yaml"):
+        assert text.count(words) == 1
+
+
 def test_a_run_below_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"run\.root: .*file is no directory"):

@@ -12,7 +12,7 @@ from typing import Any
 from nemo_srlm.config.cluster import JobSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import job_directory
-from nemo_srlm.errors import ConfigError, UserError
+from nemo_srlm.errors import ConfigError, raise_all
 from nemo_srlm.launch.slurm import sbatch
 from nemo_srlm.launch.slurm.jobs import Job
 
@@ -92,6 +92,19 @@ def problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> list[ConfigErro
 
 
 def refuse_problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> None:
-    """Raises UserError with all of them."""
-    if found := problems(cfg, run_dir, jobs):
-        raise UserError(run_dir, "\n    ".join(["its jobs would not start:", *map(str, found)]))
+    """Raises all of them."""
+    raise_all(run_dir, problems(cfg, run_dir, jobs), "its jobs would not start:")
+
+
+def notes(cfg: Config, jobs: Sequence[Job]) -> list[str]:
+    """What a site may mean otherwise, and what cannot be refused for that: jobs that leave their CPUs to Slurm's default."""
+    left = []
+    for kind in sorted({job.kind for job in jobs if job.role == "work"}):
+        own: JobSection = getattr(cfg.cluster, kind)
+        words = [word.split("=")[0] for word in (*cfg.cluster.flags, *own.flags)]
+        if not (own.cpus or own.exclusive or any(word.startswith("--cpus-per-") for word in words)):
+            left.append(f"cluster.{kind}")
+    return [
+        f"{', '.join(left)}: neither cpus nor exclusive is set, so a task has as many CPUs as the site gives by default, at most "
+        "sites one, for all its processes"
+    ] if left else []  # fmt: skip

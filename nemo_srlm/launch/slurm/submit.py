@@ -27,9 +27,8 @@ from nemo_srlm.launch.slurm.jobs import FOLDER, Active, Job, Role
 from nemo_srlm.launch.slurm.limits import Limits
 from nemo_srlm.launch.slurm.limits import ask as ask_limits
 from nemo_srlm.launch.slurm.shards import done_shards
-from nemo_srlm.launch.slurm.site_checks import refuse_problems
+from nemo_srlm.launch.slurm.site_checks import notes, refuse_problems
 from nemo_srlm.launch.slurm.snapshot import code_of
-from nemo_srlm.stages import load
 
 RECORD = "jobs.json"  # every job that was submitted for the run
 SUBMIT = "submit.json"  # commit, versions and environment of the last submission
@@ -127,8 +126,6 @@ def plan(cfg: Config, run_dir: Path, running: list[Active]) -> list[Job]:
     """
     check_flags(cfg.cluster)
     todo = remaining(cfg, run_dir)
-    for ref in todo if cfg.cluster.check_paths else ():
-        load(ref.stage).identity(cfg, ref.iteration)  # reads templates and data files
     missing = jobs.build(cfg, todo, running, lambda ref, n: done_shards(run_dir, ref, n))
     if cfg.cluster.check_nodes:
         passed = [kind for kind in get_args(Kind) if nodes_passed(cfg, run_dir, kind, missing)]
@@ -318,6 +315,8 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active], bool]:
         if not missing:
             return run_dir, [], running, True
         refuse_problems(cfg, run_dir, missing)
+        for note in notes(cfg, missing):
+            say(note)
         old = [i for job in running if job.role == "supervise" for i in job.tasks.values()]
         (run_dir / FOLDER / CANCELLED).unlink(missing_ok=True)
         (run_dir / FOLDER / SUPERVISION).unlink(missing_ok=True)  # the supervisor counts its submissions anew

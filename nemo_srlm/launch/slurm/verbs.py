@@ -15,7 +15,7 @@ from nemo_srlm.launch.slurm import client, jobs, limits, sbatch
 from nemo_srlm.launch.slurm import submit as submission
 from nemo_srlm.launch.slurm import supervise as supervisor
 from nemo_srlm.launch.slurm.jobs import Active, Job
-from nemo_srlm.launch.slurm.site_checks import problems
+from nemo_srlm.launch.slurm.site_checks import notes, problems
 
 PATIENCE = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds between the attempts of a supervisor
 
@@ -61,6 +61,8 @@ def plan(cfg: Config) -> int:
         screen.print(room, markup=False)
     for problem in problems(cfg, run_dir, missing):
         screen.print(f"submit would refuse: {problem}", style="yellow", markup=False)
+    for note in notes(cfg, missing):
+        screen.print(note, style="yellow", markup=False)
     return 0
 
 
