@@ -1,4 +1,4 @@
-"""The oracle's score by family of questions (tiny world): every model's mean and its difference, with intervals over prompts."""
+"""The oracle's score by family (tiny world): every model's mean and its difference, with intervals over questions."""
 
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import Prompt
@@ -16,7 +16,8 @@ def read(files: RunFiles, measured: Measured) -> list[Data]:
     path = files.path(0, "held_out", "eval_prompts.jsonl")
     if path is None or not all(name in measured for name in FIGURES):
         return []
-    family = {p.id: question.family for p in read_records(path, Prompt) if (question := parse(p.text)) is not None}
+    asked = [question for p in read_records(path, Prompt) if (question := parse(p.text)) is not None]
+    family = {question.combination: question.family for question in asked}  # units are questions: units.questions
     found = []
     for name in FAMILIES:
         own = {figure: _within(measured[figure], {i for i, f in family.items() if f == name}) for figure in FIGURES}
@@ -27,5 +28,5 @@ def read(files: RunFiles, measured: Measured) -> list[Data]:
     return found
 
 
-def _within(models: dict[str, Units], prompts: set[str]) -> dict[str, Units]:
-    return {model: {key: pair for key, pair in found.items() if key in prompts} for model, found in models.items()}
+def _within(models: dict[str, Units], asked: set[str]) -> dict[str, Units]:
+    return {model: {key: pair for key, pair in found.items() if key in asked} for model, found in models.items()}

@@ -4,13 +4,13 @@ Read from the records of the finished evaluations, not from their manifests, so 
 figure whose records are missing has no units, and then no interval and no comparison.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import evaluated_models
-from nemo_srlm.core.records import Candidate, Judgement, RankedReply
+from nemo_srlm.core.records import Candidate, Judgement, Prompt, RankedReply
 from nemo_srlm.data.words import count_words
 from nemo_srlm.evaluate import reward_metrics, statistics
 from nemo_srlm.evaluate.alpaca_rows import is_whole
@@ -18,6 +18,7 @@ from nemo_srlm.evaluate.mtbench import Graded
 from nemo_srlm.evaluate.response_scores import oracle_levels, scored, token_scores
 from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.report.run_files import Data, RunFiles
+from nemo_srlm.tiny_world.questions import parse
 
 TOP_LEVEL = 5  # of the oracle
 
@@ -75,6 +76,7 @@ def read(files: RunFiles) -> Measured:
     found: Measured = {name: {} for name in FIGURES}
     ranked = files.path(0, "held_out", "ranked_valid.jsonl")
     replies = list(read_records(ranked, RankedReply)) if ranked else []
+    question = questions(files)
     for model, t, suffix in evaluated_models(files.cfg, files.cfg.iterations):
 
         def path(stage: str, name: str, t: int = t, suffix: str = suffix) -> Path | None:
@@ -82,12 +84,36 @@ def read(files: RunFiles) -> Measured:
 
         for name, units in _of_model(path, replies, files):
             if units:
-                found[name][model] = units
+                found[name][model] = merged(units, question)
         row = files.alpaca_rows.get(model, {})
         preferences = row.get("preferences", {})  # an older version stored none
         if preferences and is_whole(row):  # the rate of a part stands in the table of AlpacaEval alone, which says so
             found["alpaca_win_rate"][model] = {key: (share, 1.0) for key, share in preferences.items()}
     return {name: models for name, models in found.items() if models}
+
+
+def questions(files: RunFiles) -> dict[str, str]:
+    """Of the tiny world: prompt or instruction id -> what it asks; {} without an oracle.
+
+    Its held-out prompts are wordings of fewer questions, and a model that answers one wording right mostly answers all:
+    wordings are no independent units. A real set's prompts ask a question each.
+    """
+    if not any(stage.startswith("eval_oracle") for _, stage in files.manifests):
+        return {}
+    prompts, ranked = (files.path(0, "held_out", name) for name in ("eval_prompts.jsonl", "ranked_valid.jsonl"))
+    texts = {p.id: p.text for p in read_records(prompts, Prompt)} if prompts else {}
+    texts |= {r.instruction_id: r.instruction for r in read_records(ranked, RankedReply)} if ranked else {}
+    return {key: question.combination for key, text in texts.items() if (question := parse(text)) is not None}
+
+
+def merged(units: Units, name: Mapping[str, str]) -> Units:
+    """Units of one name as one; those without a name stay."""
+    found: dict[str, tuple[float, float]] = {}
+    for key, (total, number) in units.items():
+        own = name.get(key, key)
+        before = found.get(own, (0.0, 0.0))
+        found[own] = (before[0] + total, before[1] + number)
+    return found
 
 
 def _of_model(

@@ -85,14 +85,19 @@ def test_every_value_of_a_model_has_its_interval_and_its_difference(run: Path):
 
 def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     run = build(root, "families")
-    asked = [Prompt(f"p{n}", f"Which is bigger, the {a} or the {b}?") for n, (a, b) in enumerate(
-        [(a, b) for a in words.CATEGORIES["animals"] for b in words.CATEGORIES["animals"] if a < b])]  # fmt: skip
-    assert all(parse(p.text) for p in asked)
+    pairs = [(a, b) for a in words.CATEGORIES["animals"] for b in words.CATEGORIES["animals"] if a < b]
+    asked = [Prompt(f"p{n}", f"Which is bigger, the {a} or the {b}?") for n, (a, b) in enumerate(pairs)]
+    parsed = [parse(p.text) for p in asked]
+    keys = [question.combination for question in parsed if question is not None]
+    assert len(set(keys)) == len(asked)
     files = RunFiles(run)
     write_records(run / "iter0/held_out/eval_prompts.jsonl", asked)
     files.lost.clear()
-    measured = {name: {"M1": {p.id: (0.3, 1.0) for p in asked}, "M2": {p.id: (0.9 - n % 2 / 2, 1.0) for n, p in enumerate(asked)}}
-                for name in families.FIGURES}  # fmt: skip
+    values = {
+        "M1": dict.fromkeys(keys, (0.3, 1.0)),
+        "M2": {key: (0.9 - n % 2 / 2, 1.0) for n, key in enumerate(keys)},
+    }
+    measured = dict.fromkeys(families.FIGURES, values)
     row = families.read(files, measured)[0]
     change = row["figures"]["oracle"]["changes"][0]
     assert (row["family"], change["first"], change["last"], change["num"]) == ("compare", "M1", "M2", len(asked))
@@ -100,6 +105,30 @@ def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     text = plain(model_tables.by_family([data])[0])[1][0]
     assert text[0] == "compare, score"
     assert re.search(r"from M1, up$", text[2])
+
+
+def test_wordings_of_one_question_of_the_tiny_world_are_one_unit(root: Path):
+    """Their sums are added; prompts that are no question of the world stay, and so do those of a real run."""
+    run = build(root, "wordings")
+    texts = [
+        "Which is bigger, the fox or the bear?",
+        "Which is bigger, the bear or the fox?",
+        "Hello. Reverse these words: hammer, car, cocoa.",
+    ]
+    write_records(run / "iter0/held_out/eval_prompts.jsonl", (Prompt(f"p{n}", text) for n, text in enumerate(texts)))
+    files = RunFiles(run)
+    files.lost.clear()
+    asked = units.questions(files)
+    assert [asked[f"p{n}"] for n in range(3)] == ["compare bear fox", "compare bear fox", "reverse hammer car cocoa"]
+    own = {"p0": (1.0, 2.0), "p1": (2.0, 2.0), "p2": (0.0, 2.0), "elsewhere": (1.0, 1.0)}
+    assert units.merged(own, asked) == {
+        "compare bear fox": (3.0, 4.0),
+        "reverse hammer car cocoa": (0.0, 2.0),
+        "elsewhere": (1.0, 1.0),
+    }
+    real = build(root, "real", world=False)
+    write_records(real / "iter0/held_out/eval_prompts.jsonl", [Prompt("p0", texts[0])])
+    assert units.questions(RunFiles(real)) == {}
 
 
 def test_models_are_compared_on_each_preference_file(root: Path):
