@@ -59,7 +59,7 @@ def of_run(files: RunFiles, measured: units.Measured) -> Data:
         "models": models,
         "estimates": units.estimates(measured),
         "changes": _changes(measured, models),
-        "families": families.read(files, measured),
+        "families": families.read(measured),
         "settings": compare.settings(files),
         "between": [],
         "over_seeds": [],

@@ -1,26 +1,23 @@
 """The oracle's score by family (tiny world): every model's mean and its difference, with intervals over questions."""
 
-from nemo_srlm.core.files import read_records
-from nemo_srlm.core.records import Prompt
+from collections.abc import Collection, Mapping
+
 from nemo_srlm.evaluate.statistics import Units
 from nemo_srlm.report import units
-from nemo_srlm.report.run_files import Data, RunFiles
+from nemo_srlm.report.run_files import Data
 from nemo_srlm.report.units import Measured
-from nemo_srlm.tiny_world.questions import FAMILIES, parse
+from nemo_srlm.tiny_world.questions import FAMILIES
 
 FIGURES = ("oracle", "correct", "all_correct")
 
 
-def read(files: RunFiles, measured: Measured) -> list[Data]:
+def read(measured: Measured) -> list[Data]:
     """[{"family", "figures": figure -> {"estimates": model -> ..., "changes": [...]}}], as in units.py; [] without an oracle."""
-    path = files.path(0, "held_out", "eval_prompts.jsonl")
-    if path is None or not all(name in measured for name in FIGURES):
+    if not all(name in measured for name in FIGURES):
         return []
-    asked = [question for p in read_records(path, Prompt) if (question := parse(p.text)) is not None]
-    family = {question.combination: question.family for question in asked}  # units are questions: units.questions
     found = []
     for name in FAMILIES:
-        own = {figure: _within(measured[figure], {i for i, f in family.items() if f == name}) for figure in FIGURES}
+        own = {figure: within(measured[figure], (name,)) for figure in FIGURES}
         estimates, changes = units.estimates(own), units.changes(own)
         if any(estimates.values()):
             shown = {figure: {"estimates": estimates[figure], "changes": changes[figure]} for figure in FIGURES}
@@ -28,5 +25,9 @@ def read(files: RunFiles, measured: Measured) -> list[Data]:
     return found
 
 
-def _within(models: dict[str, Units], asked: set[str]) -> dict[str, Units]:
-    return {model: {key: pair for key, pair in found.items() if key in asked} for model, found in models.items()}
+def within(models: Mapping[str, Units], families: Collection[str]) -> dict[str, Units]:
+    """The units of some families. A unit is a question (units.questions), and its name begins with its family's."""
+    return {
+        model: {key: pair for key, pair in found.items() if key.split(" ", 1)[0] in families}
+        for model, found in models.items()
+    }

@@ -90,15 +90,12 @@ def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     parsed = [parse(p.text) for p in asked]
     keys = [question.combination for question in parsed if question is not None]
     assert len(set(keys)) == len(asked)
-    files = RunFiles(run)
-    write_records(run / "iter0/held_out/eval_prompts.jsonl", asked)
-    files.lost.clear()
     values = {
         "M1": dict.fromkeys(keys, (0.3, 1.0)),
         "M2": {key: (0.9 - n % 2 / 2, 1.0) for n, key in enumerate(keys)},
     }
     measured = dict.fromkeys(families.FIGURES, values)
-    row = families.read(files, measured)[0]
+    row = families.read(measured)[0]
     change = row["figures"]["oracle"]["changes"][0]
     assert (row["family"], change["first"], change["last"], change["num"]) == ("compare", "M1", "M2", len(asked))
     data = {**read_runs([run])[0], "families": [row]}

@@ -8,8 +8,9 @@ Every seed has its own world (web text, seed data, held-out prompts; one grammar
 The arms of a seed share everything up to the first judge scores through `run.reuse` (equal fingerprints); the two splits
 share every model. Arm "random" permutes the scores among the candidates of a prompt; arm "oracle" replaces them by the
 oracle's scores.
-Prints the acceptance criteria (per seed), the goals, and each run's changes paired by prompt; `--write` also writes the table
-to docs/measurements.md, with CPU, commit and date, and refuses runs of more than one commit or of a changed tree.
+Prints the acceptance criteria (per seed), the goals, each run's changes paired by question, and those of the content by
+family; `--write` also writes all of it to docs/measurements.md, with CPU, commit and date, and refuses runs of more than
+one commit or of a changed tree.
 tools/bench/readme_tables.py makes README's tables of it.
 """
 
@@ -25,10 +26,12 @@ from pathlib import Path
 
 from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import model_name
-from nemo_srlm.report import units
+from nemo_srlm.evaluate.statistics import of_values
+from nemo_srlm.report import families, units
 from nemo_srlm.report.numbers import interval, signed
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.report.units import FIGURES
+from nemo_srlm.tiny_world.questions import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "measurements.md"
@@ -126,6 +129,33 @@ def paired(run_dir: Path) -> list[str]:
     ]
 
 
+def content_by_family(run_dirs: dict[int, Path], model_dirs: dict[int, Path]) -> list[str]:
+    """Lines with the change of the content from M1 of the runs to M3 of others, or of the same, per seed and over the seeds: of
+    all questions, without comparisons (few questions, whose answer is one of two), and of every family."""
+    groups = {
+        "all": FAMILIES,
+        "without compare": [f for f in FAMILIES if f != "compare"],
+        **{f: (f,) for f in FAMILIES},
+    }
+    first, last = (
+        {seed: units.read(RunFiles(path))["all_correct"] for seed, path in found.items()}
+        for found in (run_dirs, model_dirs)
+    )
+    lines = []
+    for name, chosen in groups.items():
+        a = {seed: families.within(found, chosen)["M1"] for seed, found in first.items()}
+        b = {seed: families.within(found, chosen)["M3"] for seed, found in last.items()}
+        each = [units.compared("all_correct", a[seed], b[seed]) for seed in b]
+        values = [change["value"] for change in each if change is not None]
+        over = of_values(values)
+        assert over is not None
+        shown = " ".join(f"{100 * value:+.1f}" for value in values)
+        mean = f"{100 * over.value:+.1f}"
+        mean += "" if over.low is None or over.high is None else f" [{100 * over.low:+.1f}, {100 * over.high:+.1f}]"
+        lines.append(f"{name} ({' '.join(str(len(b[seed])) for seed in b)} questions) {shown}, over seeds {mean}")
+    return lines
+
+
 def commits(run_dirs: list[Path]) -> list[str]:
     """Every commit that took part in the runs."""
     manifests = [m for run_dir in run_dirs for m in RunFiles(run_dir).manifests.values()]
@@ -163,21 +193,27 @@ def main() -> None:
     seeds = args.seeds[:1] if args.quick else args.seeds
     found: dict[int, dict[str, Model]] = {}
     rows, run_dirs, changed = [], [], []
+    by_arm: dict[str, dict[int, Path]] = {"": {}}
     for seed in seeds:
         common = [f"run.seed={seed}", f"world.seed={seed}", f"world.split={args.split}", *args.overrides]
         other = f"bench-{'test' if args.split == 'dev' else 'dev'}-{seed}"
         base = run(f"bench-{args.split}-{seed}", [*common, *shared(other, *(["tiny"] if seed == 0 else []))])
         run_dirs.append(base)
+        by_arm[""][seed] = base
         changed.append(f"- seed {seed}, M1 to M3, paired: {'; '.join(paired(base))}")
         models = {"SFT baseline": model(base, 0, "_baseline")} | {model_name(t): model(base, t) for t in range(3)}
         for arm in args.arms if seed in (args.control_seeds or seeds) else []:
             reuse = shared(f"{other}-{arm}", base.name)
             control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", *reuse])
             run_dirs.append(control)
+            by_arm.setdefault(arm, {})[seed] = control
             changed.append(f"- seed {seed}, arm {arm}, M1 to M3, paired: {'; '.join(paired(control))}")
             models |= {f"{arm} {model_name(t)}": model(control, t) for t in (1, 2)}
         found[seed] = models
         rows += [row(seed, label, m) for label, m in models.items()]
+    for arm, dirs in by_arm.items():
+        title_of = f"content all right, M1 to {f'M3 of the arm {arm}' if arm else 'M3'}, points"
+        changed += [f"- {title_of}: {line}" for line in content_by_family(by_arm[""], dirs)]
     head = (
         "| seed | model | oracle score | full marks | correctness | all right | judge |\n|---|---|---|---|---|---|---|"
     )
