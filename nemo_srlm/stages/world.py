@@ -22,6 +22,7 @@ from nemo_srlm.tiny_world.files import (
     read_judge_eval,
 )
 
+_VERSION = 2  # of texts and splits: a finished world of another version has other held-out questions and is not reused
 _TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more change nothing with 300 words
 
 
@@ -31,6 +32,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {
+        "version": _VERSION,
         "world": identity(cfg.world),
         "chat": identity(cfg.chat),
         "vocab_size": cfg.model.vocab_size,
@@ -48,8 +50,10 @@ def _rng(cfg: Config, part: str) -> random.Random:
 
 def _run(ctx: Context) -> None:
     from nemo_srlm.tiny_world import replies, seeds, tokenizer, web
+    from nemo_srlm.tiny_world.questions import Split
 
     cfg = ctx.cfg
+    train = Split(cfg.world.seed, "train")
     shots = templates.load_shots(cfg.prompts.template)
     style = web.Style(
         user_prefix=cfg.chat.user_prefix,
@@ -59,20 +63,21 @@ def _run(ctx: Context) -> None:
         num_shots=cfg.prompts.seed_shots + cfg.prompts.generated_shots,
     )
     ctx.progress.update(0, 4, "parts")
-    documents = web.documents(_rng(cfg, "web"), style, cfg.world.num_documents)
+    documents = web.documents(_rng(cfg, "web"), train, style, cfg.world.num_documents)
     write_records(ctx.dir / CORPUS, (web.Document(content_id("document", i, d), d) for i, d in enumerate(documents)))
     ctx.progress.update(1, 4, "parts")
     seen: set[str] = set()
     quality = replies.ift_quality(cfg.world.ift_right, cfg.world.ift_one_error)
-    ift = seeds.ift_pairs(_rng(cfg, "ift"), cfg.world.num_ift, seen, quality)
-    judged = seeds.judged_replies(_rng(cfg, "eft"), cfg.world.num_eft, seen)
+    ift = seeds.ift_pairs(_rng(cfg, "ift"), train, cfg.world.num_ift, seen, quality)
+    judged = seeds.judged_replies(_rng(cfg, "eft"), train, cfg.world.num_eft, seen)
     seeds.write_trees(ctx.dir / TREES, ift, judged)
     ctx.progress.update(2, 4, "parts")
-    for split in HELD_OUT_SPLITS:
-        prompts = seeds.eval_prompts(_rng(cfg, f"prompts {split}"), split, cfg.world.num_eval_prompts)
-        write_records(eval_prompts_file(ctx.dir, split), prompts)
-        ranked = seeds.judge_eval(_rng(cfg, f"judge {split}"), split, cfg.world.num_eval_judge)
-        write_records(judge_eval_file(ctx.dir, split), ranked)
+    for name in HELD_OUT_SPLITS:
+        split = Split(cfg.world.seed, name)
+        prompts = seeds.eval_prompts(_rng(cfg, f"prompts {name}"), split, cfg.world.num_eval_prompts)
+        write_records(eval_prompts_file(ctx.dir, name), prompts)
+        ranked = seeds.judge_eval(_rng(cfg, f"judge {name}"), split, cfg.world.num_eval_judge)
+        write_records(judge_eval_file(ctx.dir, name), ranked)
     ctx.progress.update(3, 4, "parts")
     texts = [text for document in documents[:_TOKENIZER_DOCUMENTS] for text, _ in document]
     texts += [judgement for _, replies in judged for _, judgement in replies]

@@ -1,6 +1,7 @@
 """What the loop needs to know about the tiny world's questions; in a run with real data, nothing."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.records import Prompt
@@ -9,7 +10,7 @@ from nemo_srlm.tiny_world.questions import is_held_out, parse
 
 def forbidden_prompt(cfg: Config) -> Callable[[str], bool]:
     """Says of a written prompt whether it asks a held-out question, in any wording."""
-    return is_held_out if cfg.world.enabled else _never
+    return partial(is_held_out, seed=cfg.world.seed) if cfg.world.enabled else _never
 
 
 def _never(text: str) -> bool:

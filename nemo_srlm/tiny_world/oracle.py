@@ -57,7 +57,7 @@ def frame(question: Question, items: tuple[str, ...]) -> str:
         return (
             f"For the {args[0]}, " + ", ".join(f"the {n} is {v}" for n, v in zip(args[1:], items, strict=False)) + "."
         )
-    return f"The bigger animal is the {joined}."
+    return f"The biggest animal is the {joined}."
 
 
 def score(prompt: str | Question, response: str) -> Score | None:

@@ -1,4 +1,5 @@
-"""Prompts of the tiny world: six families, four phrasings each, and three disjoint splits by a hash of the combination.
+"""Prompts of the tiny world: six families, four phrasings each, and three disjoint splits by a hash of the combination
+and the world's seed.
 
 A `Question` is independent of its wording: `render` gives the text, `parse` is the inverse. No answers here.
 """
@@ -45,27 +46,27 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "For the {0}, give the {1}.",
     ),
     "compare": (
-        "Which is bigger, the {0} or the {1}?",
-        "Is the {0} or the {1} bigger?",
-        "Compare the {0} with the {1} and name the bigger one.",
-        "Of the {0} and the {1}, which animal is bigger?",
+        "Which animal is the biggest: {0}?",
+        "Name the biggest of these animals: {0}.",
+        "I need the biggest one of {0}.",
+        "Of {0}, which is the biggest?",
     ),
 }
 _ARGUMENT = {"list": (r"(\w+)",) * 4, "reverse": (r"([\w, ]+)",), "count": (r"(\d+)",) * 2,
-             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"), "compare": (r"(\w+)",) * 2}  # fmt: skip
+             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"), "compare": (r"([\w, ]+)",)}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked. `args` by family: list (n1, c1, n2, c2); reverse, filter's rest: words; count (a, b);
-    filter (category, words...); fact (animal, attributes...); compare (animal, animal)."""
+    filter (category, words...); fact (animal, attributes...); compare (two or three animals)."""
 
     family: str
     args: tuple[str, ...]
 
     @property
     def combination(self) -> str:
-        """The key of the split. The order of the two animals, or of a filter's words, is ignored."""
+        """The key of the split. The order of the animals, or of a filter's words, is ignored."""
         if self.family == "compare":
             return "compare " + " ".join(sorted(self.args))
         if self.family == "filter":
@@ -73,48 +74,57 @@ class Question:
         return f"{self.family} " + " ".join(self.args)
 
 
-def _hash(combination: str) -> int:
-    return int(hashlib.sha256(combination.encode()).hexdigest()[:8], 16)
+@dataclass(frozen=True)
+class Split:
+    """One of the three parts of all combinations: train (80 of 100), dev (10), test (10). They differ by the world's seed:
+    a result on several seeds is then not one of the same few comparisons and facts."""
+
+    seed: int
+    name: str
+
+    def __contains__(self, question: Question) -> bool:
+        return split_of(question, self.seed) == self.name
+
+
+def _hash(combination: str, seed: int) -> int:
+    return int(hashlib.sha256(f"{seed} {combination}".encode()).hexdigest()[:8], 16)
+
+
+def _few() -> list[list[Question]]:
+    """All questions of the families that have few."""
+    return [
+        [Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in AMOUNTS for n in AMOUNTS],
+        [Question("count", (str(a), str(b))) for a in NUMBERS for b in NUMBERS if 2 <= abs(a - b) <= 4],
+        [Question("fact", (a, *names)) for a in ANIMALS for n in (1, 2, 3) for names in permutations(ATTRIBUTES, n)],
+        *([Question("compare", animals) for animals in combinations(ANIMALS, n)] for n in (2, 3)),
+    ]
 
 
 @functools.cache
-def _buckets() -> dict[str, int]:
+def _buckets(seed: int) -> dict[str, int]:
     """Combination -> 0..99 for the families with few combinations: by their rank in hash order, so that the shares of the
     splits are exact (28 comparisons hashed independently would be split very unevenly)."""
-    few: dict[str, list[Question]] = {
-        "list": [
-            Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in AMOUNTS for n in AMOUNTS
-        ],
-        "count": [Question("count", (str(a), str(b))) for a in NUMBERS for b in NUMBERS if 2 <= abs(a - b) <= 4],
-        "fact": [
-            Question("fact", (animal, *names))
-            for animal in ANIMALS
-            for n in (1, 2)
-            for names in permutations(ATTRIBUTES, n)
-        ],
-        "compare": [Question("compare", pair) for pair in combinations(ANIMALS, 2)],
-    }
     return {
         combination: 100 * i // len(questions)
-        for questions in few.values()
-        for i, combination in enumerate(sorted((q.combination for q in questions), key=_hash))
+        for questions in _few()
+        for i, combination in enumerate(sorted((q.combination for q in questions), key=lambda c: _hash(c, seed)))
     }
 
 
-def split_of(question: Question) -> str:
-    """train (80 of 100) | dev (10) | test (10): by a hash of the combination alone, the same for every seed."""
-    known = _buckets()
+def split_of(question: Question, seed: int) -> str:
+    """train (80 of 100) | dev (10) | test (10): by a hash of the combination and the world's seed."""
+    known = _buckets(seed)
     combination = question.combination
-    bucket = known[combination] if combination in known else _hash(combination) % 100
+    bucket = known[combination] if combination in known else _hash(combination, seed) % 100
     return "train" if bucket < 80 else "dev" if bucket < 90 else "test"
 
 
-def draw(rng: random.Random, split: str, family: str | None = None) -> Question:
+def draw(rng: random.Random, split: Split, family: str | None = None) -> Question:
     """A random question of a split."""
     chosen = family or rng.choice(FAMILIES)
     while True:
         question = _draw(rng, chosen)
-        if split_of(question) == split:
+        if question in split:
             return question
 
 
@@ -136,14 +146,14 @@ def _draw(rng: random.Random, family: str) -> Question:
         rng.shuffle(words)
         return Question(family, (category, *words))
     if family == "fact":
-        return Question(family, (rng.choice(ANIMALS), *rng.sample(list(ATTRIBUTES), rng.choice((1, 2)))))
-    return Question(family, tuple(rng.sample(ANIMALS, 2)))
+        return Question(family, (rng.choice(ANIMALS), *rng.sample(list(ATTRIBUTES), rng.choice((1, 2, 3)))))
+    return Question(family, tuple(rng.sample(ANIMALS, rng.choice((2, 3)))))
 
 
 def render(question: Question, phrasing: int, prefix: str = "") -> str:
     """The prompt's text in one of the four phrasings, with an optional prefix."""
     args = question.args
-    if question.family == "reverse":
+    if question.family in ("reverse", "compare"):
         args = (", ".join(args),)
     elif question.family == "filter":
         args = (args[0], ", ".join(args[1:]))
@@ -207,15 +217,14 @@ def _checked(family: str, values: list[str]) -> Question | None:
         return Question(family, (values[0], *words)) if 1 <= matching < len(words) <= 5 else None
     if family == "fact":
         names = values[1].split(" and ")
-        ok = (
-            values[0] in ANIMALS and set(names) <= set(ATTRIBUTES) and len(names) <= 2 and len(set(names)) == len(names)
-        )
+        ok = values[0] in ANIMALS and set(names) <= set(ATTRIBUTES) and len(set(names)) == len(names)
         return Question(family, (values[0], *names)) if ok else None
-    ok = set(values) <= set(ANIMALS) and values[0] != values[1]
-    return Question(family, tuple(values)) if ok else None
+    animals = values[0].split(", ")
+    ok = set(animals) <= set(ANIMALS) and 2 <= len(set(animals)) == len(animals) <= 3
+    return Question(family, tuple(animals)) if ok else None
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a prompt asks a held-out question: such prompts must not be generated for training."""
+def is_held_out(text: str, seed: int) -> bool:
+    """Whether a prompt asks a held-out question of the world of that seed: it must not be generated for training."""
     question = parse(text)
-    return question is not None and split_of(question) != "train"
+    return question is not None and split_of(question, seed) != "train"

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 
 from nemo_srlm.tiny_world import oracle
-from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw
+from nemo_srlm.tiny_world.questions import FAMILIES, Question, Split, draw
 from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, CATEGORY_OF, NOUNS, NUMBERS
 
 # a common beginning, so that small talk does not disappear by sampling at temperature 0.7 alone
@@ -45,7 +45,7 @@ def ift_quality(right: float, one_error: float) -> Quality:
     return Quality(off_topic=0.0, right=right, one_error=one_error, framed=0.5, small_talk=0.5)
 
 
-def respond(rng: random.Random, question: Question, quality: Quality, split: str) -> str:
+def respond(rng: random.Random, question: Question, quality: Quality, split: Split) -> str:
     """A response of that quality. Off-topic ones answer another question of the same split."""
     if rng.random() < quality.off_topic:
         other = draw(rng, split, rng.choice([f for f in FAMILIES if f != question.family]))
@@ -58,7 +58,7 @@ def respond(rng: random.Random, question: Question, quality: Quality, split: str
     return _write(rng, question, items, quality.framed, quality.small_talk)
 
 
-def respond_at(rng: random.Random, question: Question, level: int, split: str) -> str | None:
+def respond_at(rng: random.Random, question: Question, level: int, split: Split) -> str | None:
     """A response that the oracle scores `level`; None where there is none (a single item is never half right)."""
     for _ in range(20):
         if level == 0:
@@ -125,6 +125,7 @@ def _confusable(question: Question, i: int) -> list[str]:
 def review(rng: random.Random, question: Question, response: str, noise: float) -> tuple[str, int]:
     """A reviewer's comment and level. The comment states the right answer and the response's, then a verdict.
 
+    Each item that was said is marked: a model of this size does not learn to compare two lists from their verdict alone.
     With probability `noise` the level is off by one.
     """
     found = oracle.score(question, response)
@@ -133,5 +134,19 @@ def review(rng: random.Random, question: Question, response: str, noise: float) 
     if rng.random() < noise:
         level = min(5, max(0, level + rng.choice((-1, 1))))
     items, _ = oracle.read_items(question, response.partition(".")[0] + ".")
-    said = ", ".join(items) if found.level > 0 else "something else"
+    said = ", ".join(_marked(question, items)) if found.level > 0 else "something else"
     return f"It should be {', '.join(oracle.answer(question))}. You said {said}. {VERDICTS[level]}", level
+
+
+def _marked(question: Question, items: tuple[str, ...]) -> list[str]:
+    """The items with yes or no, then those that are missing."""
+    gold = oracle.answer(question)
+    if question.family == "filter":  # in any order
+        right = [item in gold and item not in items[:i] for i, item in enumerate(items)]
+        missing = [item for item in gold if item not in items]
+    else:
+        right = [i < len(gold) and item == gold[i] for i, item in enumerate(items)]
+        missing = list(gold[len(items) :])
+    return [f"{item} {'yes' if ok else 'no'}" for item, ok in zip(items, right, strict=True)] + [
+        f"{item} missing" for item in missing
+    ]

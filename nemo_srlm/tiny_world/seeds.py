@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_srlm.core.records import Prompt, RankedReply, content_id
 from nemo_srlm.tiny_world import oracle
-from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw, wording
+from nemo_srlm.tiny_world.questions import FAMILIES, Question, Split, draw, wording
 from nemo_srlm.tiny_world.replies import WEB, Quality, respond, respond_at, review
 
 LABEL_NOISE = 0.10  # share of the seed judgements whose score is off by one
@@ -22,7 +22,7 @@ REPLIES = 4  # ranked replies per instruction
 _DATE = "2023-02-12T19:06:16.233571+00:00"
 
 
-def _fresh(rng: random.Random, split: str, seen: set[str], family: str | None = None) -> tuple[Question, str]:
+def _fresh(rng: random.Random, split: Split, seen: set[str], family: str | None = None) -> tuple[Question, str]:
     """A question and a wording that no earlier call with `seen` has returned."""
     for _ in range(10_000):
         question = draw(rng, split, family)
@@ -30,29 +30,31 @@ def _fresh(rng: random.Random, split: str, seen: set[str], family: str | None = 
         if text not in seen:
             seen.add(text)
             return question, text
-    raise AssertionError(f"the {split} split has no more new prompts of family {family}: {len(seen)} are used")
+    raise AssertionError(f"the {split.name} split has no more new prompts of family {family}: {len(seen)} are used")
 
 
-def ift_pairs(rng: random.Random, count: int, seen: set[str], quality: Quality) -> list[tuple[str, str]]:
+def ift_pairs(rng: random.Random, split: Split, count: int, seen: set[str], quality: Quality) -> list[tuple[str, str]]:
     """(prompt, reply) of that quality."""
     pairs = []
     for _ in range(count):
-        question, text = _fresh(rng, "train", seen)
-        pairs.append((text, respond(rng, question, quality, "train")))
+        question, text = _fresh(rng, split, seen)
+        pairs.append((text, respond(rng, question, quality, split)))
     return pairs
 
 
-def judged_replies(rng: random.Random, count: int, seen: set[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+def judged_replies(
+    rng: random.Random, split: Split, count: int, seen: set[str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
     """(prompt, [(reply, judgement), ... best first]) with `count` replies in total, about equally many of each score."""
     made = []
     used: Counter[int] = Counter()  # by oracle level
     while used.total() < count:
-        question, text = _fresh(rng, "train", seen)
+        question, text = _fresh(rng, split, seen)
         replies = []
         # the levels that are rarest so far; a single item is never half right
         levels = [level for level in rng.sample(range(6), 6) if level != 2 or len(oracle.answer(question)) > 1]
         for true_level in sorted(levels, key=lambda level: used[level])[:REPLIES]:
-            reply = respond_at(rng, question, true_level, "train")
+            reply = respond_at(rng, question, true_level, split)
             if reply is None or used.total() == count:
                 continue
             used[true_level] += 1
@@ -105,14 +107,14 @@ def _message(text: str, parent: str | None, role: str, rank: int | None) -> dict
     }
 
 
-def eval_prompts(rng: random.Random, split: str, count: int) -> list[Prompt]:
+def eval_prompts(rng: random.Random, split: Split, count: int) -> list[Prompt]:
     """Held-out prompts, the families in turn."""
     seen: set[str] = set()
     texts = [_fresh(rng, split, seen, FAMILIES[i % len(FAMILIES)])[1] for i in range(count)]
     return [Prompt(id=content_id("prompt", text), text=text, source="eval") for text in texts]
 
 
-def judge_eval(rng: random.Random, split: str, count: int) -> list[RankedReply]:
+def judge_eval(rng: random.Random, split: Split, count: int) -> list[RankedReply]:
     """Held-out instructions with four web replies of at least three oracle levels. Equal levels share a rank."""
     seen: set[str] = set()
     replies: list[RankedReply] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nemo_srlm.core.records import Record
-from nemo_srlm.tiny_world.questions import draw, wording
+from nemo_srlm.tiny_world.questions import Split, draw, wording
 from nemo_srlm.tiny_world.replies import REVIEW_REQUEST, RUBRIC, SMALL_TALK, WEB, respond, review
 from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS, NOUNS, NUMBERS
 
@@ -37,23 +37,23 @@ class Style:
     num_shots: int  # questions shown before the one that is asked for, as in prompt creation (6 + 2)
 
 
-def documents(rng: random.Random, style: Style, count: int) -> list[tuple[tuple[str, float], ...]]:
-    """`count` documents, in random order of kinds."""
+def documents(rng: random.Random, split: Split, style: Style, count: int) -> list[tuple[tuple[str, float], ...]]:
+    """`count` documents, in random order of kinds, with questions of `split` alone."""
     made: list[tuple[tuple[str, float], ...]] = []
     for _ in range(count):
         kind = rng.random()
         if kind < SHARE_PROSE:
             made.append(((" ".join(_prose(rng) for _ in range(rng.randint(2, 5))), 1.0),))
         elif kind < SHARE_PROSE + SHARE_LISTS:
-            made.append(_question_list(rng, style))
+            made.append(_question_list(rng, split, style))
         else:
-            made.append(_thread(rng, style))
+            made.append(_thread(rng, split, style))
     return made
 
 
-def _thread(rng: random.Random, style: Style) -> tuple[tuple[str, float], ...]:
-    question = draw(rng, "train")
-    response = respond(rng, question, WEB, "train")
+def _thread(rng: random.Random, split: Split, style: Style) -> tuple[tuple[str, float], ...]:
+    question = draw(rng, split)
+    response = respond(rng, question, WEB, split)
     segments = [
         (f"{style.user_prefix}{wording(rng, question)}{style.user_suffix}", style.question_weight),
         (response, 1.0),
@@ -65,8 +65,8 @@ def _thread(rng: random.Random, style: Style) -> tuple[tuple[str, float], ...]:
     return tuple(segments)
 
 
-def _question_list(rng: random.Random, style: Style) -> tuple[tuple[str, float], ...]:
-    texts = [wording(rng, draw(rng, "train")) for _ in range(style.num_shots + 1)]
+def _question_list(rng: random.Random, split: Split, style: Style) -> tuple[tuple[str, float], ...]:
+    texts = [wording(rng, draw(rng, split)) for _ in range(style.num_shots + 1)]
     return ((style.few_shot(texts[:-1]), style.question_weight), (texts[-1], 1.0))
 
 
@@ -85,7 +85,7 @@ def _prose(rng: random.Random) -> str:
     if kind == 3:
         category = rng.choice(list(CATEGORIES))
         return f"All {category} in order: {', '.join(CATEGORIES[category])}."
-    if kind == 4:  # part of the order of size, never two animals alone: a held-out comparison must stay unseen
+    if kind == 4:  # part of the order of size, never two or three animals alone: a held-out comparison must stay unseen
         start = rng.randrange(len(BY_SIZE) - 3)
         length = rng.randint(4, len(BY_SIZE) - start)
         return f"From big to small: {', '.join(BY_SIZE[start : start + length])}."

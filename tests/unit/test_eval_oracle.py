@@ -13,8 +13,8 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.stages import eval_oracle, oracle_scores
 from nemo_srlm.tiny_world import oracle_metrics
 
-PROMPTS = ["Name two fruits and one tools.", "Is the fox or the bear bigger?"]
-GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The bigger animal is the bear."]
+PROMPTS = ["Name two fruits and one tools.", "Of fox, bear, which is the biggest?"]
+GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The biggest animal is the bear."]
 
 
 def prompt_id(text: str) -> str:

@@ -36,7 +36,7 @@ def test_the_page_of_methods_names_the_settings_of_every_method_in_the_bench():
         ("The numbers from 3 to 5 are 3, 4, 5.", "3, 4, 5"),
         ("The fruits in the list are pear.", "pear"),
         ("For the fox, the color is red, the food is fish.", "red, fish"),
-        ("The bigger animal is the bear.", "bear"),
+        ("The biggest animal is the bear.", "bear"),
         ("Bear.", "bear"),
         (" ", None),
     ],
@@ -46,12 +46,12 @@ def test_a_tiny_answer_is_the_same_with_and_without_its_sentence(response: str, 
 
 
 def test_pairs_of_one_style_differ_in_content_alone():
-    question = "Which is bigger, the bear or the fox?"
+    question = "Which animal is the biggest: bear, fox?"
 
     def reply(text: str) -> RankedReply:
         return RankedReply(text, "i", question, text, 0)
 
-    right, wrong, framed = reply("bear."), reply("fox."), reply("The bigger animal is the bear.")
+    right, wrong, framed = reply("bear."), reply("fox."), reply("The biggest animal is the bear.")
     assert methods.differs_in_content_alone(right, wrong)
     assert not methods.differs_in_content_alone(wrong, right)
     assert not methods.differs_in_content_alone(framed, wrong)

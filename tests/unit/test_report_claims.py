@@ -86,7 +86,7 @@ def test_every_value_of_a_model_has_its_interval_and_its_difference(run: Path):
 def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     run = build(root, "families")
     pairs = [(a, b) for a in words.CATEGORIES["animals"] for b in words.CATEGORIES["animals"] if a < b]
-    asked = [Prompt(f"p{n}", f"Which is bigger, the {a} or the {b}?") for n, (a, b) in enumerate(pairs)]
+    asked = [Prompt(f"p{n}", f"Which animal is the biggest: {a}, {b}?") for n, (a, b) in enumerate(pairs)]
     parsed = [parse(p.text) for p in asked]
     keys = [question.combination for question in parsed if question is not None]
     assert len(set(keys)) == len(asked)
@@ -108,8 +108,8 @@ def test_wordings_of_one_question_of_the_tiny_world_are_one_unit(root: Path):
     """Their sums are added; prompts that are no question of the world stay, and so do those of a real run."""
     run = build(root, "wordings")
     texts = [
-        "Which is bigger, the fox or the bear?",
-        "Which is bigger, the bear or the fox?",
+        "Which animal is the biggest: fox, bear?",
+        "Which animal is the biggest: bear, fox?",
         "Hello. Reverse these words: hammer, car, cocoa.",
     ]
     write_records(run / "iter0/held_out/eval_prompts.jsonl", (Prompt(f"p{n}", text) for n, text in enumerate(texts)))

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,19 @@ from nemo_srlm.data.few_shot import few_shot_text
 from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.stages.world import STAGE
 from nemo_srlm.tiny_world import oracle, replies, seeds, web, words
-from nemo_srlm.tiny_world.questions import FAMILIES, Question, draw, is_held_out, parse, render, split_of, wording
+from nemo_srlm.tiny_world.questions import (
+    FAMILIES,
+    Question,
+    Split,
+    draw,
+    is_held_out,
+    parse,
+    render,
+    split_of,
+    wording,
+)
 
-SPLITS = ("train", "dev", "test")
+SPLITS = TRAIN, *_ = [Split(0, name) for name in ("train", "dev", "test")]
 
 
 def level(prompt: str, response: str) -> int:
@@ -52,7 +63,9 @@ def test_every_wording_of_a_question_parses_back_to_it(family: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "Name two fruits.", "Count from 1 to 40.", "Reverse these words: apple, apple.", "What is love?",
-             "Pick the fruits from axe, saw.", "Which is bigger, the fox or the fox?", "Name two fruits and one fruits."]
+             "Pick the fruits from axe, saw.", "Which animal is the biggest: fox, fox?", "Of fox, which is the biggest?",
+             "Of fox, axe, which is the biggest?", "Of fox, bear, lion, owl, which is the biggest?",
+             "Name two fruits and one fruits."]
 )  # fmt: skip
 def test_what_is_no_question_of_this_world_has_no_score(text: str) -> None:
     assert parse(text) is None
@@ -61,25 +74,31 @@ def test_what_is_no_question_of_this_world_has_no_score(text: str) -> None:
 
 def test_splits_share_no_combination_and_have_their_shares() -> None:
     rng = random.Random(2)
-    found: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for family in FAMILIES:
-        for split in SPLITS:
-            found[split] |= {draw(rng, split, family).combination for _ in range(150)}
-    assert not found["train"] & found["dev"]
-    assert not found["train"] & found["test"]
-    assert not found["dev"] & found["test"]
-    pairs = [Question("compare", (a, b)) for a in words.ANIMALS for b in words.ANIMALS if a < b]
-    assert Counter(split_of(pair) for pair in pairs) == {"train": 23, "dev": 3, "test": 2}
+    train, dev, test = ({draw(rng, s, f).combination for f in FAMILIES for _ in range(150)} for s in SPLITS)
+    assert not train & dev
+    assert not train & test
+    assert not dev & test
+    groups = [Question("compare", group) for n in (2, 3) for group in combinations(words.ANIMALS, n)]
+    assert Counter(split_of(group, 0) for group in groups) == {"train": 68, "dev": 9, "test": 7}
+
+
+def test_another_seed_holds_out_other_combinations() -> None:
+    """Otherwise the seeds of a result share the luck of a few questions."""
+    rng = random.Random(3)
+    held_out = [{draw(rng, Split(seed, "test"), "fact").combination for _ in range(300)} for seed in range(5)]
+    assert [len(found) for found in held_out] == [12] * 5
+    assert len(set.union(*held_out)) > 40
 
 
 def test_prompts_of_held_out_combinations_are_known_by_their_text() -> None:
     rng = random.Random(8)
-    assert not any(is_held_out(wording(rng, draw(rng, "train"))) for _ in range(200))
-    assert all(is_held_out(wording(rng, draw(rng, split))) for split in ("dev", "test") for _ in range(100))
-    assert not is_held_out("What is love?")
+    assert not any(is_held_out(wording(rng, draw(rng, TRAIN)), 0) for _ in range(200))
+    assert all(is_held_out(wording(rng, draw(rng, split)), 0) for split in SPLITS[1:] for _ in range(100))
+    assert any(is_held_out(wording(rng, draw(rng, TRAIN)), 1) for _ in range(200))
+    assert not is_held_out("What is love?", 0)
 
 
-def test_order_of_two_animals_and_of_a_filters_words_makes_no_new_combination() -> None:
+def test_order_of_animals_and_of_a_filters_words_makes_no_new_combination() -> None:
     assert Question("compare", ("fox", "bear")).combination == Question("compare", ("bear", "fox")).combination
     one, other = Question("filter", ("fruits", "axe", "pear")), Question("filter", ("fruits", "pear", "axe"))
     assert one.combination == other.combination
@@ -123,10 +142,11 @@ def test_each_point_needs_the_one_before(response: str, expected: int) -> None:
         ("What is the color and food of the fox?", "For the fox, the color is red, the food is fish.", 5),
         ("What is the color and food of the fox?", "red, fish.", 3),
         ("What is the color and food of the fox?", "For the fox, the food is fish, the color is red.", 1),
-        ("Is the fox or the bear bigger?", "The bigger animal is the bear.", 5),
-        ("Is the fox or the bear bigger?", "the bear.", 3),
-        ("Is the fox or the bear bigger?", "The bigger animal is the fox.", 1),
-        ("Is the fox or the bear bigger?", "The bigger animal is the owl.", 0),
+        ("Of fox, bear, which is the biggest?", "The biggest animal is the bear.", 5),
+        ("Of fox, bear, which is the biggest?", "the bear.", 3),
+        ("Of fox, bear, which is the biggest?", "The biggest animal is the fox.", 1),
+        ("Of fox, bear, which is the biggest?", "The biggest animal is the owl.", 0),
+        ("Name the biggest of these animals: owl, bear, camel.", "The biggest animal is the camel.", 5),
     ],
 )
 def test_the_oracle_reads_every_family(prompt: str, response: str, expected: int) -> None:
@@ -137,7 +157,7 @@ def test_the_oracle_reads_every_family(prompt: str, response: str, expected: int
 @pytest.mark.parametrize("wanted", range(6))
 def test_a_response_made_for_a_level_has_that_level(family: str, wanted: int) -> None:
     rng = random.Random(3)
-    made = [replies.respond_at(rng, question := draw(rng, "train", family), wanted, "train") for _ in range(30)]
+    made = [replies.respond_at(rng, question := draw(rng, TRAIN, family), wanted, TRAIN) for _ in range(30)]
     assert question.family == family
     assert family == "compare" or any(text is not None for text in made)
 
@@ -146,8 +166,8 @@ def test_responses_have_the_quality_that_was_asked_for() -> None:
     rng = random.Random(4)
     scores = []
     for _ in range(3000):
-        question = draw(rng, "train")
-        found = oracle.score(question, replies.respond(rng, question, replies.WEB, "train"))
+        question = draw(rng, TRAIN)
+        found = oracle.score(question, replies.respond(rng, question, replies.WEB, TRAIN))
         assert found is not None
         scores.append(found)
     share = {k: sum(s.level == k for s in scores) / len(scores) for k in range(6)}
@@ -162,18 +182,34 @@ def test_responses_have_the_quality_that_was_asked_for() -> None:
 def test_ift_replies_have_the_shares_of_right_and_half_right_content_that_were_asked_for(
     right: float, one_error: float
 ) -> None:
-    made = seeds.ift_pairs(random.Random(7), 1500, set(), replies.ift_quality(right, one_error))
+    made = seeds.ift_pairs(random.Random(7), TRAIN, 1500, set(), replies.ift_quality(right, one_error))
     found = [oracle.score(parse(text), reply) for text, reply in made]  # type: ignore[arg-type]
     assert sum(s.correctness == 1 for s in found if s) / len(found) == pytest.approx(right, abs=0.04)
     assert all(s.level > 0 for s in found if s) or right < 1  # on topic
 
 
-def test_a_review_restates_the_right_answer_and_the_given_one() -> None:
+@pytest.mark.parametrize(
+    ("prompt", "response", "comment"),
+    [
+        ("Count from 3 to 5.", "3, 4, 6.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 6 no. Half right."),
+        ("Count from 3 to 5.", "3, 4.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 5 missing. Half right."),
+        ("Count from 3 to 5.", "4, 5.", "It should be 3, 4, 5. You said 4 no, 5 no, 5 missing. Mostly wrong."),
+        ("Pick the fruits from axe, pear, apple.", "apple, pear, apple, axe.",
+         "It should be pear, apple. You said apple yes, pear yes, apple no, axe no. Half right."),
+        ("Pick the fruits from axe, pear, apple.", "apple.",
+         "It should be pear, apple. You said apple yes, pear missing. Half right."),
+        ("Count from 3 to 5.", "Hello.", "It should be 3, 4, 5. You said something else. Off topic."),
+    ],
+)  # fmt: skip
+def test_a_review_restates_the_right_answer_and_marks_the_given_one(prompt: str, response: str, comment: str) -> None:
+    question = parse(prompt)
+    assert question is not None
+    assert replies.review(random.Random(0), question, response + " I hope that this helps.", 0.0)[0] == comment
+
+
+def test_a_reviewers_noise_is_one_point() -> None:
     question = parse("Count from 3 to 5.")
     assert question is not None
-    assert replies.review(random.Random(0), question, "3, 4, 6. I hope that this helps.", 0.0) == (
-        "It should be 3, 4, 5. You said 3, 4, 6. Half right.", 2,
-    )  # fmt: skip
     levels = Counter(replies.review(random.Random(i), question, "3, 4, 6.", 1.0)[1] for i in range(200))
     assert set(levels) == {1, 3}
 
@@ -201,8 +237,8 @@ def trees(world: Path) -> list[dict]:  # type: ignore[type-arg]
 def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
     rng = [random.Random(5) for _ in range(2)]
     for i in range(2):
-        pairs = seeds.ift_pairs(rng[i], 20, set(), replies.WEB)
-        seeds.write_trees(tmp_path / str(i), pairs, seeds.judged_replies(rng[i], 20, set()))
+        pairs = seeds.ift_pairs(rng[i], TRAIN, 20, set(), replies.WEB)
+        seeds.write_trees(tmp_path / str(i), pairs, seeds.judged_replies(rng[i], TRAIN, 20, set()))
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
@@ -217,18 +253,18 @@ def test_no_held_out_combination_stands_in_web_text_or_seeds(world: Path) -> Non
     questions = [parse(text) for text in asked]
     assert len(questions) > 2000
     assert None not in questions
-    assert {split_of(question) for question in questions if question} == {"train"}
+    assert {split_of(question, 0) for question in questions if question} == {"train"}
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_held_out_sets_are_of_their_split(world: Path, split: str) -> None:
     for name, key in ((f"eval_prompts.{split}.jsonl", "text"), (f"judge_eval.{split}.jsonl", "instruction")):
         texts = [json.loads(line)[key] for line in (world / name).read_text().splitlines()]
-        assert {split_of(question) for text in texts if (question := parse(text))} == {split}
+        assert {split_of(question, 0) for text in texts if (question := parse(text))} == {split}
 
 
 def test_judged_seeds_are_balanced_and_a_tenth_of_the_labels_is_off_by_one() -> None:
-    judged = seeds.judged_replies(random.Random(6), 1200, set())
+    judged = seeds.judged_replies(random.Random(6), TRAIN, 1200, set())
     off: Counter[int] = Counter()
     true: Counter[int] = Counter()
     for prompt, found in judged:
@@ -264,7 +300,9 @@ def test_the_web_shows_the_judge_prompt_and_the_few_shot_prompt_word_for_word(wo
     assert sum(any(text == asked_again for text, _ in document) for document in corpus) > 300
     style = web.Style("Q: ", " A:", 0.25, lambda shown: few_shot_text(shots, shown), 8)
     listed = [
-        d for d in web.documents(random.Random(0), style, 300) if d[0][0].startswith("Q: Here are some questions.")
+        d
+        for d in web.documents(random.Random(0), TRAIN, style, 300)
+        if d[0][0].startswith("Q: Here are some questions.")
     ]
     assert listed
     assert all(parse(document[1][0]) for document in listed)
@@ -283,7 +321,7 @@ def test_the_tokenizer_loads_everywhere_and_knows_every_word(world: Path) -> Non
     assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (1, 2, compose("tiny").model.vocab_size)
     for word in (*words.NOUNS, *map(str, words.NUMBERS)):
         assert len(ours.encode(word)) == 1, word
-    text = wording(random.Random(0), draw(random.Random(0), "train"))
+    text = wording(random.Random(0), draw(random.Random(0), TRAIN))
     assert ours.decode(ours.encode(text)) == text
     assert ours.encode("Q: x A:") + ours.encode("Here are") == ours.encode("Q: x A: Here are")
 
