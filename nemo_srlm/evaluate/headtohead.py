@@ -6,7 +6,7 @@ such an item is counted as unjudged, not as a tie.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,25 +56,29 @@ def outcome_of_scores(score: float, other: float) -> Outcome:
     return "win" if score > other else "loss" if score < other else "tie"
 
 
-def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def summary(comparisons: Sequence[Comparison], asked: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Counts, shares and 95% intervals of one model against another.
 
     Returns {"win", "tie", "loss": shares of the judged, "intervals": share -> [low, high], "counts", "judged", "prompts"
     (with a judged comparison), "net": win - loss with "net_interval", "win_rate": wins + ties / 2, "sign_p": exact two-sided
     sign test over prompts won and lost, "words" and "other_words": mean lengths}. The samples of one prompt are summed
-    first: intervals and test count prompts. With nothing judged the shares are None.
+    first: intervals and test count prompts, and questions where `asked` names the question of a prompt. With nothing judged
+    the shares are None.
     """
+    unit = asked or {}
     counts = Counter(c.outcome for c in comparisons)
     judged = [c for c in comparisons if c.outcome != "unjudged"]
-    nets = statistics.grouped((c.prompt_id, SIGNS[c.outcome]) for c in judged)
+    nets = statistics.grouped((unit.get(c.prompt_id, c.prompt_id), SIGNS[c.outcome]) for c in judged)
     out: dict[str, Any] = {
-        "counts": {name: counts[name] for name in OUTCOMES}, "judged": len(judged), "prompts": len(nets),
-    }  # fmt: skip
+        "counts": {name: counts[name] for name in OUTCOMES},
+        "judged": len(judged),
+        "prompts": len({c.prompt_id for c in judged}),
+    }
     names = ("win", "tie", "loss")
     if not judged:
         empty = dict.fromkeys((*names, "net", "win_rate", "net_interval", "sign_p", "words", "other_words"))
         return {**out, **empty, "intervals": dict.fromkeys(names)}
-    shares = {name: _share(judged, name) for name in names}
+    shares = {name: _share(judged, name, unit) for name in names}
     net = statistics.difference(dict.fromkeys(nets, (0.0, 1.0)), nets, span=1.0)
     assert net is not None
     return {
@@ -90,19 +94,20 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def _share(judged: Sequence[Comparison], name: str) -> statistics.Estimate:
-    found = statistics.mean(statistics.grouped((c.prompt_id, float(c.outcome == name)) for c in judged), 0.0, 1.0)
+def _share(judged: Sequence[Comparison], name: str, unit: Mapping[str, str]) -> statistics.Estimate:
+    values = ((unit.get(c.prompt_id, c.prompt_id), float(c.outcome == name)) for c in judged)
+    found = statistics.mean(statistics.grouped(values), 0.0, 1.0)
     assert found is not None
     return found
 
 
-def by_category(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+def by_category(comparisons: Sequence[Comparison], asked: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """`summary` per category, largest first; {} when the prompts have no categories."""
     groups: dict[str, list[Comparison]] = {}
     for c in comparisons:
         if c.category:
             groups.setdefault(c.category, []).append(c)
-    return {name: summary(groups[name]) for name in sorted(groups, key=lambda n: (-len(groups[n]), n))}
+    return {name: summary(groups[name], asked) for name in sorted(groups, key=lambda n: (-len(groups[n]), n))}
 
 
 def order_bias(comparisons: Sequence[Comparison]) -> dict[str, float] | None:

@@ -163,7 +163,7 @@ def _alpaca(files: RunFiles, name: str, iteration: int, suffix: str) -> Data | N
 
 def _head_to_head(files: RunFiles) -> list[Data]:
     """Each comparison of each finished eval_h2h, in the order of the models, counted anew where its records are there."""
-    found = []
+    found, asked = [], units.questions(files)
     for (t, stage), done in sorted(files.manifests.items(), key=lambda item: item[0]):
         if stage == "eval_h2h":
             path = files.path(t, stage, "comparisons.jsonl")
@@ -173,7 +173,8 @@ def _head_to_head(files: RunFiles) -> list[Data]:
             made = list(read_records(path, Comparison))
             for row in done.metrics["comparisons"]:
                 these = [c for c in made if c.other == row["other"]]
-                found.append({**row, **headtohead.summary(these), "categories": headtohead.by_category(these)})
+                counted = headtohead.summary(these, asked)
+                found.append({**row, **counted, "categories": headtohead.by_category(these, asked)})
     return found
 
 

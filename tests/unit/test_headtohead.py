@@ -71,6 +71,19 @@ def test_the_samples_of_one_prompt_count_once():
         assert four[name] == one[name], name
 
 
+def test_wordings_of_one_question_count_once():
+    """The tiny world's 350 held-out prompts ask half as many questions."""
+    results = [
+        compared(result, prompt=p + k) for p, result in (("a", "win"), ("b", "loss"), ("c", "win")) for k in "12"
+    ]
+    asked = {c.prompt_id: c.prompt_id[0] for c in results}
+    one = summary([compared("win", prompt="a"), compared("loss", prompt="b"), compared("win", prompt="c")])
+    found = summary(results, asked)
+    assert (found["judged"], found["prompts"]) == (6, 6)
+    for name in ("net", "net_interval", "intervals", "sign_p"):
+        assert found[name] == one[name], name
+
+
 def test_all_wins_leave_room_for_doubt():
     out = summary([compared("win", prompt=str(k)) for k in range(20)])
     assert out["net"] == out["net_interval"][1] == out["intervals"]["win"][1] == 1.0

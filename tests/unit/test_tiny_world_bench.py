@@ -6,7 +6,7 @@ import pytest
 
 from tools.bench.tiny_world import Model, verdicts
 
-M1 = Model(mean=2.9, full=0.2, correct=0.75, all_correct=0.6, error=0.06, judge=0.85)
+M1 = Model(mean=2.9, full=0.2, correct=0.75, all_correct=0.6, interval="[2.8, 3.0]", judge=0.85)
 GOOD = {
     "M1": M1,
     "M2": replace(M1, mean=3.6, full=0.5, all_correct=0.66),

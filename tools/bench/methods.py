@@ -8,7 +8,7 @@ Every method has the paper's run of its seed as run.reuse, so it repeats only wh
 tools/bench/tiny_world.py where there is one. A method whose run fails has a row with the reason: nothing is dropped because
 it failed. Settings behind `--` are for every run (another world, sizes).
 "Content" is the share of responses whose content is entirely right. The judge is measured on all pairs of held-out replies, and
-on those that differ in content alone. Differences to the paper's method are of the last model, paired by prompt.
+on those that differ in content alone. Differences to the paper's method are of the last model, paired by question.
 """
 
 import argparse
@@ -61,7 +61,7 @@ METHODS: dict[str, list[str]] = {  # name in the table -> settings
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a run. `units`: of the paired figures, by prompt or instruction."""
+    """One model of a run. `units`: of the paired figures, by question."""
 
     model: str
     pairs: str
@@ -98,7 +98,7 @@ def judged_content(files: RunFiles, iteration: int) -> Units:
             high, low = given[a.id], given[b.id]
             if high is not None and low is not None and differs_in_content_alone(a, b):
                 found.append((instruction, 1.0 if high > low else 0.5 if high == low else 0.0))
-    return statistics.grouped(found)
+    return units.merged(statistics.grouped(found), units.questions(files))
 
 
 def differs_in_content_alone(a: RankedReply, b: RankedReply) -> bool:

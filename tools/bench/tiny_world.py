@@ -47,15 +47,23 @@ class Model:
     full: float  # share of responses with the full score
     correct: float  # mean share of the response's content that is correct, regardless of style
     all_correct: float  # share of responses whose content is entirely correct
-    error: float  # standard error of the mean
+    interval: str  # of the mean, over questions
     judge: float | None  # pairwise accuracy as a judge, ties count half
 
 
-def model(run_dir: Path, iteration: int, suffix: str = "") -> Model:
-    oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
-    judge = metrics(run_dir, iteration, f"eval_reward{suffix}")
-    accuracy = judge["pairwise_accuracy"]  # ties count half; None if no judgement parsed
-    return Model(oracle["mean"], oracle["full"], oracle["correct"], oracle["all_correct"], oracle["se_mean"], accuracy)
+def models(run_dir: Path) -> dict[str, Model]:
+    """Every evaluated model of a run."""
+    measured, found = units.read(RunFiles(run_dir)), {}
+    for name, iteration, suffix in (("baseline", 0, "_baseline"), *((model_name(t), t, "") for t in range(3))):
+        oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
+        accuracy = metrics(run_dir, iteration, f"eval_reward{suffix}")[
+            "pairwise_accuracy"
+        ]  # None if no judgement parsed
+        estimate = FIGURES["oracle"].mean(measured["oracle"][name])
+        assert estimate is not None
+        own = (oracle[key] for key in ("mean", "full", "correct", "all_correct"))
+        found[name] = Model(*own, f"[{estimate.low:.2f}, {estimate.high:.2f}]", accuracy)
+    return found
 
 
 def metrics(run_dir: Path, iteration: int, stage: str) -> dict:
@@ -83,7 +91,7 @@ def shared(*names: str) -> list[str]:
 
 def row(seed: int, label: str, m: Model) -> str:
     judge = "-" if m.judge is None else f"{m.judge:.3f}"
-    return f"| {seed} | {label} | {m.mean:.2f} ± {m.error:.2f} | {m.full:.2f} | {m.correct:.3f} | {m.all_correct:.3f} | {judge} |"
+    return f"| {seed} | {label} | {m.mean:.2f} {m.interval} | {m.full:.2f} | {m.correct:.3f} | {m.all_correct:.3f} | {judge} |"
 
 
 def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
@@ -201,16 +209,18 @@ def main() -> None:
         run_dirs.append(base)
         by_arm[""][seed] = base
         changed.append(f"- seed {seed}, M1 to M3, paired: {'; '.join(paired(base))}")
-        models = {"SFT baseline": model(base, 0, "_baseline")} | {model_name(t): model(base, t) for t in range(3)}
+        measured = models(base)
+        own = {"SFT baseline": measured.pop("baseline"), **measured}
         for arm in args.arms if seed in (args.control_seeds or seeds) else []:
             reuse = shared(f"{other}-{arm}", base.name)
             control = run(f"bench-{args.split}-{seed}-{arm}", [*common, f"run.arm={arm}", *reuse])
             run_dirs.append(control)
             by_arm.setdefault(arm, {})[seed] = control
             changed.append(f"- seed {seed}, arm {arm}, M1 to M3, paired: {'; '.join(paired(control))}")
-            models |= {f"{arm} {model_name(t)}": model(control, t) for t in (1, 2)}
-        found[seed] = models
-        rows += [row(seed, label, m) for label, m in models.items()]
+            measured = models(control)
+            own |= {f"{arm} {name}": measured[name] for name in ("M2", "M3")}
+        found[seed] = own
+        rows += [row(seed, label, m) for label, m in own.items()]
     for arm, dirs in by_arm.items():
         title_of = f"content all right, M1 to {f'M3 of the arm {arm}' if arm else 'M3'}, points"
         changed += [f"- {title_of}: {line}" for line in content_by_family(by_arm[""], dirs)]
