@@ -14,6 +14,7 @@ import msgspec
 
 from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
 from nemo_srlm.core.records import PreferencePair
+from nemo_srlm.data.words import BROKEN
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, to_records
 
@@ -100,6 +101,8 @@ def write_pairs(
             counts["prompts"] += 1
             counts["candidates"] += len(scored)
             counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
+            if broken := sum(BROKEN in candidate.text for candidate in scored):
+                counts["broken_character"] += broken
             found = choose(one)
             if isinstance(found, str):
                 counts[f"dropped_{found}"] += 1
