@@ -64,12 +64,24 @@ def checkpoint_in(path: Path) -> Path:
     return found
 
 
+def replaceable(args: argparse.Namespace) -> bool:
+    """args.force; refuses to replace what is neither a model directory, a checkpoint nor empty: the name may be mistyped."""
+    if args.force and args.out.exists():
+        held = [path.name for path in args.out.iterdir()] if args.out.is_dir() else ["a file"]
+        if held and not {"config.json", "complete.json"} & {*held}:
+            raise CheckpointError(
+                args.out, "is to be replaced (--force) and is neither a model directory nor a checkpoint",
+                "a directory with config.json or complete.json, or nothing", "choose another output, or remove it yourself",
+            )  # fmt: skip
+    return bool(args.force)
+
+
 def hf_to_megatron(args: argparse.Namespace) -> None:
     from nemo_srlm.convert.import_hf import import_hf
 
     done = import_hf(
-        args.hf, args.out, dtype=args.dtype, allow_bin=args.allow_bin, processes=args.processes, overwrite=args.force,
-        report=Meter("import"),
+        args.hf, args.out, dtype=args.dtype, allow_bin=args.allow_bin, processes=args.processes,
+        overwrite=replaceable(args), report=Meter("import"),
     )  # fmt: skip
     print(f"{args.out}: {done.num_parameters:,} parameters of {done.num_tensors} tensors in {done.dtype}")
 
@@ -85,8 +97,8 @@ def megatron_to_hf(args: argparse.Namespace) -> None:
     tokenizer = args.tokenizer or (args.like if (args.like / "tokenizer.json").exists() else None)
     done = export_hf(
         checkpoint_in(args.checkpoint), args.out, hf_config.read(args.like).model, tokenizer=tokenizer, chat=chat,
-        dtype=args.dtype, max_shard_bytes=int(args.max_shard_gb * 1e9), processes=args.processes, overwrite=args.force,
-        report=Meter("export"),
+        dtype=args.dtype, max_shard_bytes=int(args.max_shard_gb * 1e9), processes=args.processes,
+        overwrite=replaceable(args), report=Meter("export"),
     )  # fmt: skip
     print(f"{args.out}: {done.num_parameters:,} parameters, {done.num_tensors} tensors in {done.dtype}, "
           f"{len(done.files)} file(s)" + ("" if tokenizer else "; no tokenizer files: none were found"))  # fmt: skip
@@ -126,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
             "--dtype", default="", choices=["", "fp32", "bf16", "fp16"], help="convert to (default: as stored)"
         )
         p.add_argument("--processes", type=count, default=1, help="processes that share the work (default: 1)")
-        p.add_argument("--force", action="store_true", help="replace OUT if it exists")
+        p.add_argument("--force", action="store_true", help="replace OUT if it is a model directory or a checkpoint")
 
     def checks(p: argparse.ArgumentParser) -> None:
         p.add_argument(

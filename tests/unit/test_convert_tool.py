@@ -46,6 +46,26 @@ def test_there_back_and_compared_without_a_run_directory(tmp_path: Path, monkeyp
     assert "exists already" in capsys.readouterr().err
 
 
+def test_force_replaces_a_conversion_and_nothing_else(tmp_path: Path, monkeypatch, capsys):
+    """A mistyped directory of other things is not removed."""
+    tiny_llama.make(tmp_path / "hf", MODEL)
+    made = tmp_path / "hf"
+    command = ["hf-to-megatron", made, tmp_path / "out", "--force"]
+    (tmp_path / "out").mkdir()
+    assert tool(monkeypatch, *command) == 0  # empty
+    assert tool(monkeypatch, *command) == 0  # a checkpoint
+    assert tool(monkeypatch, "megatron-to-hf", command[2], tmp_path / "back", "--like", made) == 0
+    assert tool(monkeypatch, *command[:2], tmp_path / "back", "--force") == 0  # a model directory
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("words")
+    (tmp_path / "notes").write_text("words")
+    for name in ("thesis", "notes"):
+        capsys.readouterr()
+        assert tool(monkeypatch, *command[:2], tmp_path / name, "--force") == 2
+        assert "neither a model directory nor a checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "thesis/chapter.tex").read_text() == (tmp_path / "notes").read_text() == "words"
+
+
 def test_the_meter_tells_share_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     now = [100.0]
     monkeypatch.setattr(convert.time, "monotonic", lambda: now[0])
