@@ -8,7 +8,7 @@ from nemo_srlm.config.compose import compose
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.records import RankedReply
 from nemo_srlm.stages import load
-from tools.bench import methods
+from tools.bench import content_alone, methods
 from tools.bench.tiny_answers import content
 
 
@@ -52,6 +52,6 @@ def test_pairs_of_one_style_differ_in_content_alone():
         return RankedReply(text, "i", question, text, 0)
 
     right, wrong, framed = reply("bear."), reply("fox."), reply("The biggest animal is the bear.")
-    assert methods.differs_in_content_alone(right, wrong)
-    assert not methods.differs_in_content_alone(wrong, right)
-    assert not methods.differs_in_content_alone(framed, wrong)
+    assert content_alone.differs_in_content_alone(right, wrong)
+    assert not content_alone.differs_in_content_alone(wrong, right)
+    assert not content_alone.differs_in_content_alone(framed, wrong)

@@ -18,21 +18,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 
 from nemo_srlm.core import manifest
-from nemo_srlm.core.files import read_records
 from nemo_srlm.core.pipeline import model_name
-from nemo_srlm.core.records import Judgement, RankedReply
-from nemo_srlm.evaluate import statistics
 from nemo_srlm.evaluate.statistics import Estimate, Units
-from nemo_srlm.judge.scores import aggregate
 from nemo_srlm.report import costs, units
 from nemo_srlm.report.run_files import RunFiles
-from nemo_srlm.report.units import Figure, Measured
-from nemo_srlm.tiny_world import oracle
-from tools.bench import tiny_world
+from nemo_srlm.report.units import Measured
+from tools.bench import content_alone, tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = f"pairs.answer={ROOT}/tools/bench/tiny_answers.py:content"
@@ -69,43 +63,16 @@ class Row:
     units: dict[str, Units]
 
 
-CONTENT_ALONE = Figure("judge, content alone", "share", 0, 1, 0.02)
 SHOWN = {name: units.FIGURES[name] for name in ("oracle", "all_correct", "pairwise_accuracy")} | {
-    "alone": CONTENT_ALONE
+    "alone": content_alone.FIGURE
 }
 
 
 def units_of(files: RunFiles, measured: Measured, iteration: int) -> dict[str, Units]:
-    """Of the model that `iteration` ends with: oracle score, content, and the judge on all pairs and on `CONTENT_ALONE`."""
+    """Of the model that `iteration` ends with: oracle score, content, and the judge on all pairs and on content alone."""
     model = model_name(iteration)
     found = {name: measured[name][model] for name in SHOWN if name in measured}
-    return {**found, "alone": judged_content(files, iteration)}
-
-
-def judged_content(files: RunFiles, iteration: int) -> Units:
-    """Share of the pairs of held-out replies that differ in content alone and are in the right order (ties half)."""
-    ranked = files.path(0, "held_out", "ranked_valid.jsonl")
-    judgements = files.path(iteration, "eval_reward", "judgements.jsonl")
-    assert ranked, "held_out is done"
-    assert judgements, "eval_reward is done"
-    given = {j.id: aggregate(j.scores, files.min_valid_of_judge) for j in read_records(judgements, Judgement)}
-    groups: dict[str, list[RankedReply]] = {}
-    for reply in read_records(ranked, RankedReply):
-        groups.setdefault(reply.instruction_id, []).append(reply)
-    found: list[tuple[str, float]] = []
-    for instruction, replies in groups.items():
-        for a, b in permutations(replies, 2):
-            high, low = given[a.id], given[b.id]
-            if high is not None and low is not None and differs_in_content_alone(a, b):
-                found.append((instruction, 1.0 if high > low else 0.5 if high == low else 0.0))
-    return units.merged(statistics.grouped(found), units.questions(files))
-
-
-def differs_in_content_alone(a: RankedReply, b: RankedReply) -> bool:
-    first, second = (oracle.score(reply.instruction, reply.response) for reply in (a, b))
-    if first is None or second is None:
-        return False
-    return (first.framed, first.clean) == (second.framed, second.clean) and first.correctness > second.correctness
+    return {**found, "alone": content_alone.judged(files, iteration)}
 
 
 def row_of(files: RunFiles, measured: Measured, t: int) -> Row:

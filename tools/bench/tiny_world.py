@@ -8,9 +8,9 @@ Every seed has its own world (web text, seed data, held-out prompts; one grammar
 The arms of a seed share everything up to the first judge scores through `run.reuse` (equal fingerprints); the two splits
 share every model. Arm "random" permutes the scores among the candidates of a prompt; arm "oracle" replaces them by the
 oracle's scores.
-Prints the acceptance criteria (per seed), the goals, each run's changes paired by question, and those of the content by
-family; `--write` also writes all of it to docs/measurements.md, with CPU, commit and date, and refuses runs of more than
-one commit or of a changed tree.
+Prints the acceptance criteria (per seed), the goals, each run's changes paired by question, those of the content by family
+and those of the judge on replies that differ in content alone; `--write` also writes all of it to docs/measurements.md, with
+CPU, commit and date, and refuses runs of more than one commit or of a changed tree.
 tools/bench/readme_tables.py makes README's tables of it.
 """
 
@@ -26,12 +26,13 @@ from pathlib import Path
 
 from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import model_name
-from nemo_srlm.evaluate.statistics import of_values
+from nemo_srlm.evaluate.statistics import Units, of_values
 from nemo_srlm.report import families, units
 from nemo_srlm.report.numbers import interval, signed
 from nemo_srlm.report.run_files import RunFiles
-from nemo_srlm.report.units import FIGURES
+from nemo_srlm.report.units import FIGURES, Figure
 from nemo_srlm.tiny_world.questions import FAMILIES
+from tools.bench import content_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = ROOT / "docs" / "measurements.md"
@@ -153,15 +154,29 @@ def content_by_family(run_dirs: dict[int, Path], model_dirs: dict[int, Path]) ->
     for name, chosen in groups.items():
         a = {seed: families.within(found, chosen)["M1"] for seed, found in first.items()}
         b = {seed: families.within(found, chosen)["M3"] for seed, found in last.items()}
-        each = [units.compared("all_correct", a[seed], b[seed]) for seed in b]
-        values = [change["value"] for change in each if change is not None]
-        over = of_values(values)
-        assert over is not None
-        shown = " ".join(f"{100 * value:+.1f}" for value in values)
-        mean = f"{100 * over.value:+.1f}"
-        mean += "" if over.low is None or over.high is None else f" [{100 * over.low:+.1f}, {100 * over.high:+.1f}]"
-        lines.append(f"{name} ({' '.join(str(len(b[seed])) for seed in b)} questions) {shown}, over seeds {mean}")
+        numbers = " ".join(str(len(b[seed])) for seed in b)
+        lines.append(f"{name} ({numbers} questions) {each_and_over_seeds(FIGURES['all_correct'], a, b)}")
     return lines
+
+
+def judge_on_content(run_dirs: dict[int, Path], model_dirs: dict[int, Path]) -> str:
+    """The change of the judge from M1 to M3 on the pairs of replies that differ in content alone."""
+    first, last = (
+        {seed: content_alone.judged(RunFiles(path), t) for seed, path in found.items()}
+        for found, t in ((run_dirs, 0), (model_dirs, 2))
+    )
+    return each_and_over_seeds(content_alone.FIGURE, first, last)
+
+
+def each_and_over_seeds(figure: Figure, first: dict[int, Units], last: dict[int, Units]) -> str:
+    """`+4.4 -1.0 ..., over seeds +1.7 [-1.7, +5.1]`, in points; of the seeds of `last`."""
+    each = [figure.difference(first[seed], last[seed]) for seed in last]
+    values = [change.value for change in each if change is not None]
+    over = of_values(values)
+    assert over is not None
+    mean = f"{100 * over.value:+.1f}"
+    mean += "" if over.low is None or over.high is None else f" [{100 * over.low:+.1f}, {100 * over.high:+.1f}]"
+    return f"{' '.join(f'{100 * value:+.1f}' for value in values)}, over seeds {mean}"
 
 
 def commits(run_dirs: list[Path]) -> list[str]:
@@ -222,8 +237,9 @@ def main() -> None:
         found[seed] = own
         rows += [row(seed, label, m) for label, m in own.items()]
     for arm, dirs in by_arm.items():
-        title_of = f"content all right, M1 to {f'M3 of the arm {arm}' if arm else 'M3'}, points"
-        changed += [f"- {title_of}: {line}" for line in content_by_family(by_arm[""], dirs)]
+        last = f"M1 to M3{f' of the arm {arm}' if arm else ''}, points"
+        changed += [f"- content all right, {last}: {line}" for line in content_by_family(by_arm[""], dirs)]
+        changed.append(f"- judge, replies that differ in content alone, {last}: {judge_on_content(by_arm[''], dirs)}")
     head = (
         "| seed | model | oracle score | full marks | correctness | all right | judge |\n|---|---|---|---|---|---|---|"
     )
