@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nemo_srlm.core.exit_codes import guarded
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.launch.arguments import count, count_or_zero, positive
-from nemo_srlm.train.checkpoint_dir import latest
+from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, latest
 
 EXAMPLES = """\
 examples
@@ -65,13 +65,15 @@ def checkpoint_in(path: Path) -> Path:
 
 
 def replaceable(args: argparse.Namespace) -> bool:
-    """args.force; refuses to replace what is neither a model directory, a checkpoint nor empty: the name may be mistyped."""
+    """Whether OUT may be replaced (--force). Raises where it holds something else than a conversion: its name may be mistyped."""
     if args.force and args.out.exists():
         held = [path.name for path in args.out.iterdir()] if args.out.is_dir() else ["a file"]
-        if held and not {"config.json", "complete.json"} & {*held}:
+        model = "config.json" in held and any(name.endswith((".safetensors", ".bin", ".index.json")) for name in held)
+        if held and not model and COMPLETE_FILE not in held:
             raise CheckpointError(
                 args.out, "is to be replaced (--force) and is neither a model directory nor a checkpoint",
-                "a directory with config.json or complete.json, or nothing", "choose another output, or remove it yourself",
+                f"one with config.json and weights or with {COMPLETE_FILE}, or nothing",
+                "choose another output, or remove it yourself",
             )  # fmt: skip
     return bool(args.force)
 

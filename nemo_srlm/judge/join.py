@@ -121,8 +121,11 @@ class _Scores:
         self.rows, self.min_valid = PromptGroups(path, JudgementRow), min_valid
 
     def of(self, prompt_id: str, candidates: Iterable[CandidateRow]) -> list[float | None]:
-        """The score of each candidate; None: not eligible, as is a text with bytes that are no character: trained on, it would
-        teach the tokens of U+FFFD, which the model did not write. Raises DataError when one that was made has no judgement."""
+        """The score of each candidate, or None where it is not eligible. A text with bytes that are no character is not, either:
+        training on it would teach the tokens of U+FFFD, which the model never wrote.
+
+        Raises DataError when one that was made has no judgement.
+        """
         judged = {row.id: row for row in self.rows.of(prompt_id)}
         found: list[float | None] = []
         for candidate in candidates:

@@ -85,9 +85,9 @@ def write_pairs(
 ) -> Counter[str]:
     """Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}), whole or not at all.
 
-    A candidate needs `min_valid` parsed draws. `choose`: a prompt with its scored candidates -> its pairs, or the
-    reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). `scale`: see pairing.to_records.
-    Returns the counts. Raises DataError where the files do not match.
+    A candidate needs `min_valid` parsed draws and no broken character (those with one are counted). `choose`: a prompt with its
+    scored candidates -> its pairs, or the reason for none. `report`: (bytes of the prompts read, of how many, pairs so far).
+    `scale`: see pairing.to_records. Returns the counts. Raises DataError where the files do not match.
     """
     counts = Counter[str]()
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}

@@ -154,7 +154,7 @@ def _kl(runs: Sequence[Data]) -> Data:
     return {
         "title": "KL to the previous policy",
         "note": "Mean log-ratio in nats per token, on the newer policy’s own held-out responses; brackets are 95% "
-        "intervals, clustered by prompt.",
+        "intervals, clustered by prompt or question.",
         "header": ["model", "nats per token", "responses", "tokens", "not scored"],
         "rows": _per_model(runs, "kl", cells),
     }

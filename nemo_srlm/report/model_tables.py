@@ -35,7 +35,9 @@ COUNTS = {
     "instructions": "instructions", "pairs": "pairs", "tied_pairs": "pairs that the judge ties", "perfect": "replies scored 5",
     "unscored": "replies without a score", "failed_draws": "draws that do not parse",
 }  # fmt: skip
-BRACKETS = "Brackets are 95% intervals, over prompts or instructions; differences are paired, and each interval is for itself. "
+BRACKETS = (
+    "Brackets are 95% intervals, over prompts, instructions or questions; differences are paired, each is for itself. "
+)
 
 
 def reference(run: Data, model: str) -> str | None:

@@ -66,7 +66,8 @@ class Question:
 
     @property
     def combination(self) -> str:
-        """The key of the split. The order of the animals, or of a filter's words, is ignored."""
+        """The key of the split. The order of the animals, or of a filter's words, is ignored; that of a fact's attributes is not:
+        what is held out of facts is the answer in this order, for each single value stands in the web text."""
         if self.family == "compare":
             return "compare " + " ".join(sorted(self.args))
         if self.family == "filter":
@@ -76,8 +77,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Split:
-    """One of the three parts of all combinations: train (80 of 100), dev (10), test (10). They differ by the world's seed:
-    a result on several seeds is then not one of the same few comparisons and facts."""
+    """One of the three parts of all combinations: train (80 of 100), dev (10), test (10). Each world seed has its own, so that
+    a result on several seeds does not rest on the same few comparisons and facts."""
 
     seed: int
     name: str
@@ -103,7 +104,7 @@ def _few() -> list[list[Question]]:
 @functools.cache
 def _buckets(seed: int) -> dict[str, int]:
     """Combination -> 0..99 for the families with few combinations: by their rank in hash order, so that the shares of the
-    splits are exact (28 comparisons hashed independently would be split very unevenly)."""
+    splits are exact (28 comparisons of two animals, hashed independently would be split very unevenly)."""
     return {
         combination: 100 * i // len(questions)
         for questions in _few()
@@ -184,8 +185,9 @@ _PATTERNS = _patterns()
 
 
 def parse(text: str) -> Question | None:
-    """The question behind a prompt's text; None where it is not a well-formed question of this world."""
-    for prefix in PREFIXES:
+    """The question behind a prompt's text, after any number of prefixes; None where it is no well-formed question of this
+    world."""
+    while prefix := next((prefix for prefix in PREFIXES if text.startswith(prefix + " ")), ""):
         text = text.removeprefix(prefix + " ")
     for family, order, pattern in _PATTERNS:
         if match := pattern.fullmatch(text):
@@ -209,6 +211,7 @@ def _checked(family: str, values: list[str]) -> Question | None:
     if family == "count":
         a, b = int(values[0]), int(values[1])
         ok = {a, b} <= set(NUMBERS) and 2 <= abs(a - b) <= 4
+        values = [str(a), str(b)]  # of "05", too: another spelling is no other question
         return Question(family, tuple(values)) if ok else None
     if family == "filter":
         words = values[1].split(", ")

@@ -125,7 +125,7 @@ def _confusable(question: Question, i: int) -> list[str]:
 def review(rng: random.Random, question: Question, response: str, noise: float) -> tuple[str, int]:
     """A reviewer's comment and level. The comment states the right answer and the response's, then a verdict.
 
-    Each item that was said is marked: a model of this size does not learn to compare two lists from their verdict alone.
+    Each item is marked yes, no or missing: a model of this size does not learn to compare two lists from the verdict alone.
     With probability `noise` the level is off by one.
     """
     found = oracle.score(question, response)

@@ -58,6 +58,7 @@ def test_force_replaces_a_conversion_and_nothing_else(tmp_path: Path, monkeypatc
     assert tool(monkeypatch, *command[:2], tmp_path / "back", "--force") == 0  # a model directory
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("words")
+    (tmp_path / "thesis/config.json").write_text("{}")  # of a bundler, say
     (tmp_path / "notes").write_text("words")
     for name in ("thesis", "notes"):
         capsys.readouterr()

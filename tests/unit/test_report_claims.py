@@ -10,6 +10,8 @@ import pytest
 from nemo_srlm.core import manifest
 from nemo_srlm.core.files import write_json, write_records
 from nemo_srlm.core.records import Judgement, Prompt, RankedReply
+from nemo_srlm.evaluate import headtohead
+from nemo_srlm.evaluate.headtohead import Comparison
 from nemo_srlm.report import families, model_tables, summary, units
 from nemo_srlm.report.benchmarks import plain
 from nemo_srlm.report.collect import of_run
@@ -123,6 +125,16 @@ def test_wordings_of_one_question_of_the_tiny_world_are_one_unit(root: Path):
         "reverse hammer car cocoa": (0.0, 2.0),
         "elsewhere": (1.0, 1.0),
     }
+    compared = [
+        Comparison(f"c{n}", prompt, "M2", "M1", outcome, category="all")
+        for n, (prompt, outcome) in enumerate((("p0", "win"), ("p1", "win"), ("p2", "loss")))
+    ]
+    write_records(run / "iter1/eval_h2h/comparisons.jsonl", compared)
+    found = of_run(files, units.read(files))["head_to_head"]
+    row = next(c for c in found if (c["model"], c["other"]) == ("M2", "M1"))
+    by_question = headtohead.summary(compared, asked)
+    assert row["intervals"] == row["categories"]["all"]["intervals"] == by_question["intervals"]
+    assert by_question["intervals"] != headtohead.summary(compared)["intervals"]
     real = build(root, "real", world=False)
     write_records(real / "iter0/held_out/eval_prompts.jsonl", [Prompt("p0", texts[0])])
     assert units.questions(RunFiles(real)) == {}

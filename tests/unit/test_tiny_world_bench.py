@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tools.bench.tiny_world import Model, verdicts
+from nemo_srlm.report.units import FIGURES
+from tools.bench.tiny_world import Model, each_and_over_seeds, verdicts
 
 M1 = Model(mean=2.9, full=0.2, correct=0.75, all_correct=0.6, interval="[2.8, 3.0]", judge=0.85)
 GOOD = {
@@ -43,3 +44,11 @@ def test_a_seed_without_a_control_is_judged_by_what_it_has():
     (line,) = [line for line in verdicts({1: found}) if line.startswith("- seed 1")]
     assert line.count("holds") == 4
     assert "random" not in line
+
+
+def test_changes_of_seeds_are_told_each_and_over_them():
+    first = {seed: {"a": (0.2, 1.0), "b": (0.4, 1.0), "gone": (1.0, 1.0)} for seed in (1, 2, 3)}
+    last = {seed: {"a": (0.3 + seed / 100, 1.0), "b": (0.5 + seed / 100, 1.0)} for seed in (1, 2, 3)}
+    half = 1.0 * 4.302653 / 3**0.5  # Student's quantile with two degrees of freedom
+    expected = f"+11.0 +12.0 +13.0, over seeds +12.0 [{12 - half:+.1f}, {12 + half:+.1f}]"
+    assert each_and_over_seeds(FIGURES["all_correct"], first, last) == expected

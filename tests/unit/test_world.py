@@ -17,6 +17,7 @@ from nemo_srlm.data.few_shot import few_shot_text
 from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.stages.world import STAGE
 from nemo_srlm.tiny_world import oracle, replies, seeds, web, words
+from nemo_srlm.tiny_world.held_out import forbidden_prompt
 from nemo_srlm.tiny_world.questions import (
     FAMILIES,
     Question,
@@ -29,6 +30,7 @@ from nemo_srlm.tiny_world.questions import (
     wording,
 )
 
+WORLD = 3  # the seed of the stage's world below; everything else is of seed 0
 SPLITS = TRAIN, *_ = [Split(0, name) for name in ("train", "dev", "test")]
 
 
@@ -96,6 +98,28 @@ def test_prompts_of_held_out_combinations_are_known_by_their_text() -> None:
     assert all(is_held_out(wording(rng, draw(rng, split)), 0) for split in SPLITS[1:] for _ in range(100))
     assert any(is_held_out(wording(rng, draw(rng, TRAIN)), 1) for _ in range(200))
     assert not is_held_out("What is love?", 0)
+
+
+@pytest.mark.parametrize(
+    "spelt", ["Hello. Hello. {}", "Quick question. Hello. Please help. {}", "Hello. Please help. {}"]
+)
+def test_more_prefixes_hide_no_held_out_question(spelt: str) -> None:
+    """A written prompt may have them: unknown, it would be trained on."""
+    text = render(draw(random.Random(4), SPLITS[1], "compare"), 0)
+    assert is_held_out(spelt.format(text), 0)
+
+
+def test_another_spelling_of_a_number_is_no_other_question() -> None:
+    assert parse("Count from 05 to 03.") == parse("Count from 5 to 3.") == Question("count", ("5", "3"))
+
+
+def test_the_run_leaves_out_what_its_own_world_holds_out() -> None:
+    rng = random.Random(5)
+    texts = [wording(rng, draw(rng, Split(1, "dev"))) for _ in range(200)]
+    here, elsewhere = (forbidden_prompt(compose("tiny", [f"world.seed={seed}"])) for seed in (1, 0))
+    assert all(here(text) for text in texts)
+    assert not all(elsewhere(text) for text in texts)
+    assert not any(forbidden_prompt(compose("tiny", ["world.seed=1", "world.enabled=false"]))(text) for text in texts)
 
 
 def test_order_of_animals_and_of_a_filters_words_makes_no_new_combination() -> None:
@@ -221,7 +245,14 @@ def test_a_reviewers_noise_is_one_point() -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("world")
     cfg = compose(
-        "tiny", ["world.num_documents=3000", "world.num_ift=60", "world.num_eft=100", "world.num_eval_judge=24"]
+        "tiny",
+        [
+            f"world.seed={WORLD}",
+            "world.num_documents=3000",
+            "world.num_ift=60",
+            "world.num_eft=100",
+            "world.num_eval_judge=24",
+        ],
     )
     ctx = Context(cfg, 0, directory, {}, Progress(directory))
     STAGE.run(ctx)
@@ -253,14 +284,14 @@ def test_no_held_out_combination_stands_in_web_text_or_seeds(world: Path) -> Non
     questions = [parse(text) for text in asked]
     assert len(questions) > 2000
     assert None not in questions
-    assert {split_of(question, 0) for question in questions if question} == {"train"}
+    assert {split_of(question, WORLD) for question in questions if question} == {"train"}
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_held_out_sets_are_of_their_split(world: Path, split: str) -> None:
     for name, key in ((f"eval_prompts.{split}.jsonl", "text"), (f"judge_eval.{split}.jsonl", "instruction")):
         texts = [json.loads(line)[key] for line in (world / name).read_text().splitlines()]
-        assert {split_of(question, 0) for text in texts if (question := parse(text))} == {split}
+        assert {split_of(question, WORLD) for text in texts if (question := parse(text))} == {split}
 
 
 def test_judged_seeds_are_balanced_and_a_tenth_of_the_labels_is_off_by_one() -> None:

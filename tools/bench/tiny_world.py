@@ -127,7 +127,7 @@ def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
 
 
 def paired(run_dir: Path) -> list[str]:
-    """Changes of a run from M1 to its last model, paired by prompt or instruction."""
+    """Changes of a run from M1 to its last model, paired by question."""
     found = units.changes(units.read(RunFiles(run_dir)))
     last = [
         max((c for c in found[name] if c["first"] == "M1"), key=lambda c: c["last"]) for name in SHOWN if name in found
@@ -140,7 +140,7 @@ def paired(run_dir: Path) -> list[str]:
 
 def content_by_family(run_dirs: dict[int, Path], model_dirs: dict[int, Path]) -> list[str]:
     """Lines with the change of the content from M1 of the runs to M3 of others, or of the same, per seed and over the seeds: of
-    all questions, without comparisons (few questions, whose answer is one of two), and of every family."""
+    all questions, without comparisons (few questions, whose answer is one of two or three), and of every family."""
     groups = {
         "all": FAMILIES,
         "without compare": [f for f in FAMILIES if f != "compare"],
