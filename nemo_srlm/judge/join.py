@@ -12,7 +12,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from nemo_srlm.data.words import BROKEN
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge.pairing import Scored
 from nemo_srlm.judge.scores import aggregate
@@ -121,19 +120,14 @@ class _Scores:
         self.rows, self.min_valid = PromptGroups(path, JudgementRow), min_valid
 
     def of(self, prompt_id: str, candidates: Iterable[CandidateRow]) -> list[float | None]:
-        """The score of each candidate, or None where it is not eligible. A text with bytes that are no character is not, either:
-        training on it would teach the tokens of U+FFFD, which the model never wrote.
-
-        Raises DataError when one that was made has no judgement.
-        """
+        """The score of each candidate. Raises DataError when one that was made has no judgement."""
         judged = {row.id: row for row in self.rows.of(prompt_id)}
         found: list[float | None] = []
         for candidate in candidates:
             if candidate.error:
                 found.append(None)
             elif row := judged.get(candidate.id):
-                eligible = not row.error and BROKEN not in candidate.text
-                found.append(aggregate(row.scores, self.min_valid) if eligible else None)
+                found.append(None if row.error else aggregate(row.scores, self.min_valid))
             else:
                 raise DataError(
                     f"{self.rows.path}:{self.rows.line}", f"no judgement on candidate {candidate.id} of {prompt_id}",

@@ -14,7 +14,6 @@ import msgspec
 
 from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
 from nemo_srlm.core.records import PreferencePair
-from nemo_srlm.data.words import BROKEN
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, to_records
 
@@ -85,9 +84,9 @@ def write_pairs(
 ) -> Counter[str]:
     """Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}), whole or not at all.
 
-    A candidate needs `min_valid` parsed draws and no broken character (those with one are counted). `choose`: a prompt with its
-    scored candidates -> its pairs, or the reason for none. `report`: (bytes of the prompts read, of how many, pairs so far).
-    `scale`: see pairing.to_records. Returns the counts. Raises DataError where the files do not match.
+    A candidate needs `min_valid` parsed draws. `choose`: a prompt with its scored candidates -> its pairs, or the
+    reason for none. `report`: (bytes of the prompts read, of how many, pairs so far). `scale`: see pairing.to_records.
+    Returns the counts. Raises DataError where the files do not match.
     """
     counts = Counter[str]()
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
@@ -101,8 +100,6 @@ def write_pairs(
             counts["prompts"] += 1
             counts["candidates"] += len(scored)
             counts["eligible"] += len([None for candidate in scored if candidate.score is not None])
-            if broken := sum(BROKEN in candidate.text for candidate in scored):
-                counts["broken_character"] += broken
             found = choose(one)
             if isinstance(found, str):
                 counts[f"dropped_{found}"] += 1

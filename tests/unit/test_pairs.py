@@ -103,26 +103,6 @@ def test_as_many_pairs_are_kept_as_an_iteration_asks_for_and_a_shortage_is_told(
     assert [(a.model, a.text) for a in found] == [("M2", "9 of 20 preference pairs that were asked for")]
 
 
-def test_a_response_with_bytes_that_are_no_character_is_in_no_pair_and_counted(tmp_path: Path):
-    rows = [
-        row(
-            0,
-            (5.0,) * 3,
-            (4.0,) * 3,
-            (2.0,) * 3,
-            (1.0,) * 3,
-            texts=("best \ufffd", "good", "bad", "worst \ufffd\ufffd"),
-        ),
-        row(1, (5.0,) * 3, (1.0,) * 3, texts=("one \ufffd", "other")),
-    ]
-    ctx = stage(tmp_path, rows)
-    pairs, dropped = run(ctx)
-    assert [(p.chosen, p.rejected) for p in pairs] == [("good", "bad")]
-    assert dropped == {rows[1][0].id: "too_few_eligible"}
-    metrics = STAGE.finalize(ctx)
-    assert (metrics["candidates"], metrics["eligible"], metrics["broken_character"]) == (6, 3, 3)
-
-
 def test_failed_candidates_and_judgements_are_not_eligible(tmp_path: Path):
     prompt, made, draws = row(0, (5.0, 5.0, 5.0), (3.0, 3.0, 3.0), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
     made[0] = Candidate(made[0].id, prompt.id, 0, "", "", 0, error="too_long: 9 > 8")
