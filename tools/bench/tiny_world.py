@@ -57,9 +57,8 @@ def models(run_dir: Path) -> dict[str, Model]:
     measured, found = units.read(RunFiles(run_dir)), {}
     for name, iteration, suffix in (("baseline", 0, "_baseline"), *((model_name(t), t, "") for t in range(3))):
         oracle = metrics(run_dir, iteration, f"eval_oracle{suffix}")
-        accuracy = metrics(run_dir, iteration, f"eval_reward{suffix}")[
-            "pairwise_accuracy"
-        ]  # None if no judgement parsed
+        # None: no judgement parsed
+        accuracy = metrics(run_dir, iteration, f"eval_reward{suffix}")["pairwise_accuracy"]
         estimate = FIGURES["oracle"].mean(measured["oracle"][name])
         assert estimate is not None
         own = (oracle[key] for key in ("mean", "full", "correct", "all_correct"))
