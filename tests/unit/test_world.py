@@ -16,14 +16,7 @@ from nemo_srlm.data.few_shot import few_shot_text
 from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.stages.world import STAGE
 from nemo_srlm.tiny_world import oracle, replies, seeds, web, words
-from nemo_srlm.tiny_world.questions import (
-    FAMILIES,
-    Split,
-    draw,
-    parse,
-    split_of,
-    wording,
-)
+from nemo_srlm.tiny_world.questions import FAMILIES, Split, draw, parse, split_of, wording
 
 WORLD = 3  # the seed of the stage's world below; everything else is of seed 0
 TRAIN = Split(0, "train")
