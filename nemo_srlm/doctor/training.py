@@ -38,7 +38,7 @@ def settings(place: Place, run: str) -> list[str]:
         f"pairs.files=[{place.directory / 'preferences.jsonl'}]",
         "world.num_documents=1000", "world.num_ift=64", "world.num_eft=32", "world.num_eval_prompts=0", "world.num_eval_judge=0",
         "seed.num_ift=64", "eft.num_train=32", "precision.dtype=bf16", f"parallel.processes={place.machine.processes}",
-        "export.verify=round_trip", "dpo.replay_weight=0", "pretrain.lr=1e-3", "pretrain.min_lr=1e-4",
+        "export.verify=round_trip", "dpo.replay_weight=0", "generate.replicas=1", "pretrain.lr=1e-3", "pretrain.min_lr=1e-4",
         "pretrain.warmup_steps=2", "sft.warmup_steps=2", "dpo.warmup_steps=2",
         *(f"model.{name}={getattr(MODEL, name)}" for name in sizes),
         *(f"{stage}.{name}={value}" for stage in ("pretrain", "sft", "dpo") for name, value in train.items()),

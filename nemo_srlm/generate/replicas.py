@@ -7,6 +7,7 @@ to a shard by its position, so together they do exactly the items of shard k of 
 import itertools
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from nemo_srlm.config.schema import Config
@@ -32,6 +33,18 @@ def visible_gpus() -> list[str]:
         # CUDA's list ends at the first name that is none; -1 and NoDevFiles are what hides all GPUs
         return list(itertools.takewhile(lambda name: name != "NoDevFiles" and not name.startswith("-"), names))
     return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def usable_gpus() -> list[str]:
+    """`visible_gpus`, of which the CPU build of torch uses none: a laptop with a GPU runs the demo on its cores."""
+    return [] if _torch_is_for_cpus() else visible_gpus()
+
+
+def _torch_is_for_cpus() -> bool:
+    try:
+        return metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def gpus_of(index: int, num: int, each: int, gpus: Sequence[str]) -> dict[str, str]:

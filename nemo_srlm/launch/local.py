@@ -17,9 +17,10 @@ from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
 from nemo_srlm.core.terminal import console, say
 from nemo_srlm.errors import ConfigError, of_system
-from nemo_srlm.generate.replicas import gpus_of, num_replicas, visible_gpus
+from nemo_srlm.generate.replicas import gpus_of, usable_gpus
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
+from nemo_srlm.launch.gpus import check_gpus, gpus_of_shard
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.packages import check_packages
 from nemo_srlm.launch.plan import Step, check_reuse, check_stage, fuse, is_done, remaining, step_of
@@ -69,8 +70,8 @@ def command_for(session: Session, step: Step, shard: int) -> tuple[list[str], di
     env = contract.environment()
     if step.kind == "generate" and step.num_shards > 1:  # shards run side by side here: each has GPUs of its own
         (ref,) = step.refs
-        each = num_replicas(load(ref.stage), cfg) * cfg.generate.tensor_parallel
-        env |= {} if ref.stage in cfg.api.stages else gpus_of(shard, step.num_shards, each, visible_gpus())
+        each = gpus_of_shard(ref, cfg)
+        env |= gpus_of(shard, step.num_shards, each, usable_gpus()) if each else {}
     return contract.command(work), env
 
 
@@ -189,8 +190,9 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
 
 
 def check_here(cfg: Config, refs: list[Ref]) -> None:
-    """Raises UserError where this machine lacks packages of the stages, or a training wants more machines than this one."""
+    """Raises UserError where this machine lacks packages or GPUs of the stages, or a training wants several machines."""
     check_packages(cfg, refs)
+    check_gpus(cfg, refs, len(usable_gpus()))
     if cfg.parallel.nodes > 1 and any(load(ref.stage).kind == "train" for ref in refs):
         raise ConfigError(
             "parallel.nodes", f"{cfg.parallel.nodes} in a run on this machine", "1, or a run on Slurm",

@@ -16,7 +16,7 @@ from subprocess import Popen, TimeoutExpired
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import process
 from nemo_srlm.core.stage import Ref
-from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, visible_gpus
+from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, usable_gpus
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_FAILED, Work
 from nemo_srlm.stages import load
@@ -82,7 +82,7 @@ class Replicas:
             check_alive(busy)
 
     def start(self, cfg: Config) -> None:
-        first, num, gpus = self.work.refs[0], needed(self.work, cfg), visible_gpus()
+        first, num, gpus = self.work.refs[0], needed(self.work, cfg), usable_gpus()
         command = contract.command(Work(self.work.run_dir, self.work.refs, replica=True))
         for index in range(num):
             here, there = Pipe()

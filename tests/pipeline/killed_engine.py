@@ -1,4 +1,7 @@
-"""Starts the vLLM engine on a model and waits to be killed: `python killed_engine.py MODEL READY TENSOR_PARALLEL`."""
+"""Starts the vLLM engine on a model and waits to be killed: `python killed_engine.py MODEL READY TENSOR_PARALLEL [SHARE]`.
+
+SHARE: of a GPU's memory.
+"""
 
 import sys
 import time
@@ -11,7 +14,10 @@ from nemo_srlm.generate.vllm_engine import VllmEngine
 
 def main() -> None:
     model, ready, width = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    section = GenerateSection(dtype="float32", max_model_len=64, max_num_seqs=4, tensor_parallel=width)
+    share = float(sys.argv[4]) if len(sys.argv) > 4 else GenerateSection().gpu_memory
+    section = GenerateSection(
+        dtype="float32", max_model_len=64, max_num_seqs=4, tensor_parallel=width, gpu_memory=share
+    )
     engine = VllmEngine(model, section)
     (found,) = generate(engine, [Request("r", (1, 5, 6, 7), n=1, seed=1, temperature=0.0, top_p=1.0, max_tokens=4)])
     ready.write_text(str(found))

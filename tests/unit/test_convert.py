@@ -17,6 +17,7 @@ from nemo_srlm.convert.families import table
 from nemo_srlm.convert.import_hf import import_hf
 from nemo_srlm.convert.tensor_files import Reader
 from nemo_srlm.convert.verify import card_path, verify
+from nemo_srlm.convert.vllm_check import gpu_share
 from nemo_srlm.errors import CheckpointError
 from tests.unit import tiny_llama
 
@@ -229,3 +230,9 @@ def test_a_reader_of_more_than_fits_in_memory_reads_the_same_and_leaves_nothing_
         found.append(bytes(out.numpy()))
     assert found == [(bytes(range(256)) * 64)[1000:6000]] * 2
     assert dropped == [(1000, 5000)]
+
+
+def test_the_check_by_vllm_takes_what_its_model_needs_of_a_gpu_that_others_use():
+    gib = 1 << 30
+    assert gpu_share(1 * gib, 80 * gib, 0.9) == 10 / 80
+    assert gpu_share(70 * gib, 80 * gib, 0.9) == 0.9

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from nemo_srlm.config.compose import compose
+from nemo_srlm.core.stage import Ref
 from nemo_srlm.doctor import check as checks
-from nemo_srlm.doctor import inventory, verb
+from nemo_srlm.doctor import inventory, training, verb
 from nemo_srlm.doctor.check import Check, Place, Result, run_check, run_process
 from nemo_srlm.doctor.inventory import Gpu, Machine
 from nemo_srlm.doctor.table import CHECKS
 from nemo_srlm.errors import UserError
+from nemo_srlm.launch.gpus import check_gpus
 from tests.processes import left_by
 
 CPU = Machine((), transformer_engine=False, vllm=False)
@@ -87,6 +90,14 @@ def test_a_machine_trains_with_as_many_gpus_as_fit_the_global_batch():
     assert CPU.processes == 2
     assert [dataclasses.replace(H100, gpus=H100.gpus[:1] * n).processes for n in (1, 3, 8, 16)] == [1, 2, 8, 8]
     assert H100.fp8_recipes == ("delayed", "tensorwise", "blockwise")
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_its_stages_need_no_more_gpus_than_there_are(tmp_path: Path, gpus: int):
+    """Its config's two engines were refused on a machine with one GPU, and with them every check after."""
+    here = place(tmp_path, dataclasses.replace(H100, gpus=H100.gpus[:gpus]))
+    cfg = compose("tiny", training.settings(here, "bf16"))
+    check_gpus(cfg, [Ref("pretrain", 0), Ref("eft", 0), Ref("sft", 0), Ref("pairs", 1), Ref("dpo", 1)], gpus)
 
 
 def test_the_exit_code_says_whether_something_that_applies_failed(

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
     *sorted(path for path in (ROOT / "tests/gpu").glob("test_*.py")), ROOT / "tools/te_checks.py", ROOT / "tools/bench/mfu.py",
+    ROOT / "tools/bench/first_loss.py",
     *(ROOT / f"tests/pipeline/{name}.py" for name in ("te_families", "fp8_tensor", "fused_adam", "graph_tensors", "overlap")),
 ]  # fmt: skip
 CHECKED = ("nemo_srlm", "tests", "tools", "megatron", "torch")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, visible_gpus
-from nemo_srlm.launch import replicas
+from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, usable_gpus, visible_gpus
+from nemo_srlm.launch import local, replicas
 from nemo_srlm.launch.contract import Work
+from nemo_srlm.launch.gpus import check_gpus
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.plan import Step
 from nemo_srlm.launch.replicas import ReplicaFailed, Replicas
@@ -66,10 +68,38 @@ def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch, named: str, found
     assert visible_gpus() == found
 
 
+def test_a_torch_for_cpus_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop with a GPU and the environment of `make venv`: the demo's two engines share its cores."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for version, found in (("2.13.0+cpu", []), ("2.13.0", ["0"]), ("2.13.0+cu130", ["0"])):
+        monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
+        assert usable_gpus() == found
+
+
+def test_a_run_that_wants_more_gpus_than_there_are_is_refused_before_it_starts() -> None:
+    cfg = config(replicas=2)
+    cfg.parallel.processes = 2
+    refs = [Ref("world", 0), Ref(GENERATE, 1), Ref("pretrain", 0)]
+    check_gpus(cfg, refs, 0)  # a machine without: on its cores
+    check_gpus(cfg, refs, 2)
+    with pytest.raises(ConfigError, match=r"generate\.replicas: 2 GPUs for the engines of iter1/candidates, 1 here"):
+        check_gpus(cfg, refs, 1)
+    cfg.candidates.shards = 2
+    with pytest.raises(ConfigError, match=r"4 GPUs for the engines of iter1/candidates, 2 here"):
+        check_gpus(cfg, refs, 2)
+    cfg.api.stages = [GENERATE]
+    check_gpus(cfg, refs, 2)
+    cfg.parallel.processes = 4
+    with pytest.raises(
+        ConfigError, match=r"parallel\.processes: 4, and iter0/pretrain trains on this machine's 2 GPUs"
+    ):
+        check_gpus(cfg, refs, 2)
+
+
 def test_shards_that_the_local_runner_starts_side_by_side_have_gpus_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    monkeypatch.setattr(local, "usable_gpus", lambda: list("01234567"))
     step = Step((Ref(GENERATE, 1),), "generate", 2)
     _, env = command_for(Session(config(tensor_parallel=2, replicas=2), tmp_path, Display(1), 0.0), step, 1)
     assert env["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
