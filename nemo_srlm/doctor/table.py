@@ -6,6 +6,9 @@ from nemo_srlm.doctor.inventory import Machine
 
 
 def _no_gpu(machine: Machine) -> str:
+    """A laptop with a GPU, or a node on which the environment for CPUs was installed by mistake, is told so."""
+    if machine.unused:
+        return "the installed torch is a build for CPUs and uses no GPU (with `make venv-gpu` it would)"
     return "" if machine.gpus else "no NVIDIA GPU"
 
 
@@ -15,15 +18,14 @@ def _no_device(machine: Machine) -> str:
 
 
 def _no_transformer_engine(machine: Machine) -> str:
-    return (
-        "" if machine.gpus or machine.transformer_engine else "no NVIDIA GPU, and Transformer Engine is not installed"
-    )
+    absent = "" if machine.transformer_engine else _no_gpu(machine)
+    return f"{absent}; Transformer Engine is not installed" if absent else ""
 
 
 def _no_training(machine: Machine) -> str:
     """A login node with the GPU environment."""
-    without_gpu = machine.transformer_engine and not machine.gpus
-    return "no NVIDIA GPU, and Transformer Engine, which is installed, trains on no CPU" if without_gpu else ""
+    absent = _no_gpu(machine) if machine.transformer_engine else ""
+    return f"{absent}; Transformer Engine, which is installed, trains on no CPU" if absent else ""
 
 
 def _no_fp8(machine: Machine) -> str:

@@ -37,10 +37,11 @@ def visible_gpus() -> list[str]:
 
 def usable_gpus() -> list[str]:
     """`visible_gpus`, of which the CPU build of torch uses none: a laptop with a GPU runs the demo on its cores."""
-    return [] if _torch_is_for_cpus() else visible_gpus()
+    return [] if torch_is_for_cpus() else visible_gpus()
 
 
-def _torch_is_for_cpus() -> bool:
+def torch_is_for_cpus() -> bool:
+    """By its version, since importing it takes seconds."""
     try:
         return metadata.version("torch").endswith("+cpu")
     except metadata.PackageNotFoundError:

@@ -73,6 +73,10 @@ def test_what_the_machine_lacks_or_needs_is_not_here_and_not_failed(tmp_path: Pa
         return verb.not_here(BY_NAME[name], place(tmp_path, machine), quick, results)
 
     assert reason("gpu", CPU) == reason("layer", CPU) == "no NVIDIA GPU"
+    laptop = dataclasses.replace(CPU, unused=1)
+    assert reason("gpu", laptop) == reason("fp8", laptop, sft="ok") == reason("layer", laptop)
+    assert "a build for CPUs and uses no GPU" in reason("gpu", laptop)
+    assert reason("sft", laptop) == ""
     assert reason("vllm", CPU, export="ok") == "vLLM is not installed"
     assert reason("vllm", H100, export="ok") == reason("fp8", H100, sft="ok") == ""
     assert reason("fp8", dataclasses.replace(H100, gpus=(Gpu("A100", "", "", (8, 0)),)), sft="ok").startswith(
@@ -131,6 +135,8 @@ LINE = "NVIDIA H100 80GB HBM3, 580.95.05, 81559 MiB, 9.0"
 
 
 def nvidia_smi(directory: Path, monkeypatch: pytest.MonkeyPatch, lines: str, seconds: float = 0.0) -> None:
+    """A machine with this answer of nvidia-smi, and a torch for GPUs."""
+    monkeypatch.setattr(inventory, "torch_is_for_cpus", lambda: False)
     program = directory / "nvidia-smi"
     program.write_text(f"#!/bin/sh\nsleep {seconds}\ncat <<'END'\n{lines}\nEND\n")
     program.chmod(0o755)
@@ -145,6 +151,15 @@ def test_the_gpus_are_those_that_the_process_may_use(tmp_path: Path, monkeypatch
     assert found["driver"] == "580.95.05"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1234")
     assert len(inventory.machine().gpus) == 1
+
+
+def test_a_torch_for_cpus_uses_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nvidia_smi(tmp_path, monkeypatch, LINE)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(inventory, "torch_is_for_cpus", lambda: True)
+    here = inventory.machine()
+    assert (here.gpus, here.devices, here.unused, here.processes) == ((), 0, 1, 2)
+    assert inventory.inventory(tmp_path)["GPU"].startswith("1 x NVIDIA H100")  # it is there
 
 
 def test_a_driver_that_does_not_answer_does_not_hang_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -56,8 +56,11 @@ LLAMA3_8B = (4096, 32, 32, 8, 14336)  # for a GPU: 7B parameters without the emb
 POSITIONS = 1024
 
 
-def make_model(directory: Path, size: str, positions: int = POSITIONS) -> None:
-    """Writes a random Llama whose tokens are bytes. The end token has probability about 1/259, so lengths differ."""
+def make_model(directory: Path, size: str, positions: int = POSITIONS, num_layers: int = 0) -> None:
+    """Writes a random Llama whose tokens are bytes. The end token has probability about 1/259, so lengths differ.
+
+    `num_layers`: other than the size's (0).
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -66,7 +69,7 @@ def make_model(directory: Path, size: str, positions: int = POSITIONS) -> None:
     pieces = ["<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(pieces), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
+        vocab_size=len(pieces), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=num_layers or layers,
         num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=positions,
         bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )  # fmt: skip

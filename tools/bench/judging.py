@@ -2,11 +2,13 @@
 
     python tools/bench/judging.py --model HF_DIRECTORY      needs a GPU (exit code 2 without)
     python tools/bench/judging.py                           random weights of Llama 3 8B's layers; tokens are bytes
+    python tools/bench/judging.py --layers 8                a quarter of them: written and started sooner
     python tools/bench/judging.py --quick                   a random model of 0.9M parameters, on the CPU too
 
 All candidates of a prompt share the template and the instruction, so with prefix caching only their responses are read.
 Instructions and responses are random words of lognormal lengths (medians 25 and 150 words): the speed depends on lengths.
-Each line is a process of its own; the start of the engine and a first round are not timed.
+Each line is a process of its own; the start of the engine (with compilation more than a minute) and a first round are not
+timed. What it is at goes to stderr.
 """
 
 import argparse
@@ -86,6 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="HF directory (default: random weights)")
     parser.add_argument("--prompts", type=int, default=256, help=f"each with {CANDIDATES} responses (default: 256)")
+    parser.add_argument("--layers", type=int, default=0, help="of the random model (default: all 32)")
     parser.add_argument("--quick", action="store_true", help="a random model and 4 prompts, on any machine")
     parser.add_argument("--caching", choices=["on", "off"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -104,8 +107,10 @@ def main() -> int:
             prompts = 4
         if model is None:
             model = Path(temporary) / "hf"
-            make_model(model, "0.9M" if args.quick else "8b", POSITIONS)
+            print("writing a random model", file=sys.stderr, flush=True)
+            make_model(model, "0.9M" if args.quick else "8b", POSITIONS, args.layers)
         for caching in ("on", "off"):
+            print(f"prefix caching {caching}: starting the engine, judging", file=sys.stderr, flush=True)
             command = [sys.executable, __file__, "--model", str(model), "--prompts", str(prompts), "--caching", caching]
             done = subprocess.run(
                 [*command, *(["--quick"] if args.quick else [])],
@@ -119,7 +124,14 @@ def main() -> int:
                 print(done.stderr[-2000:], file=sys.stderr)
                 return 1
             print(
-                json.dumps({"machine": here.gpus[0].name if here.gpus else "CPU", **json.loads(answers[0])}), flush=True
+                json.dumps(
+                    {
+                        "machine": here.gpus[0].name if here.gpus else "CPU",
+                        "layers": args.layers or "all",
+                        **json.loads(answers[0]),
+                    }
+                ),
+                flush=True,
             )
     return 0
 
