@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config.compose import compose
+from nemo_srlm.config.compose import compose, save_resolved_config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.records import RankedReply
 from nemo_srlm.stages import load
@@ -43,6 +43,19 @@ def test_the_page_of_methods_names_the_settings_of_every_method_in_the_bench():
 )
 def test_a_tiny_answer_is_the_same_with_and_without_its_sentence(response: str, answer: str | None):
     assert content("", response) == answer
+
+
+def test_a_run_that_is_not_there_has_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """--tabulate, after a bench that was stopped."""
+    monkeypatch.setattr(methods, "ROOT", tmp_path)
+    begun = tmp_path / "runs" / "methods-dev-7-vote"
+    save_resolved_config(compose("tiny"), begun)
+    lines, run_dirs = methods.table([7], ["vote", "ipo"], [], "dev", methods.stopped)
+    assert [line.split("|")[1:4] for line in lines[1:]] == [
+        [" 7 ", " paper ", " not run "], [" 7 ", " vote ", " not run to its end "], [" 7 ", " ipo ", " not run "],
+    ]  # fmt: skip
+    assert run_dirs == []
+    assert {line.count("|") for line in lines[1:]} == {lines[0].splitlines()[0].count("|")}
 
 
 def test_pairs_of_one_style_differ_in_content_alone():

@@ -3,6 +3,7 @@
     python tools/bench/methods.py                              3 seeds, the development split
     python tools/bench/methods.py --methods vote meta --seeds 0
     python tools/bench/methods.py --write                      also writes the table to docs/measurements.md
+    python tools/bench/methods.py --tabulate                   runs nothing: the table of the runs that are there
 
 Every method has the paper's run of its seed as run.reuse, so it repeats only what it changes; the paper's has the run of
 tools/bench/tiny_world.py where there is one. A method whose run fails has a row with the reason: nothing is dropped because
@@ -16,10 +17,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_srlm.config.compose import RESOLVED_CONFIG
 from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.evaluate.statistics import Estimate, Units
@@ -125,17 +127,28 @@ def run(name: str, overrides: list[str]) -> tuple[Path, str]:
     reasons = [
         line for line in done.stderr.splitlines() if re.search(r"failed:|expected", line)
     ] or done.stderr.splitlines()
-    return ROOT / "runs" / name, "" if not done.returncode else (reasons or ["no message"])[-1][:200]
+    return ROOT / "runs" / name, "" if not done.returncode else f"failed: {(reasons or ['no message'])[-1][:200]}"
 
 
+Start = Callable[[str, list[str]], tuple[Path, str]]  # `run`, or `stopped`
 HEAD = (
     "| seed | method | model | pairs | words | minutes | oracle score | content | judge | judge, content alone "
     "| oracle - paper | content - paper | judge - paper | content alone - paper |\n" + "|---" * 14 + "|"
 )
 
 
+def stopped(name: str, _overrides: list[str]) -> tuple[Path, str]:
+    """What `run` returns, where nothing may be run: a run without its last report is a row that says so."""
+    run_dir = ROOT / "runs" / name
+    if not (run_dir / RESOLVED_CONFIG).exists():
+        return run_dir, "not run"
+    last = RunFiles(run_dir).cfg.iterations
+    done = manifest.read(run_dir / f"iter{last}" / "report") is not None
+    return run_dir, "" if done else "not run to its end"
+
+
 def table(
-    seeds: Sequence[int], methods: Sequence[str], common: Sequence[str], split: str
+    seeds: Sequence[int], methods: Sequence[str], common: Sequence[str], split: str, start: Start = run
 ) -> tuple[list[str], list[Path]]:
     """The lines of the table, and the directories of the runs that are in it."""
     lines, run_dirs = [HEAD], []
@@ -145,9 +158,9 @@ def table(
         paper = f"methods-{split}-{seed}-{PAPER}"
         for method in dict.fromkeys([PAPER, *methods]):
             reuse = tiny_world.shared(f"bench-{split}-{seed}" if method == PAPER else paper)
-            run_dir, failed = run(f"methods-{split}-{seed}-{method}", [*settings, *METHODS[method], *reuse])
+            run_dir, failed = start(f"methods-{split}-{seed}-{method}", [*settings, *METHODS[method], *reuse])
             if failed:
-                lines.append(f"| {seed} | {method} | failed: {failed.replace('|', '/')} |" + " |" * 11)
+                lines.append(f"| {seed} | {method} | {failed.replace('|', '/')} |" + " |" * 11)
                 continue
             run_dirs.append(run_dir)
             m1, *rows = rows_of(run_dir)
@@ -167,9 +180,12 @@ def main() -> None:
     parser.add_argument("--split", choices=["dev", "test"], default="dev")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--write", action="store_true", help="also write the table to docs/measurements.md")
+    parser.add_argument(
+        "--tabulate", action="store_true", help="run nothing; a row for each run, also of one that is not there"
+    )
     parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
     args = parser.parse_args()
-    lines, run_dirs = table(args.seeds, args.methods, args.overrides, args.split)
+    lines, run_dirs = table(args.seeds, args.methods, args.overrides, args.split, stopped if args.tabulate else run)
     made = tiny_world.commits(run_dirs)
     some = "" if args.methods == list(METHODS) else f"--methods {' '.join(args.methods)} "
     words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {some}{' '.join(args.overrides)}".strip()
