@@ -23,6 +23,7 @@ from pathlib import Path
 
 from nemo_srlm.config.compose import RESOLVED_CONFIG
 from nemo_srlm.core import manifest
+from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.evaluate.statistics import Estimate, Units
 from nemo_srlm.report import costs, units
@@ -143,8 +144,11 @@ def stopped(name: str, _overrides: list[str]) -> tuple[Path, str]:
     if not (run_dir / RESOLVED_CONFIG).exists():
         return run_dir, "not run"
     last = RunFiles(run_dir).cfg.iterations
-    done = manifest.read(run_dir / f"iter{last}" / "report") is not None
-    return run_dir, "" if done else "not run to its end"
+    if manifest.read(run_dir / f"iter{last}" / "report") is not None:
+        return run_dir, ""
+    reasons = [reason for stage in sorted(run_dir.glob("iter*/*")) if (reason := read_error(stage))]
+    where = f"{run_dir.resolve()}/"
+    return run_dir, f"failed: {reasons[0].replace(where, '')[:200]}" if reasons else "not run to its end"
 
 
 def table(
