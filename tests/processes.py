@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 
 def living(session: int) -> list[str]:
@@ -25,6 +26,13 @@ def left_by(session: int, seconds: float = 20.0) -> list[str]:
     while (found := living(session)) and time.monotonic() < until:
         time.sleep(0.05)
     return found
+
+
+def await_file(ready: Path, worker: "Popen[bytes]", log: Path) -> None:
+    """Waits until the process has written `ready`; fails with the end of its log when it ends before."""
+    while not ready.exists() and worker.poll() is None:
+        time.sleep(0.1)
+    assert worker.poll() is None, log.read_text()[-4000:]
 
 
 def endless(rank: int, world_size: int, advance: Callable[[int], None]) -> None:

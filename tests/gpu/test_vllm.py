@@ -15,7 +15,7 @@ from nemo_srlm.config.training import ModelSection
 from nemo_srlm.core.process_tree import generations
 from nemo_srlm.doctor.inventory import machine
 from nemo_srlm.generate.requests import Completion, Failure, Request, generate
-from tests.processes import left_by, living
+from tests.processes import await_file, left_by, living
 from tests.unit import tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,9 +92,7 @@ def test_a_killed_worker_frees_its_gpu_memory(model: Path, tmp_path: Path):
             start_new_session=True,
         )  # fmt: skip
     try:
-        while not ready.exists() and worker.poll() is None:
-            time.sleep(0.1)
-        assert worker.poll() is None, log.read_text()[-4000:]
+        await_file(ready, worker, log)
         assert any("VLLM::Engine" in name for name in living(worker.pid)), living(worker.pid)
         pids = set(chain.from_iterable(generations(worker.pid)))
         held = held_by(pids)

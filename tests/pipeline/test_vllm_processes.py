@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline.test_vllm_stages import SIZES
-from tests.processes import left_by, living
+from tests.processes import await_file, left_by, living
 from tests.unit import tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +32,7 @@ def test_a_killed_worker_leaves_no_process_of_vllm(tmp_path: Path, method: str):
             cwd=tmp_path, env=env, stdout=f, stderr=f, start_new_session=True,
         )  # fmt: skip
     try:
-        while not ready.exists() and worker.poll() is None:
-            time.sleep(0.1)
-        assert worker.poll() is None, log.read_text()[-4000:]
+        await_file(ready, worker, log)
         assert any("VLLM::Engine" in name for name in living(worker.pid)), living(worker.pid)
     finally:
         worker.kill()
