@@ -167,3 +167,15 @@ def test_only_the_terminal_module_prints():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console")
     }
     assert printing == {"__init__.py", "core/terminal.py"}
+
+
+def test_a_tool_finds_the_other_tools_from_any_directory():
+    """`python tools/bench/x.py` has its own folder on the path, not the repository: an import of a neighbour ends it."""
+    lost = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tools").rglob("*.py"))
+        if "__main__" in (text := path.read_text(encoding="utf-8"))
+        and re.search(r"^from (tools|tests)\b", text, re.M)
+        and "sys.path.insert" not in text
+    ]
+    assert lost == []

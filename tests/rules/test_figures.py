@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tools.bench import methods_page
+from tools.bench.methods import METHODS, PAPER
 from tools.bench.readme_tables import BEGIN, DOC, END, README, block, changes, recorded
 
 
@@ -39,3 +41,11 @@ def test_the_intervals_that_the_readme_counts_are_in_the_recorded_runs():
     assert len(found) == 20
     for control, low, high in found:
         assert float(low) < 0 < float(high) if control else float(low) > 0
+
+
+def test_the_page_of_methods_has_the_recorded_table():
+    page = methods_page.PAGE.read_text(encoding="utf-8")
+    found = page[page.index(methods_page.BEGIN) : page.index(methods_page.END) + len(methods_page.END)]
+    rows = methods_page.recorded(DOC.read_text(encoding="utf-8"))
+    assert found == methods_page.block(rows), "run tools/bench/methods_page.py --write"
+    assert {method for method, _ in rows} == set(METHODS) - {PAPER}

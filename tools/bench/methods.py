@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from nemo_srlm.config.compose import RESOLVED_CONFIG
 from nemo_srlm.core import manifest
 from nemo_srlm.core.control import read_error

@@ -24,6 +24,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from nemo_srlm.core import manifest
 from nemo_srlm.core.pipeline import model_name
 from nemo_srlm.evaluate.statistics import Units, of_values
