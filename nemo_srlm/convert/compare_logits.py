@@ -106,6 +106,9 @@ def run(library: str, request: dict[str, Any], out: Path) -> dict[str, Any]:
         )
         np.save(out, logits.numpy())
         return {"greedy_ids": greedy}
+    from nemo_srlm.train.megatron.accelerator import import_megatron
+
+    import_megatron()
     from nemo_srlm.train.megatron.logits import megatron_logits
 
     passed()

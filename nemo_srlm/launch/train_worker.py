@@ -10,6 +10,7 @@ from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import say
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_USER, Work, parse, record_failure
+from nemo_srlm.launch.run_config import run_config
 from nemo_srlm.stages import load
 from nemo_srlm.train.megatron.quiet import quiet
 
@@ -41,10 +42,10 @@ def _attempt(work: Callable[[], None]) -> int:
 def train(work: Work) -> None:
     """Runs the stage. Raises StaleError when it was begun under another config, UserError when kernels are missing."""
     from nemo_srlm.train.megatron import accelerator
-    from nemo_srlm.train.megatron.run_config import run_config
 
     accelerator.require_kernels()
     accelerator.require_gpu()
+    accelerator.import_megatron()
     (ref,), cfg = work.refs, run_config(work.run_dir)
     stage = load(ref.stage)
     if stages.state(stage, cfg, ref.iteration, work.run_dir) == "missing":

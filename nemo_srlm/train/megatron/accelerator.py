@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,6 +97,27 @@ def _transformer_engine_imports() -> bool:
             "install the missing part (README, Installing) or uninstall all of them",
         ) from error  # fmt: skip
     return True
+
+
+def import_megatron() -> None:
+    """Imports megatron-core where no GPU is, without what its import makes ready for GPUs alone; call it before the first
+    import of megatron.core. With a GPU it does nothing.
+
+    That is half of the import's time: its fused kernels are decorated with torch.compile, which loads Inductor (our layers
+    use none of them), and its inference engine imports wandb.
+    """
+    if torch.cuda.is_available() or "megatron.core" in sys.modules:
+        return
+    compiler, absent = torch.compile, "wandb" not in sys.modules
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    if absent:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # Python's mark of a module that is not there
+    try:
+        import megatron.core.models.gpt  # noqa: F401
+    finally:
+        torch.compile = compiler
+        if absent:
+            del sys.modules["wandb"]
 
 
 def has_fused_accumulation() -> bool:
