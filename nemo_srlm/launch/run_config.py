@@ -7,23 +7,24 @@ from nemo_srlm.config.compose import RESOLVED_CONFIG, typed
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import file_digest, write_atomic
 
-HANDED_OVER = (
-    "config.nemo.yaml"  # in the run directory: what hydra_runner made of the config, for the trainings that follow
-)
+HANDED_OVER = "config.nemo.yaml"  # in the run directory: hydra_runner's answer, for the trainings that follow
 
 
 def run_config(run_dir: Path) -> Config:
     """What hydra_runner hands over for RUN_DIR/config.yaml. Raises ConfigError.
 
     The first training of a run asks it and keeps the answer beside the config; it holds as long as neither the config nor
-    NeMo's version changes. Most of a small training's start was the import of NeMo.
+    NeMo's version changes. The import of NeMo was a third of a small training's start.
     """
     from omegaconf import OmegaConf
 
     path, kept = run_dir.resolve() / RESOLVED_CONFIG, run_dir.resolve() / HANDED_OVER
     source = f"# hydra_runner of NeMo {metadata.version('nemo-toolkit')}, {RESOLVED_CONFIG} {file_digest(path)}\n"
-    if not (kept.exists() and kept.read_text(encoding="utf-8").startswith(source)):
-        from nemo_srlm.train.megatron.nemo_runner import handed_over
+    if kept.exists() and kept.read_text(encoding="utf-8").startswith(source):
+        return typed(OmegaConf.load(kept), str(path))
+    from nemo_srlm.train.megatron.nemo_runner import handed_over
 
-        write_atomic(kept, source + OmegaConf.to_yaml(handed_over(path), resolve=True))
-    return typed(OmegaConf.load(kept), str(path))
+    tree = handed_over(path)
+    cfg = typed(tree, str(path))  # before it is kept: it names what is wrong, interpolations included
+    write_atomic(kept, source + OmegaConf.to_yaml(tree, resolve=True))
+    return cfg

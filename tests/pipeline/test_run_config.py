@@ -56,7 +56,10 @@ def test_a_rank_gets_what_hydra_runner_hands_over_and_a_wrong_setting_is_named(t
     assert found["handed_over"] == [0.2, "external", 4]
     assert "dpo.beta: -1.0; expected a finite number, more than 0" in found["wrong"]
 
-    assert asked(tmp_path, *CONFIGS) == (found, False)  # the next training reads the answer
+    assert not (tmp_path / "wrong" / "config.nemo.yaml").exists()
+    again, imported = asked(tmp_path, "handed_over")  # the next training reads the answer
+    assert again["handed_over"] == found["handed_over"]
+    assert not imported
 
     changed = CONFIGS["handed_over"].replace("0.1", "0.2")
     (tmp_path / "handed_over" / "config.yaml").write_text(changed, encoding="utf-8")
