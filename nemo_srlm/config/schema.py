@@ -102,6 +102,9 @@ class WorldSection:
         at_least=0, at_most=1, added=True,
     )  # fmt: skip
     num_eft: int = number(1_500, "score-balanced judged replies", at_least=0)
+    eft_noise: float = number(
+        0.1, "share of the judged replies whose score and verdict are off by one", at_least=0, at_most=1, added=True
+    )
     num_eval_prompts: int = number(350, "held-out prompts of the final evaluation", at_least=0)
     num_eval_judge: int = number(150, "held-out instructions x 4 replies for the evaluation of the judge", at_least=0)
     # Execution, because only evaluation stages depend on it: they add it to their own identity (stages/held_out.py).

@@ -69,7 +69,7 @@ def _run(ctx: Context) -> None:
     seen: set[str] = set()
     quality = replies.ift_quality(cfg.world.ift_right, cfg.world.ift_one_error)
     ift = seeds.ift_pairs(_rng(cfg, "ift"), train, cfg.world.num_ift, seen, quality)
-    judged = seeds.judged_replies(_rng(cfg, "eft"), train, cfg.world.num_eft, seen)
+    judged = seeds.judged_replies(_rng(cfg, "eft"), train, cfg.world.num_eft, seen, cfg.world.eft_noise)
     seeds.write_trees(ctx.dir / TREES, ift, judged)
     ctx.progress.update(2, 4, "parts")
     for name in HELD_OUT_SPLITS:

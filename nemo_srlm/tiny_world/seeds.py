@@ -17,7 +17,6 @@ from nemo_srlm.tiny_world import oracle
 from nemo_srlm.tiny_world.questions import FAMILIES, Question, Split, draw, wording
 from nemo_srlm.tiny_world.replies import WEB, Quality, respond, respond_at, review
 
-LABEL_NOISE = 0.10  # share of the seed judgements whose score is off by one
 REPLIES = 4  # ranked replies per instruction
 _DATE = "2023-02-12T19:06:16.233571+00:00"
 
@@ -43,9 +42,12 @@ def ift_pairs(rng: random.Random, split: Split, count: int, seen: set[str], qual
 
 
 def judged_replies(
-    rng: random.Random, split: Split, count: int, seen: set[str]
+    rng: random.Random, split: Split, count: int, seen: set[str], noise: float
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(prompt, [(reply, judgement), ... best first]) with `count` replies in total, about equally many of each score."""
+    """(prompt, [(reply, judgement), ... best first]) with `count` replies in total, about equally many of each score.
+
+    noise: the share of the judgements that are off by one.
+    """
     made = []
     used: Counter[int] = Counter()  # by oracle level
     while used.total() < count:
@@ -58,7 +60,7 @@ def judged_replies(
             if reply is None or used.total() == count:
                 continue
             used[true_level] += 1
-            comment, level = review(rng, question, reply, LABEL_NOISE)
+            comment, level = review(rng, question, reply, noise)
             replies.append((level, rng.random(), reply, f"{comment} Score: {level}"))
         replies.sort(reverse=True)
         made.append((text, [(reply, judgement) for _, _, reply, judgement in replies]))

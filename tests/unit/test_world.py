@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None
     rng = [random.Random(5) for _ in range(2)]
     for i in range(2):
         pairs = seeds.ift_pairs(rng[i], TRAIN, 20, set(), replies.WEB)
-        seeds.write_trees(tmp_path / str(i), pairs, seeds.judged_replies(rng[i], TRAIN, 20, set()))
+        seeds.write_trees(tmp_path / str(i), pairs, seeds.judged_replies(rng[i], TRAIN, 20, set(), noise=0.1))
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
@@ -195,7 +195,7 @@ def test_held_out_sets_are_of_their_split(world: Path, split: str) -> None:
 
 
 def test_judged_seeds_are_balanced_and_a_tenth_of_the_labels_is_off_by_one() -> None:
-    judged = seeds.judged_replies(random.Random(6), TRAIN, 1200, set())
+    judged = seeds.judged_replies(random.Random(6), TRAIN, 1200, set(), noise=0.1)
     off: Counter[int] = Counter()
     true: Counter[int] = Counter()
     for prompt, found in judged:
@@ -209,6 +209,15 @@ def test_judged_seeds_are_balanced_and_a_tenth_of_the_labels_is_off_by_one() -> 
     assert max(true.values()) - min(true.values()) < 40
     assert set(off) <= {-1, 0, 1}
     assert off[0] / 1200 == pytest.approx(0.91, abs=0.03)
+
+
+def test_without_noise_every_judged_seed_has_its_true_score() -> None:
+    judged = seeds.judged_replies(random.Random(6), TRAIN, 300, set(), noise=0.0)
+    found = [
+        (parse_score(judgement), level(prompt, reply)) for prompt, replies_ in judged for reply, judgement in replies_
+    ]
+    assert len(found) == 300
+    assert all(score == true for score, true in found)
 
 
 def test_judge_evaluation_has_four_replies_of_three_levels_ranked_by_the_oracle(world: Path) -> None:
