@@ -9,7 +9,8 @@ import_hf            HF -> Megatron
 export_hf            Megatron -> HF
 tokenizer_files      the files beside the weights: tokenizer, chat template, generation settings
 verify               exact round trip, equal logits, equal greedy tokens; the verification card
-compare_logits, vllm_check   the processes that verify starts
+children             the processes that it starts, with their requests and results
+compare_logits, vllm_check   what runs in them
 tensor_files         tensors in files: reading rows, writing bytes, buffers
 safetensors_files, torch_save_files, torch_dist_files   the three file formats
 atomic_directory     a directory that appears when it is complete

@@ -2,10 +2,10 @@
 
     python -m nemo_srlm.convert.compare_logits transformers|megatron REQUEST.json RESULT.json
 
-computes the logits of one of the two. verify.py starts both at once, each in a process of its own: Megatron needs a process
-group and, on a machine without a GPU, replaces CUDA calls, and neither may remain in a worker that later starts vLLM. Each
-model is loaded by its library's own loader (`from_pretrained`, `dist_checkpointing.load`), not by the converter. Of a model
-that does not fit the memory limit only the first layers are compared, with embedding, final norm and head.
+computes the logits of one of the two (children.py). Each has a process of its own: Megatron needs a process group and, on a
+machine without a GPU, replaces CUDA calls, and neither may remain in a worker that later starts vLLM. Each model is loaded
+by its library's own loader (`from_pretrained`, `dist_checkpointing.load`), not by the converter. Of a model that does not
+fit the memory limit only the first layers are compared, with embedding, final norm and head.
 """
 
 import json
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_srlm.config.training import ModelSection
+from nemo_srlm.convert.children import STEPS, received, steps_path
 from nemo_srlm.core.files import write_atomic
+from nemo_srlm.core.imports import without
 from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.train.estimate import layer_matrices
 
@@ -31,13 +33,6 @@ TEXT = (
     "1. a map (1:50,000), 2. 3.5 litres of water, 3. bread, cheese & apples.\n"
     "Zürich liegt am See; Москва далеко; 東京は大きい。 WHAT A DAY! Isn't it? It's 9.99% cheaper, they'd said."
 )
-
-
-STEPS = ("imports", "weights", "forward pass")  # of a process; it writes the number of those that it has passed
-
-
-def steps_path(result: Path) -> Path:
-    return result.with_suffix(".steps")
 
 
 def num_layers_that_fit(model: ModelSection, memory_gb: float) -> int:
@@ -56,22 +51,24 @@ def prompt_ids(directory: Path, model: ModelSection) -> list[int]:
     return list(Tokenizer.from_file(str(directory / "tokenizer.json")).encode(TEXT).ids)[:limit]
 
 
-def transformers_logits(
-    directory: Path, num_layers: int, token_ids: list[int], new_tokens: int, passed: Callable[[], None]
-) -> tuple["torch.Tensor", list[int]]:
-    """([tokens, vocabulary] logits, greedy continuation of the first half of `token_ids`).
+def transformers_logits(request: Path, passed: Callable[[], None]) -> tuple["torch.Tensor", list[int]]:
+    """([tokens, vocabulary] logits, greedy continuation of the first half of the tokens).
 
-    The continuation is empty when the model has more than `num_layers` layers or `new_tokens` is 0.
+    The continuation is empty where fewer layers are asked for than the model has, or no new tokens.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with without("sklearn"):  # two fifths of the import's time, for a kind of assisted generation
+        from transformers import AutoConfig, AutoModelForCausalLM
 
     from nemo_srlm.data.tokenizer import Tokenizer
 
     passed()
+    asked = received(request)
+    directory, token_ids, new_tokens = Path(asked["hf"]), list(asked["prompt_ids"]), int(asked["new_tokens"])
     config = AutoConfig.from_pretrained(directory)
-    whole = num_layers == config.num_hidden_layers
-    config.num_hidden_layers = num_layers
+    whole = asked["layers"] == config.num_hidden_layers
+    config.num_hidden_layers = asked["layers"]
     net: Any = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32)
     net.eval()
     passed()
@@ -90,32 +87,34 @@ def transformers_logits(
     return logits, greedy
 
 
-def run(library: str, request: dict[str, Any], out: Path) -> dict[str, Any]:
+def megatron_logits(request: Path, passed: Callable[[], None]) -> "torch.Tensor":
+    """[tokens, vocabulary] logits."""
+    from nemo_srlm.train.megatron.accelerator import import_megatron
+
+    import_megatron()
+    from nemo_srlm.train.megatron import logits
+
+    passed()
+    asked = received(request)
+    model = ModelSection(**asked["model"])
+    found = logits.megatron_logits(Path(asked["checkpoint"]), model, asked["layers"], list(asked["prompt_ids"]), passed)
+    return found[:, : model.vocab_size]
+
+
+def run(library: str, request: Path, out: Path) -> dict[str, Any]:
     """Computes the logits of one library and writes them to `out` as .npy; returns its greedy tokens, if any."""
     import numpy as np
 
-    model, token_ids = ModelSection(**request["model"]), list(request["prompt_ids"])
     steps, path = iter(range(1, len(STEPS))), steps_path(out)
 
     def passed() -> None:
         write_atomic(path, str(next(steps)))
 
     if library == "transformers":
-        logits, greedy = transformers_logits(
-            Path(request["hf"]), request["layers"], token_ids, request["new_tokens"], passed
-        )
+        logits, greedy = transformers_logits(request, passed)
         np.save(out, logits.numpy())
         return {"greedy_ids": greedy}
-    from nemo_srlm.train.megatron.accelerator import import_megatron
-
-    import_megatron()
-    from nemo_srlm.train.megatron.logits import megatron_logits
-
-    passed()
-    logits = megatron_logits(Path(request["checkpoint"]), model, request["layers"], token_ids, passed)[
-        :, : model.vocab_size
-    ]
-    np.save(out, logits.numpy())
+    np.save(out, megatron_logits(request, passed).numpy())
     return {}
 
 
@@ -144,7 +143,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on the CPU: on a GPU Transformer Engine multiplies fp32 in TF32
     library, request, result = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    found = run(library, json.loads(request.read_text(encoding="utf-8")), result.with_suffix(".npy"))
+    found = run(library, request, result.with_suffix(".npy"))
     result.write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -11,9 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -24,18 +21,17 @@ import torch
 
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import compare_logits, hf_config, hf_weights, torch_dist_files
+from nemo_srlm.convert.children import FORWARD, Child, start_forward
 from nemo_srlm.convert.export_hf import check_checkpoint
 from nemo_srlm.convert.families import table
 from nemo_srlm.convert.import_hf import SLICE_BYTES, read_megatron_rows
 from nemo_srlm.convert.processes import Report, no_report
 from nemo_srlm.convert.tensor_files import DTYPE_NAMES, BufferPool, Reader
 from nemo_srlm.core.files import file_digest, write_atomic
-from nemo_srlm.core.process import PARENT, ending
-from nemo_srlm.errors import CheckpointError, KilledError
+from nemo_srlm.errors import CheckpointError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits
 NEW_TOKENS = 32
-POLL = 0.2  # seconds between two looks at the processes that compute logits
 
 
 def card_path(directory: Path) -> Path:
@@ -46,18 +42,19 @@ def card_path(directory: Path) -> Path:
 
 def passes(level: str) -> tuple[str, ...]:
     """What a verification goes through the parameters for: the comparison of tensors, and each forward pass."""
-    forward = {"round_trip": (), "logits": ("transformers", "megatron"), "vllm": ("transformers", "megatron", "vllm")}
+    forward = {"round_trip": (), "logits": FORWARD, "vllm": (*FORWARD, "vllm")}
     return ("tensors", *forward[level])
 
 
 def verify(
     hf: Path, checkpoint: Path, *, level: str = "logits", layers: int = 0, memory_gb: float = 8.0,
-    allow_bin: bool = False, report: Report = no_report,
+    allow_bin: bool = False, report: Report = no_report, children: dict[str, Child] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compares the two, writes the card and returns it. Raises CheckpointError, after writing the card, when they differ.
 
     `layers` > 0 limits the comparison of logits; 0 takes as many as fit `memory_gb` (10^9 bytes of fp32 weights of both
-    models). `report` counts parameters, each once for every entry of `passes`.
+    models). `report` counts parameters, each once for every entry of `passes`. `children`: of `start_forward` with this
+    level; None starts them.
     """
     if level == "vllm" and not (hf / "tokenizer.json").exists():
         raise CheckpointError(hf, "no tokenizer.json", "a directory that vLLM can serve", "export with a tokenizer")
@@ -71,7 +68,8 @@ def verify(
     with contextlib.ExitStack() as stack:
         # the processes load their models while the files are compared here
         used_layers = min(layers, model.num_layers) or compare_logits.num_layers_that_fit(model, memory_gb)
-        processes = _start_processes(stack, hf, checkpoint, model, level, used_layers)
+        processes = start_forward(stack, level) if children is None else children
+        _send_requests(processes, stack, hf, checkpoint, model, level, used_layers)
         size, number = table.num_parameters(model), len(passes(level))
         compared: Report = lambda done, total: report(done, number * size)  # noqa: E731
         card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, compared)
@@ -128,67 +126,24 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.int16 if tensor.dtype.itemsize == 2 else torch.int32)
 
 
-class _Process:
-    """`python -m ARGUMENTS REQUEST.json RESULT.json`: reads its request from one file and writes its result to the other."""
-
-    def __init__(self, stack: contextlib.ExitStack, what: str, arguments: list[str], request: dict[str, Any]) -> None:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.what, self.result_path, self._log = what, directory / "result.json", directory / "log"
-        (directory / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", *arguments, str(directory / "request.json"), str(self.result_path)]
-        log = stack.enter_context(self._log.open("w"))
-        env = {**os.environ, PARENT: str(os.getpid())}  # it ends with this process, however this one ends
-        self._process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=env))
-        stack.callback(self._process.kill)  # on an error the context of Popen would wait for its end
-
-    def share(self) -> float:
-        """How much of its work is done, 0 to 1: by the steps that it has passed (compare_logits.STEPS)."""
-        if self._process.poll() is not None:
-            return 1.0
-        try:
-            return int(compare_logits.steps_path(self.result_path).read_text(encoding="utf-8")) / len(
-                compare_logits.STEPS
-            )
-        except (OSError, ValueError):
-            return 0.0
-
-    def result(self, hf: Path, waiting: Callable[[], None]) -> dict[str, Any]:
-        """Waits for the result, calling `waiting`. CheckpointError with the end of its log when the process fails."""
-        while (code := self._process.poll()) is None:
-            waiting()
-            time.sleep(POLL)
-        if code < 0:
-            raise KilledError(
-                hf, f"{self.what} was {ending(code)}", remedy="try again, with more memory if it was short"
-            )
-        if code or not self.result_path.exists():
-            tail = "\n    ".join(self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:])
-            raise CheckpointError(hf, f"{self.what} failed (exit code {code}):\n    {tail}")
-        found: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
-        return found
-
-
-def _start_processes(
-    stack: contextlib.ExitStack, hf: Path, checkpoint: Path, model: ModelSection, level: str, layers: int
-) -> dict[str, _Process]:
-    if level == "round_trip":
-        return {}
+def _send_requests(
+    children: dict[str, Child], stack: contextlib.ExitStack, hf: Path, checkpoint: Path, model: ModelSection,
+    level: str, layers: int,
+) -> None:  # fmt: skip
+    """Sends the two forward passes their requests, and starts vLLM where the level asks for it."""
     ids = compare_logits.prompt_ids(hf, model)
     new_tokens = min(NEW_TOKENS, model.max_length - len(ids) // 2 - 1) if layers == model.num_layers else 0
     request = {"hf": str(hf), "checkpoint": str(checkpoint), "model": dataclasses.asdict(model), "layers": layers,
                "prompt_ids": ids, "new_tokens": new_tokens if level == "vllm" else 0}  # fmt: skip
-    processes = {
-        name: _Process(stack, f"the forward pass of {name}", [compare_logits.__name__, name], request)
-        for name in ("transformers", "megatron")
-    }
+    for child in children.values():
+        child.send(request)
     if level == "vllm" and new_tokens:
-        start = {"hf": str(hf), "prompt_ids": ids[: max(1, len(ids) // 2)], "new_tokens": new_tokens}
-        processes["vllm"] = _Process(stack, "vLLM", [f"{__package__}.vllm_check"], start)
-    return processes
+        children["vllm"] = Child(stack, "vLLM", [f"{__package__}.vllm_check"])
+        children["vllm"].send({"hf": str(hf), "prompt_ids": ids[: max(1, len(ids) // 2)], "new_tokens": new_tokens})
 
 
 def _collect_results(
-    processes: dict[str, _Process], hf: Path, model: ModelSection, layers: int, report: Callable[[float], None]
+    processes: dict[str, Child], hf: Path, model: ModelSection, layers: int, report: Callable[[float], None]
 ) -> dict[str, Any]:
     """What the processes add to the card. `report`: (how many have finished, and the shares of those that run)."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nemo_srlm.config.generation import GenerateSection
+from nemo_srlm.convert.children import received
 from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.errors import EngineError
 from nemo_srlm.generate.requests import Failure, Request, generate
@@ -44,7 +45,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     die_with_named_parent()
-    result = run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    result = run(received(Path(sys.argv[1])))
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ Requests and completions are token ids; text is encoded and decoded by the proje
 and training tokenize alike. The environment variables that vLLM reads are set before it is imported (vllm_options).
 """
 
+import contextlib
 import gc
 import json
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.imports import without
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.data.chat import model_end_ids
 from nemo_srlm.data.tokenizer import Tokenizer
@@ -27,19 +29,36 @@ from nemo_srlm.generate.vllm_options import check_model, engine_options, length_
 STOP_INTERVAL = 8  # tokens between two searches for a stop string
 
 
+def prepare(section: GenerateSection) -> bool:
+    """What has to be set before vLLM is imported. Returns whether it will run on a GPU."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    set_environment(section, on_gpu)
+    if not on_gpu and "vllm" not in sys.modules:  # vLLM replaces the function by a warning
+        torch.set_num_threads(section.threads)
+    return on_gpu
+
+
+def _import_vllm() -> None:
+    with without("sklearn"):  # transformers, which vLLM imports, loads it for a kind of assisted generation
+        import vllm.v1.engine.llm_engine  # noqa: F401
+
+
+def preload(section: GenerateSection) -> None:
+    """Imports vLLM, which takes as long as the start of a small engine. What fails fails again where the engine starts."""
+    prepare(section)
+    with contextlib.suppress(Exception):
+        _import_vllm()
+
+
 class VllmBackend:
     """vLLM's LLMEngine, started for one model and requests of at most `max_model_len` tokens."""
 
     def __init__(self, path: Path, section: GenerateSection, tokenizer: Tokenizer, max_model_len: int) -> None:
-        import torch
-
         config, self._limit = check_model(path, tokenizer, section)
         self._max_model_len = max_model_len
-        on_gpu = torch.cuda.is_available()
-        set_environment(section, on_gpu)
-        options = engine_options(path, config, max_model_len, section, on_gpu)
-        if not on_gpu and "vllm" not in sys.modules:  # vLLM replaces the function by a warning
-            torch.set_num_threads(section.threads)
+        options = engine_options(path, config, max_model_len, section, prepare(section))
         try:
             self._start(options)
         except (ValueError, KeyError) as error:  # what vLLM raises for options and models that it does not take
@@ -54,6 +73,7 @@ class VllmBackend:
         self._requests: dict[str, Request] = {}
 
     def _start(self, options: dict[str, Any]) -> None:
+        _import_vllm()
         from vllm.engine.arg_utils import EngineArgs
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams

@@ -10,6 +10,7 @@ from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.generate.replicas import on_engine
+from nemo_srlm.generate.vllm_engine import preload
 from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse, record_failure
 from nemo_srlm.launch.replicas import Replicas
@@ -53,6 +54,8 @@ def run(work: Work, slot: Slot, engines: Replicas) -> int:
 def serve(work: Work, slot: Slot) -> int:
     """A replica: does the shards that its worker names until it names none, and returns the exit code. Raises as `run` does."""
     with replicas.orders() as orders:
+        if not orders.poll():  # a stage that one engine does alone runs first: import meanwhile what all engines need
+            preload(load_resolved_config(work.run_dir).generate)
         while order := replicas.receive(orders):
             say(f"--- {order.ref}")
             cfg, stage = load_resolved_config(work.run_dir), load(order.ref.stage)

@@ -9,6 +9,7 @@ import pytest
 
 from nemo_srlm.config.schema import Config, ExportSection, ImportSection, WorldSection
 from nemo_srlm.convert import verify
+from nemo_srlm.convert.children import Child
 from nemo_srlm.convert.import_hf import import_hf as import_into
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -117,8 +118,9 @@ def test_the_progress_of_an_export_is_complete_only_when_its_logits_are_checked(
         assert seen[-1][0] < seen[-1][1]
         return {}
 
-    monkeypatch.setattr(verify._Process, "__init__", lambda self, *_: setattr(self, "result_path", tmp_path / "x"))
-    monkeypatch.setattr(verify._Process, "result", result)
+    monkeypatch.setattr(Child, "__init__", lambda self, *_: setattr(self, "result_path", tmp_path / "x"))
+    monkeypatch.setattr(Child, "send", lambda *_: None)
+    monkeypatch.setattr(Child, "result", result)
     equal = {"max_abs": 0.0, "mean_abs": 0.0, "largest_logit": 1.0, "same_top_token": 1.0, "tokens": 3, "dtype": "fp32"}
     monkeypatch.setattr(verify.compare_logits, "compare", lambda *_: equal)
     cfg.export.verify = "logits"

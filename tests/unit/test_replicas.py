@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from importlib import metadata
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.stage import Ref
+from nemo_srlm.core.slot import Slot
+from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.generate.replicas import gpus_of, num_replicas, shards_of, usable_gpus, visible_gpus
-from nemo_srlm.launch import local, replicas
-from nemo_srlm.launch.contract import Work
+from nemo_srlm.launch import local, replicas, worker
+from nemo_srlm.launch.contract import EXIT_DONE, Work
 from nemo_srlm.launch.gpus import check_gpus
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.plan import Step
-from nemo_srlm.launch.replicas import ReplicaFailed, Replicas
+from nemo_srlm.launch.replicas import Order, ReplicaFailed, Replicas
 from nemo_srlm.launch.slurm.jobs import Job
 from nemo_srlm.launch.slurm.sbatch import num_gpus
 from nemo_srlm.report.display import Display
@@ -181,3 +184,26 @@ def test_replicas_stay_between_stages_and_the_first_does_alone_what_cannot_be_sp
         ["iter1/prompts 0 1", "iter1/candidates 0 2", "iter1/judge 0 2"],
         ["iter1/candidates 1 2", "iter1/judge 1 2"],
     ]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_replica_without_an_order_imports_vllm_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: bool
+):
+    """While the first one does a stage that cannot be split, the others get ready; with an order nothing comes before it."""
+    done: list[str] = []
+    here, there = Pipe()
+    monkeypatch.setattr(replicas, "orders", lambda: there)
+    monkeypatch.setattr(worker, "preload", lambda section: (done.append("preload"), here.close()))
+    monkeypatch.setattr(worker, "load_resolved_config", lambda run_dir: Config())
+
+    def run(ctx: Context) -> None:
+        done.append("judge")
+        here.close()
+
+    monkeypatch.setattr(worker, "load", lambda name: replace(load(name), run=run))
+    if waiting:
+        here.send(Order(Ref("judge", 1), 0, 1))
+    with pytest.raises(BrokenPipeError) if waiting else nullcontext():  # its worker is gone when it answers
+        assert worker.serve(Work(tmp_path, (Ref("judge", 1),), replica=True), Slot()) == EXIT_DONE
+    assert done == (["judge"] if waiting else ["preload"])

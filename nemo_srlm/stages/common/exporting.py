@@ -1,11 +1,13 @@
 """Exports of a checkpoint as a verified HF directory: the stages export*, and the part that select_export shares."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.convert.children import Child, start_forward
 from nemo_srlm.core import outputs
 from nemo_srlm.core.files import read_json, write_atomic
 from nemo_srlm.core.pipeline import tokenizer_ref
@@ -61,12 +63,18 @@ def write_hf(ctx: Context, checkpoint: Path, directory: Path, report: Report = _
 
 
 def _run(ctx: Context) -> None:
+    if is_verified(ctx.dir):
+        return
+    with contextlib.ExitStack() as stack:
+        _export_and_verify(ctx, start_forward(stack, ctx.cfg.export.verify))
+
+
+def _export_and_verify(ctx: Context, children: dict[str, Child]) -> None:
+    """children: the processes of the verification's forward passes, which import their libraries meanwhile."""
     from nemo_srlm.convert.verify import passes, verify
     from nemo_srlm.report.cards import card_models
     from nemo_srlm.train.checkpoint_dir import latest
 
-    if is_verified(ctx.dir):
-        return
     section = ctx.cfg.export
     checkpoint = latest(ctx.inputs["policy"] / "checkpoint")
     if checkpoint is None:
@@ -86,7 +94,7 @@ def _run(ctx: Context) -> None:
     write_model_card(ctx, ctx.dir, names.get((ctx.iteration, ctx.dir.name), "M0"))
     verify(
         ctx.dir / HF, checkpoint, level=section.verify, layers=section.verify_layers, memory_gb=section.verify_memory_gb,
-        report=verified,
+        report=verified, children=children,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils._device import _device_constructors
 
+from nemo_srlm.core.imports import without
 from nemo_srlm.errors import UserError
 
 _FACTORIES = (
@@ -108,16 +109,13 @@ def import_megatron() -> None:
     """
     if torch.cuda.is_available() or "megatron.core" in sys.modules:
         return
-    compiler, absent = torch.compile, "wandb" not in sys.modules
+    compiler = torch.compile
     torch.compile = lambda function: function  # type: ignore[assignment]
-    if absent:
-        sys.modules["wandb"] = None  # type: ignore[assignment]  # Python's mark of a module that is not there
     try:
-        import megatron.core.models.gpt  # noqa: F401
+        with without("wandb"):
+            import megatron.core.models.gpt  # noqa: F401
     finally:
         torch.compile = compiler
-        if absent:
-            del sys.modules["wandb"]
 
 
 def has_fused_accumulation() -> bool:
