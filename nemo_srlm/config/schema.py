@@ -92,6 +92,11 @@ class WorldSection:
     enabled: bool = setting(False)
     seed: int = number(0, "of the world's text; run.seed is for sampling and training", at_least=0, at_most=MAX_SEED)
     num_documents: int = number(48_000, "of web text, for pretraining", at_least=1_000)
+    comparisons: float = number(
+        0.0, "share of the web's documents that compare two replies, or two ratings of one, in the words of "
+        "judge.compare_template and judge_training.template: for judge.shape=pairwise and judge_training.method=meta",
+        at_least=0, at_most=0.5, added=True,
+    )  # fmt: skip
     num_ift: int = number(800, "instruction fine-tuning examples", at_least=1)
     ift_right: float = number(
         0.8, "share of the IFT replies whose content is all right; the errors of the others are noise for the loop to remove",

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
@@ -22,6 +22,9 @@ from nemo_srlm.tiny_world.files import (
     read_judge_eval,
 )
 
+if TYPE_CHECKING:
+    from nemo_srlm.tiny_world import web
+
 _VERSION = 2  # of texts and splits: a finished world of another version has other held-out questions and is not reused
 _TOKENIZER_DOCUMENTS = 10_000  # of the corpus: more change nothing with 300 words
 
@@ -40,12 +43,36 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "question_weight": cfg.pretrain.question_weight,
         "write_prompt": templates.read_text(cfg.prompts.template),
         "shots": cfg.prompts.seed_shots + cfg.prompts.generated_shots,
+        **({"templates": _comparing_templates(cfg)} if cfg.world.comparisons else {}),
     }
+
+
+def _comparing_templates(cfg: Config) -> list[str]:
+    """The texts in whose words the web compares: of the judge, of two replies, of two ratings."""
+    names = (cfg.judge.template, cfg.judge.compare_template, cfg.judge_training.template)
+    return [templates.read_text(name) for name in names]
 
 
 def _rng(cfg: Config, part: str) -> random.Random:
     """Each part has its own random stream: more documents change neither seeds nor held-out sets."""
     return random.Random(f"{cfg.world.seed} {part}")
+
+
+def _comparisons(cfg: Config) -> "web.Comparisons | None":
+    from nemo_srlm.tiny_world import web
+
+    if not cfg.world.comparisons:
+        return None
+    judge, compare, compare_ratings = _comparing_templates(cfg)
+
+    def of_replies(question: str, first: str, second: str) -> str:
+        return templates.fill(compare, INSTRUCTION=question, FIRST=first, SECOND=second)
+
+    def of_ratings(question: str, response: str, first: str, second: str) -> str:
+        asked = templates.fill(judge, INSTRUCTION=question, RESPONSE=response)
+        return templates.fill(compare_ratings, INSTRUCTION=asked, FIRST=first, SECOND=second)
+
+    return web.Comparisons(cfg.world.comparisons, of_replies, of_ratings)
 
 
 def _run(ctx: Context) -> None:
@@ -61,6 +88,7 @@ def _run(ctx: Context) -> None:
         question_weight=cfg.pretrain.question_weight,
         few_shot=lambda demonstrations: few_shot_text(shots, demonstrations),
         num_shots=cfg.prompts.seed_shots + cfg.prompts.generated_shots,
+        comparisons=_comparisons(cfg),
     )
     ctx.progress.update(0, 4, "parts")
     documents = web.documents(_rng(cfg, "web"), train, style, cfg.world.num_documents)

@@ -150,3 +150,51 @@ def _marked(question: Question, items: tuple[str, ...]) -> list[str]:
     return [f"{item} {'yes' if ok else 'no'}" for item, ok in zip(items, right, strict=True)] + [
         f"{item} missing" for item in missing
     ]
+
+
+# --- comparisons
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two replies to a question, or two ratings of the reply `rated`, and a reviewer's verdict on them."""
+
+    rated: str  # "" where replies are compared
+    first: str
+    second: str
+    verdict: str
+
+
+def compare(rng: random.Random, question: Question, split: Split) -> Compared:
+    """Two replies of different levels, or a right rating of a reply and one that is off by one; in any order."""
+    better, worse = _leveled(rng, question, split), _leveled(rng, question, split)
+    while better[1] == worse[1]:
+        worse = _leveled(rng, question, split)
+    if better[1] < worse[1]:
+        better, worse = worse, better
+    rated, verdicts = "", [VERDICTS[better[1]], VERDICTS[worse[1]]]
+    if rng.random() < 0.5:
+        rated, level = rng.choice((better, worse))
+        better, worse = _rating(rng, question, rated, 0.0), _rating(rng, question, rated, 1.0)
+        while worse[1] == level:  # below 0 and above 5 there is no level to be off by
+            worse = _rating(rng, question, rated, 1.0)
+        verdicts = [VERDICTS[level]]
+    found = [better[0], worse[0]]
+    if b_is_better := rng.random() < 0.5:
+        found, verdicts = found[::-1], verdicts[::-1]
+    answer, place = ", ".join(oracle.answer(question)), "B" if b_is_better else "A"
+    return Compared(rated, found[0], found[1], f"It should be {answer}. {' '.join(verdicts)} Better: {place}")
+
+
+def _leveled(rng: random.Random, question: Question, split: Split) -> tuple[str, int]:
+    """A reply and its level."""
+    response = respond(rng, question, WEB, split)
+    found = oracle.score(question, response)
+    assert found is not None
+    return response, found.level
+
+
+def _rating(rng: random.Random, question: Question, response: str, noise: float) -> tuple[str, int]:
+    """A judgement of a reply in the form of the seed data, and its score."""
+    comment, level = review(rng, question, response, noise)
+    return f"{comment} Score: {level}", level

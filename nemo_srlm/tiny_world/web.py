@@ -1,4 +1,4 @@
-"""The web corpus: prose, questions with responses and reviewers' comments, lists of questions.
+"""The web corpus: prose, questions with responses and reviewers' comments, lists of questions, maybe comparisons.
 
 A document is a sequence of segments (text, loss weight). Questions and requests have the chat format of the run,
 otherwise M0 does not transfer to chat.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nemo_srlm.core.records import Record
 from nemo_srlm.tiny_world.questions import Split, draw, wording
-from nemo_srlm.tiny_world.replies import REVIEW_REQUEST, RUBRIC, SMALL_TALK, WEB, respond, review
+from nemo_srlm.tiny_world.replies import REVIEW_REQUEST, RUBRIC, SMALL_TALK, WEB, compare, respond, review
 from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS, NOUNS, NUMBERS
 
 SHARE_PROSE, SHARE_LISTS = 0.18, 0.04  # the rest is questions and answers
@@ -27,6 +27,15 @@ class Document(Record):
 
 
 @dataclass(frozen=True)
+class Comparisons:
+    """Documents that compare, in the words of the run's templates."""
+
+    share: float  # of all documents
+    replies: Callable[[str, str, str], str]  # question, two replies -> the request
+    ratings: Callable[[str, str, str, str], str]  # question, reply, two ratings of it -> the request
+
+
+@dataclass(frozen=True)
 class Style:
     """What the web text takes from the run's settings: chat format, few-shot text, loss weight of questions."""
 
@@ -35,17 +44,21 @@ class Style:
     question_weight: float
     few_shot: Callable[[list[str]], str]  # demonstrations -> the whole text before one more question
     num_shots: int  # questions shown before the one that is asked for, as in prompt creation (6 + 2)
+    comparisons: Comparisons | None = None
 
 
 def documents(rng: random.Random, split: Split, style: Style, count: int) -> list[tuple[tuple[str, float], ...]]:
     """`count` documents, in random order of kinds, with questions of `split` alone."""
     made: list[tuple[tuple[str, float], ...]] = []
+    compared = style.comparisons.share if style.comparisons else 0.0
     for _ in range(count):
         kind = rng.random()
         if kind < SHARE_PROSE:
             made.append(((" ".join(_prose(rng) for _ in range(rng.randint(2, 5))), 1.0),))
         elif kind < SHARE_PROSE + SHARE_LISTS:
             made.append(_question_list(rng, split, style))
+        elif kind >= 1.0 - compared:
+            made.append(_comparison(rng, split, style))
         else:
             made.append(_thread(rng, split, style))
     return made
@@ -63,6 +76,17 @@ def _thread(rng: random.Random, split: Split, style: Style) -> tuple[tuple[str, 
         segments.append((f"{style.user_prefix}{request}{style.user_suffix}", style.question_weight))
         segments.append((review(rng, question, response, COMMENT_NOISE)[0], 1.0))
     return tuple(segments)
+
+
+def _comparison(rng: random.Random, split: Split, style: Style) -> tuple[tuple[str, float], ...]:
+    assert style.comparisons is not None
+    question = draw(rng, split)
+    text, found = wording(rng, question), compare(rng, question, split)
+    if found.rated:
+        request = style.comparisons.ratings(text, found.rated, found.first, found.second)
+    else:
+        request = style.comparisons.replies(text, found.first, found.second)
+    return (f"{style.user_prefix}{request}{style.user_suffix}", style.question_weight), (found.verdict, 1.0)
 
 
 def _question_list(rng: random.Random, split: Split, style: Style) -> tuple[tuple[str, float], ...]:

@@ -8,7 +8,7 @@ import nemo_srlm
 
 PACKAGE = Path(nemo_srlm.__file__).parent
 ALLOWED = {
-    "tiny_world/replies.py",  # web reviewers and seed labels, both with noise
+    "tiny_world/replies.py",  # web reviewers and seed labels, both with noise, and comparisons (world.comparisons)
     "tiny_world/seeds.py",  # the held-out ranked replies' ranks
     "stages/world.py",  # counts of what was generated
     "tiny_world/oracle_metrics.py",  # the final evaluation

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from nemo_srlm.core.stage import Context
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text
 from nemo_srlm.judge.scores import parse_score
+from nemo_srlm.judge.verdicts import parse_verdict
+from nemo_srlm.stages import world as world_stage
 from nemo_srlm.stages.world import STAGE
 from nemo_srlm.tiny_world import oracle, replies, seeds, web, words
 from nemo_srlm.tiny_world.questions import FAMILIES, Split, draw, parse, split_of, wording
@@ -246,6 +249,34 @@ def test_the_web_shows_the_judge_prompt_and_the_few_shot_prompt_word_for_word(wo
     ]
     assert listed
     assert all(parse(document[1][0]) for document in listed)
+
+
+def test_comparisons_prefer_what_the_oracle_does_in_the_words_of_the_templates() -> None:
+    cfg = compose("tiny", ["world.comparisons=0.3"])
+    style = web.Style("Q: ", " A:", 0.25, lambda shown: "Q: some A:", 8, world_stage._comparisons(cfg))
+    made = web.documents(random.Random(0), TRAIN, style, 1000)
+    ends = {name: templates.read_text(f"prompts/{name}.txt").partition("<SECOND_HERE>")[2] + " A:"
+            for name in ("tiny_compare", "tiny_meta_judge")}  # fmt: skip
+    asked = {name: [d for d in made if d[0][0].endswith(end)] for name, end in ends.items()}
+    verdicts = Counter(parse_verdict(d[1][0]) for found in asked.values() for d in found)
+    assert set(verdicts) == {"A", "B"}
+    assert min(verdicts.values()) > 100
+    for (request, weight), (answer, _) in asked["tiny_compare"]:
+        question, first, second = request.removeprefix("Q: ").removesuffix(ends["tiny_compare"]).split(" A: ")
+        assert (level(question, first) > level(question, second)) == answer.endswith("Better: A")
+        assert weight == 0.25
+    for (request, _), (answer, _) in asked["tiny_meta_judge"]:
+        rated, first, second = request.removesuffix(ends["tiny_meta_judge"]).rsplit(" A: ", 2)
+        question, response = rated.removeprefix("Q: ").partition(" Q: Rate this answer.")[0].split(" A: ")
+        off = [parse_score(text) - level(question, response) for text in (first, second)]  # type: ignore[operator]
+        assert (off[0] == 0) == answer.endswith("Better: A")
+        assert 0 in off
+
+
+def test_without_comparisons_the_world_is_as_before() -> None:
+    style = web.Style("Q: ", " A:", 0.25, lambda shown: "Q: some A:", 8)
+    none = replace(style, comparisons=web.Comparisons(0.0, lambda *_: "", lambda *_: ""))
+    assert web.documents(random.Random(0), TRAIN, style, 200) == web.documents(random.Random(0), TRAIN, none, 200)
 
 
 def test_document_segments_carry_loss_weights(world: Path) -> None:
