@@ -103,6 +103,11 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine runs in this process: faster to start
 
 
+def runs_in_process() -> bool:
+    """Whether vLLM's engine is part of this process, by the environment that `set_environment` has made."""
+    return os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
+
 def engine_options(
     path: Path, config: dict[str, Any], max_model_len: int, section: GenerateSection, on_gpu: bool
 ) -> dict[str, Any]:

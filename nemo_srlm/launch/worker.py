@@ -1,5 +1,6 @@
 """A worker of stages that are no training: runs them one after another and exits (see launch/contract.py)."""
 
+import os
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +12,7 @@ from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.generate.replicas import on_engine
 from nemo_srlm.generate.vllm_engine import preload
+from nemo_srlm.generate.vllm_options import runs_in_process
 from nemo_srlm.launch import replicas
 from nemo_srlm.launch.contract import EXIT_DONE, EXIT_USER, Work, parse, record_failure
 from nemo_srlm.launch.replicas import Replicas
@@ -73,9 +75,23 @@ def main() -> int:
     work = parse()
     with closing(Slot()) as slot:
         if work.replica:
-            return serve(work, slot)
-        with closing(Replicas(work)) as engines:
-            return run(work, slot, engines)
+            code = serve(work, slot)
+        else:
+            with closing(Replicas(work)) as engines:
+                code = run(work, slot, engines)
+        if runs_in_process():
+            end_at_once(code)
+    return code
+
+
+def end_at_once(code: int) -> None:
+    """Ends this process without closing vLLM and without the interpreter's own end, four seconds in which the launcher waits.
+
+    All work is on disk, and an engine in this process leaves nothing behind.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

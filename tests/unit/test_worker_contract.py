@@ -1,6 +1,7 @@
 """The worker contract: wrong command lines, and what a failed worker leaves in logs/error."""
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.core.control import read_error, write_error
 from nemo_srlm.core.process import ending
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.errors import KilledError, UserError
+from nemo_srlm.generate import vllm_options
 from nemo_srlm.launch import contract, train_worker, worker
 from nemo_srlm.launch.contract import EXIT_FAILED, EXIT_USER, Work
 from nemo_srlm.launch.replicas import Replicas
@@ -144,3 +147,29 @@ def test_what_another_attempt_meets_again_is_one(tmp_path: Path, number: int, ca
     mistake = contract.record_failure(OSError(number, "words of the system", str(tmp_path / "file")), REF, tmp_path)
     assert isinstance(mistake, UserError)
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_worker_whose_engine_is_its_own_process_does_not_wait_for_vllms_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_process: bool
+):
+    """Elsewhere the engine is closed: its processes must end first."""
+    ended, closed = list[int](), list[str]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(worker, "runs_in_process", lambda: in_process)
+    monkeypatch.setattr(worker, "serve", lambda work, slot: EXIT_USER)
+    monkeypatch.setattr(Slot, "close", lambda self: closed.append("ended" if ended else "closed"))
+    monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path), "iter1/judge", "--replica"])
+    assert worker.main() == EXIT_USER
+    assert ended == ([EXIT_USER] if in_process else [])
+    assert closed == ["ended" if in_process else "closed"]
+
+
+def test_the_engine_is_in_the_process_on_cpus_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    assert not vllm_options.runs_in_process()
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    vllm_options.set_environment(GenerateSection(), on_gpu=True)
+    assert not vllm_options.runs_in_process()
+    vllm_options.set_environment(GenerateSection(), on_gpu=False)
+    assert vllm_options.runs_in_process()
