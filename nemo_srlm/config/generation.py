@@ -211,7 +211,10 @@ class PairsSection:
     rule: str = choice("max_min", "length_controlled")
     min_margin: float = number(0.0, "the score difference must be above this", at_least=0)
     rho: float = number(
-        0.0, "length_controlled: scores within rho x max_score of the best (worst) count as near", at_least=0, at_most=1
+        0.0,
+        "length_controlled: scores within rho x (best - worst) of the prompt's best (worst) count as near",
+        at_least=0,
+        at_most=1,
     )
     max_per_prompt: int = number(1, at_least=1)
     per_iteration: list[int] = numbers(

@@ -21,9 +21,7 @@ class CheckerSection:
         "prints the score as its last line, or `null` for none. The digests of files among the words are part of the "
         "fingerprint", free=True,
     )  # fmt: skip
-    max_score: float = number(
-        1.0, "the scale: pairs.rho is a share of it, and pairs.weight=margin divides by it", above=0
-    )
+    max_score: float = number(1.0, "the scale: pairs.weight=margin divides by it", above=0)
     workers: int = number(
         4, "candidates that are checked at the same time", at_least=1, at_most=MAX_PROCESSES, execution=True
     )

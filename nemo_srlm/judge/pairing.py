@@ -36,7 +36,7 @@ Pairs = list[tuple[Scored, Scored]]  # (chosen, rejected)
 
 
 def choose_pairs(
-    candidates: Sequence[Scored], prompt_id: str, section: PairsSection, max_score: float, shuffle_seed: int | None,
+    candidates: Sequence[Scored], prompt_id: str, section: PairsSection, shuffle_seed: int | None,
     anchors: Sequence[Scored] | None = None,
 ) -> Pairs | str:  # fmt: skip
     """The pairs of one prompt, or the reason for none. `shuffle_seed`: of the random-score control; None = no shuffle.
@@ -56,7 +56,7 @@ def choose_pairs(
     if section.min_best and scores and max(scores) < section.min_best:
         return "best_too_low"
     if anchors is None:
-        return select(candidates, section, max_score)
+        return select(candidates, section)
     if shuffle_seed is not None:
         anchors = permute_scores(anchors, shuffle_seed, f"anchors {prompt_id}")
     return select_anchored(candidates, anchors, section)
@@ -126,12 +126,13 @@ def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) 
     ]
 
 
-def select(candidates: Sequence[Scored], section: PairsSection, max_score: float = 5) -> Pairs | str:
+def select(candidates: Sequence[Scored], section: PairsSection) -> Pairs | str:
     """(chosen, rejected) of one prompt, the rule's pair first, at most `max_per_prompt`; or the reason for none.
 
     max_min: the largest difference first (equal differences: the higher chosen score, then the earlier candidate).
-    length_controlled: chosen from those within rho * max_score of the best score, rejected from those within
-    rho * max_score of the worst; the shortest chosen text first, then the longest rejected text (characters).
+    length_controlled (Meta-Rewarding, arXiv 2407.19594, section 2): with high and low the prompt's best and worst score,
+    chosen from [(1 - rho) high + rho low, high], rejected from [low, (1 - rho) low + rho high]; the shortest chosen text
+    first, then the longest rejected text (characters).
     Both: the difference is above `min_margin`, the texts differ, and no pair of texts comes twice.
     """
     eligible = [candidate for candidate in candidates if candidate.score is not None]
@@ -141,7 +142,7 @@ def select(candidates: Sequence[Scored], section: PairsSection, max_score: float
         quick = _max_min_of_distinct(eligible, section)
         if quick is not None:
             return quick
-    return _select(eligible, section, max_score)
+    return _select(eligible, section)
 
 
 def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> Pairs | str | None:
@@ -157,7 +158,7 @@ def _max_min_of_distinct(eligible: list[Scored], section: PairsSection) -> Pairs
     return [(eligible[scores.index(high)], eligible[scores.index(low)])]
 
 
-def _select(eligible: list[Scored], section: PairsSection, max_score: float) -> Pairs | str:
+def _select(eligible: list[Scored], section: PairsSection) -> Pairs | str:
     scored = [(candidate, candidate.score or 0.0) for candidate in eligible]
     high, low = max(score for _, score in scored), min(score for _, score in scored)
     if len({candidate.text for candidate in eligible}) == 1:
@@ -166,7 +167,7 @@ def _select(eligible: list[Scored], section: PairsSection, max_score: float) -> 
         return "tie"
     if not high - low > section.min_margin:
         return "margin"
-    near = section.rho * max_score if section.rule == "length_controlled" else float("inf")
+    near = section.rho * (high - low) if section.rule == "length_controlled" else float("inf")
     best = [(c, s) for c, s in scored if s >= high - near]
     worst = [(c, s) for c, s in scored if s <= low + near]
     usable = [

@@ -54,6 +54,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own.pop("vote_weight", None)
     if most := of_iteration(cfg.pairs.per_iteration, iteration, 0):
         own["most"] = most
+    if cfg.pairs.rule == "length_controlled":
+        own["rho_of"] = "range"  # once it was a share of the scale: such pairs are others
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
     own["files"] = [files.file_digest(path) for path in external]
     return {
@@ -83,7 +85,7 @@ def _run(ctx: Context) -> None:
             if "judge_previous" in ctx.inputs:
                 pooled = pool_equal_texts(one.candidates) if cfg.pairs.pool_equal_texts else one.candidates
                 certainties[one.prompt.id] = certainty(pooled)
-            return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _scale(cfg), _shuffle_seed(cfg), one.anchors)
+            return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _shuffle_seed(cfg), one.anchors)
 
         weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
         counts = write_pairs(_scored_files(ctx), min_valid, choose, ctx.dir, partial(_report, ctx), weighed)

@@ -67,23 +67,23 @@ def test_a_prompt_without_a_pair_has_a_reason(items, reason):
 @pytest.mark.parametrize("scores", [(5.0, 1.0), (5.0, None), (None, None)])
 def test_one_text_for_all_candidates_is_that_reason(scores, pooled: bool):
     section = PairsSection(pool_equal_texts=pooled)
-    assert choose_pairs([Scored("same", s) for s in scores], "p", section, 5, None) == "same_text"
-    assert choose_pairs([Scored("same", 5.0)], "p", section, 5, None) == "too_few_eligible"
+    assert choose_pairs([Scored("same", s) for s in scores], "p", section, None) == "same_text"
+    assert choose_pairs([Scored("same", 5.0)], "p", section, None) == "too_few_eligible"
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_one_text_for_all_candidates_with_a_score_is_that_reason_too(pooled: bool):
     candidates = [Scored("a", 3.0), Scored("a", 4.0), Scored("b", None)]
-    assert choose_pairs(candidates, "p", PairsSection(pool_equal_texts=pooled), 5, None) == "same_text"
+    assert choose_pairs(candidates, "p", PairsSection(pool_equal_texts=pooled), None) == "same_text"
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_candidates_that_could_not_be_generated_are_not_one_text(pooled: bool):
     section, failed = PairsSection(pool_equal_texts=pooled), Scored("", None, made=False)
-    assert choose_pairs([failed] * 4, "p", section, 5, None) == "no_candidates"
-    assert choose_pairs([failed, failed, Scored("a", 1.0)], "p", section, 5, None) == "too_few_eligible"
-    assert choose_pairs([Scored("", 1.0)] * 2, "p", section, 5, None) == "same_text"
-    assert choose_pairs([Scored("", None)] * 2, "p", section, 5, None) == "same_text"  # made, and empty
+    assert choose_pairs([failed] * 4, "p", section, None) == "no_candidates"
+    assert choose_pairs([failed, failed, Scored("a", 1.0)], "p", section, None) == "too_few_eligible"
+    assert choose_pairs([Scored("", 1.0)] * 2, "p", section, None) == "same_text"
+    assert choose_pairs([Scored("", None)] * 2, "p", section, None) == "same_text"  # made, and empty
 
 
 def test_differences_up_to_the_margin_make_no_pair():
@@ -118,6 +118,13 @@ def test_length_control_takes_the_shortest_of_the_near_best_and_the_longest_of_t
     assert texts(select(items, PairsSection(rule="length_controlled", rho=0.1))) == [("short", "bad and long")]
     assert texts(select(items, PairsSection(rule="length_controlled", rho=0.0))) == [("long " * 9, "bad")]
     assert texts(select(items, PairsSection(rule="max_min", rho=0.1))) == [("long " * 9, "bad")]
+
+
+def test_nearness_is_a_share_of_the_prompts_own_range():
+    """Meta-Rewarding's tiers: of 4.0 to 3.4 the best tenth is [3.94, 4.0]."""
+    items = [Scored("l" * 50, 4.0), Scored("s" * 10, 3.6), Scored("m" * 30, 3.5), Scored("x" * 80, 3.4)]
+    found = {rho: texts(select(items, PairsSection(rule="length_controlled", rho=rho))) for rho in (0.1, 0.7)}
+    assert found == {0.1: [("l" * 50, "x" * 80)], 0.7: [("s" * 10, "x" * 80)]}
 
 
 def test_length_control_never_prefers_the_worse():

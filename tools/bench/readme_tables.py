@@ -72,7 +72,7 @@ def changes(rows: dict[tuple[int, str], Row], figure: str, first: str, last: str
     for seed in sorted({seed for seed, _ in rows}):
         if (seed, first) in rows and (seed, last) in rows:
             a, b = (getattr(rows[seed, model], figure) for model in (first, last))
-            found.append(round(b - a, 3))
+            found.append(b - a)
     return found
 
 

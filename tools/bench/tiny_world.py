@@ -92,8 +92,9 @@ def shared(*names: str) -> list[str]:
 
 
 def row(seed: int, label: str, m: Model) -> str:
-    judge = "-" if m.judge is None else f"{m.judge:.3f}"
-    return f"| {seed} | {label} | {m.mean:.2f} {m.interval} | {m.full:.2f} | {m.correct:.3f} | {m.all_correct:.3f} | {judge} |"
+    """Four digits: README's changes are computed from these cells."""
+    judge = "-" if m.judge is None else f"{m.judge:.4f}"
+    return f"| {seed} | {label} | {m.mean:.4f} {m.interval} | {m.full:.4f} | {m.correct:.4f} | {m.all_correct:.4f} | {judge} |"
 
 
 def verdicts(found: dict[int, dict[str, Model]]) -> list[str]:
