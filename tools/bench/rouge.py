@@ -3,7 +3,7 @@
     python tools/bench/rouge.py [--sizes 5000 20000 100000 1000000] [--check 20000] [--quick]
 
 Texts are real (tools/bench/texts.py). If more are needed, the first half of one real text is joined with the second half
-of another. rouge_score is timed on a sample of pairs and extrapolated to all pairs. Rates are per CPU second of one
+of another. One pass prints a row at each size: what a filter of that many prompts has taken so far. rouge_score is timed on a sample of pairs and extrapolated to all pairs. Rates are per CPU second of one
 thread; the pairs are those that a comparison of all would look at.
 """
 
@@ -12,6 +12,8 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,13 +26,13 @@ from nemo_srlm.data.rouge import RougeIndex
 from tools.bench.texts import sentences
 
 
-def texts(number: int) -> list[str]:
+def texts() -> Iterator[str]:
+    """Real texts, and then halves of them joined, without end."""
     real, rng = sentences(), random.Random(1)
-    made = list(real)
-    while len(made) < number:
+    yield from real
+    while True:
         first, second = rng.choice(real).split(), rng.choice(real).split()
-        made.append(" ".join(first[: len(first) // 2] + second[len(second) // 2 :]))
-    return made[:number]
+        yield " ".join(first[: len(first) // 2] + second[len(second) // 2 :])
 
 
 def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, int]:
@@ -77,20 +79,23 @@ def main() -> None:
         f"rouge_score: {rate:,.0f} pairs/CPU s; {different} of {arguments.check:,} decisions differ ({above:,} above)\n"
     )
     most = min(arguments.sizes)
-    print(f"of {most:,} decisions {missed(texts(most), section.rouge_max)} differ from a comparison of all pairs\n")
+    print(
+        f"of {most:,} decisions {missed(list(islice(texts(), most)), section.rouge_max)} differ from a comparison of all pairs\n"
+    )
     print(
         "| prompts | accepted | seconds | CPU seconds | pairs/CPU s | times rouge_score | peak MiB |\n"
         + "|---" * 7
         + "|"
     )
-    for number in arguments.sizes:
-        prompts, found = texts(number), PromptFilter(section, [])
-        wall, cpu, pairs = time.perf_counter(), time.process_time(), 0
-        for start in range(0, number, section.round_size):
-            some = prompts[start : start + section.round_size]
+    found, source, done, wall, cpu, pairs = PromptFilter(section, []), texts(), 0, 0.0, 0.0, 0
+    for number in sorted(arguments.sizes):
+        while done < number:
+            some = list(islice(source, min(section.round_size, number - done)))
             pairs += len(some) * found.counts["accepted"] + len(some) ** 2 // 2
+            began = time.perf_counter(), time.process_time()
             found.accept(some)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            wall, cpu = wall + time.perf_counter() - began[0], cpu + time.process_time() - began[1]
+            done += len(some)
         times = f"{wall:.1f} | {cpu:.1f} | {pairs / cpu:,.0f} | {pairs / cpu / rate:,.0f}"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"| {number:,} | {found.counts['accepted']:,} | {times} | {peak:,.0f} |", flush=True)
