@@ -72,7 +72,22 @@ def test_a_pairwise_judge_that_cannot_be_asked_stops_the_run(tmp_path: Path, mon
     (tmp_path / "candidates").mkdir()
     write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR)
     use(monkeypatch, lambda text, seed: Failure("too_long: 400 > 320"))
-    with pytest.raises(DataError, match="not one of 6 comparisons was made; the first: too_long: 400 > 320"):
+    with pytest.raises(DataError, match="6 of 6 comparisons were not made, the first: too_long: 400 > 320"):
+        run(judge.STAGE, context(cfg, tmp_path, "out"))
+
+
+def test_comparisons_that_were_not_made_are_named_where_no_score_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = config()
+    cfg.judge.shape = "pairwise"
+    write_prompts(tmp_path, 1)
+    (tmp_path / "candidates").mkdir()
+    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR)
+    use(monkeypatch, lambda text, seed: Failure("too_long: 400 > 320") if "fair" in text else "no verdict")
+    with pytest.raises(
+        DataError, match=r"not one of 4 .*; 4 of 6 comparisons were not made, the first: too_long: 400 > 320"
+    ):
         run(judge.STAGE, context(cfg, tmp_path, "out"))
 
 

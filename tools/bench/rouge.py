@@ -3,8 +3,9 @@
     python tools/bench/rouge.py [--sizes 5000 20000 100000 1000000] [--check 20000] [--quick]
 
 Texts are real (tools/bench/texts.py). If more are needed, the first half of one real text is joined with the second half
-of another. One pass prints a row at each size: what a filter of that many prompts has taken so far. rouge_score is timed on a sample of pairs and extrapolated to all pairs. Rates are per CPU second of one
-thread; the pairs are those that a comparison of all would look at.
+of another. One pass prints a row at each size: what a filter of that many prompts has taken so far. rouge_score is timed on
+a sample of pairs and extrapolated to all pairs. Rates are per CPU second of one thread; the pairs are those that a comparison
+of all would look at.
 """
 
 import argparse

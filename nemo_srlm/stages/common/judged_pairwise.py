@@ -51,18 +51,20 @@ def finalize(ctx: Context) -> dict[str, Any]:
         counts.update(v.verdict or ("error" if v.error else "unparsed") for v in (first, second))
         orders["judged" if found != "unjudged" else "unjudged"] += 1
         orders["contradicting"] += first.verdict == second.verdict and first.verdict in ("A", "B")
+    reason = next((v.error for pair in verdicts for v in pair if v and v.error), "")
+    not_made = (
+        f"{counts['error']} of {2 * len(pairings)} comparisons were not made, the first: {reason}" if reason else ""
+    )
     if pairings and counts["error"] == 2 * len(pairings):
-        reason = next(v.error for pair in verdicts for v in pair if v)
         raise DataError(
-            ctx.dir, f"not one of {2 * len(pairings)} comparisons was made; the first: {reason}", "verdicts",
-            "mend the cause, remove the directory and run the same command again",
-        )  # fmt: skip
+            ctx.dir, not_made, "verdicts", "mend the cause, remove the directory and run the same command again"
+        )
     score = ctx.cfg.judge.max_score
     made = [j for i, cs in _by_prompt(ctx) for j in pairwise.judgements(cs, outcomes.get(i, ()), score)]
     write_records(ctx.dir / JUDGEMENTS, made)
     single = dataclasses.replace(ctx.cfg.judge, min_valid=1)
     health = checked_health(ctx, read_records(ctx.dir / JUDGEMENTS, Judgement), ctx.cfg.judge.alarm_stops, single)
-    check_usable(ctx, health)
+    check_usable(ctx, health, not_made)
     return {
         **health, "comparisons": len(pairings), "verdicts": dict(sorted(counts.items())), "orders": dict(sorted(orders.items())),
         "engine": usage_metrics(ctx),

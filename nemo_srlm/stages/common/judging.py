@@ -112,11 +112,15 @@ def checked_health(
     return {**health, "alarms": alarms}
 
 
-def check_usable(ctx: Context, health: dict[str, Any]) -> None:
-    """Raises DataError when not one judgement has a score: what reads them could make nothing of them."""
+def check_usable(ctx: Context, health: dict[str, Any], note: str = "") -> None:
+    """Raises DataError when not one judgement has a score: what reads them could make nothing of them.
+
+    note: what else the stage knows of the reason.
+    """
     if health["judgements"] and health["ineligible"] == health["judgements"]:
+        why = "; ".join([note, *health["alarms"]] if note else health["alarms"])
         raise DataError(
-            ctx.dir, f"not one of {health['judgements']} items has a score; {'; '.join(health['alarms'])}", "scores",
+            ctx.dir, f"not one of {health['judgements']} items has a score; {why}", "scores",
             "look at the texts in its parts/; mend judge.template, judge.max_tokens or the judge, remove the directory and run "
             "the same command again",
         )  # fmt: skip
