@@ -325,7 +325,7 @@ class DpoSection(TrainSection):
     )  # fmt: skip
     ln2_tolerance: float = number(
         1e-3,
-        "sigmoid, ipo: |first loss - its value for policy = reference (ln 2)| above this stops the stage; in bf16 above 10 x "
-        "this, in FP8 above 50 x this",
+        "sigmoid, ipo: |first loss - its value for policy = reference (ln 2)| above this stops the stage; in FP8 above 5 x "
+        "this",
         at_least=0,
     )

@@ -1,13 +1,14 @@
-"""The stored reference: whose log-probabilities it holds is checked wherever they are used."""
+"""The stored reference: whose log-probabilities it holds is checked wherever they are used, and how closely."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nemo_srlm.config.training import DpoSection, PrecisionSection
 from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError
-from nemo_srlm.train.megatron.dpo import spread
+from nemo_srlm.train.megatron.dpo import spread, tolerance
 from nemo_srlm.train.megatron.reference import Pair, Reference, load
 
 
@@ -41,3 +42,22 @@ def test_a_file_of_other_pairs_or_without_a_value_is_refused(tmp_path: Path):
 def test_the_checked_steps_are_spread_over_the_epoch():
     assert spread(5, 8) == [0, 1, 2, 3, 4]
     assert spread(100, 8) == [0, 14, 28, 42, 56, 70, 84, 99]
+
+
+@pytest.mark.parametrize(
+    ("precision", "allowed"),
+    [
+        (PrecisionSection(dtype="fp32"), 1e-3),
+        (PrecisionSection(dtype="bf16"), 1e-3),
+        (PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe="tensorwise"), 5e-3),
+        (PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe="delayed"), 5e-3),
+    ],
+    ids=["fp32", "bf16", "tensorwise", "delayed"],
+)
+def test_the_first_loss_may_miss_by_what_equal_rows_do_and_not_by_what_other_rows_do(
+    precision: PrecisionSection, allowed: float
+):
+    """On an H100, of ln 2: 1.1e-5 in the same rows, 3.3e-2 in other rows in FP8 (docs/measurements.md)."""
+    found = tolerance(DpoSection(), precision)
+    assert found == pytest.approx(allowed)
+    assert 1.1e-5 < found < 3.3e-2
