@@ -19,7 +19,7 @@ needs = @$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not i
 	|| { echo "needs Python $(1): $(PYTHON) is not there or another version; name one with PYTHON=/path/to/python" >&2; exit 2; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-mcore-next lint resolve bench clean
+.PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-gpu test-mcore-next lint resolve bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -66,8 +66,11 @@ doctor: $(if $(wildcard $(GPU_STAMP)),venv-gpu,venv) ## is this machine fit: wha
 	@$(if $(wildcard $(GPU_STAMP)),$(GPU_BIN),$(BIN))/nemo-srlm doctor $(ARGS)
 
 # Three workers on two cores: the tests of tests/slurm mostly wait.
-test: venv ## all tests, and the 25 slowest
-	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=25 $(ARGS)
+test: venv ## all tests but those on GPUs, and the 25 slowest
+	@$(BIN)/python -m pytest --ignore=tests/gpu -n 3 --no-loadscope-reorder --durations=25 $(ARGS)
+
+test-gpu: venv-gpu ## every check of `make doctor` and the trainer's and vLLM's tests on this machine's GPUs, in .venv-gpu
+	@$(GPU_BIN)/python -m pytest tests/gpu $(ARGS)
 
 test-fast: venv ## unit tests and rules
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder tests/unit tests/rules $(ARGS)

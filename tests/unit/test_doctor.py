@@ -22,6 +22,7 @@ from nemo_srlm.errors import UserError
 from nemo_srlm.launch.gpus import check_gpus
 from tests.processes import left_by
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = Machine((), transformer_engine=False, vllm=False)
 H100 = Machine((Gpu("NVIDIA H100 80GB HBM3", "580.1", "81559 MiB", (9, 0)),) * 8, transformer_engine=True, vllm=True)
 BY_NAME = {check.name: check for check in CHECKS}
@@ -160,6 +161,27 @@ def test_a_torch_for_cpus_uses_none_of_them(tmp_path: Path, monkeypatch: pytest.
     here = inventory.machine()
     assert (here.gpus, here.devices, here.unused, here.processes) == ((), 0, 1, 2)
     assert inventory.inventory(tmp_path)["GPU"].startswith("1 x NVIDIA H100")  # it is there
+
+
+@pytest.mark.skipif(not inventory.torch_is_for_cpus(), reason="for the environment for CPUs")
+def test_the_gpu_tests_fail_in_an_environment_for_cpus_beside_a_gpu():
+    """They were skipped, which reads as if there were no GPU."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "tests/gpu/test_gpu_training.py",
+        "-k",
+        "replayed",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": "0"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 GPUs are here, and the installed torch is a build for CPUs: run `make test-gpu`" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_a_driver_that_does_not_answer_does_not_hang_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
