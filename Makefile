@@ -19,7 +19,7 @@ needs = @$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not i
 	|| { echo "needs Python $(1): $(PYTHON) is not there or another version; name one with PYTHON=/path/to/python" >&2; exit 2; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-gpu test-mcore-next lint resolve bench clean
+.PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-gpu test-mcore-next lint resolve bench clean unfinished-gpu
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,8 +62,11 @@ demo-real: venv ## the loop on SmolLM2-135M-Instruct and real English, with a co
 demo-slurm: venv ## the same on a temporary real Slurm on this machine (packages: docs/slurm.md)
 	@tools/demo_slurm.sh $(ARGS)
 
-doctor: $(if $(wildcard $(GPU_STAMP)),venv-gpu,venv) ## is this machine fit: what is installed, short checks of training, resuming, conversion, vLLM
+doctor: $(if $(wildcard $(GPU_STAMP)),venv-gpu,$(if $(wildcard $(GPU_VENV)),unfinished-gpu,venv)) ## is this machine fit: what is installed, short checks of training, resuming, conversion, vLLM
 	@$(if $(wildcard $(GPU_STAMP)),$(GPU_BIN),$(BIN))/nemo-srlm doctor $(ARGS)
+
+unfinished-gpu:
+	@echo "$(GPU_VENV) is not finished: run \`make venv-gpu\` again, or remove $(GPU_VENV) to check with $(VENV)" >&2; exit 2
 
 # Three workers on two cores: the tests of tests/slurm mostly wait.
 test: venv ## all tests but those on GPUs, and the 25 slowest

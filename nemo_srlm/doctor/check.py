@@ -91,9 +91,10 @@ def write_answer(path: Path, status: str, reason: str, figures: Figures) -> None
     write_json(path, {"status": status, "reason": reason, "figures": figures})
 
 
-def results_json(inventory: Mapping[str, str], results: Sequence[Result], version: str) -> str:
-    """The file of `--json`."""
+def results_json(inventory: Mapping[str, str], results: Sequence[Result], version: str, unused: int) -> str:
+    """The file of `--json`. `unused`: GPUs that torch does not use, which no check looked at."""
     return json.dumps({
         "version": version, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "inventory": dict(inventory),
         "checks": [asdict(result) for result in results], "fit": not any(r.status == "failed" for r in results),
+        "gpus_not_checked": unused,
     }, indent=1)  # fmt: skip

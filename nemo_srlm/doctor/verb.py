@@ -37,9 +37,15 @@ def doctor(directory: Path, quick: bool, json_file: Path | None) -> int:
     place = Place(directory.resolve(), machine(), QUICK_STEPS if quick else STEPS)
     results = run_all(CHECKS, place, quick, screen)
     screen.print(results_table(results))
+    if unused := place.machine.unused:
+        say(
+            f"the {unused} GPUs of this machine were NOT checked: the installed torch is a build for CPUs and uses none. "
+            "To check them: `make venv-gpu`, then `make doctor`",
+            error=True,
+        )
     failed = [result for result in results if result.status == "failed"]
     if json_file is not None:
-        write_atomic(json_file, results_json(found, results, __version__) + "\n")
+        write_atomic(json_file, results_json(found, results, __version__, place.machine.unused) + "\n")
     if failed:
         say(f"{len(failed)} of {len(results)} checks failed; their logs are in {directory}", error=True)
     else:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -130,6 +131,32 @@ def test_the_exit_code_says_whether_something_that_applies_failed(
     shown = capsys.readouterr().out
     assert "no [bold] reason" in shown
     assert "[4/13] collective" in shown
+
+
+def test_gpus_that_torch_does_not_use_are_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(verb, "run_check", lambda check, where: Result(check.name, check.what, "ok"))
+    words = {}
+    for unused in (0, 2):
+        monkeypatch.setattr(verb, "machine", lambda unused=unused: dataclasses.replace(CPU, unused=unused))
+        assert verb.doctor(tmp_path / "doctor", quick=True, json_file=tmp_path / "found.json") == 0
+        assert json.loads((tmp_path / "found.json").read_text())["gpus_not_checked"] == unused
+        words[unused] = capsys.readouterr().err
+    assert "NOT checked" not in words[0]
+    assert "2 GPUs of this machine were NOT checked" in words[2]
+    assert "make venv-gpu" in words[2]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_doctor_stops_at_a_gpu_environment_that_is_not_finished(tmp_path: Path):
+    """It took the environment for CPUs, which checks no GPU and calls the machine fit."""
+    (tmp_path / ".venv-gpu").mkdir()
+    command = ["make", "-C", str(tmp_path), "-f", str(ROOT / "Makefile"), "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert ".venv-gpu is not finished: run `make venv-gpu` again" in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / ".venv-gpu"]
 
 
 LINE = "NVIDIA H100 80GB HBM3, 580.95.05, 81559 MiB, 9.0"
