@@ -89,8 +89,9 @@ def transformers_logits(request: Path, passed: Callable[[], None]) -> tuple["tor
 
 def megatron_logits(request: Path, passed: Callable[[], None]) -> "torch.Tensor":
     """[tokens, vocabulary] logits."""
-    from nemo_srlm.train.megatron.accelerator import import_megatron
+    from nemo_srlm.train.megatron.accelerator import import_megatron, require_kernels
 
+    require_kernels()  # no GPU is seen here: only a Transformer Engine installed in part is refused
     import_megatron()
     from nemo_srlm.train.megatron import logits
 

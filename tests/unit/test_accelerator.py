@@ -10,6 +10,7 @@ import torch
 from megatron.core.models.common.embeddings import rope_utils
 
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.convert import compare_logits
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
@@ -57,6 +58,9 @@ def test_a_transformer_engine_installed_in_part_is_named_before_megatron_fails(
     install(monkeypatch, tmp_path, f"raise {error}('no shared object file')")
     with pytest.raises(UserError, match=rf"installed in part: its import fails with {error}: no shared .*uninstall"):
         train_worker.train(Work(tmp_path / "no_run", (Ref("sft", 0),)))
+    accelerator._transformer_engine_imports.cache_clear()
+    with pytest.raises(UserError, match="installed in part"):
+        compare_logits.megatron_logits(tmp_path / "no_request", lambda: None)
 
 
 def test_a_gpu_without_transformer_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
