@@ -1,4 +1,4 @@
-"""The documentation names only files, links and commands that exist."""
+"""The documentation names only files, links and commands that exist, and the package only documents that do."""
 
 import re
 from collections.abc import Iterable
@@ -66,3 +66,17 @@ def test_every_command_in_a_document_has_its_verb_and_options(path: Path, capsys
         assert ended.value.code == 0, f"nemo-srlm {verb}"
         known = capsys.readouterr().out
         assert [option for option in re.findall(r"--[a-z-]+", rest) if option not in known] == []
+
+
+def test_every_document_and_section_that_the_package_names_exists():
+    """Error messages and docstrings say docs/NAME.md, or README and a section after a comma: (README, Eight GPUs)."""
+    sections = re.findall(r"^#+ (.+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    missing = []
+    for path in sorted((ROOT / "nemo_srlm").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        missing += [
+            f"{path.name}: {name}" for name in re.findall(r"docs/[\w-]+\.md", source) if not (ROOT / name).exists()
+        ]
+        named = re.findall(r"README(?:\.md)?, \"?([A-Z][\w ]+)", source)
+        missing += [f"{path.name}: README, {name}" for name in named if not any(s.startswith(name) for s in sections)]
+    assert missing == []

@@ -71,7 +71,7 @@ def require_kernels() -> None:
         raise UserError(
             "Transformer Engine", f"not installed, on a machine with {torch.cuda.device_count()} GPUs",
             "transformer_engine.pytorch, whose kernels training uses on a GPU",
-            "install it (README, Installing), or hide the GPUs by CUDA_VISIBLE_DEVICES= to train on the CPU",
+            "install it (docs/install.md), or hide the GPUs by CUDA_VISIBLE_DEVICES= to train on the CPU",
         )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def _transformer_engine_imports() -> bool:
         raise UserError(
             "Transformer Engine", f"installed in part: its import fails with {type(error).__name__}: {error}",
             "transformer-engine, transformer_engine_cu13 and transformer_engine_torch of one version",
-            "install the missing part (README, Installing) or uninstall all of them",
+            "install the missing part (docs/install.md) or uninstall all of them",
         ) from error  # fmt: skip
     return True
 
