@@ -37,7 +37,7 @@ $(STAMP): $(wildcard $(PINS)/*.txt) pyproject.toml
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-venv-light: ## only the light commands (plan, submit, status), in .venv: for login nodes; any Python from 3.11
+venv-light: ## only the light commands (plan, submit, status), in .venv: for login nodes; Python 3.11 to 3.13
 	$(call needs,3.11 3.12 3.13)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIN) -r $(PINS)/light.txt -e .

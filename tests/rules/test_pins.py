@@ -149,3 +149,14 @@ def test_the_makefile_refuses_a_python_that_the_sets_are_not_for():
         assert (
             f"needs Python 3.11 3.12{' 3.13' if target == 'venv-light' else ''}: {python} is not there" in done.stderr
         )
+
+
+def test_the_installation_page_says_of_the_light_environment_what_the_files_say():
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    words = {9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
+    assert f"need {words[len(requirements(resolve.PINS / 'light.txt'))]} small packages" in page
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    allowed = re.search(r"^venv-light:.*\n\t\$\(call needs,([\d. ]+)\)", makefile, re.M)
+    assert allowed
+    first, *_, last = allowed[1].split()
+    assert f"| `make venv-light` | {first} to {last} |" in page
