@@ -59,7 +59,16 @@ def gpu(place: Place) -> Figures:
         a = torch.ones(1024, 1024, dtype=torch.bfloat16, device=f"cuda:{index}")
         if float((a @ a).float().mean()) != 1024.0:
             raise Failed(f"GPU {index} multiplies wrongly")
-    return {"CUDA": str(torch.version.cuda), "GPUs": torch.cuda.device_count()}
+    return {"CUDA": str(torch.version.cuda), "GPUs": torch.cuda.device_count(), **_libraries()}
+
+
+def _libraries() -> Figures:
+    """As torch loads them: an image's own builds are no distributions of pip, which the inventory looks for."""
+    import torch
+
+    nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {"NCCL": ".".join(map(str, nccl)), "cuDNN": str(cudnn)}
 
 
 def transformer_engine(place: Place) -> Figures:

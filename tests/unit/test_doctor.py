@@ -233,6 +233,22 @@ def test_a_driver_that_fails_is_a_finding_and_no_machine_without_gpus(tmp_path: 
     assert inventory.machine().devices == 0
 
 
+def test_the_check_of_the_gpus_reports_the_libraries_that_torch_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In an NVIDIA image they are no distributions of pip, so that the inventory knows nothing of them."""
+    import torch
+
+    from nemo_srlm.doctor import system
+
+    ones, here = torch.ones, dataclasses.replace(H100, gpus=H100.gpus[:1], devices=1)
+    monkeypatch.setattr(torch, "ones", lambda *size, dtype, device: ones(*size, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 29, 7))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)
+    found = system.gpu(place(tmp_path, here))
+    assert (found["GPUs"], found["NCCL"], found["cuDNN"]) == (1, "2.29.7", "92000")
+
+
 def test_only_a_directory_of_its_own_is_emptied(tmp_path: Path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "weeks_of_work").touch()
