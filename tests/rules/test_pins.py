@@ -160,3 +160,12 @@ def test_the_installation_page_says_of_the_light_environment_what_the_files_say(
     assert allowed
     first, *_, last = allowed[1].split()
     assert f"| `make venv-light` | {first} to {last} |" in page
+
+
+def test_the_tests_for_the_newest_megatron_core_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = re.search(r"^MCORE_TESTS := \$\(addprefix tests/,(.*?)\)$", makefile, re.M | re.S)
+    assert listed
+    names = listed[1].replace("\\", " ").split()
+    assert {"pipeline/test_saving.py", "unit/test_optimizer_state.py"} < set(names)
+    assert [name for name in names if not (ROOT / "tests" / name).exists()] == []
