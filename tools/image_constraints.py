@@ -16,6 +16,8 @@ from pathlib import Path
 KEPT = re.compile(
     r"(torch|pytorch-triton|triton|transformer-engine|apex|flash-attn|numpy|nvidia|cuda|cudnn|nccl|tensorrt)(-.*|\d.*|audio|vision|ao)?"
 )
+# pinned to versions that need numpy 2; beside an older numpy, which an image may have, pip takes the newest that fit
+NEED_NUMPY_2 = frozenset({"ml-dtypes", "pandas"})
 
 
 def normal(name: str) -> str:
@@ -26,10 +28,11 @@ def normal(name: str) -> str:
 def constraints(pins: Iterable[str], installed: Mapping[str, str]) -> list[str]:
     """Lines of a constraint file. `pins`: lines of ours; `installed`: name -> version of what the image holds."""
     kept = {normal(name): version for name, version in installed.items() if KEPT.fullmatch(normal(name))}
+    free = NEED_NUMPY_2 if kept.get("numpy", "2").partition(".")[0] in ("0", "1") else frozenset()
     ours = [line.partition(" #")[0] for line in pins if re.match(r"[A-Za-z0-9]", line)]
     return [
         *(f"{name}=={kept[name]}" for name in sorted(kept)),
-        *(line for line in ours if normal(line.partition("==")[0]) not in kept),
+        *(line for line in ours if normal(line.partition("==")[0]) not in kept.keys() | free),
     ]
 
 

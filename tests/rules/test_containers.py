@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from nemo_srlm.config.compose import compose
-from tools.image_constraints import constraints
+from tools.image_constraints import NEED_NUMPY_2, constraints, normal
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "containers/train.Dockerfile"
@@ -74,6 +76,28 @@ def test_the_images_own_stack_is_kept_and_our_pins_hold_for_the_rest():
         "torchvision==0.25.0a0", "transformer-engine==2.10.0", "protobuf==7.36.2", "torchmetrics==1.9.0",
         'setuptools==80.10.2 ; python_version >= "3.12"',
     ]  # fmt: skip
+
+
+def test_pins_that_need_numpy_2_hold_only_beside_it():
+    pins = ["ml_dtypes==0.6.0", "numpy==2.3.5", "pandas==3.1.1", "protobuf==7.36.2"]
+    assert constraints(pins, {"numpy": "1.26.4"}) == ["numpy==1.26.4", "protobuf==7.36.2"]
+    assert constraints(pins, {"numpy": "2.1.0"}) == ["numpy==2.1.0", pins[0], *pins[2:]]
+    assert constraints(pins, {}) == pins
+
+
+def test_the_pins_that_need_numpy_2_are_known():
+    """Of what is installed here: each that accepts no older numpy is named, so that an image with one still resolves."""
+    lines = (ROOT / "tools/requirements/constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {normal(line.partition("==")[0]) for line in lines if "==" in line}
+    needed = {}
+    for found in distributions():
+        wanted = [Requirement(line) for line in found.requires or ()]
+        numpy = [
+            r.specifier for r in wanted if r.name == "numpy" and (not r.marker or r.marker.evaluate({"extra": ""}))
+        ]
+        needed[normal(found.metadata["Name"])] = numpy
+    needing = {name for name in pinned & needed.keys() if not all("1.26.4" in one for one in needed[name])}
+    assert needing == NEED_NUMPY_2 & needed.keys()
 
 
 def test_the_shipped_gpu_profile_names_an_image_for_every_kind_of_stage_and_vllms_for_generation():
