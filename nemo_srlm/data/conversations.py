@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.core.records import Conversation, content_id
-from nemo_srlm.data.preference_pairs import read_rows
+from nemo_srlm.data.preference_pairs import SYSTEM, read_rows, refuse_columns
 from nemo_srlm.errors import DataError
 
 
@@ -25,6 +25,8 @@ def read_conversations(paths: Iterable[Path], counts: Counter[str]) -> Iterator[
         for where, row in read_rows(path):
             counts["chat_rows"] += 1
             roles, texts = turns(row, where)
+            if roles[0] != "system":
+                refuse_columns(row, SYSTEM, where)
             if roles and roles[-1] == "user":
                 counts["chat_last_user_turn_cut"] += 1
                 roles, texts = roles[:-1], texts[:-1]

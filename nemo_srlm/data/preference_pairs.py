@@ -3,7 +3,8 @@
 JSONL (also .gz), or parquet. `chosen` and `rejected` are texts beside a `prompt`, or lists of
 messages [{"role": "user"}, {"role": "assistant"}], or the assistant's alone beside a `prompt` of messages (TRL), or Anthropic
 HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected; optional
-weight and certainty of the pair in the loss (records.PreferencePair). Left out and counted: conversations of several turns,
+weight and certainty of the pair in the loss (records.PreferencePair). A row with a system message, or with an input beside
+its `prompt`, in columns of their own is an error. Left out and counted: conversations of several turns,
 empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
 """
 
@@ -21,6 +22,7 @@ from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import ConfigError, DataError
 
 WEIGHTS = ("weight", "certainty")
+SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context")  # columns in which others keep a part of a prompt
 BATCH = 4096  # pairs that are compared with the held-out prompts at once
 
 
@@ -99,10 +101,25 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(path, f"unreadable ({reason})", "a complete parquet file", "fetch or write it again") from error
 
 
+def stated(row: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Which of these columns are not empty."""
+    return [name for name in names if row.get(name) and str(row[name]).strip()]
+
+
+def refuse_columns(row: dict[str, Any], names: Iterable[str], where: str) -> None:
+    """Raises DataError for a part of the prompt in a column that is not read: without it the prompt is another one."""
+    for name in stated(row, names):
+        raise DataError(
+            where, f"{name}: {str(row[name])[:40]!r}", "the whole prompt in one place: this column is not read",
+            f"join {name} and the prompt into one text per row, or remove the column",
+        )  # fmt: skip
+
+
 def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
     """The row's pair, or the reason why it is not usable. Raises DataError for a row that is not a preference."""
     if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
         raise DataError(where, f"no {' and no '.join(missing)}", "a row with chosen and rejected")
+    refuse_columns(row, (*SYSTEM, *(INPUTS if isinstance(row.get("prompt"), str) else ())), where)
     asked = row["prompt"] if isinstance(row.get("prompt"), list) else []  # TRL's explicit prompt: messages before both
     sides = [_single_turn([*asked, *row[name]] if asked and isinstance(row[name], list) else row[name], where)
              for name in ("chosen", "rejected")]  # fmt: skip

@@ -2,7 +2,8 @@
 
 JSON (a list), JSON lines, plain text with one prompt per line (.txt), all also gzipped; or parquet. A row's prompt is
 `prompt`, `instruction`, `text`, or the first user turn of its `messages`; its category is `category` or `dataset`
-(AlpacaEval's name for where a prompt comes from). Prompts with a system message are left out: a prompt is one text.
+(AlpacaEval's name for where a prompt comes from). Prompts with a system message are left out: a prompt is one text. An
+`input` or `context` beside it (Alpaca's format) is an error.
 """
 
 import math
@@ -17,7 +18,7 @@ from nemo_srlm.core.files import read_json, read_json_lines
 from nemo_srlm.core.records import Prompt, content_id
 from nemo_srlm.data.conversations import turns
 from nemo_srlm.data.near_copies import HeldOut, same_text
-from nemo_srlm.data.preference_pairs import read_rows
+from nemo_srlm.data.preference_pairs import INPUTS, SYSTEM, read_rows, refuse_columns, stated
 from nemo_srlm.data.splits import MAX_EVAL_SHARE, instruction_id
 from nemo_srlm.errors import DataError
 
@@ -137,10 +138,12 @@ def part_of_iteration(
 
 def _text(row: dict[str, Any], where: str) -> str | None:
     """The prompt of a row; None where a system message belongs to it. Raises DataError where there is none."""
-    stated = [(name, row[name]) for name in NAMES if row.get(name) is not None]
-    if wrong := [name for name, value in stated if not isinstance(value, str)]:
+    given = [(name, row[name]) for name in NAMES if row.get(name) is not None]
+    if wrong := [name for name, value in given if not isinstance(value, str)]:
         raise DataError(where, f"{wrong[0]}: a {type(row[wrong[0]]).__name__}", "a text")
-    text = next((value for _, value in stated if value.strip()), None)
+    text = next((value for _, value in given if value.strip()), None)
+    if text is not None:
+        refuse_columns(row, INPUTS, where)
     if text is None and "messages" in row:
         roles, texts = turns(row, where)
         if roles[0] == "system":
@@ -148,7 +151,7 @@ def _text(row: dict[str, Any], where: str) -> str | None:
         text = texts[roles.index("user")] if "user" in roles else None
     if not text:
         raise DataError(where, f"no prompt among {sorted(row)}", f"a text in one of {', '.join(KEYS)}")
-    return str(text)
+    return None if stated(row, SYSTEM) else str(text)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

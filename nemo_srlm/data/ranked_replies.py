@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_srlm.core.records import PreferencePair, RankedReply, content_id
 from nemo_srlm.data.oasst import read_first_turns
-from nemo_srlm.data.preference_pairs import finite_number, read_rows, to_pair
+from nemo_srlm.data.preference_pairs import INPUTS, SYSTEM, finite_number, read_rows, refuse_columns, to_pair
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import DataError
 
@@ -77,6 +77,7 @@ def _listed(row: dict[str, Any], where: str, counts: Counter[str]) -> tuple[str,
             where, f"no ranked replies among {sorted(row)}",
             f"chosen and rejected, or prompt (instruction) and one of {', '.join(LISTS)}",
         )  # fmt: skip
+    refuse_columns(row, (*SYSTEM, *INPUTS), where)
     texts, marks = [], []
     for i, reply in enumerate(listed):
         text, mark = _reply(row, reply, i, len(listed), where)

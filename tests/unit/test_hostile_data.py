@@ -9,6 +9,7 @@ import pytest
 
 from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.data.preference_pairs import read_pairs, to_pair
+from nemo_srlm.data.ranked_replies import read_ranked
 from nemo_srlm.errors import DataError
 from tests.unit.test_oasst import flat, message, read, tree, write
 
@@ -35,6 +36,16 @@ def test_a_chosen_score_below_the_rejected_one_is_counted_and_never_a_pair(tmp_p
     assert counts["dropped_reversed_scores"] == 1
     assert to_pair(ROW | {"score_chosen": 2, "score_rejected": 2.0}, "f:1") == "tie"
     assert isinstance(to_pair(ROW | {"score_chosen": 2}, "f:1"), PreferencePair)
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "input", "context"])
+def test_a_part_of_the_prompt_in_another_column_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(DataError, match=f"f:1: {name}: 'Be brief.'; .*; join {name} and the prompt"):
+        to_pair(ROW | {name: "Be brief."}, "f:1")
+    assert isinstance(to_pair(ROW | {name: ""}, "f:1"), PreferencePair)
+    path = write(tmp_path / "f.jsonl", [{"prompt": "q", "responses": ["a", "b"], "ranks": [0, 1], name: "Be brief."}])
+    with pytest.raises(DataError, match=f"f.jsonl:1: {name}: 'Be brief.'"):
+        read_ranked(path, "en", 0, Counter())
 
 
 @pytest.mark.parametrize("content", [None, 3, ["a"]])

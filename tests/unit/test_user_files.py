@@ -102,6 +102,29 @@ def test_prompts_of_files_are_apart_from_what_is_held_out_in_any_order_of_the_fi
     assert {p.text.casefold() for p in again[1]} == {p.text.casefold() for p in held_out}
 
 
+@pytest.mark.parametrize("column", ["input", "context"])
+def test_a_part_of_the_prompt_in_another_column_is_refused_with_its_line(column: str, tmp_path: Path):
+    rows = [{"instruction": "Sum up.", column: ""}, {"instruction": "Sum up.", column: "Bears sleep."}]
+    path = tmp_path / "alpaca.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        DataError, match=rf"alpaca\.jsonl:2: {column}: 'Bears sleep.'; .*; join {column} and the prompt"
+    ):
+        read_prompt_set(path, Counter())
+    path.write_text(json.dumps(rows[0]) + "\n")
+    assert [entry.prompt.text for entry in read_prompt_set(path, Counter())] == ["Sum up."]
+
+
+def test_a_system_column_is_counted_beside_a_prompt_and_refused_beside_a_conversation(tmp_path: Path):
+    path, counts = tmp_path / "a.jsonl", Counter[str]()
+    path.write_text('{"prompt": "Go.", "system": "Be brief."}\n{"prompt": "Name a bear.", "system": null}\n')
+    assert [entry.prompt.text for entry in read_prompt_set(path, counts)] == ["Name a bear."]
+    assert counts["system_message"] == 1
+    path.write_text(json.dumps({"messages": turns("a", "b"), "system": "Be brief."}) + "\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:1: system: 'Be brief.'"):
+        list(read_conversations([path], Counter()))
+
+
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
