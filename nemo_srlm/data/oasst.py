@@ -61,20 +61,51 @@ def read_first_turns(
     `counts` gets "trees" and, for what is left out, "tree_<reason>" and "reply_<reason>". Raises DataError (file:line)
     for a file that is missing, malformed or in neither format.
     """
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, str]] = {}  # id of a tree -> (text, where it is)
     for path in paths:
         for where, state, root in _roots(path, counts):
             counts["trees"] += 1
             reason = _tree_reason(root, state, language, where)
             if not reason and _id(root, where) in seen:
+                text, first = seen[root["message_id"]]
+                if text != root["text"].strip():
+                    raise _conflict(where, root["message_id"], first, "the same text")
                 reason = "duplicate"
             if reason:
                 counts[f"tree_{reason}"] += 1
                 continue
-            seen.add(root["message_id"])
+            seen[root["message_id"]] = root["text"].strip(), where
+            _check_ids(root, where)
             following = tuple(_later_turns(root, language, where, counts)) if later else ()
             replies = _replies(root, language, where, counts)
             yield FirstTurn(root["message_id"], root["text"].strip(), replies, following)
+
+
+def _conflict(where: str, name: str, first: str, expected: str) -> DataError:
+    return DataError(
+        where, f"message_id {name!r} again, with another content than in {first}", expected,
+        "remove one of both, or give it another id",
+    )  # fmt: skip
+
+
+def _check_ids(root: dict[str, Any], where: str) -> None:
+    """Raises DataError for an id that is twice in a tree: judgements are kept by it."""
+    seen: set[str] = set()
+    todo: list[Any] = [root]
+    while todo:
+        message = todo.pop()
+        if not isinstance(message, dict):
+            continue  # an error, unless what it answers is left out
+        name, replies = message.get("message_id"), message.get("replies")
+        todo += replies if isinstance(replies, list) else []
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            raise DataError(
+                where, f"message_id {name!r} twice in one tree", "an id of its own for every message",
+                "remove one of both, or give it another id",
+            )  # fmt: skip
+        seen.add(name)
 
 
 def speaks(tag: str, language: str) -> bool:
@@ -113,7 +144,14 @@ def _roots_of_messages(
             raise DataError(where, f"parent_id {data['parent_id']!r}", "a message's id, or null for a first message")
         if "tree_state" in data:
             _field(data, "tree_state", str, where)
-    known = {data["message_id"]: {**data, "replies": []} for _, data in flat}
+    once: dict[str, tuple[str, dict[str, Any]]] = {}
+    for where, data in flat:
+        first, same = once.setdefault(data["message_id"], (where, data))
+        if data != same:
+            raise _conflict(where, data["message_id"], first, "an equal row, or an id of its own for every message")
+        if first != where and data.get("parent_id"):  # a repeated first message is counted as a tree
+            counts["reply_duplicate"] += 1
+    known = {name: {**data, "replies": []} for name, (_, data) in once.items()}
     placed: set[str] = set()  # a tree that is twice in an export must not get each reply twice
     for where, data in flat:
         parent = data.get("parent_id")

@@ -127,6 +127,38 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path):
     }  # fmt: skip
 
 
+def test_an_id_that_is_twice_in_a_tree_is_refused_at_every_depth(tmp_path: Path):
+    deeper = message("d", "More?", "b", role="prompter", replies=[message("b", "Yes.", "d", 0)])
+    for replies in (
+        [message("b", "B", "a", 0), message("b", "C", "a", 1)],
+        [message("b", "B", "a", 0, replies=[deeper])],
+    ):
+        path = write(tmp_path / "x.trees.jsonl", [tree("x", message("b", "B", "x", 0)), tree("a", *replies)])
+        with pytest.raises(DataError, match=r"x\.trees\.jsonl:2: message_id 'b' twice in one tree"):
+            read(path)
+
+
+def test_a_tree_of_two_exports_is_a_duplicate_where_its_text_is_equal_and_an_error_where_not(tmp_path: Path):
+    paths = [write(tmp_path / f"{name}.trees.jsonl", [tree("t", message("b", "B", "t", 0))]) for name in "ab"]
+    counts: Counter[str] = Counter()
+    assert [turn.id for turn in read_first_turns(paths, "en", counts)] == ["t"]
+    assert counts["tree_duplicate"] == 1
+    write(paths[1], [tree("t", message("b", "B", "t", 0), text="Another question?")])
+    found = r"b\.trees\.jsonl:1: message_id 't' again, with another content than in .*a\.trees\.jsonl:1;"
+    with pytest.raises(DataError, match=found):
+        list(read_first_turns(paths, "en", Counter()))
+
+
+def test_flat_messages_with_a_repeated_id_are_duplicates_where_equal_and_an_error_where_not(tmp_path: Path):
+    rows = flat([tree("a", message("b", "B", "a", 0), message("c", "C", "a", 1))])
+    (turn,), counts = read(write(tmp_path / "x.messages.jsonl", [*rows, rows[1]]))
+    assert [reply.id for reply in turn.replies] == ["b", "c"]
+    assert (counts["replies"], counts["reply_duplicate"]) == (2, 1)
+    path = write(tmp_path / "x.messages.jsonl", [*rows, rows[1] | {"text": "Another."}])
+    with pytest.raises(DataError, match=r"jsonl:4: message_id '[bc]' again, with another content than in .*jsonl:2;"):
+        read(path)
+
+
 def test_a_reply_may_bring_its_judgement(tmp_path: Path):
     (turn,), _ = read(
         write(tmp_path / "x.trees.jsonl", [tree("a", message("b", "B", "a", 0, judgement="Good. Score: 4"))])
