@@ -10,6 +10,8 @@ from typing import IO
 
 from nemo_srlm.errors import DataError
 
+ENCODING = "utf-8-sig"  # UTF-8; without the byte-order mark that Windows' editors and Excel put before the text
+
 
 def open_text(path: Path) -> IO[str]:
     """For reading; .gz is decompressed. Raises DataError for a pipe or device, which could block for ever."""
@@ -19,8 +21,8 @@ def open_text(path: Path) -> IO[str]:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory raises by itself
         raise DataError(path, "no regular file", "a file", "write the content to a file first")
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return gzip.open(path, "rt", encoding=ENCODING)
+    return path.open(encoding=ENCODING)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = file.read(LARGEST + 1)
     if len(text) > LARGEST:
         raise ConfigError(path, f"more than {LARGEST:,} characters", "a file of settings")
-    return parse_yaml(text.removeprefix("\ufeff"), path)
+    return parse_yaml(text, path)
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_srlm.config.shipped import CONFIGS
+from nemo_srlm.config.text_files import ENCODING
 from nemo_srlm.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
@@ -53,7 +54,7 @@ def read_text(path: str) -> str:
     """The template's text without its final newline. Raises ConfigError when it is missing, empty or no plain UTF-8."""
     file = find(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding=ENCODING)
     except UnicodeDecodeError as error:
         raise ConfigError(file, f"not UTF-8 ({error})", "a text file in UTF-8") from error
     text = text.removesuffix("\n")

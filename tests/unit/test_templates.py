@@ -65,6 +65,10 @@ def test_a_control_character_in_a_template_is_named_with_its_line(tmp_path: Path
         templates.load(path, templates.JUDGE)
 
 
+def test_a_byte_order_mark_is_not_part_of_a_template(tmp_path: Path):
+    assert templates.read_text(write(tmp_path / "t.txt", "\ufeffJudge.\n")) == "Judge."
+
+
 def test_only_the_final_newline_is_not_part_of_a_template(tmp_path: Path):
     path = write(tmp_path / "t.txt", " a <INSTRUCTION_HERE>\n\n")
     assert templates.load(path, ("INSTRUCTION",)) == " a <INSTRUCTION_HERE>\n"

@@ -46,7 +46,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
             ["Name a bear.", "Bruno.", "Another?"], ["Go.", "No."], ["Name a bear."]))),
         ("a.json", '[{"text": "Name a bear."}, {"prompt": "Go."}, {"prompt": "Name a bear."}]'),
         ("a.txt", "Name a bear.\n\n  Go.\nName a bear.\n"),
-        ("a.txt.gz", "Name a bear.\nGo.\nName a bear."),
+        ("a.txt", "\ufeffName a bear.\nGo.\nName a bear.\n"),
+        ("a.txt.gz", "\ufeffName a bear.\nGo.\nName a bear."),
     ],
 )  # fmt: skip
 def test_prompts_are_read_from_every_format(name: str, text: str, tmp_path: Path):
