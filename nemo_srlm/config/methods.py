@@ -21,7 +21,10 @@ class CheckerSection:
         "prints the score as its last line, or `null` for none. The digests of files among the words are part of the "
         "fingerprint", free=True,
     )  # fmt: skip
-    max_score: float = number(1.0, "the scale: pairs.weight=margin divides by it", above=0)
+    max_score: float = number(
+        1.0, "the scale: pairs.weight=margin divides by it. With it a score that is not within 0 and this is an error of its "
+        "response; else any finite number is a score", above=0,
+    )  # fmt: skip
     workers: int = number(
         4, "candidates that are checked at the same time", at_least=1, at_most=MAX_PROCESSES, execution=True
     )

@@ -1,7 +1,8 @@
 """Checkers: a user's function or program that gives a response its score, and the Judgement record of one check.
 
-A score is a finite number. None (`null` of a program) means that there is none; whatever else comes back, an exception, an
-exit code other than 0 and a timeout are errors of the item, recorded with their reason.
+A score is a finite number, within 0 and the scale where the run counts with a scale. None (`null` of a program) means that
+there is none; whatever else comes back, an exception, an exit code other than 0 and a timeout are errors of the item, recorded
+with their reason.
 """
 
 import json
@@ -23,8 +24,8 @@ class Failed(Exception):
     """A check without a result; the message is its reason."""
 
 
-def checked(check: Check, item: JudgeItem) -> Judgement:
-    """The check of one response as a judgement with one draw."""
+def checked(check: Check, item: JudgeItem, scale: float | None = None) -> Judgement:
+    """The check of one response as a judgement with one draw. `scale`: the largest score that is none of an error; None = any."""
     try:
         score = check(item.instruction, item.response)
     except Failed as error:
@@ -37,6 +38,8 @@ def checked(check: Check, item: JudgeItem) -> Judgement:
         score = float(score)
     if not isinstance(score, (int, float)) or not math.isfinite(score):
         return _error(item, f"checker: {str(score)[:40]!r} is no finite number")
+    if scale is not None and not 0 <= score <= scale:
+        return _error(item, f"checker: {score:g} is not within 0 and checker.max_score, {scale:g}")
     return Judgement(item.id, item.prompt_id, (float(score),), ("",), ("stop",))
 
 

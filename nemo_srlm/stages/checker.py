@@ -30,7 +30,8 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.checker)
-    own.pop("max_score")  # of the pairs, which are made of these scores
+    if _scale(cfg) is None:
+        own.pop("max_score")  # of the pairs, which are made of these scores
     if cfg.checker.function:
         own.pop("timeout")  # a function is not interrupted
         own |= {"function": user_code.identity(KEY, cfg.checker.function), "command": []}
@@ -38,6 +39,11 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         files = [Path(word) for word in cfg.checker.command if Path(word).is_file()]
         own["files"] = [content_digest(path) for path in files]
     return {"checker": own}
+
+
+def _scale(cfg: Config) -> float | None:
+    """The largest score, where pairs weigh by it: one outside would weigh without limit."""
+    return cfg.checker.max_score if cfg.pairs.weight == "margin" else None
 
 
 def _check(cfg: Config) -> None:
@@ -56,9 +62,9 @@ def _check_of(cfg: Config) -> Check:
 
 
 def _run(ctx: Context) -> None:
-    check = _check_of(ctx.cfg)
+    check, scale = _check_of(ctx.cfg), _scale(ctx.cfg)
     todo = ((item.id, item) for item in judged_candidates.items(ctx))
-    run_items(ctx, todo, lambda item: checked(check, item), ctx.cfg.checker.workers, "responses")
+    run_items(ctx, todo, lambda item: checked(check, item, scale), ctx.cfg.checker.workers, "responses")
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
