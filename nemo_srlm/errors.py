@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# of an OSError while writing: what the user can fix
-FIXABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
-# what is no question of space or permissions: error number -> (expected, remedy)
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# what is no question of space: error number -> (expected, remedy)
 OTHER = {
     errno.ENAMETOOLONG: ("a name of at most 255 bytes in a path of at most 4,095", "shorten it"),
     errno.ELOOP: ("a path whose symbolic links end", "correct the link"),
@@ -28,6 +27,14 @@ OTHER = {
     errno.EMFILE: ("fewer open files than the limit", "raise it with `ulimit -n`, then run the same command again"),
     errno.ENFILE: ("fewer open files than the system's limit", "wait or raise it, then run the same command again"),
     errno.ESTALE: ("a mounted file system", "mount it again, then run the same command again: it resumes"),
+    errno.EPERM: (
+        "an operation that the system permits on this path",
+        "ask its owner, or name another path, then run the same command again: it resumes",
+    ),
+    errno.EROFS: (
+        "a file system that may be written",
+        "mount it writable, or name another path, then run the same command again: it resumes",
+    ),
     errno.EIO: ("a disk or network that answers", "check it, then run the same command again: it resumes"),
 }
 # of OTHER: what another attempt, perhaps on another node, may not meet again
@@ -137,6 +144,17 @@ def is_passing(error: BaseException) -> bool:
     return passing or (isinstance(error, OSError) and error.errno in PASSING)
 
 
+def _permission(path: Path) -> str:
+    """Which permission on the path is missing, as far as this process can see."""
+    for folder in reversed(path.parents):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+            return f"permission to enter {folder}"
+    if not os.path.exists(path):
+        return f"permission to write into {path.parent}"
+    missing = [word for mode, word in ((os.R_OK, "read"), (os.W_OK, "write")) if not os.access(path, mode)]
+    return f"permission to {' and '.join(missing) or 'use'} it"
+
+
 def of_system(error: BaseException | None, where: Path) -> UserError | None:
     """The user's error behind an exception of the system, about the path that the system names, else about `where`, below
     which was written; None if there is none.
@@ -148,6 +166,9 @@ def of_system(error: BaseException | None, where: Path) -> UserError | None:
         return UserError(str(error)[len(LOOP) :].strip("'"), os.strerror(errno.ELOOP), *OTHER[errno.ELOOP])
     number, named = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
     path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes)) else where
+    if isinstance(error, OSError) and number == errno.EACCES:
+        remedy = "give it (`chmod`, `chown`), or name another path, then run the same command again: it resumes"
+        return UserError(path, str(error.strerror), _permission(path), remedy)
     if isinstance(error, OSError) and number in OTHER:
         return UserError(path, str(error.strerror), *OTHER[number])
     place = where if named is None else path
@@ -155,10 +176,10 @@ def of_system(error: BaseException | None, where: Path) -> UserError | None:
         place = place.parent
     usage = shutil.disk_usage(place)
     free, full = usage.free, usage.total > 0 and usage.free < FULL  # /proc has no space at all
-    if not full and number not in FIXABLE:
+    if not full and number not in NO_SPACE:
         return None
-    what = str(error.strerror) if isinstance(error, OSError) and number in FIXABLE else "the disk is full"
-    remedy = "free some space" if full else "free some space or fix the permissions"
+    what = str(error.strerror) if isinstance(error, OSError) and number in NO_SPACE else "the disk is full"
+    remedy = "free some space" if full or number == errno.ENOSPC else "free some space, or ask for a larger quota"
     return UserError(
         path,
         f"{what} ({free / 2**20:,.1f} MiB free)",

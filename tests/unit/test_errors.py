@@ -29,14 +29,46 @@ def free(monkeypatch: pytest.MonkeyPatch):
     return set_free
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_what_the_system_refused_is_one_message_with_the_file(tmp_path: Path, free, number: int):
     free(2**30)
     mistake = of_system(OSError(number, "refused", "/data/x"), tmp_path)
     assert mistake is not None
     assert str(mistake).startswith("/data/x: refused (1,024.0 MiB free)")
+    assert "free some space" in str(mistake)
     unnamed = of_system(OSError(number, "refused"), tmp_path)
     assert str(unnamed).startswith(f"{tmp_path}: refused")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_is_not_permitted_is_no_question_of_space(tmp_path: Path, free, number: int):
+    free(4096)
+    mistake = of_system(OSError(number, "refused", "/data/x"), tmp_path)
+    assert mistake is not None
+    assert str(mistake).startswith("/data/x: refused; expected ")
+    assert "space" not in str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("path", "without", "expected"),
+    [
+        ("file", {("file", os.R_OK)}, "permission to read it"),
+        ("file", {("file", os.R_OK), ("file", os.W_OK)}, "permission to read and write it"),
+        ("new", set(), "permission to write into {tmp_path}"),
+        ("folder/file", {("folder", os.X_OK)}, "permission to enter {tmp_path}/folder"),
+    ],
+)
+def test_the_permission_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, without: set[tuple[str, int]], expected: str
+):
+    """os.access is replaced: tests may run as root, who has every permission."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    refused = {(tmp_path / name, mode) for name, mode in without}
+    monkeypatch.setattr(os, "access", lambda found, mode: (Path(found), mode) not in refused)
+    mistake = of_system(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / path)), tmp_path)
+    assert mistake is not None
+    assert mistake.expected == expected.format(tmp_path=tmp_path)
 
 
 def _too_long(directory: Path) -> Path:
