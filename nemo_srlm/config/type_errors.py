@@ -59,7 +59,11 @@ def refuse_conversions(plain: Any, where: str) -> None:
             continue
         if setting.kind is bool and (isinstance(value, bool) or (isinstance(value, str) and _is_switch(value))):
             continue
-        raise ConfigError(_at(where, setting.key), _shown(value), expected(setting), _see(setting.key))
+        found, remedy = _shown(value), _see(setting.key)
+        if setting.kind is str:  # 1.10 has become 1.1 already
+            found = f"read as {'a switch' if isinstance(value, bool) else 'a number'}, {found}"
+            remedy = f"put a text that looks like this in quotes, on the command line '{setting.key}=\"...\"'; {remedy}"
+        raise ConfigError(_at(where, setting.key), found, expected(setting), remedy)
 
 
 def _is_item(value: Any, kind: Any) -> bool:

@@ -34,8 +34,6 @@ def test_a_float_is_finite_and_the_message_says_so(value: str):
         ("dpo.beta.x=1", "dpo.beta", "{'x': 1}", FINITE),
         ("run.arm=null", "run.arm", "null", "one of self, random, sft_only, external, oracle"),
         ("run.reuse=null", "run.reuse", "null", "a text"),
-        ("run.reuse=false", "run.reuse", "false", "a text"),
-        ("eval.prompts=1.50", "eval.prompts", "1.5", "a text"),
         ("dpo.beta=true", "dpo.beta", "true", FINITE),
         ("dpo.max_steps=false", "dpo.max_steps", "false", "a whole number, 0 or more"),
         ("eval.kl=1", "eval.kl", "1", "true or false"),
@@ -64,6 +62,22 @@ def test_a_wrong_type_names_key_value_and_what_is_allowed(override: str, key: st
         compose("tiny", [override])
     remedy = f"`nemo-srlm config --describe {key}` explains it"
     assert str(refused.value) == f"tiny.yaml and overrides: {key}: {found}; expected {expected}; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "found"),
+    [
+        ("run.name=1.10", "run.name", "read as a number, 1.1"),
+        ("eval.prompts=1.50", "eval.prompts", "read as a number, 1.5"),
+        ("run.reuse=false", "run.reuse", "read as a switch, false"),
+    ],
+)
+def test_a_number_or_switch_in_the_place_of_a_text_asks_for_quotes(override: str, key: str, found: str):
+    with pytest.raises(ConfigError) as refused:
+        compose("tiny", [override])
+    assert f"{key}: {found}; expected " in str(refused.value)
+    assert f"""in quotes, on the command line '{key}="..."';""" in str(refused.value)
+    assert compose("tiny", ['run.name="1.10"']).run.name == "1.10"  # as the shell hands it over
 
 
 def test_an_unknown_key_lists_its_neighbours():
