@@ -3,6 +3,7 @@
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.training import DpoSection
 from nemo_srlm.errors import ConfigError
 
 LATER = "leave it at its default"
@@ -11,6 +12,8 @@ LATER = "leave it at its default"
 def check_methods(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that another one makes impossible or meaningless."""
     _arms(cfg)
+    _pairs(cfg)
+    _loss(cfg)
     _votes(cfg)
     _checker(cfg)
     _consistency(cfg)
@@ -42,6 +45,26 @@ def _arms(cfg: Config) -> None:
         for name, default in (("consistency", "none"), ("weight", "none"), ("rejected_from", "iteration")):
             if (value := getattr(pairs, name)) != default:
                 _refuse(f"pairs.{name}", value, f"{arm}, which trains on the chosen responses alone", default)
+
+
+def _pairs(cfg: Config) -> None:
+    """Settings with which no prompt can give a pair, and what the rule of pairs does not read."""
+    pairs, most = cfg.pairs, cfg.judge.max_score
+    if pairs.rho and pairs.rule != "length_controlled":
+        _refuse("pairs.rho", pairs.rho, f"pairs.rule={pairs.rule}", "pairs.rule=length_controlled")
+    if cfg.run.arm == "external":
+        return  # its pairs are given
+    if pairs.score == "judge" and pairs.min_margin >= most:
+        _refuse("pairs.min_margin", pairs.min_margin, f"judge.max_score={most}",
+                f"less than {most}: the difference of two scores is to be above it", "lower pairs.min_margin")  # fmt: skip
+    if cfg.candidates.temperature == 0:
+        _refuse("candidates.temperature", 0, f"candidates.num={cfg.candidates.num}, which are then equal texts",
+                "above 0: a pair has two texts", "raise candidates.temperature")  # fmt: skip
+
+
+def _loss(cfg: Config) -> None:
+    if cfg.dpo.loss != "simpo" and cfg.dpo.simpo_gamma != DpoSection().simpo_gamma:
+        _refuse("dpo.simpo_gamma", cfg.dpo.simpo_gamma, f"dpo.loss={cfg.dpo.loss}", "dpo.loss=simpo")
 
 
 def _votes(cfg: Config) -> None:

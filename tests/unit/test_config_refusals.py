@@ -157,6 +157,10 @@ def test_a_pattern_needs_words():
             ["world.ift_right=0.7", "world.ift_one_error=0.4"],
             r"world\.ift_one_error: 0\.4 with world\.ift_right=0\.7: more than all replies; expected at most 0\.3;",
         ),
+        (["pairs.min_margin=5"], r"pairs\.min_margin: 5\.0 with judge\.max_score=5; expected less than 5"),
+        (["candidates.temperature=0"], r"candidates\.temperature: 0 with candidates\.num=\d+, .*; expected above 0"),
+        (["pairs.rho=0.1"], r"pairs\.rho: 0\.1 with pairs\.rule=max_min; expected pairs\.rule=length_controlled"),
+        (["dpo.simpo_gamma=1"], r"dpo\.simpo_gamma: 1\.0 with dpo\.loss=sigmoid; expected dpo\.loss=simpo"),
         (["model.num_attention_heads=7"], r"model\.num_attention_heads: 7; expected a divisor of 8192 \(hidden_size\)"),
         (["model.num_query_groups=7"], r"model\.num_query_groups: 7; expected a divisor of 64 heads"),
     ],
@@ -164,6 +168,20 @@ def test_a_pattern_needs_words():
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], words: str):
     with pytest.raises(ConfigError, match=words):
         compose("llama2_70b", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["pairs.min_margin=4.9"],
+        ["pairs.min_margin=5", "pairs.score=checker", "checker.command=[x]"],
+        ["candidates.temperature=0", "pairs.min_margin=5", "run.arm=external", "pairs.files=[x.jsonl]"],
+        ["pairs.rho=0.1", "pairs.rule=length_controlled"],
+        ["dpo.simpo_gamma=1", "dpo.loss=simpo"],
+    ],
+)
+def test_what_something_reads_or_can_give_a_pair_is_accepted(overrides: list[str]):
+    compose("llama2_70b", overrides)
 
 
 def test_heads_of_their_own_size_need_not_divide_the_hidden_size():
