@@ -153,7 +153,7 @@ def test_a_checker_function_scores_and_its_failures_are_reasons(tmp_path: Path):
     assert (pair.chosen, pair.rejected) == ("aaaa", "b")
 
 
-@pytest.mark.parametrize("use", [["pairs.weight=margin"], ["pairs.rule=length_controlled", "pairs.rho=0.1"]])
+@pytest.mark.parametrize("use", [["pairs.weight=margin"], ["pairs.weight=margin", "pairs.rule=length_controlled"]])
 def test_a_score_outside_the_scale_is_an_error_where_the_scale_counts(tmp_path: Path, use: list[str]):
     (tmp_path / "mine.py").write_text("def score(prompt, response):\n    return float(response)\n")
     plain = compose(
