@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
-from nemo_srlm.core.files import read_json, write_atomic, write_json
+from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say
@@ -120,6 +120,10 @@ def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dic
                 remedy=f"run `nemo-srlm run`, or `nemo-srlm stage {ref.stage} --iteration {ref.iteration}` first",
             )  # fmt: skip
         inputs[name] = done.fingerprint
+    return _identity(stage, cfg, iteration, inputs)
+
+
+def _identity(stage: Stage, cfg: Config, iteration: int, inputs: dict[str, str]) -> dict[str, Any]:
     own = json.loads(manifest.canonical(stage.identity(cfg, iteration)))  # tuples become lists, as they will be read
     return {"stage": stage.name, "iteration": iteration, "version": stage.version, "config": own, "inputs": inputs}
 
@@ -138,27 +142,67 @@ def check_inputs(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> No
         raise outputs.lost(run_dir, found)
 
 
+def _recorded(directory: Path) -> dict[str, Any] | None:
+    """The identity under which a stage was finished or begun."""
+    if finished := manifest.read(directory):
+        return finished.identity
+    plan, remedy = directory / PLAN, f"remove {directory} to redo the stage"
+    if not plan.exists():
+        return None
+    return decoded(read_json(plan, remedy), dict[str, Any], plan, "the identity of a stage", remedy)
+
+
+def _refuse_other(run_dir: Path, ref: Ref, was: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises StaleError with the field diff where the two identities differ."""
+    if was == wanted:
+        return
+    # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
+    lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
+    raise StaleError(
+        stage_directory(run_dir, ref), "made under other settings or inputs:\n    " + "\n    ".join(lines),
+        remedy="\n  set the old values again, or start a new run (run.name=...), or make them again: "
+        f"`{outputs.redo_command(run_dir, [str(ref)])}` removes the stage and what depends on it",
+    )  # fmt: skip
+
+
+def refuse_other_settings(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> None:
+    """Raises StaleError for a finished or begun stage of other settings, as far as that shows before its inputs are done.
+    A stage that reads a file which is not here is left to `state`."""
+    ref = Ref(stage.name, iteration)
+    was = _recorded(stage_directory(run_dir, ref))
+    if was is None or stage.derived:
+        return
+    inputs = {}
+    for name, other in stage.inputs(cfg, iteration).items():
+        done, before = manifest.read(stage_directory(run_dir, other)), was.get("inputs", {}).get(name, "")
+        # not done: it may become what it was, unless that is another stage's
+        same = before and not _has_fingerprint(run_dir, before)
+        inputs[name] = done.fingerprint if done else before if same else str(other)
+    try:
+        wanted = _identity(stage, cfg, iteration, inputs)
+    except UserError:
+        return
+    _refuse_other(run_dir, ref, was, wanted)
+
+
+def _has_fingerprint(run_dir: Path, fingerprint: str) -> bool:
+    """Whether a finished stage of the run has it, of its present pipeline or not."""
+    every = (manifest.read(path.parent) for path in run_dir.glob(f"iter*/*/{manifest.NAME}"))
+    return any(done is not None and done.fingerprint == fingerprint for done in every)
+
+
 def state(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> State:
     """Done, partial or missing. Raises StaleError with the field diff when it was made under another identity, LostError
     when it was finished and its outputs are no longer there."""
     ref = Ref(stage.name, iteration)
     directory = stage_directory(run_dir, ref)
-    finished = manifest.read(directory)
-    plan = directory / PLAN
-    if finished is None and not plan.exists():
+    finished, was = manifest.read(directory), _recorded(directory)
+    if was is None:
         return "missing"
     wanted = identity_of(stage, cfg, iteration, run_dir)
-    was = finished.identity if finished else read_json(plan, f"remove {directory} to redo the stage")
     if was != wanted and stage.derived:
         return "missing"
-    if was != wanted:
-        # the settings by the names that a user gives them: dpo.beta, not config.dpo.beta
-        lines = [line.removeprefix("config.") for line in manifest.field_diff(was, wanted)]
-        raise StaleError(
-            directory, "made under other settings or inputs:\n    " + "\n    ".join(lines),
-            remedy="\n  set the old values again, or start a new run (run.name=...), or make them again: "
-            f"`{outputs.redo_command(run_dir, [str(ref)])}` removes the stage and what depends on it",
-        )  # fmt: skip
+    _refuse_other(run_dir, ref, was, wanted)
     if finished is None:
         return "partial"
     if changed := outputs.changes(directory, finished.outputs):

@@ -23,7 +23,7 @@ from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_U
 from nemo_srlm.launch.gpus import check_gpus, gpus_of_shard
 from nemo_srlm.launch.lock import locked
 from nemo_srlm.launch.packages import check_packages
-from nemo_srlm.launch.plan import Step, check_reuse, check_stage, fuse, is_done, remaining, step_of
+from nemo_srlm.launch.plan import Step, check_reuse, check_settings, check_stage, fuse, is_done, remaining, step_of
 from nemo_srlm.launch.slurm.submit import refuse_if_active
 from nemo_srlm.report.display import Display, duration
 from nemo_srlm.report.write import terminal_table
@@ -251,6 +251,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
         if stages.state(stage, cfg, ref.iteration, run_dir) == "done":
             say(f"{run_dir}/{ref} is up to date")
             return
+        check_settings(cfg, run_dir)
         check_stage(stage, cfg, ref.iteration)
         check_reuse(cfg.run.reuse)
         check_here(cfg, [ref])

@@ -9,7 +9,7 @@ from nemo_srlm.config.compose import RESOLVED_CONFIG
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.pipeline import pipeline
-from nemo_srlm.core.stage import Kind, Ref, Stage, changed_outputs, stage_directory, state
+from nemo_srlm.core.stage import Kind, Ref, Stage, changed_outputs, refuse_other_settings, stage_directory, state
 from nemo_srlm.errors import ConfigError, UserError, raise_all
 from nemo_srlm.stages import load
 
@@ -43,7 +43,7 @@ def lost_stages(cfg: Config, run_dir: Path) -> dict[Ref, list[str]]:
 def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
     """The unfinished stage instances, in order.
 
-    A stage behind an unfinished one cannot be checked for staleness yet: it is in the list, and checked when it is run.
+    A stage behind an unfinished one is in the list: its settings are compared now, what it reads when it is run.
     Raises LostError for finished stages whose outputs are no longer there, StaleError for the first stage that was made
     under other settings, and UserError with all files and programs that unfinished stages will need and that are not there.
     """
@@ -53,13 +53,23 @@ def remaining(cfg: Config, run_dir: Path) -> list[Ref]:
     for ref in pipeline(cfg):
         stage = load(ref.stage)
         inputs = stage.inputs(cfg, ref.iteration).values()
-        if any(other in todo for other in inputs) or state(stage, cfg, ref.iteration, run_dir) != "done":
+        waits = any(other in todo for other in inputs)
+        if waits:
+            refuse_other_settings(stage, cfg, ref.iteration, run_dir)
+        if waits or state(stage, cfg, ref.iteration, run_dir) != "done":
             todo.append(ref)
             absent += _error_of(check_stage, stage, cfg, ref.iteration)
     if todo:
         absent += [*_error_of(check_reuse, cfg.run.reuse), *_error_of(check_root, run_dir)]
     raise_all(run_dir, absent, "its stages would not start:")
     return todo
+
+
+def check_settings(cfg: Config, run_dir: Path) -> None:
+    """Raises StaleError for the first stage of the run that was made or begun under other settings: before they become the
+    run's, also where only one stage is to be run."""
+    for ref in pipeline(cfg):
+        refuse_other_settings(load(ref.stage), cfg, ref.iteration, run_dir)
 
 
 def _error_of(check: Callable[..., None], *arguments: object) -> list[UserError]:
