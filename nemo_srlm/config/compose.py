@@ -1,5 +1,6 @@
 """YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -57,9 +58,9 @@ def compose(
         with initialize_config_dir(str(config_dir.resolve()), version_base=None):
             loose = hydra_compose(name, overrides=forced)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:  # ValueError: cluster=1
-        raise ConfigError(
-            f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error), remedy=_quoting(overrides)
-        ) from error
+        for override in overrides:
+            _refuse_unreadable(override)
+        raise ConfigError(f"{name}.yaml {' '.join(overrides)}".strip(), _first_line(error)) from error
     return typed(loose, f"{name}.yaml and overrides", describe)
 
 
@@ -117,12 +118,22 @@ def _is_group(override: str, config_dir: Path) -> bool:
     return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
 
 
-def _quoting(overrides: Sequence[str]) -> str:
-    """How to write a list item that holds `=`, such as a flag: Hydra takes it in quotes alone."""
-    unquoted = (o for o in overrides if re.search(r"=\[?[^\"'{]*=", o))
-    return "".join(
-        f"""quote what holds `=`, for example '{o.partition("=")[0]}=["--wckey=x"]'""" for o in [*unquoted][:1]
-    )
+def _refuse_unreadable(override: str) -> None:
+    """Raises ConfigError for a value that Hydra's grammar does not read, such as a path with a letter that is not ASCII."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, value = override.partition("=")
+    with contextlib.suppress(HydraException):
+        if not OverridesParser.create().parse_override(override).is_sweep_override():
+            return
+    item = value[1:-1] if value.startswith("[") and value.endswith("]") else ""
+    quoted = f"""'{key}=["{item}"]'""" if item else f"""'{key}="{value}"'"""
+    home = "; nobody expands ~ there: write $HOME, outside single quotes" if "~" in value else ""
+    raise ConfigError(
+        key, value if len(value) < 80 else value[:77] + "...", "a number, a word of ASCII letters, a list, or a text in quotes",
+        f"quote each text that holds =, ~, commas, brackets or other signs, for the shell and for Hydra: {quoted}{home}",
+    )  # fmt: skip
 
 
 def _pick(override: str, config_dir: Path, name: str) -> str:

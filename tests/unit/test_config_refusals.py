@@ -1,5 +1,6 @@
 """Refused settings: values of the wrong type, texts that match no pattern, absurd sizes, settings that contradict each other."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,22 @@ def test_shared_prefixes_are_refused_where_a_run_cannot_have_them_before_it_star
     with pytest.raises(ConfigError) as refused:
         compose("tiny", ["dpo.shared_prefix=true", *overrides])
     assert "dpo.shared_prefix: " + words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run.root=~/models/x", r"""'run.root="~/models/x"'; nobody expands ~ there: write \$HOME"""),
+        ("run.root=/data/Müller/model", """'run.root="/data/Müller/model"'"""),
+        ("run.root=a(1)", r"""'run.root="a\(1\)"'"""),
+        ("run.root=a,b", """'run.root="a,b"'"""),
+        ("prompts.keywords=[画像]", r"""'prompts.keywords=\["画像"\]'"""),
+    ],
+)
+def test_a_value_that_hydra_does_not_read_names_its_setting_and_how_to_quote_it(override: str, said: str):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"(?s)^{key}: .*quote each text .*{said}"):
+        compose("tiny", [override])
+    quoted = re.search(rf"'({key}=[^']*)'", said.replace("\\", ""))
+    assert quoted
+    compose("tiny", [quoted[1]])
