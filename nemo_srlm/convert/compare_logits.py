@@ -20,7 +20,6 @@ from nemo_srlm.convert.children import STEPS, received, steps_path
 from nemo_srlm.core.files import write_atomic
 from nemo_srlm.core.imports import without
 from nemo_srlm.core.process import die_with_named_parent
-from nemo_srlm.train.estimate import layer_matrices
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +36,8 @@ TEXT = (
 
 def num_layers_that_fit(model: ModelSection, memory_gb: float) -> int:
     """How many layers of both models fit `memory_gb` (10^9 bytes) of fp32 weights; at least one."""
+    from nemo_srlm.train.estimate import layer_matrices  # the parent's alone: the processes need none of it
+
     ends = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
     return max(1, min(model.num_layers, int((memory_gb * 1e9 / 8 - ends) / layer_matrices(model))))
 
