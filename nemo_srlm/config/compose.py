@@ -1,6 +1,5 @@
 """YAML files and overrides -> a checked Config; saving it in a run directory and loading it again."""
 
-import contextlib
 import dataclasses
 import functools
 import re
@@ -124,9 +123,13 @@ def _refuse_unreadable(override: str) -> None:
     from hydra.errors import HydraException
 
     key, _, value = override.partition("=")
-    with contextlib.suppress(HydraException):
+    try:
         if not OverridesParser.create().parse_override(override).is_sweep_override():
             return
+    except (ValueError, RecursionError):  # it reads the text, and cannot make a number of it
+        return
+    except HydraException:
+        pass
     item = value[1:-1] if value.startswith("[") and value.endswith("]") else ""
     quoted = f"""'{key}=["{item}"]'""" if item else f"""'{key}="{value}"'"""
     home = "; nobody expands ~ there: write $HOME, outside single quotes" if "~" in value else ""
