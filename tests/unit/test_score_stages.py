@@ -154,16 +154,15 @@ def test_a_checker_function_scores_and_its_failures_are_reasons(tmp_path: Path):
 
 
 def test_a_score_outside_the_scale_is_an_error_where_pairs_weigh_by_it(tmp_path: Path):
-    (tmp_path / "mine.py").write_text("def score(prompt, response):\n    return float(response)\n")
-    settings = ["pairs.score=checker", f"checker.function={tmp_path}/mine.py:score", "checker.max_score=2"]
+    (tmp_path / "s.py").write_text("def score(prompt, response):\n    return float(response)\n")
+    settings = ["pairs.score=checker", f"checker.function={tmp_path}/s.py:score", "checker.max_score=2"]
     cfg = compose("tiny", [*settings, "pairs.weight=margin"])
     made = write(tmp_path, {"p": ("0", "2", "2.5", "-1")})
     run(cfg, tmp_path, "checker")
     found = {j.id: j for j in read_records(tmp_path / "checker" / "judgements.jsonl", Judgement)}
     assert [found[c.id].scores for c in made] == [(0.0,), (2.0,), (), ()]
     assert found[made[2].id].error == "checker: 2.5 is not within 0 and checker.max_score, 2"
-    assert load("checker").identity(cfg, 1)["checker"]["max_score"] == 2
-    assert "max_score" not in load("checker").identity(compose("tiny", settings), 1)["checker"]
+    assert load("checker").identity(cfg, 1) != load("checker").identity(compose("tiny", settings), 1)
 
 
 def test_a_checker_resumes_and_a_finished_response_is_not_checked_again(tmp_path: Path):
