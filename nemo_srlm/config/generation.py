@@ -176,9 +176,10 @@ class PairsSection:
     """Preference pairs from the scores."""
 
     score: str = choice(
-        "judge", "vote", "judge_vote", "checker", added=True,
+        "judge", "vote", "judge_vote", "checker", "reward_model", added=True,
         help="what the candidates are ordered by. judge: the judge's mean score, as in the paper; vote: the share of the "
-        "prompt's candidates with the same final answer (ScPO); judge_vote: judge + vote_weight x vote; checker: see there",
+        "prompt's candidates with the same final answer (ScPO); judge_vote: judge + vote_weight x vote; checker, "
+        "reward_model: see there",
     )  # fmt: skip
     answer: str = setting(
         "number", "score=vote, judge_vote: what the final answer of a response is. number: its last number; boxed: the last "

@@ -16,6 +16,7 @@ def check_methods(cfg: Config) -> None:
     _loss(cfg)
     _votes(cfg)
     _checker(cfg)
+    _reward_model(cfg)
     _consistency(cfg)
     _anchors(cfg)
     _judge_training(cfg)
@@ -71,7 +72,7 @@ def _votes(cfg: Config) -> None:
     pairs = cfg.pairs
     if pairs.score != "judge_vote" and pairs.vote_weight != PairsSection().vote_weight:
         _refuse("pairs.vote_weight", pairs.vote_weight, f"pairs.score={pairs.score}", "pairs.score=judge_vote")
-    if pairs.score in ("vote", "checker") and cfg.judge.shape == "pairwise":
+    if pairs.score in ("vote", "checker", "reward_model") and cfg.judge.shape == "pairwise":
         _refuse("judge.shape", "pairwise", f"pairs.score={pairs.score}, which judges no candidate", "pointwise")
 
 
@@ -87,6 +88,19 @@ def _checker(cfg: Config) -> None:
             "pairs.score", f"checker with {' and '.join(f'checker.{name}' for name in given) or 'no checker'}",
             "one of checker.function and checker.command", "set exactly one of them",
         )  # fmt: skip
+
+
+def _reward_model(cfg: Config) -> None:
+    path, score = cfg.reward_model.path, cfg.pairs.score
+    if path and score != "reward_model":
+        _refuse("reward_model.path", path, f"pairs.score={score}, which asks no reward model", "pairs.score=reward_model",
+                "set pairs.score=reward_model, or leave reward_model.path out")  # fmt: skip
+    if score != "reward_model":
+        return
+    if not path:
+        raise ConfigError("reward_model.path", '""', "the HF directory of a sequence classifier", "set it")
+    if cfg.pairs.weight == "margin":
+        _refuse("pairs.weight", "margin", "pairs.score=reward_model, whose logits have no scale", "pairs.weight=none")
 
 
 def _consistency(cfg: Config) -> None:

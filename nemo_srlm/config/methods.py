@@ -36,6 +36,17 @@ class CheckerSection:
 
 
 @dataclass
+class RewardModelSection:
+    """pairs.score=reward_model: a sequence classifier gives every candidate its score, served by vLLM."""
+
+    path: str = setting(
+        "", "HF directory of a sequence classifier with one label; its logit is the score. It reads prompt and response in its "
+        "own chat template, without one in the strings of the section chat",
+    )  # fmt: skip
+    shards: int = number(1, at_least=1, at_most=MAX_SHARDS, execution=True)
+
+
+@dataclass
 class JudgeTrainingSection:
     """Judge pairs: two of the judge's own judgements of one response, which join the iteration's DPO."""
 

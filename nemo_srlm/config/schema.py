@@ -20,7 +20,7 @@ from nemo_srlm.config.generation import (
     PairsSection,
     PromptsSection,
 )
-from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection
+from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection, RewardModelSection
 from nemo_srlm.config.training import (
     DpoSection,
     ModelSection,
@@ -243,6 +243,7 @@ class Config:
     judge: JudgeSection = section(JudgeSection)
     pairs: PairsSection = section(PairsSection)
     checker: CheckerSection = section(CheckerSection)
+    reward_model: RewardModelSection = section(RewardModelSection)
     judge_training: JudgeTrainingSection = section(JudgeTrainingSection)
     eval: EvalSection = section(EvalSection)
     drift: DriftSection = section(DriftSection)

@@ -22,7 +22,7 @@ from nemo_srlm.core.stage import Ref
 NAMES = (  # of all stages that any config can have
     "world", "seed", "held_out", "pretrain", "import_hf", "export_base", "baseline", "export_baseline", "eft", "sft",
     "prompts", "candidates", "judge", "oracle_scores", "pairs", "dpo", "sft_chosen",
-    "votes", "checker", "judge_previous", "anchors", "judge_anchors", "meta_judge", "judge_pairs",
+    "votes", "checker", "reward_model", "judge_previous", "anchors", "judge_anchors", "meta_judge", "judge_pairs",
     "modified_prompts", "worse_responses", "judge_worse",
     "select_export", "select_responses", "select", "export",
     *(f"{name}{suffix}" for suffix in ("_base", "_baseline", "") for name in (
@@ -158,7 +158,7 @@ def score_stage(cfg: Config) -> str:
     """The stage whose judgements order the candidates of an iteration."""
     if cfg.run.arm == "oracle":
         return "oracle_scores"
-    return {"vote": "votes", "checker": "checker"}.get(cfg.pairs.score, "judge")
+    return {"vote": "votes", "checker": "checker", "reward_model": "reward_model"}.get(cfg.pairs.score, "judge")
 
 
 def has_single_scores(cfg: Config) -> bool:
@@ -188,6 +188,7 @@ def scoring_stages(cfg: Config, iteration: int) -> list[str]:
         "votes": cfg.pairs.score in ("vote", "judge_vote"), "checker": cfg.pairs.score == "checker",
         "meta_judge": cfg.judge_training.method == "meta",
         **dict.fromkeys(("modified_prompts", "worse_responses", "judge_worse"), cfg.judge_training.method == "self_taught"),
+        "reward_model": cfg.pairs.score == "reward_model",
         "oracle_scores": cfg.run.arm == "oracle", "judge_previous": uses_previous_judge(cfg, iteration),
         "anchors": has_anchors(cfg, iteration), "judge_anchors": has_anchors(cfg, iteration),
     }  # fmt: skip

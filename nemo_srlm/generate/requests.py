@@ -44,7 +44,7 @@ class Completion:
     """One draw. `num_tokens` includes the end token, `token_ids` does not.
 
     `logprobs`: per position, token id -> log-probability. `prompt_logprobs`: of the prompt's tokens from the request's
-    `score_from` on.
+    `score_from` on. `score`: a sequence classifier's logit, in the place of a text.
     """
 
     text: str
@@ -53,6 +53,7 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[dict[int, float], ...] = ()
     prompt_logprobs: tuple[float, ...] = ()
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

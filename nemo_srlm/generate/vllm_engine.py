@@ -161,6 +161,31 @@ class VllmBackend:
         gc.collect()
 
 
+class VllmClassifier(VllmBackend):
+    """A sequence classifier: a request's prompt gets one completion without a text, whose `score` is the logit."""
+
+    def _start(self, options: dict[str, Any]) -> None:
+        super()._start({**options, "runner": "pooling", "enable_prefix_caching": False})
+        from vllm import PoolingParams
+
+        self._pooling = PoolingParams(task="classify", use_activation=False)
+
+    def add(self, request: Request) -> None:
+        if reason := too_long(len(request.prompt_ids), 0, self._limit):
+            raise ValueError(reason)
+        try:
+            self._llm.add_request(request.id, {"prompt_token_ids": list(request.prompt_ids)}, self._pooling.clone())
+        except (ValueError, self._client_error) as error:
+            raise ValueError(f"refused: {error}") from error
+        self._requests[request.id] = request
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        outputs: list[Any] = self._llm.step()
+        for output in outputs:
+            del self._requests[output.request_id]
+        return [(o.request_id, [Completion("", 0, "stop", score=float(o.outputs.data[0]))]) for o in outputs]
+
+
 def _scored(request: Request, logprobs: Sequence[Any]) -> tuple[float, ...]:
     """The log-probability of each token of the prompt from `score_from` on; vLLM's list has one mapping per position."""
     places = range(request.score_from, len(request.prompt_ids))
@@ -174,8 +199,8 @@ class VllmEngine:
     were given) and restarted when a later stage needs more. The length changes no completion.
     """
 
-    def __init__(self, path: Path, section: GenerateSection) -> None:
-        self.path, self._section = path, section
+    def __init__(self, path: Path, section: GenerateSection, backend: type[VllmBackend] = VllmBackend) -> None:
+        self.path, self._section, self._backend = path, section, backend
         self.tokenizer: Tokenizer = Tokenizer(path)
         _, self.max_model_len = check_model(path, self.tokenizer, section)
         self._expected = 0  # max_model_len for the next stream; 0 = not given
@@ -185,7 +210,7 @@ class VllmEngine:
 
     def _start(self) -> VllmBackend:
         started = time.monotonic()
-        backend = VllmBackend(self.path, self._section, self.tokenizer, self._length)
+        backend = self._backend(self.path, self._section, self.tokenizer, self._length)
         self._counts["starts"] += 1
         self._counts["start_seconds"] += time.monotonic() - started
         return backend
@@ -221,7 +246,7 @@ class VllmEngine:
             self._scheduler.backend = None
 
 
-def shared(slot: Slot, path: Path, cfg: Config) -> VllmEngine:
+def shared(slot: Slot, path: Path, cfg: Config, backend: type[VllmBackend] = VllmBackend) -> VllmEngine:
     """The engine of `slot` for the model in `path`: kept for the next stage, replaced when another model is asked for."""
-    key = json.dumps([str(path.resolve()), vars(cfg.generate)], sort_keys=True)
-    return slot.get(key, lambda: VllmEngine(path, cfg.generate))
+    key = json.dumps([str(path.resolve()), vars(cfg.generate), backend.__name__], sort_keys=True)
+    return slot.get(key, lambda: VllmEngine(path, cfg.generate, backend))

@@ -107,6 +107,8 @@ def _judge(cfg: Config, policy: str) -> str:
     if score_stage(cfg) == "checker":
         checker = [cfg.checker.function] if cfg.checker.function else cfg.checker.command
         return made + f"scored by {' '.join(map(summary.public, checker))}; nothing is judged."
+    if score_stage(cfg) == "reward_model":
+        return made + f"scored by the reward model {summary.public(cfg.reward_model.path)}; nothing is judged."
     if cfg.judge.shape == "pairwise":
         return made + f"compared two by two by {judge}, template {summary.public(cfg.judge.compare_template)}."
     votes = (

@@ -11,7 +11,18 @@ from nemo_srlm.evaluate import drift
 from nemo_srlm.judge.pair_files import read_dropped
 from nemo_srlm.report.run_files import Data, RunFiles
 
-STAGES = ("prompts", "candidates", "judge", "oracle_scores", "votes", "checker", "pairs", "dpo", "sft_chosen")
+STAGES = (
+    "prompts",
+    "candidates",
+    "judge",
+    "oracle_scores",
+    "votes",
+    "checker",
+    "reward_model",
+    "pairs",
+    "dpo",
+    "sft_chosen",
+)
 
 
 def read(files: RunFiles, t: int) -> Data | None:

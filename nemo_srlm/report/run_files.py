@@ -47,7 +47,7 @@ class RunFiles:
         return None if done is None else done.metrics
 
     def judgements(self, iteration: int) -> Path | None:
-        """The judgements behind an iteration's pairs: the policy's, the oracle's, votes, or a checker's."""
+        """The judgements behind an iteration's pairs: the policy's, the oracle's, votes, a checker's or a reward model's."""
         return self.path(iteration, score_stage(self.cfg), "judgements.jsonl")
 
     @property

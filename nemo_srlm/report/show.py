@@ -57,7 +57,7 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
             "candidates": _of_prompt(iteration / "candidates/candidates.jsonl", Candidate, prompt_id),
             "judgements": [
                 judgement
-                for stage in ("votes", "checker", "judge")
+                for stage in ("votes", "checker", "reward_model", "judge")
                 for judgement in _of_prompt(iteration / stage / "judgements.jsonl", Judgement, prompt_id)
             ],
             "pairs": _of_prompt(iteration / "pairs/pairs.jsonl", PreferencePair, prompt_id),

@@ -10,15 +10,11 @@ from typing import Any
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import user_code
-from nemo_srlm.core.files import content_digest, read_records
-from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.records import Judgement
+from nemo_srlm.core.files import content_digest
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.errors import ConfigError, DataError
-from nemo_srlm.generate.requests import error_kinds
+from nemo_srlm.errors import ConfigError
 from nemo_srlm.judge.checkers import Check, checked, command_check
-from nemo_srlm.stages.common import judged_candidates
-from nemo_srlm.stages.common.judging import JUDGEMENTS
+from nemo_srlm.stages.common import judged_candidates, scored_candidates
 from nemo_srlm.stages.common.working import run_items
 
 KEY = "checker.function"
@@ -68,22 +64,7 @@ def _run(ctx: Context) -> None:
 
 
 def _finalize(ctx: Context) -> dict[str, Any]:
-    """Raises DataError when no check gave a result."""
-    merge_parts(ctx, Judgement, judged_candidates.made_ids(ctx), JUDGEMENTS)
-    made = list(read_records(ctx.dir / JUDGEMENTS, Judgement))
-    errors = error_kinds(one.error for one in made)
-    if made and sum(errors.values()) == len(made):
-        raise DataError(
-            ctx.dir, f"not one of {len(made)} responses was checked; the first: {made[0].error}", "scores",
-            "mend the checker, remove the directory and run the same command again",
-        )  # fmt: skip
-    scores = [score for one in made for score in one.scores if score is not None]
-    mean = sum(scores) / len(scores) if scores else None
-    return {
-        "candidates": len(made), "errors": errors, "score_mean": mean,
-        "no_score": len(made) - len(scores) - sum(errors.values()),
-        "summary": f"{len(scores)} of {len(made)} responses with a score" + ("" if mean is None else f", mean {mean:.2f}"),
-    }  # fmt: skip
+    return scored_candidates.finalize(ctx, "checker")
 
 
 STAGE = Stage("checker", "cpu", _inputs, _identity, _run, _finalize, lambda cfg: cfg.checker.shards, _check)

@@ -1,8 +1,9 @@
 """pairs: candidates and their judgements -> preference pairs.
 
 Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}): a prompt is in exactly one of them.
-The scores are the judge's, or by pairs.score those of votes or a checker. From iteration 2 on pairs.consistency gives pairs a
-certainty (from the scores of judge_previous), and with pairs.rejected_from=m1 the rejected responses are those of `anchors`.
+The scores are the judge's, or by pairs.score those of votes, a checker or a reward model. From iteration 2 on
+pairs.consistency gives pairs a certainty (from the scores of judge_previous), and with pairs.rejected_from=m1 the rejected
+responses are those of `anchors`.
 Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle" (judgements come from the stage
 `oracle_scores`); "external" (external preference files, no judge; without pairs whose prompt is held out, or nearly).
 """
@@ -63,7 +64,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "arm": "self"
         if cfg.run.arm == "sft_only"
         else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
-        "min_valid": 1 if cfg.pairs.score in ("vote", "checker") else required_valid(cfg.judge),
+        "min_valid": 1 if cfg.pairs.score in ("vote", "checker", "reward_model") else required_valid(cfg.judge),
         "max_score": _scale(cfg),
         "seed": _shuffle_seed(cfg),
     }

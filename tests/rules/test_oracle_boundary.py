@@ -56,6 +56,7 @@ def test_nothing_inside_an_iteration_imports_what_knows_the_oracle() -> None:
             "sft",
             "votes",
             "checker",
+            "reward_model",
             "judge_previous",
             "anchors",
             "judge_anchors",

@@ -222,7 +222,7 @@ def test_a_program_that_is_not_there_is_refused_before_the_run():
 def test_a_checker_that_fails_on_everything_stops_the_run(tmp_path: Path):
     cfg = compose("tiny", ["pairs.score=checker", "checker.command=[/bin/false]"])
     write(tmp_path, {"p": ("a", "b")})
-    with pytest.raises(DataError, match="not one of 2 responses was checked; the first: checker_exit: code 1"):
+    with pytest.raises(DataError, match="not one of 2 responses was scored; the first: checker_exit: code 1"):
         run(cfg, tmp_path, "checker")
 
 
