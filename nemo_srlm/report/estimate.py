@@ -131,11 +131,12 @@ def loop_lines(cfg: Config, assumed: Assumed, found: Mapping[str, StepCost]) -> 
         *(cfg.iterations * [dpo]), *once,
     ]  # fmt: skip
     whole, hours = sum(c.gpu_hours for c in every), sum(c.hours for c in every)
+    scorer = {"checker": ", the checker", "reward_model": ", the reward model"}.get(cfg.pairs.score, "")
     return [
         *lines, f"  an iteration: {sum(c.gpu_hours for c in stages):.1f} GPU-hours, {sum(c.hours for c in stages):.1f} hours",
         *(["once:"] if once else []), *(_stage_line(cost) for cost in once),
         f"the run, {cfg.iterations} iterations: {whole:.1f} GPU-hours, {hours:.1f} hours"
-        " (without conversion, evaluations, EFT judging and the start of engines)",
+        f" (without conversion, evaluations, EFT judging{scorer} and the start of engines)",
     ]  # fmt: skip
 
 
