@@ -62,12 +62,14 @@ def test_an_engine_starts_for_the_lengths_of_its_stage_and_anew_only_for_longer_
 ) -> None:
     log: list[str] = []
     monkeypatch.setattr(engines, "Tokenizer", lambda path: Words())
-    monkeypatch.setattr(engines, "VllmBackend", lambda path, section, tokenizer, length: Started(log, length))
     path = model(tmp_path, max_position_embeddings=8192)
+
+    def backend(path: Path, section: GenerateSection, tokenizer: object, length: int) -> Started:
+        return Started(log, length)
 
     def stages(section: GenerateSection, *longest: int) -> list[str]:
         log.clear()
-        engine = engines.VllmEngine(path, section)
+        engine = engines.VllmEngine(path, section, backend)  # type: ignore[arg-type]
         for length in longest:
             if length:
                 engine.expect([length])
@@ -134,7 +136,7 @@ def test_one_engine_is_kept_and_replaced_when_another_model_is_asked_for(
     closed: list[str] = []
 
     class Kept:
-        def __init__(self, path: Path, section: GenerateSection) -> None:
+        def __init__(self, path: Path, section: GenerateSection, backend: type) -> None:
             self.path = path
 
         def close(self) -> None:
@@ -146,6 +148,8 @@ def test_one_engine_is_kept_and_replaced_when_another_model_is_asked_for(
     assert engines.shared(slot, tmp_path / "a", cfg) is first
     engines.shared(slot, tmp_path / "b", cfg)
     assert closed == ["a"]
-    slot.close()
-    slot.close()
+    assert engines.shared(slot, tmp_path / "b", cfg, engines.VllmClassifier)  # the same files, run in another way
     assert closed == ["a", "b"]
+    slot.close()
+    slot.close()
+    assert closed == ["a", "b", "b"]
