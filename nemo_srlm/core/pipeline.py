@@ -5,8 +5,8 @@ iteration 0   world (tiny) -> seed -> pretrain (tiny) | import_hf = M0 -> export
               baseline only where it writes the EFT judgements, or where it is evaluated (eval.baseline)
               with run.start=instruct: M0 in the place of the baseline, no IFT; eft and sft only with EFT data, else M1 is M0
 iteration t   prompts -> candidates -> judge -> pairs -> dpo = M(t+1) -> export
-              by pairs.score votes or checker in place of the judge, or votes beside it; from iteration 2 on judge_previous with
-              pairs.consistency, anchors -> judge_anchors with pairs.rejected_from=m1
+              by pairs.score votes, checker or reward_model in place of the judge, or votes beside it; from iteration 2 on
+              judge_previous with pairs.consistency, anchors -> judge_anchors with pairs.rejected_from=m1
               by judge_training.method meta_judge, or modified_prompts -> worse_responses -> judge_worse, and after the pairs
               judge_pairs
               in the arm sft_only: sft_chosen in place of dpo

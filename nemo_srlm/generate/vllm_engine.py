@@ -4,7 +4,6 @@ Requests and completions are token ids; text is encoded and decoded by the proje
 and training tokenize alike. The environment variables that vLLM reads are set before it is imported (vllm_options).
 """
 
-import contextlib
 import gc
 import json
 import sys
@@ -19,6 +18,7 @@ from nemo_srlm.config.generation import GenerateSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.imports import without
 from nemo_srlm.core.slot import Slot
+from nemo_srlm.core.terminal import say
 from nemo_srlm.data.chat import model_end_ids
 from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import EngineError, PassingError
@@ -46,10 +46,13 @@ def _import_vllm() -> None:
 
 
 def preload(section: GenerateSection) -> None:
-    """Imports vLLM, which takes as long as the start of a small engine. What fails fails again where the engine starts."""
+    """Imports vLLM, which takes as long as the start of a small engine. What fails fails again where the engine starts, and
+    is an error there."""
     prepare(section)
-    with contextlib.suppress(Exception):
+    try:
         _import_vllm()
+    except (ImportError, OSError, RuntimeError) as error:
+        say(f"vLLM could not be imported ahead: {error!r}", error=True)
 
 
 class VllmBackend:

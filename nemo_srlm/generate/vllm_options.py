@@ -5,6 +5,7 @@ Nothing here imports vllm.
 
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
 
 
 def runs_in_process() -> bool:
-    """Whether vLLM's engine is part of this process, by the environment that `set_environment` has made."""
-    return os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+    """Whether this process has imported vLLM with its engine as a part of it, by the environment of `set_environment`."""
+    return "vllm" in sys.modules and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
 
 
 def engine_options(

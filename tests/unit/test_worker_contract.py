@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -172,4 +173,7 @@ def test_the_engine_is_in_the_process_on_cpus_alone(monkeypatch: pytest.MonkeyPa
     vllm_options.set_environment(GenerateSection(), on_gpu=True)
     assert not vllm_options.runs_in_process()
     vllm_options.set_environment(GenerateSection(), on_gpu=False)
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    assert not vllm_options.runs_in_process()  # a worker of other stages, whose own end may send what it has collected
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     assert vllm_options.runs_in_process()
