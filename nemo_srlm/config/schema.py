@@ -184,6 +184,14 @@ class EftSection:
         "baseline: of the most common score, keep at most this many times the count of the second most common",
         above=0,
     )
+    num_comparisons: int = number(
+        0, "further examples that compare two ranked replies (judge.compare_template), for judge.shape=pairwise",
+        at_least=0, added=True,
+    )  # fmt: skip
+    num_meta: int = number(
+        0, "further examples that compare two judgements of a reply (judge_training.template), for judge_training.method=meta",
+        at_least=0, added=True,
+    )  # fmt: skip
     justification: str = setting(
         "",
         'ranks: the text before "Score: k" in every target; "" = none, or judge.lead_in where that is set',

@@ -34,6 +34,10 @@ class CompareTemplate:
         turns = [(role, _filled(content, values)) for role, content in _turns(self.text)]
         return next((content for role, content in turns if role == "system"), ""), turns[-1][1]
 
+    def request(self, instruction: str, first: str, second: str) -> str:
+        """The user's message alone."""
+        return self.messages(instruction, first, second)[1]
+
     def verdict(self, text: str, responses: Sequence[str]) -> str:
         """ "A" (the first response), "B", "tie", or "" for an answer that states none."""
         return parse_ranking(text) if self.of_package else parse_verdict(text, responses)
@@ -53,6 +57,17 @@ def load(path: str) -> CompareTemplate:
             "take a prompt whose answer is a ranking, such as alpaca_eval_gpt4/alpaca_eval.txt",
         )  # fmt: skip
     return CompareTemplate(text, True)
+
+
+def load_own(setting: str, path: str) -> str:
+    """The text of a template whose verdicts are "Better: A". Raises ConfigError for one of alpaca_eval's, too."""
+    found = load(path)
+    if found.of_package:
+        raise ConfigError(
+            setting, f"{path}, whose verdicts are lists of ranks", "a template that asks for `Better: A` or `Better: B`",
+            "take a copy of the shipped prompts/compare.txt, or leave the EFT examples that compare out",
+        )  # fmt: skip
+    return found.text
 
 
 def parse_ranking(text: str) -> str:

@@ -3,7 +3,7 @@
 source "baseline" (the paper): the SFT baseline writes one justification with score for every ranked reply; kept where
 the ranking by score agrees with the data's, then balanced (see judge/eft.py); an instruct model (run.start) judges
 itself. "external": the judgements come with the data and are kept unchanged where the score parses. "ranks": the targets
-are made of the ranks alone.
+are made of the ranks alone. Further examples that compare (eft.num_comparisons, num_meta) are made of those that are kept.
 """
 
 from collections import Counter
@@ -14,13 +14,14 @@ from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import merge_parts
-from nemo_srlm.core.records import Judgement, RankedReply, item_seed
+from nemo_srlm.core.records import Judgement, RankedReply, SftExample, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
 from nemo_srlm.data.words import BROKEN
 from nemo_srlm.errors import DataError
+from nemo_srlm.evaluate import compare_template
 from nemo_srlm.generate.requests import Engine, Outcome, Request
-from nemo_srlm.judge import eft
+from nemo_srlm.judge import eft, eft_comparisons
 from nemo_srlm.judge.eft import JudgedReply
 from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
 from nemo_srlm.judge.scores import judge_input, parse_score
@@ -42,6 +43,10 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     }
     if cfg.eft.source == "ranks":
         own["before_score"] = _before_score(cfg)
+    if cfg.eft.num_comparisons:
+        own["compare_template"] = compare_template.load_own("judge.compare_template", cfg.judge.compare_template)
+    if cfg.eft.num_meta:
+        own["meta_template"] = compare_template.load_own("judge_training.template", cfg.judge_training.template)
     if cfg.eft.source == "baseline":
         own["sampling"] = {name: identity(cfg.judge)[name] for name in ("temperature", "top_p", "max_tokens")}
         own |= thinking_identity(cfg)
@@ -130,10 +135,13 @@ def _finalize(ctx: Context) -> dict[str, Any]:
             "which needs no judge",
         )  # fmt: skip
     template = templates.load(cfg.judge.template, templates.JUDGE)
-    number = write_records(ctx.dir / "eft_train.jsonl", eft.examples(kept, template, counts))
+    scored, compared, meta = eft.examples(kept, template, counts), _comparisons(cfg, kept), _meta(cfg, kept, template)
+    number = write_records(ctx.dir / "eft_train.jsonl", [*scored, *compared, *meta])
     return {
         "source": cfg.eft.source,
         "examples": number,
+        "comparisons": len(compared),
+        "meta": len(meta),
         "asked": cfg.eft.num_train,
         "parsed": sum(item.score is not None for item in judged),
         "judging": None if cfg.eft.source == "ranks" else _judging(replies, judged, cfg.judge.max_score),
@@ -141,8 +149,29 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "replies": counts["replies"],
         "scores_before": eft.score_counts(judged),
         "scores_after": eft.score_counts(kept),
-        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})" + _left_out(counts),
+        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})"
+        + _made(len(compared), cfg.eft.num_comparisons, "compare two replies")
+        + _made(len(meta), cfg.eft.num_meta, "compare two judgements")
+        + _left_out(counts),
     }
+
+
+def _comparisons(cfg: Config, kept: list[JudgedReply]) -> list[SftExample]:
+    if not cfg.eft.num_comparisons:
+        return []
+    template = compare_template.load(cfg.judge.compare_template)
+    return eft_comparisons.of_replies(kept, template.request, cfg.eft.num_comparisons)
+
+
+def _meta(cfg: Config, kept: list[JudgedReply], judge_template: str) -> list[SftExample]:
+    if not cfg.eft.num_meta:
+        return []
+    template = compare_template.load(cfg.judge_training.template)
+    return eft_comparisons.of_judgements(kept, judge_template, template.request, cfg.eft.num_meta)
+
+
+def _made(number: int, asked: int, what: str) -> str:
+    return f", {number} of {asked} that {what}" if asked else ""
 
 
 def _left_out(counts: Counter[str]) -> str:
