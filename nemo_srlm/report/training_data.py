@@ -15,6 +15,8 @@ SOURCES = {
     "ranks": "made of the ranks",
 }
 
+COMPARED = {"comparisons": "two replies", "meta": "two judgements"}
+
 
 def read_eft(files: RunFiles) -> Data | None:
     """The yield of the stage eft. None where it is not finished, or is of a version that did not count it."""
@@ -23,7 +25,8 @@ def read_eft(files: RunFiles) -> Data | None:
         return None
     names = ("source", "replies", "parsed", "examples", "asked", "left_out", "judging")
     judge = "M0" if files.cfg.run.start == "instruct" else "the SFT baseline"
-    return {**{name: metrics[name] for name in names}, "judge": judge}
+    compared = {name: metrics.get(name, 0) for name in ("comparisons", "meta")}  # of an older version: none
+    return {**{name: metrics[name] for name in names}, **compared, "judge": judge}
 
 
 def tables(runs: Sequence[Data]) -> list[Data]:
@@ -36,13 +39,14 @@ def _eft(runs: Sequence[Data]) -> Data:
         found = run["eft"]
         if found is None:
             continue
-        judging, asked = found["judging"], f"of {count(found['asked'])} asked" if found["asked"] else ""
+        judging, asked = found["judging"], [f"of {count(found['asked'])} asked"] if found["asked"] else []
+        asked += [f"and {count(found[name])} that compare {what}" for name, what in COMPARED.items() if found[name]]
         left = ", ".join(f"{count(n)} {words(reason)}" for reason, n in found["left_out"].items() if n)
         m1 = next((m["reward"] for m in run["models"] if m["name"] == "M1"), None)
         rows.append([
             cell(f"{run['label']}: {found['source']}" if len(runs) > 1 else found["source"],
                  SOURCES[found["source"]].format(judge=found["judge"])),
-            cell(count(found["replies"])), cell(count(found["parsed"])), cell(count(found["examples"]), asked),
+            cell(count(found["replies"])), cell(count(found["parsed"])), cell(count(found["examples"]), ", ".join(asked)),
             cell("–", "right by construction") if judging is None else _accuracy(judging), _accuracy(m1), cell(left or "–"),
         ])  # fmt: skip
     return {

@@ -136,10 +136,10 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         )  # fmt: skip
     template = templates.load(cfg.judge.template, templates.JUDGE)
     scored, compared, meta = eft.examples(kept, template, counts), _comparisons(cfg, kept), _meta(cfg, kept, template)
-    number = write_records(ctx.dir / "eft_train.jsonl", [*scored, *compared, *meta])
+    write_records(ctx.dir / "eft_train.jsonl", [*scored, *compared, *meta])
     return {
         "source": cfg.eft.source,
-        "examples": number,
+        "examples": len(scored),
         "comparisons": len(compared),
         "meta": len(meta),
         "asked": cfg.eft.num_train,
@@ -149,7 +149,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
         "replies": counts["replies"],
         "scores_before": eft.score_counts(judged),
         "scores_after": eft.score_counts(kept),
-        "summary": f"{number} examples of {counts['replies']} ranked replies ({cfg.eft.source})"
+        "summary": f"{len(scored)} examples of {counts['replies']} ranked replies ({cfg.eft.source})"
         + _made(len(compared), cfg.eft.num_comparisons, "compare two replies")
         + _made(len(meta), cfg.eft.num_meta, "compare two judgements")
         + _left_out(counts),

@@ -14,6 +14,7 @@ from nemo_srlm.core.stage import Context
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate.requests import Completion, Failure, Request
 from nemo_srlm.judge.expected import digit_tokens, expected_score, lead_in_tokens
+from nemo_srlm.judge.verdicts import parse_verdict
 from nemo_srlm.stages import candidates, eft, eval_reward, judge
 from tests.unit.fake_engine import Characters
 from tests.unit.generation_stages import config, context, judges, lines, responds, run, use, write_prompts
@@ -165,6 +166,24 @@ def test_the_baselines_judgements_become_eft_examples_where_they_agree_with_huma
     }  # fmt: skip
     assert metrics["examples"] == 4
     assert metrics["replies"] == 13 == metrics["examples"] + sum(metrics["left_out"].values())
+
+
+def test_examples_that_compare_are_made_of_the_judgements_that_are_kept_and_counted_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config()
+    cfg.eft.dominant_keep, cfg.eft.num_comparisons, cfg.eft.num_meta = 100.0, 2, 100
+    use(monkeypatch, baseline)
+    eft.STAGE.run(ctx := eft_context(cfg, tmp_path))
+    metrics = eft.STAGE.finalize(ctx)
+    made = list(read_records(ctx.dir / "eft_train.jsonl", SftExample))
+    compared = [e for e in made if parse_verdict(e.response)]
+    assert (metrics["examples"], metrics["comparisons"], metrics["meta"]) == (6, 2, 6)
+    assert len(made) == 14
+    assert compared == made[6:]  # what states a score comes first
+    assert all(len(e.source.split()) == 2 for e in compared)
+    assert "2 of 2 that compare two replies, 6 of 100 that compare two judgements" in metrics["summary"]
+    assert eft.STAGE.identity(cfg, 0) != eft.STAGE.identity(config(), 0)
 
 
 @pytest.mark.parametrize(

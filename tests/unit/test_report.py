@@ -287,13 +287,13 @@ def test_the_yield_of_each_eft_source_and_dropped_examples_stand_in_the_report(r
     judging = {"pairwise_accuracy": 0.546, "intervals": {"pairwise_accuracy": [0.48, 0.61]}, "counts": {"pairs": 251}}
     left = {"unparsed": 40, "disagrees": 300, "duplicate": 0}
     data["eft"] = {"source": "baseline", "replies": 600, "parsed": 560, "examples": 260, "asked": 1630, "left_out": left,
-                   "judging": judging, "judge": "the SFT baseline"}  # fmt: skip
+                   "judging": judging, "judge": "the SFT baseline", "comparisons": 90, "meta": 0}  # fmt: skip
     data["models"][1]["training"]["data"] = {"used": {"ift": 16}, "dropped": {"too_long": 24}}
     data["label"] = "run"
     eft, examples = (plain(table) for table in training_data.tables([data]))
     row = dict(zip(*[eft[0], eft[1][0]], strict=True))
     assert row["ranked replies"] == "600"
-    assert row["kept"] == "260 of 1,630 asked"
+    assert row["kept"] == "260 of 1,630 asked, and 90 that compare two replies"
     assert row["targets, pairwise"] == "54.6% [48.0%, 61.0%], 251 pairs"
     assert row["M1, pairwise"].endswith("pairs")
     assert row["left out"] == "40 unparsed, 300 disagrees"

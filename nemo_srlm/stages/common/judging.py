@@ -121,6 +121,11 @@ def check_usable(ctx: Context, health: dict[str, Any], note: str = "") -> None:
         why = "; ".join([note, *health["alarms"]] if note else health["alarms"])
         raise DataError(
             ctx.dir, f"not one of {health['judgements']} items has a score; {why}", "scores",
-            "look at the texts in its parts/; mend judge.template, judge.max_tokens or the judge, remove the directory and run "
-            "the same command again",
+            f"look at the texts in its parts/; mend judge.template, judge.max_tokens or the judge{_taught(ctx.cfg)}, remove the "
+            "directory and run the same command again",
         )  # fmt: skip
+
+
+def _taught(cfg: Config) -> str:
+    """How a judge that has only learned to write scores learns to compare."""
+    return " (eft.num_comparisons teaches it to compare)" if cfg.judge.shape == "pairwise" else ""
