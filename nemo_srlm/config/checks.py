@@ -229,12 +229,6 @@ def _eft(cfg: Config) -> None:
             "dpo.replay_weight", f"{cfg.dpo.replay_weight} without EFT examples (eft.source=none)", "0",
             "set dpo.replay_weight=0, or another eft.source",
         )  # fmt: skip
-    for name, number in (("num_comparisons", cfg.eft.num_comparisons), ("num_meta", cfg.eft.num_meta)):
-        if cfg.eft.source == "none" and number:
-            raise ConfigError(
-                f"eft.{name}", f"{number} without EFT examples (eft.source=none), of which they are made", "0",
-                f"set eft.{name}=0, or another eft.source",
-            )  # fmt: skip
     if cfg.eft.justification and (cfg.eft.source != "ranks" or cfg.judge.lead_in):
         found = f"judge.lead_in={cfg.judge.lead_in!r}" if cfg.judge.lead_in else f"eft.source={cfg.eft.source}"
         raise ConfigError(

@@ -21,6 +21,7 @@ def check_methods(cfg: Config) -> None:
     _anchors(cfg)
     _judge_training(cfg)
     _pairwise(cfg)
+    _compared_eft(cfg)
     _shared_prefix(cfg)
 
 
@@ -173,6 +174,12 @@ def _pairwise(cfg: Config) -> None:
     for key, (found, wanted) in beside.items():
         if found != wanted:
             _refuse("judge.shape", "pairwise", f"{key}={found}", f"{key}={wanted}")
+
+
+def _compared_eft(cfg: Config) -> None:
+    for name, value in (("num_comparisons", cfg.eft.num_comparisons), ("num_meta", cfg.eft.num_meta)):
+        if cfg.eft.source == "none" and value:
+            _refuse(f"eft.{name}", value, "eft.source=none: they are made of EFT examples", "another eft.source")
 
 
 def _shared_prefix(cfg: Config) -> None:
