@@ -4,6 +4,7 @@
     python tools/bench/methods.py --methods vote meta --seeds 0
     python tools/bench/methods.py --write                      also writes the table to docs/measurements.md
     python tools/bench/methods.py --tabulate                   runs nothing: the table of the runs that are there
+    python tools/bench/methods.py --label compare -- eft.num_comparisons=1500 ...     other settings: a table of its own
 
 Every method has the paper's run of its seed as run.reuse, so it repeats only what it changes; the paper's has the run of
 tools/bench/tiny_world.py where there is one. A method whose run fails has a row with the reason: nothing is dropped because
@@ -154,17 +155,18 @@ def stopped(name: str, _overrides: list[str]) -> tuple[Path, str]:
 
 
 def table(
-    seeds: Sequence[int], methods: Sequence[str], common: Sequence[str], split: str, start: Start = run
+    seeds: Sequence[int], methods: Sequence[str], common: Sequence[str], split: str, start: Start = run, label: str = ""
 ) -> tuple[list[str], list[Path]]:
     """The lines of the table, and the directories of the runs that are in it."""
     lines, run_dirs = [HEAD], []
     for seed in seeds:
         base: list[Row] = []
         settings = [f"run.seed={seed}", f"world.seed={seed}", f"world.split={split}", *common]
-        paper = f"methods-{split}-{seed}-{PAPER}"
+        name = f"methods-{split}{label}-{seed}"
+        paper = f"{name}-{PAPER}"
         for method in dict.fromkeys([PAPER, *methods]):
             reuse = tiny_world.shared(f"bench-{split}-{seed}" if method == PAPER else paper)
-            run_dir, failed = start(f"methods-{split}-{seed}-{method}", [*settings, *METHODS[method], *reuse])
+            run_dir, failed = start(f"{name}-{method}", [*settings, *METHODS[method], *reuse])
             if failed:
                 lines.append(f"| {seed} | {method} | {failed.replace('|', '/')} |" + " |" * 11)
                 continue
@@ -189,21 +191,29 @@ def main() -> None:
     parser.add_argument(
         "--tabulate", action="store_true", help="run nothing; a row for each run, also of one that is not there"
     )
+    parser.add_argument(
+        "--label", default="", metavar="WORD", help="of the runs' names and of the record: beside other settings"
+    )
     parser.add_argument("overrides", nargs="*", help="more settings for every run, key=value")
     args = parser.parse_args()
-    lines, run_dirs = table(args.seeds, args.methods, args.overrides, args.split, stopped if args.tabulate else run)
+    label = f"-{args.label}" if args.label else ""
+    lines, run_dirs = table(
+        args.seeds, args.methods, args.overrides, args.split, stopped if args.tabulate else run, label
+    )
     made = tiny_world.commits(run_dirs)
     some = "" if args.methods == list(METHODS) else f"--methods {' '.join(args.methods)} "
-    words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {some}{' '.join(args.overrides)}".strip()
+    own = f"--label {args.label} -- {' '.join(args.overrides)}" if label else " ".join(args.overrides)
+    words = f"--seeds {' '.join(map(str, args.seeds))} --split {args.split} {some}{own}".strip()
     where = (
         f"`tools/bench/methods.py {words}`; {time.strftime('%Y-%m-%d')}, {tiny_world.cpu()}, commit {', '.join(made)}."
     )
-    text = "\n".join([f"## Methods on the tiny world, {args.split} split", "", where, "", *lines])
+    title = f"## Methods on the tiny world, {args.split} split" + (f": {args.label}" if label else "")
+    text = "\n".join([title, "", where, "", *lines])
     print(text)
     if args.write:
         if len(made) != 1 or "dirty" in made[0] or made == ["unknown"]:
             sys.exit(f"not written: the runs are of {', '.join(made)}; a recorded table is of one commit")
-        tiny_world.write_document(f"methods {args.split}", text)
+        tiny_world.write_document(f"methods {args.split}{label}", text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seed data and first pairs
     python tools/bench/train.py --quick        one round with few steps
     python tools/bench/train.py --limit        our trainer alone, beside the limit: torch's matrix products of the same rows
+    python tools/bench/train.py --limit --shapes 135M --kinds dpo
 
 Same examples, model shape, precision (fp32) and settings for all; new weights; one epoch per round; the trainers
 alternate. Ours: two processes with one thread each, packed and padded. TRL (environment: see trl_parity.py): padded, the
@@ -301,6 +302,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--limit", action="store_true", help="without TRL, beside the limit, at three sizes")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="of --limit")
+    parser.add_argument("--kinds", nargs="+", choices=AIMS, default=list(AIMS), help="of --limit")
     parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--theirs", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "nemo-srlm-trl")
@@ -318,11 +321,11 @@ def main() -> int:
         return 0 if args.quick else 2
     holds = True
     if args.limit:
-        for shape in SHAPES:
+        for shape in args.shapes:
             with tempfile.TemporaryDirectory() as name:
                 steps = LIMIT_STEPS.get(shape, 4 if args.quick else args.steps)
                 prepare(args.run_dir, Path(name), steps)
-                for kind in AIMS:
+                for kind in args.kinds:
                     holds = beside_limit(Path(name), kind, shape) and holds
         return 0 if holds or args.quick else 1
     from tools.bench.trl_parity import environment
