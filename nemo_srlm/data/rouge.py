@@ -3,16 +3,18 @@
 The decisions are exactly those of `rouge_score` (RougeScorer(["rougeL"], use_stemmer=False), F1 > threshold in the same
 floating point). Two texts whose longest common subsequence has c tokens share at least c tokens. So when both are sorted in
 one order, rarest token first, they share one of the first n - c + 1 of their n tokens (prefix filtering: Chaudhuri, Ganti and
-Kaushik 2006), and k of the first n - c + k. Only pairs that do are compared, by rapidfuzz.
+Kaushik 2006). Of the texts that do, most share too few of the other tokens, which a few bits of each text show; rapidfuzz
+compares those that remain.
 
 `rouge_score` keeps a-z and 0-9 alone, so texts in other scripts become empty; tokenization "unicode" is for them.
 """
 
 import re
+import sys
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,9 @@ from nemo_srlm.data.words import UNSPACED
 Code = list[int]  # a text as the ids of its tokens, for one index alone
 Array = np.ndarray[tuple[int], np.dtype[Any]]
 
-SHARED = 2  # k: 1 leaves 17 times as many pairs to compare, 3 makes the lists that are searched longer than that saves
-POSITION_BITS = 16  # a list's entry is (number of the text, position of the token in its order)
+CUT = (1 << 16) - 1  # longer texts count as this long in a list's entry: that prunes less, and loses nothing
+BITS = 128  # a text's signature: bit t % BITS tells whether tokens t, t + BITS, ... are an odd number
+_BIT = [1 << i for i in range(BITS)]
 _ROUGE = re.compile(r"[a-z0-9]+")
 # Letters with their marks and digits make a word; in scripts written without blanks every character is one.
 _UNICODE = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+")
@@ -71,9 +74,10 @@ class RougeIndex:
         self._tokens = array("I")  # of all texts of the pool; text i has those from _ends[i] to _ends[i + 1]
         self._ends = array("Q", [0])
         self._lengths = array("I")
-        self._lists: dict[object, array[int]] = defaultdict(
-            lambda: array("Q")
-        )  # element -> entries of the texts with it
+        self._signatures = array("Q")  # BITS of each text
+        self._reaches: dict[int, list[int]] = {}
+        # element -> an entry for each text with it: reach, length (16 bits each, at most CUT), number of the text (32)
+        self._lists: dict[object, array[int]] = defaultdict(lambda: array("Q"))
 
     def encode(self, text: str) -> Code:
         """The text's tokens as numbers, in the order in which this index first saw them ([] when it has no token)."""
@@ -88,60 +92,84 @@ class RougeIndex:
         self._tokens.extend(code)
         self._ends.append(len(self._tokens))
         self._lengths.append(len(code))
-        for position, element in enumerate(self._prefix(code)):
-            # a long text's position is cut: it prunes less, and loses nothing
-            self._lists[element].append(number << POSITION_BITS | min(position, (1 << POSITION_BITS) - 1))
+        self._signatures.frombytes(_signature(code))
+        entry = min(len(code), CUT) << 32 | number
+        for element, reach in self._prefix(code):
+            self._lists[element].append(reach << 48 | entry)
 
     def has_similar(self, codes: Sequence[Code]) -> list[bool]:
         """For each code, whether some code of the pool has F1 > threshold with it."""
         return [self._has_similar(code) for code in codes]
 
     def _has_similar(self, code: Code) -> bool:
-        numbers, least = self._candidates(code)
-        if not len(numbers):
-            return False
-        texts = [self._tokens[self._ends[i] : self._ends[i + 1]].tolist() for i in numbers.tolist()]
-        common = cdist([code], texts, scorer=LCSseq.similarity, score_cutoff=int(least.min()), dtype=np.int64)[0]
-        return bool((common >= least).any())
+        return any(
+            LCSseq.similarity(code, self._tokens[self._ends[i] : self._ends[i + 1]].tolist(), score_cutoff=least)
+            >= least
+            for i, least in self._candidates(code).items()
+        )
 
-    def _candidates(self, code: Code) -> tuple[Array, Array]:
-        """(texts of the pool that share enough of the first elements, common tokens that each would need)."""
-        length, found = len(code), list[Array]()
-        own = list[int]()
-        for position, element in enumerate(self._prefix(code)):
+    def _candidates(self, code: Code) -> dict[int, int]:
+        """Texts of the pool that may be similar, the likeliest first, and how many common tokens each would need."""
+        numbers, length = self._sharing(code), len(code)
+        if not len(numbers):
+            return {}
+        lengths = np.frombuffer(self._lengths, dtype=np.uint32)[numbers]
+        least = self._least(length)[lengths]
+        # Every token that only one of the two has changes one bit, so they differ in no more bits than such tokens.
+        signatures = np.frombuffer(self._signatures, dtype=np.uint64).reshape(-1, 2)[numbers]
+        bits = np.bitwise_count(signatures ^ np.frombuffer(_signature(code), dtype=np.uint64))
+        spare = length + lengths - 2 * least - bits[:, 0] - bits[:, 1]
+        kept = np.flatnonzero((spare >= 0) & (least > 0))
+        kept = kept[np.argsort(-spare[kept])]
+        return dict(zip(numbers[kept].tolist(), least[kept].tolist(), strict=True))
+
+    def _sharing(self, code: Code) -> Array:
+        """Numbers of the texts of the pool that share an element of the prefixes that they and this text need as a pair."""
+        found, reaches = list[Array](), list[int]()
+        for element, reach in self._prefix(code):
             if element in self._lists:
                 found.append(np.frombuffer(self._lists[element], dtype=np.uint64))
-                own.append(position)
+                reaches.append(reach)
         if not found:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        entries = np.concatenate(found).astype(np.int64)
-        numbers, positions = entries >> POSITION_BITS, entries & ((1 << POSITION_BITS) - 1)
-        lengths = np.frombuffer(self._lengths, dtype=np.uint32)[numbers].astype(np.int64)
-        least = self._least(length)[lengths]
-        # n - c + k of this pair: what lies behind was needed for pairs of other lengths
-        slack = np.minimum(SHARED, least) - least
-        near = np.repeat(own, [len(entry) for entry in found]) < length + slack
-        near &= (positions < lengths + slack) & (least > 0)
-        numbers, counts = np.unique(numbers[near], return_counts=True)
-        least = self._least(length)[np.frombuffer(self._lengths, dtype=np.uint32)[numbers]]
-        enough = counts >= np.minimum(SHARED, least)
-        return numbers[enough], least[enough]
+            return np.zeros(0, dtype=np.int64)
+        entries = np.concatenate(found)
+        near = np.flatnonzero(entries >= np.uint64(min(len(code), CUT) << 48))
+        far = np.repeat(np.array(reaches, dtype=np.uint64), [len(entry) for entry in found])[near]
+        entries = entries[near]
+        return (entries[entries >> 32 & CUT <= far] & 0xFFFFFFFF).astype(np.int64)
 
-    def _prefix(self, code: Code) -> Iterator[object]:
-        """The first elements in the common order: the token that this index saw last comes first, as most rare ones do.
+    def _prefix(self, code: Code) -> list[tuple[object, int]]:
+        """The first elements in the common order, and the reach of each.
 
-        A token's second occurrence is another element than its first.
+        The token that this index saw last comes first, as most rare ones do. A token's second occurrence is another element
+        than its first.
         """
-        # n - c + k for the smallest c that any other text needs: the one that is all common subsequence
-        length = len(code)
-        smallest = max(int(self.threshold * length / (2 - self.threshold)) - 1, 1)
-        while smallest <= length and not rouge_f1(smallest, smallest, length) > self.threshold:
-            smallest += 1
-        before, times = -1, 0
-        for token in sorted(code, reverse=True)[: max(length - smallest + SHARED, 0) if smallest <= length else 0]:
+        reaches, before, times = self._reach(len(code)), -1, 0
+        elements = list[object]()
+        for token in sorted(code, reverse=True)[: len(reaches)]:
             times = times + 1 if token == before else 0
             before = token
-            yield (token, times) if times else token
+            elements.append((token, times) if times else token)
+        return list(zip(elements, reaches, strict=True))
+
+    def _reach(self, length: int) -> list[int]:
+        """For each position of the prefix of a text of this length: the longest other text that needs it in this prefix.
+
+        When the first common element is at a position, length - position tokens at most are common.
+        """
+        if length not in self._reaches:
+            self._reaches[length] = []
+            for common in range(length, 0, -1):
+                if not rouge_f1(common, length, common) > self.threshold:
+                    break
+                # F1 = 2c / (a + b) except for rounding: start one above the exact solution and decrease
+                far = CUT
+                if not rouge_f1(common, length, CUT) > self.threshold:
+                    far = min(int(2 * common / self.threshold - length) + 1, CUT)
+                while not rouge_f1(common, length, far) > self.threshold:
+                    far -= 1
+                self._reaches[length].append(far)
+        return self._reaches[length]
 
     def _least(self, length: int) -> Array:
         """`needed` of a text of this length with those of each length, by length; [0] is 0."""
@@ -162,6 +190,13 @@ class RougeIndex:
                         if columns[j] < rows[i]:
                             found[rows[i]].append(columns[j])
         return found
+
+
+def _signature(code: Code) -> bytes:
+    bits = 0
+    for token in code:
+        bits ^= _BIT[token % BITS]
+    return bits.to_bytes(BITS // 8, sys.byteorder)
 
 
 def _by_length(codes: Sequence[Code]) -> dict[int, list[int]]:
