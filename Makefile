@@ -16,9 +16,9 @@ STAMP := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
 GPU_STAMP := $(GPU_VENV)/.installed
-# $(call needs,VERSIONS): stops with one line unless $(PYTHON) is one of these
-needs = @$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' 2>/dev/null \
-	|| { echo "needs Python $(1): $(PYTHON) is not there or another version; name one with PYTHON=/path/to/python" >&2; exit 2; }
+# $(call needs,VERSIONS,VARIABLE): stops with one line unless the interpreter that VARIABLE (PYTHON) names is one of these
+needs = @$($(or $(2),PYTHON)) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' 2>/dev/null \
+	|| { echo "needs Python $(1): $($(or $(2),PYTHON)) is not there or another version; name one with $(or $(2),PYTHON)=/path/to/python" >&2; exit 2; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv venv-light venv-gpu demo demo-real demo-slurm doctor test test-fast test-gpu test-mcore-next lint resolve bench clean unfinished-gpu
@@ -82,7 +82,7 @@ test-fast: venv ## unit tests and rules
 
 # The newest megatron-core needs Python 3.12. Training and conversion only: no vLLM in this environment.
 test-mcore-next: ## the training and conversion tests with megatron-core 0.19 on Python 3.12, in .venv-mcore-next
-	@command -v $(PYTHON_NEXT) >/dev/null || { echo "needs Python 3.12 as $(PYTHON_NEXT); name yours with PYTHON_NEXT=..."; exit 1; }
+	$(call needs,3.12,PYTHON_NEXT)
 	@test -x $(VENV)-mcore-next/bin/python || $(PYTHON_NEXT) -m venv $(VENV)-mcore-next
 	@cd $(PINS) && grep -hvE '^(-r |megatron-core==)' light.txt train.txt dev.txt cpu.txt | cat - mcore-next.txt > $(CURDIR)/$(VENV)-mcore-next/requirements.txt
 	@sed 's/+cpu$$//' $(PINS)/cpu-torch.txt > $(VENV)-mcore-next/torch.txt
