@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nemo_srlm.config.fields import rules
+from nemo_srlm.config.fp8 import check_fp8
 from nemo_srlm.config.method_checks import check_methods
 from nemo_srlm.config.schema import Config, check_shares
-from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_fp8, check_heads, check_rope
+from nemo_srlm.config.training import DpoSection, SftSection, TrainSection, check_heads, check_rope
 from nemo_srlm.errors import ConfigError
 
 

@@ -185,49 +185,6 @@ class PrecisionSection:
     )  # fmt: skip
 
 
-def check_fp8(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> None:
-    """Raises ConfigError for FP8 settings that contradict each other or the layout, on any machine."""
-    if precision.fp8 == "none":
-        if precision.fp8_param_gather:
-            raise ConfigError(
-                "precision.fp8_param_gather", "true without FP8", "precision.fp8=hybrid or e4m3",
-                "set precision.fp8, or precision.fp8_param_gather=false",
-            )  # fmt: skip
-        return
-    if precision.fp8_param_gather:
-        _check_fp8_weights(parallel, precision)
-    kept, stage = precision.fp8_bf16_layers, model.num_layers // parallel.pipeline
-    if precision.dtype != "bf16":
-        raise ConfigError("precision.dtype", f"{precision.dtype} with fp8 {precision.fp8}", "bf16")
-    if precision.fp8_recipe == "delayed" and kept:
-        raise ConfigError(
-            "precision.fp8_bf16_layers", f"{kept} with fp8_recipe delayed",
-            "0: Megatron's delayed scaling cannot keep first and last layers in bf16",
-            "set precision.fp8_bf16_layers=0 or another precision.fp8_recipe",
-        )  # fmt: skip
-    if kept > stage:
-        raise ConfigError(
-            "precision.fp8_bf16_layers", f"{kept} with {stage} layers per pipeline stage",
-            f"at most {stage}: Megatron keeps layers of the first and the last stage", "lower it or parallel.pipeline",
-        )  # fmt: skip
-
-
-def _check_fp8_weights(parallel: ParallelSection, precision: PrecisionSection) -> None:
-    """What weights in FP8 alone need: an optimizer that has the exact ones, and a recipe whose weights can be exchanged."""
-    if not parallel.distributed_optimizer:
-        raise ConfigError(
-            "precision.fp8_param_gather", "true with parallel.distributed_optimizer=false",
-            "the distributed optimizer: Megatron's other one has no exact weights beside FP8 ones",
-            "set parallel.distributed_optimizer=true, or precision.fp8_param_gather=false",
-        )  # fmt: skip
-    if precision.fp8_recipe == "mxfp8":
-        raise ConfigError(
-            "precision.fp8_param_gather", "true with precision.fp8_recipe mxfp8",
-            "delayed, tensorwise or blockwise: Megatron gathers MXFP8 weights in bf16, so nothing is saved",
-            "set another precision.fp8_recipe, or precision.fp8_param_gather=false",
-        )  # fmt: skip
-
-
 @dataclass
 class TrainSection:
     """What pretrain, sft and dpo share. Optimizer, betas, weight decay, warm-up and epochs: the paper does not state them."""

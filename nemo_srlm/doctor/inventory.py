@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from nemo_srlm.config.fp8 import recipes_of
 from nemo_srlm.generate.replicas import torch_is_for_cpus, visible_gpus
 
 QUERY = "name,driver_version,memory.total,compute_cap"
@@ -55,11 +56,8 @@ class Machine:
 
     @property
     def fp8_recipes(self) -> tuple[str, ...]:
-        """The FP8 recipes that its GPUs can compute: FP8 since 8.9, scaled in blocks since 9.0, MXFP8 from 10.0."""
-        least = min((gpu.capability for gpu in self.gpus), default=(0, 0))
-        found: tuple[str, ...] = ("delayed", "tensorwise") if least >= (8, 9) else ()
-        found += ("blockwise",) if least == (9, 0) else ()
-        return found + (("mxfp8",) if least >= (10, 0) else ())
+        """The FP8 recipes that its GPUs can compute."""
+        return recipes_of(min((gpu.capability for gpu in self.gpus), default=(0, 0)))
 
 
 def machine() -> Machine:

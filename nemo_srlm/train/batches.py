@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nemo_srlm.config.fp8 import fp8_multiple
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.data.chat import Document, Weights
 from nemo_srlm.train import packing, prefix
@@ -147,17 +148,10 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def fp8_multiple(precision: PrecisionSection) -> int:
-    """What an FP8 matrix product needs the number of a rank's positions to be a multiple of; 1 without FP8."""
-    if precision.fp8 == "none":
-        return 1
-    return 32 if precision.fp8_recipe == "mxfp8" else 16  # MXFP8 scales blocks of 32 along both dimensions
-
-
 def batch_layout(section: TrainSection, parallel: ParallelSection, precision: PrecisionSection) -> BatchLayout:
     """The layout of micro-batches that a training section, the parallel layout and the precision need."""
     p = parallel
-    needed = (p.tensor if p.sequence else 1) * fp8_multiple(precision) * p.context
+    needed = (p.tensor if p.sequence else 1) * fp8_multiple(p, precision) * p.context
     return BatchLayout(
         packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
         multiple=math.lcm(needed, section.row_multiple), uniform=p.pipeline > 1, budget=section.max_tokens_per_row,

@@ -1,5 +1,6 @@
 """The rules of a parallel layout and its batches, checked before anything heavy is imported. Imports no torch."""
 
+from nemo_srlm.config.fp8 import recipes_of
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection, check_heads
 from nemo_srlm.errors import ConfigError
 
@@ -112,9 +113,25 @@ def check_shared_prefix(*, packed: bool, transformer_engine: bool) -> None:
         )  # fmt: skip
 
 
-def check_precision(precision: PrecisionSection, *, gpu: bool, transformer_engine: bool, fp8_gpu: bool) -> None:
-    """Raises ConfigError for FP8 that this machine cannot compute in. What contradicts itself: config.training.check_fp8."""
-    if precision.fp8 != "none" and not (gpu and transformer_engine and fp8_gpu):
-        missing = "no GPU" if not gpu else "no Transformer Engine" if not transformer_engine else "a GPU without FP8"
+def check_precision(
+    precision: PrecisionSection, *, transformer_engine: bool, capability: tuple[int, int] | None
+) -> None:
+    """Raises ConfigError for FP8 that this machine cannot compute in. What contradicts itself: config.fp8.check_fp8.
+
+    `capability`: the GPU's compute capability, None without a GPU.
+    """
+    if precision.fp8 == "none":
+        return
+    here = () if capability is None else recipes_of(capability)
+    if not (transformer_engine and here):
+        missing = (
+            "no GPU" if capability is None else "a GPU without FP8" if transformer_engine else "no Transformer Engine"
+        )
         raise ConfigError("precision.fp8", f"{precision.fp8} on a machine with {missing}",
                           "an H100 class GPU with Transformer Engine", "set precision.fp8=none")  # fmt: skip
+    if precision.fp8_recipe not in here:
+        version = ".".join(map(str, capability or ()))
+        raise ConfigError(
+            "precision.fp8_recipe", f"{precision.fp8_recipe} on a GPU of compute capability {version}",
+            f"{' or '.join(here)}, which this GPU computes", f"set precision.fp8_recipe={here[-1]}",
+        )  # fmt: skip

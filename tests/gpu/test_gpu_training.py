@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from nemo_srlm.config.fp8 import recipes_of
 from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
 
 pytestmark = pytest.mark.gpu
@@ -113,8 +114,8 @@ def test_weights_in_fp8_alone_follow_those_beside_bf16_ones(tmp_path: Path, reci
 def fp8_of(recipe: str) -> PrecisionSection:
     import torch
 
-    if torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("no FP8 on this GPU")
+    if recipe not in recipes_of(torch.cuda.get_device_capability()):
+        pytest.skip(f"no FP8 of this kind ({recipe}) on this GPU")
     kept = 0 if recipe == "delayed" else 1
     return PrecisionSection(dtype="bf16", fp8="hybrid", fp8_recipe=recipe, fp8_bf16_layers=kept)
 

@@ -19,6 +19,14 @@ def test_rows_are_padded_to_what_the_fp8_recipe_needs_on_every_rank(recipe: str)
     assert batch_layout(TrainSection(), SHARDED, fp8).multiple == 4 * 2 * needed
 
 
+def test_rows_whose_scales_go_through_user_buffers_are_padded_to_what_these_take():
+    """Transformer Engine exchanges MXFP8's scales in groups of 128 rows of a rank (fill_userbuffers_buffer_for_all_gather)."""
+    parallel = ParallelSection(tensor=4, sequence=True, tp_comm_overlap=True)
+    for recipe, needed in (("delayed", 16), ("tensorwise", 16), ("mxfp8", 128)):
+        precision = PrecisionSection(fp8="hybrid", fp8_recipe=recipe)
+        assert batch_layout(TrainSection(), parallel, precision).multiple == 4 * needed
+
+
 def test_rows_without_fp8_are_padded_for_the_layout_alone():
     assert batch_layout(TrainSection(), SHARDED, PrecisionSection()).multiple == 4 * 2
 

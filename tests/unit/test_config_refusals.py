@@ -215,6 +215,10 @@ GRAPHS = [
         (["precision.fp8_param_gather=true"], "precision.fp8_param_gather: true without FP8"),
         ([*FP8_WEIGHTS, "parallel.distributed_optimizer=false"], "precision.fp8_param_gather"),
         ([*FP8_WEIGHTS, "precision.fp8_recipe=mxfp8"], "precision.fp8_param_gather"),
+        (
+            [*OVERLAP, "precision.fp8=hybrid", "precision.fp8_recipe=blockwise"],
+            "parallel.tp_comm_overlap: true with precision",
+        ),
         ([*GRAPHS, "parallel.pipeline=2"], "precision.cuda_graphs: mlp with pipeline 2"),
         ([*GRAPHS, "dpo.dropout=0.1"], "precision.cuda_graphs: mlp with dropout {'dpo': 0.1}"),
         ([*GRAPHS, "precision.recompute=full"], "precision.cuda_graphs"),

@@ -96,6 +96,8 @@ def test_a_machine_trains_with_as_many_gpus_as_fit_the_global_batch():
     assert CPU.processes == 2
     assert [dataclasses.replace(H100, gpus=H100.gpus[:1] * n).processes for n in (1, 3, 8, 16)] == [1, 2, 8, 8]
     assert H100.fp8_recipes == ("delayed", "tensorwise", "blockwise")
+    mixed = dataclasses.replace(H100, gpus=(Gpu("L40S", "", "", (8, 9)), *H100.gpus))
+    assert (mixed.fp8_recipes, CPU.fp8_recipes) == (("delayed", "tensorwise"), ())
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 8])

@@ -4,7 +4,8 @@ import pytest
 
 from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.compose import compose
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection, check_fp8
+from nemo_srlm.config.fp8 import check_fp8
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import (
     check_batches,
@@ -87,11 +88,63 @@ def test_fp8_that_contradicts_itself_is_refused_when_a_run_starts(settings: dict
 
 
 @pytest.mark.parametrize(
-    ("gpu", "engine", "words"), [(False, False, "no GPU"), (True, False, "no Transf"), (True, True, "a GPU w")]
+    ("capability", "engine", "words"),
+    [(None, False, "no GPU"), ((9, 0), False, "no Transf"), ((8, 0), False, "no Transf"), ((8, 0), True, "a GPU w")],
 )
-def test_fp8_that_a_machine_cannot_compute_is_refused(gpu: bool, engine: bool, words: str):
+def test_fp8_that_a_machine_cannot_compute_is_refused(capability: tuple[int, int] | None, engine: bool, words: str):
     with pytest.raises(ConfigError, match=words):
-        check_precision(PrecisionSection(fp8="hybrid"), gpu=gpu, transformer_engine=engine, fp8_gpu=False)
+        check_precision(PrecisionSection(fp8="hybrid"), transformer_engine=engine, capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "computed"),
+    [
+        ("delayed", [(8, 9), (9, 0), (10, 0), (12, 0)]),
+        ("tensorwise", [(8, 9), (9, 0), (10, 0), (12, 0)]),
+        ("blockwise", [(9, 0), (10, 0), (12, 0)]),
+        ("mxfp8", [(10, 0), (10, 3)]),
+    ],
+)
+def test_an_fp8_recipe_that_the_gpu_cannot_compute_is_refused_before_transformer_engine_does(
+    recipe: str, computed: list[tuple[int, int]]
+):
+    """Its assertion would come in the first forward pass, with the model built and the weights loaded."""
+    precision = PrecisionSection(fp8="hybrid", fp8_recipe=recipe)
+    for capability in ((8, 9), (9, 0), (10, 0), (10, 3), (12, 0)):
+        if capability in computed or (capability == (10, 3) and recipe != "mxfp8"):
+            check_precision(precision, transformer_engine=True, capability=capability)
+            continue
+        with pytest.raises(
+            ConfigError, match=f"{recipe} on a GPU of compute capability {capability[0]}.{capability[1]}"
+        ):
+            check_precision(precision, transformer_engine=True, capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tensor", "recipe", "words"),
+    [
+        ({"hidden_size": 8200, "head_dim": 128}, 1, "tensorwise", "model.hidden_size: a matrix of 8200 per rank"),
+        ({"ffn_hidden_size": 11008}, 32, "tensorwise", "model.ffn_hidden_size: a matrix of 344 per rank"),
+        ({"ffn_hidden_size": 11056}, 1, "mxfp8", "expected a multiple of 32"),
+        (
+            {"head_dim": 36, "num_attention_heads": 4, "num_query_groups": 2},
+            2,
+            "blockwise",
+            "model.num_attention_heads",
+        ),
+        ({"head_dim": 24, "num_attention_heads": 2, "num_query_groups": 1}, 1, "tensorwise", ""),
+    ],
+)
+def test_matrices_that_no_fp8_product_takes_are_refused_when_a_run_starts(
+    sizes: dict[str, int], tensor: int, recipe: str, words: str
+):
+    precision = PrecisionSection(fp8="hybrid", fp8_recipe=recipe)
+    asked = ModelSection(**sizes), ParallelSection(tensor=tensor), precision
+    if not words:
+        check_fp8(*asked)
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_fp8(*asked)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, check_fp8
+from nemo_srlm.config.fp8 import check_fp8
+from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection
 from nemo_srlm.core.records import item_seed
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.train.layout import check_kernels, check_layout, check_precision, world_size
@@ -27,8 +28,8 @@ def initialize(model: ModelSection, parallel: ParallelSection, precision: Precis
     accelerator.require_kernels()
     device = accelerator.prepare(parallel.threads)
     gpu = device.kind == "cuda"
-    fp8_gpu = gpu and torch.cuda.get_device_capability() >= (8, 9)
-    check_precision(precision, gpu=gpu, transformer_engine=accelerator.has_transformer_engine(), fp8_gpu=fp8_gpu)
+    capability = torch.cuda.get_device_capability() if gpu else None
+    check_precision(precision, transformer_engine=accelerator.has_transformer_engine(), capability=capability)
     check_kernels(parallel, precision, transformer_engine=accelerator.has_transformer_engine())
     if not dist.is_initialized():
         for name, value in (("MASTER_ADDR", "127.0.0.1"), ("RANK", "0"), ("WORLD_SIZE", "1")):
