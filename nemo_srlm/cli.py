@@ -35,7 +35,10 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-name", default="tiny", metavar="NAME", help="a file of configs/, without .yaml (default: tiny)"
     )
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="its directory, if not configs/")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR",
+        help="a directory of your own with it, whose files may build on those of configs/",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. dpo.beta=0.2")
 
 

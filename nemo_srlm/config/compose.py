@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nemo_srlm.config.languages import with_language
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.config.type_errors import refuse_conversions, type_error
-from nemo_srlm.config.yaml_files import check_defaults, read_yaml
+from nemo_srlm.config.yaml_files import check_defaults, find, read_yaml
 from nemo_srlm.errors import ConfigError, naming
 
 _SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
@@ -26,35 +27,34 @@ def compose(
 ) -> Config:  # fmt: skip
     """The config of `<config_dir>/<config_name>.yaml` and `key=value` overrides, checked against the schema.
 
+    A name that `config_dir` does not have is that of a shipped file, here, in a file's defaults and behind `cluster=`.
     `describe` reads the model directory import_hf.path, whose architecture and chat format the config then has (see
     config/imported.py). The composition is the one that NeMo's `hydra_runner` does in the training workers, without NeMo's
     import time. Raises ConfigError for an unknown file, key or type and for settings that contradict each other.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     name = config_name.removesuffix(".yaml")
-    known = ", ".join(sorted(p.stem for p in config_dir.glob("*.yaml")))
+    folders = _folders(config_dir)
+    known = ", ".join(sorted({p.stem for folder in folders for p in folder.glob("*.yaml")}))
     if not _NAME.fullmatch(name):
         raise ConfigError(
             "--config-name", repr(name), f"a name without a folder, one of: {known}", "--config-dir names a folder"
         )
-    if not (config_dir / f"{name}.yaml").is_file():
-        raise ConfigError("--config-name", f"no {name}.yaml in {config_dir}", f"one of: {known}")
-    check_defaults(config_dir, name)
+    if find(folders, name) is None:
+        raise ConfigError("--config-name", f"no {name}.yaml in {' or '.join(map(str, folders))}", f"one of: {known}")
+    groups = check_defaults(folders, name)
     for override in overrides:
-        _check_override(override, config_dir)
+        _check_override(override, folders)
     overrides = [with_line_breaks(override) for override in overrides]
     forced = [
-        o if o.startswith("~") else _pick(o, config_dir, name) if _is_group(o, config_dir) else "++" + o.lstrip("+")
+        o if o.startswith("~") else _pick(o, groups) if _is_group(o, folders) else "++" + o.lstrip("+")
         for o in overrides
     ]
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir.resolve()), version_base=None):
+        with _searching(folders):
             loose = hydra_compose(name, overrides=forced)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:  # ValueError: cluster=1
         for override in overrides:
@@ -63,12 +63,47 @@ def compose(
     return typed(loose, f"{name}.yaml and overrides", describe)
 
 
+def _folders(config_dir: Path) -> list[Path]:
+    """Where YAML files are looked for, the user's folder first. Raises ConfigError when there is no such folder."""
+    if not config_dir.is_dir():
+        raise ConfigError(
+            "--config-dir", f"{config_dir} is no directory", "a directory of YAML files",
+            f"correct it, or leave it out: the configs of {CONFIGS} are found without it",
+        )  # fmt: skip
+    return [config_dir] if config_dir.resolve() == CONFIGS.resolve() else [config_dir, CONFIGS]
+
+
+@contextmanager
+def _searching(folders: Sequence[Path]) -> Iterator[None]:
+    """Within it Hydra finds the files of the folders, those of the first one first.
+
+    It is what hydra.initialize_config_dir does for one folder; the setting hydra.searchpath adds folders too late for the
+    file that is asked for.
+    """
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    version.setbase(None)
+    path = create_config_search_path(str(folders[0].resolve()))
+    for folder in folders[1:]:
+        path.append("shipped", f"file://{folder.resolve()}", anchor=SearchPathQuery("main", None))
+    Hydra.create_main_hydra2("app", path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _KEY = re.compile(r"~?\+{0,2}([A-Za-z_][A-Za-z0-9_]*)(?:\.[A-Za-z0-9_-]+)*")
 LONGEST, NESTED = 100_000, 20  # of an override: characters, open brackets
 
 
-def _check_override(override: str, config_dir: Path) -> None:
+def _check_override(override: str, folders: Sequence[Path]) -> None:
     """Raises ConfigError for what is no key=value or ~key, and for a key that is in no section (Hydra's own settings)."""
     key, equals, value = override.partition("=")
     shown = repr(override if len(override) < 80 else override[:77] + "...")
@@ -87,10 +122,11 @@ def _check_override(override: str, config_dir: Path) -> None:
         raise ConfigError(
             key, shown, f"at most {LONGEST:,} characters and {NESTED} brackets", "put it into a YAML file"
         )
-    if _is_group(override, config_dir):
+    if _is_group(override, folders):
         if not _NAME.fullmatch(value) and not key.startswith("~"):
-            raise ConfigError(key, repr(value), f"the name of a file in {config_dir / section[1]}, without .yaml")
-        check_defaults(config_dir, f"{section[1]}/{value}")
+            places = " or ".join(str(folder / section[1]) for folder in folders if (folder / section[1]).is_dir())
+            raise ConfigError(key, repr(value), f"the name of a file in {places}, without .yaml")
+        check_defaults(folders, f"{section[1]}/{value}")
 
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -112,9 +148,9 @@ def with_line_breaks(override: str) -> str:
     return key + equals + _QUOTED.sub(unescaped, value)
 
 
-def _is_group(override: str, config_dir: Path) -> bool:
+def _is_group(override: str, folders: Sequence[Path]) -> bool:
     """`cluster=dgx_h100` picks a file of a folder of configs/."""
-    return (config_dir / override.lstrip("+").split("=", 1)[0]).is_dir()
+    return any((folder / override.lstrip("+").split("=", 1)[0]).is_dir() for folder in folders)
 
 
 def _refuse_unreadable(override: str) -> None:
@@ -139,15 +175,10 @@ def _refuse_unreadable(override: str) -> None:
     )  # fmt: skip
 
 
-def _pick(override: str, config_dir: Path, name: str) -> str:
-    """Hydra wants `+cluster=cpu` where the config names no cluster of its own, and `cluster=cpu` where it does."""
-    from omegaconf import DictConfig, OmegaConf
-
+def _pick(override: str, groups: set[str]) -> str:
+    """Hydra wants `+cluster=cpu` where neither the config nor its defaults name a cluster, and `cluster=cpu` where they do."""
     plain = override.lstrip("+")
-    loaded = OmegaConf.load(config_dir / f"{name}.yaml")
-    assert isinstance(loaded, DictConfig)
-    named = [list(entry) for entry in loaded.get("defaults", []) if entry != "_self_"]
-    return plain if [plain.split("=", 1)[0]] in named else f"+{plain}"
+    return plain if plain.split("=", 1)[0] in groups else f"+{plain}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ It refuses what readers of YAML 1.1 and 1.2 understand differently. PyYAML, whic
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +111,29 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def check_defaults(folder: Path, name: str, above: tuple[str, ...] = ()) -> None:
-    """Reads `<folder>/<name>.yaml` and every file that its `defaults` name. Raises ConfigError for a list that Hydra cannot
-    follow: no list, a file that names itself directly or through others."""
-    path = folder / f"{name}.yaml"
+def find(folders: Sequence[Path], name: str) -> Path | None:
+    """`<name>.yaml` of the first folder that has it; None when none has."""
+    return next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+
+
+def check_defaults(folders: Sequence[Path], name: str, above: tuple[str, ...] = ()) -> set[str]:
+    """Reads `<name>.yaml` of the folders and every file that its `defaults` name. Returns the groups that they name (cluster).
+
+    Raises ConfigError for a list that Hydra cannot follow: no list, a file that names itself directly or through others.
+    """
+    path = find(folders, name)
+    if path is None:
+        return set()  # Hydra says which files there are, and whether the entry is optional
     if name in above:
+        hidden = [folder for folder in folders if folder != path.parent and find([folder], name)]
+        other = f"give it another name than that of {hidden[0] / name}.yaml, which it hides" if hidden else ""
         raise ConfigError(
             path,
             f"its defaults lead back to it: {' -> '.join([*above, name])}",
             "defaults that end",
-            "remove one of them",
+            other or "remove one of them",
         )
-    if not path.is_file():
-        return  # Hydra says which files there are, and whether the entry is optional
+    groups = set[str]()
     data = read_yaml(path)
     if "hydra" in data:
         raise ConfigError(
@@ -137,17 +147,19 @@ def check_defaults(folder: Path, name: str, above: tuple[str, ...] = ()) -> None
     for entry in defaults:
         if isinstance(entry, str):
             if entry != "_self_":
-                check_defaults(folder, _beside(name, entry), (*above, name))
+                groups |= check_defaults(folders, _beside(name, entry), (*above, name))
         elif isinstance(entry, dict) and len(entry) == 1:
             group, chosen = next(iter(entry.items()))
             word = str(group).split()[-1].split("@")[0] if str(group).split() else ""
             if not word or not isinstance(chosen, (str, list, type(None))):
                 raise ConfigError(f"{path}: defaults", repr(entry), "{folder: file}, for example {cluster: cpu}")
+            groups.add(_beside(name, word))
             for one in chosen if isinstance(chosen, list) else [chosen]:
                 if isinstance(one, str):
-                    check_defaults(folder, _beside(name, f"{word}/{one}"), (*above, name))
+                    groups |= check_defaults(folders, _beside(name, f"{word}/{one}"), (*above, name))
         else:
             raise ConfigError(f"{path}: defaults", repr(entry), "a file, or {folder: file}")
+    return groups
 
 
 def _beside(name: str, entry: str) -> str:

@@ -55,7 +55,7 @@ def test_defaults_that_lead_back_are_named(tmp_path: Path):
     for name, other in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"defaults: [{other}]\n")
     with pytest.raises(ConfigError, match=r"a\.yaml: its defaults lead back to it: a -> b -> a"):
-        check_defaults(tmp_path, "a")
+        check_defaults([tmp_path], "a")
 
 
 def test_a_missing_value_and_a_converted_one_are_refused(tmp_path: Path):

@@ -1,0 +1,64 @@
+"""A folder of configs of the user's own beside the shipped ones (--config-dir)."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_srlm.config.compose import compose
+from nemo_srlm.config.shipped import CONFIGS
+from nemo_srlm.errors import ConfigError
+
+
+def own(folder: Path, **files: str) -> Path:
+    """A folder with a file per name; two underscores stand for a folder."""
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_config_builds_on_a_shipped_one_and_picks_clusters_of_both_folders(tmp_path: Path):
+    folder = own(
+        tmp_path / "it's mine, [b]=1 é", mine="defaults: [tiny, _self_]\nrun: {name: mine}\n",
+        site="defaults: [mine, {cluster: ours}, _self_]\n", cluster__ours="defaults: [dgx_h100, _self_]\naccount: us\n",
+    )  # fmt: skip
+    found, shipped = compose("mine", ["dpo.beta=0.3"], folder), compose("tiny", ["dpo.beta=0.3"])
+    assert (found.run.name, found.model, found.world, found.dpo) == ("mine", shipped.model, shipped.world, shipped.dpo)
+    for cfg in (compose("mine", ["cluster=ours"], folder), compose("site", [], folder)):
+        assert (cfg.cluster.account, cfg.cluster.gpus_per_node) == ("us", 8)
+    assert compose("site", ["cluster=cpu"], folder).cluster.partition == "cpu"
+    assert compose("tiny", ["cluster=ours"], folder).cluster.account == "us"  # a profile for a shipped config
+
+
+def test_a_file_of_ones_own_hides_the_shipped_one(tmp_path: Path):
+    folder = own(tmp_path, tiny="run: {name: other}\nsft: {lr: 0.5}\n", cluster__dev="partition: ours\n")
+    assert compose("tiny", [], folder).sft.lr == 0.5
+    for name in ("tiny", "smollm2_135m"):
+        assert compose(name, ["cluster=dev"], folder).cluster.partition == "ours"
+
+
+def test_a_cluster_replaces_one_that_the_defaults_of_defaults_name():
+    assert compose("german", ["cluster=cpu"]).cluster.partition == "cpu"
+
+
+def test_what_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(
+        ConfigError, match=r"--config-dir: .*/nowhere is no directory; expected a directory of YAML files"
+    ):
+        compose("tiny", [], tmp_path / "nowhere")
+    folder = own(tmp_path, mine="defaults: [tiny]\n", other="defaults: [tinny]\n")
+    with pytest.raises(
+        ConfigError, match=rf"no mein\.yaml in {tmp_path} or {CONFIGS}; expected one of: .*mine.*, tiny"
+    ):
+        compose("mein", [], folder)
+    with pytest.raises(ConfigError, match="'other': Could not load 'tinny'"):
+        compose("other", [], folder)
+    with pytest.raises(ConfigError, match=rf"expected the name of a file in {CONFIGS}/cluster, without"):
+        compose("mine", ["cluster=a/b"], folder)
+
+
+def test_a_config_with_a_shipped_name_cannot_build_on_it(tmp_path: Path):
+    folder = own(tmp_path, tiny="defaults: [tiny, _self_]\n")
+    with pytest.raises(ConfigError, match=rf"tiny -> tiny; .*give it another name than that of {CONFIGS}/tiny\.yaml"):
+        compose("tiny", [], folder)
