@@ -21,6 +21,7 @@ from nemo_srlm.core.trackers import projects_of
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.stages.common.seed_files import CONVERSATIONS
 from nemo_srlm.train.layout import check_batches, check_layout
+from nemo_srlm.train.schedule import section_of, short_warmup, warmup_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -235,10 +236,15 @@ def summary(ctx: Context) -> dict[str, Any]:
         found["validation"] = checks[-1]
     if (chosen := ctx.dir / "checkpoint" / "final" / BEST_FILE).exists():
         found["best"] = read_json(chosen)
+    section = getattr(ctx.cfg, section_of(ctx.dir.name))
+    cut = short_warmup(section, found["steps"])
+    if cut:
+        found["warmup_steps"] = warmup_steps(section, found["steps"])
     found["summary"] = (
         f"{found['steps']} steps, loss {found['first']['loss']:.4g} -> {found['last']['loss']:.4g}, "
         f"{found['tokens_per_s']:,.0f} tokens/s"
         + (f", best at step {found['best']['step']}" if "best" in found else "")
+        + (f", {cut}" if cut else "")
         + dropped_words(found["data"])
     )
     return found

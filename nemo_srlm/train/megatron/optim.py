@@ -14,6 +14,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
+from nemo_srlm.train.schedule import warmup_steps
 
 
 def can_overlap() -> bool:
@@ -93,13 +94,12 @@ def build_optimizer(
 
 def build_scheduler(optimizer: Any, section: TrainSection, total_steps: int) -> OptimizerParamScheduler:
     """Linear warm-up from 0, then cosine, linear or constant down to min_lr at `total_steps`."""
-    warmup = min(section.warmup_steps, total_steps - 1)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=section.lr,
         min_lr=section.min_lr,
-        lr_warmup_steps=warmup,
+        lr_warmup_steps=warmup_steps(section, total_steps),
         lr_decay_steps=total_steps,
         lr_decay_style=section.schedule,
         start_wd=section.weight_decay,

@@ -10,6 +10,7 @@ from typing import Any
 
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.errors import UserError
+from nemo_srlm.train import schedule
 from nemo_srlm.train.batches import total_steps
 from nemo_srlm.train.checkpoint_dir import is_finished, weights_name
 from nemo_srlm.train.megatron import checkpoint, cuda_graphs, optim, ranks, setup, step
@@ -33,15 +34,18 @@ def fit(
     """Trains to the end and writes checkpoint/final; resumes where an earlier attempt saved.
 
     `before_first_step` runs unless it resumes. Raises Stopped after saving when asked to stop, UserError when the loss
-    or the gradient is not finite.
+    or the gradient is not finite, ConfigError when the learning rate is 0 in its only step.
     """
     job, section = trainer.job, trainer.job.train
     if is_finished(job.checkpoints):
         return
+    steps = total_steps(section, task.num_units)
+    schedule.check_rate(job.name, section, steps)
     first = checkpoint.load_training(job.checkpoints, trainer.chunks, trainer.optimizer)
+    if first == 0 and ranks.is_main():
+        schedule.warn(job.name, section, steps)
     if first == 0 and before_first_step is not None:
         before_first_step()
-    steps = total_steps(section, task.num_units)
     scheduler = optim.build_scheduler(trainer.optimizer, section, steps)
     scheduler.step(first)
     saver = Saver(job.checkpoints, section.keep_last, section.save_async)
