@@ -13,6 +13,7 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.judge import scores
 from nemo_srlm.judge.pair_files import read_dropped
 
+SCORERS = ("oracle_scores", "votes", "checker", "reward_model", "judge")  # stages that write judgements of candidates
 NUM_PAIRS = 3  # examples of an iteration's prompts
 R = TypeVar("R", bound=Record)
 
@@ -56,8 +57,8 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
             "prompt": prompts[0].to_json() if prompts else {"id": prompt_id},
             "candidates": _of_prompt(iteration / "candidates/candidates.jsonl", Candidate, prompt_id),
             "judgements": [
-                judgement
-                for stage in ("votes", "checker", "reward_model", "judge")
+                {"stage": stage, **judgement}
+                for stage in SCORERS
                 for judgement in _of_prompt(iteration / stage / "judgements.jsonl", Judgement, prompt_id)
             ],
             "pairs": _of_prompt(iteration / "pairs/pairs.jsonl", PreferencePair, prompt_id),
@@ -111,6 +112,16 @@ def _records(path: Path, kind: type[R]) -> Iterator[R]:
     yield from read_records(path, kind) if os.path.lexists(path) else ()
 
 
+def _judgement_lines(judgement: Judgement) -> list[str]:
+    lines = [f"    not judged: {judgement.error}"] if judgement.error else []
+    mean, spread = scores.aggregate(judgement.scores, 1), scores.spread(judgement)
+    if mean is not None and spread is not None:
+        lines += [f"    score {mean:.2f}, spread {spread:.2f}"]
+    for score, words in zip(judgement.scores, judgement.texts, strict=True):
+        lines += [f"    [{'-' if score is None else f'{score:g}'}] {' '.join(words.split())}"]
+    return lines
+
+
 def text(run_dir: Path, wanted: str) -> str:
     """`item` as text for the terminal."""
     found = item(run_dir, wanted)
@@ -119,24 +130,22 @@ def text(run_dir: Path, wanted: str) -> str:
     if prompt:
         lines += [f"  {prompt.text}", "", f"  written after {len(prompt.demonstrations)} demonstrations:"]
         lines += [f"    - {d}" for d in prompt.demonstrations]
-    judgements = {j["id"]: Judgement.from_json(j) for j in found["judgements"]}
+    judgements: dict[str, list[tuple[str, Judgement]]] = {}
+    for row in found["judgements"]:
+        judgement = Judgement.from_json({name: value for name, value in row.items() if name != "stage"})
+        judgements.setdefault(judgement.id, []).append((row["stage"], judgement))
     for candidate in (Candidate.from_json(c) for c in found["candidates"]):
         lines += [
             "",
             f"  candidate {candidate.index}  {candidate.id}  {candidate.num_tokens} tokens, {candidate.finish_reason}",
         ]
         lines += [f"    {candidate.error or candidate.text}"]
-        judgement = judgements.get(candidate.id)
-        if judgement is None:
+        made = judgements.get(candidate.id, [])
+        if not made:
             lines += ["    not judged"]
-            continue
-        if judgement.error:
-            lines += [f"    not judged: {judgement.error}"]
-        mean, spread = scores.aggregate(judgement.scores, 1), scores.spread(judgement)
-        if mean is not None and spread is not None:
-            lines += [f"    score {mean:.2f}, spread {spread:.2f}"]
-        for score, words in zip(judgement.scores, judgement.texts, strict=True):
-            lines += [f"    [{'-' if score is None else f'{score:g}'}] {' '.join(words.split())}"]
+        for stage, judgement in made:
+            lines += [f"    {stage}:"] if len(made) > 1 else []  # both count with pairs.score=judge_vote
+            lines += _judgement_lines(judgement)
     for pair in (PreferencePair.from_json(p) for p in found["pairs"]):
         lines += ["", f"  pair {pair.id}: chosen {pair.chosen_score}, rejected {pair.rejected_score}"]
         lines += [f"    + {pair.chosen}", f"    - {pair.rejected}"]

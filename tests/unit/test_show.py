@@ -63,6 +63,31 @@ def test_a_failed_judgement_is_shown_with_its_reason(run_dir: Path) -> None:
     assert "not judged: too_long: 9 > 8" in show.text(run_dir, "p2")
 
 
+def test_votes_and_judge_are_both_shown(run_dir: Path) -> None:
+    votes = [
+        Judgement(content_id("p0", n), "p0", (share,), (f"answer {n}",), ("",)) for n, share in enumerate((0.75, 0.25))
+    ]
+    (run_dir / "iter1" / "votes").mkdir()
+    write_records(run_dir / "iter1" / "votes" / "judgements.jsonl", votes)
+    text = show.text(run_dir, "p0")
+    for part in (
+        "votes:\n",
+        "[0.75] answer 0",
+        "[0.25] answer 1",
+        "judge:\n    score 4.67, spread 0.47",
+        "[5] Because.",
+    ):
+        assert part in text
+    assert {row["stage"] for row in show.item(run_dir, "p0")["judgements"]} == {"votes", "judge"}
+    assert "judge:" not in show.text(run_dir, "p1"), "where one stage scored, nothing is to be told apart"
+
+
+@pytest.mark.parametrize("stage", ["oracle_scores", "checker"])
+def test_scores_of_no_judge_are_shown(run_dir: Path, stage: str) -> None:
+    (run_dir / "iter1" / "judge").rename(run_dir / "iter1" / stage)
+    assert "score 4.67" in show.text(run_dir, "p0")
+
+
 def test_candidates_and_pairs_lead_to_their_prompt(run_dir: Path) -> None:
     (pair,) = read_records(run_dir / "iter1" / "pairs" / "pairs.jsonl", PreferencePair)
     for wanted in (content_id("p0", 1), pair.id, pair.id[:10]):
