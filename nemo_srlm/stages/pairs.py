@@ -64,7 +64,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         "arm": "self"
         if cfg.run.arm == "sft_only"
         else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
-        "min_valid": 1 if cfg.pairs.score in ("vote", "checker", "reward_model") else required_valid(cfg.judge),
+        "min_valid": _min_valid(cfg),
         "max_score": _scale(cfg),
         "seed": _shuffle_seed(cfg),
     }
@@ -80,7 +80,6 @@ def _run(ctx: Context) -> None:
         files.write_records(ctx.dir / PAIRS, pairs)
         (ctx.dir / DROPPED).write_text("", encoding="utf-8")
     else:
-        min_valid = 1 if has_single_scores(cfg) else required_valid(cfg.judge)
 
         def choose(one: ScoredPrompt) -> Pairs | str:
             if "judge_previous" in ctx.inputs:
@@ -89,7 +88,7 @@ def _run(ctx: Context) -> None:
             return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _shuffle_seed(cfg), one.anchors)
 
         weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
-        counts = write_pairs(_scored_files(ctx), min_valid, choose, ctx.dir, partial(_report, ctx), weighed)
+        counts = write_pairs(_scored_files(ctx), _min_valid(cfg), choose, ctx.dir, partial(_report, ctx), weighed)
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
         keep_number(ctx.dir, most, counts)
@@ -112,6 +111,11 @@ def _scored_files(ctx: Context) -> ScoredFiles:
         previous=judgements("judge_previous"),
         anchors=None if of_anchors is None else (ctx.inputs["anchors"] / "candidates.jsonl", of_anchors),
     )
+
+
+def _min_valid(cfg: Config) -> int:
+    """Scores that a candidate needs."""
+    return 1 if has_single_scores(cfg) else required_valid(cfg.judge)
 
 
 def _scale(cfg: Config) -> float:

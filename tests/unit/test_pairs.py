@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_srlm.config.checks import check
+from nemo_srlm.config.compose import compose
 from nemo_srlm.config.evaluation import DriftSection
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.config.schema import Config, RunSection
@@ -167,6 +168,22 @@ def test_not_one_pair_is_an_error_with_the_reasons(tmp_path: Path):
     STAGE.run(ctx)
     with pytest.raises(DataError, match="dropped_tie"):
         STAGE.finalize(ctx)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counts"),
+    [
+        ([], True),
+        (["pairs.score=judge_vote"], True),
+        (["judge.method=expected"], False),
+        (["judge.shape=pairwise"], False),
+        (["run.arm=oracle"], False),
+        (["pairs.score=vote"], False),
+    ],
+)
+def test_the_draws_that_must_parse_are_in_the_identity_where_they_decide(overrides: list[str], counts: bool):
+    one, two = (STAGE.identity(compose("tiny", [*overrides, f"judge.min_valid={n}"]), 1) for n in (1, 2))
+    assert (one != two) == counts
 
 
 def test_unknown_arms_and_rules_are_refused():
