@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm.config.compose import compose
+from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.pipeline import has_single_scores
 from nemo_srlm.core.records import Candidate, Judgement
@@ -23,6 +24,20 @@ def candidate(index: int, text: str, prompt: str = "p0") -> Candidate:
 FOUR = [candidate(0, "good"), candidate(1, "bad"), candidate(2, "good"), candidate(3, ""), candidate(4, "fair")]
 
 
+def written(path: Path, candidates: list[Candidate] = FOUR, prompts: int = 1) -> Config:
+    """A config, and the prompts and candidates that a judging stage reads below `path`."""
+    write_prompts(path, prompts)
+    (path / "candidates").mkdir()
+    write_records(path / "candidates" / "candidates.jsonl", candidates)
+    return config()
+
+
+def pairwise(path: Path, candidates: list[Candidate] = FOUR, prompts: int = 1) -> Config:
+    cfg = written(path, candidates, prompts)
+    cfg.judge.shape = "pairwise"
+    return cfg
+
+
 def test_different_texts_are_compared_once_each_and_copies_share_the_score():
     assert [(a.text, b.text) for a, b in duels(FOUR)] == [("good", "bad"), ("good", "fair"), ("bad", "fair")]
     outcomes = [(FOUR[0], FOUR[1], "win"), (FOUR[0], FOUR[4], "tie"), (FOUR[1], FOUR[4], "unjudged")]
@@ -37,12 +52,8 @@ def test_different_texts_are_compared_once_each_and_copies_share_the_score():
 def test_the_stage_asks_both_orders_and_writes_judgements_in_the_candidates_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cfg = config()
-    cfg.judge.shape = "pairwise"
-    write_prompts(tmp_path, 2)
-    (tmp_path / "candidates").mkdir()
     other = [candidate(0, "alpha good", "p1"), candidate(1, "fair", "p1")]
-    write_records(tmp_path / "candidates" / "candidates.jsonl", [*FOUR, *other])
+    cfg = pairwise(tmp_path, [*FOUR, *other], prompts=2)
 
     def answer(text: str, seed: int) -> str | Failure:
         a, b = text.split("Response A:\n")[1].split("\n\nResponse B:\n")
@@ -66,11 +77,7 @@ def test_the_stage_asks_both_orders_and_writes_judgements_in_the_candidates_orde
 
 
 def test_a_pairwise_judge_that_cannot_be_asked_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cfg = config()
-    cfg.judge.shape = "pairwise"
-    write_prompts(tmp_path, 1)
-    (tmp_path / "candidates").mkdir()
-    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR)
+    cfg = pairwise(tmp_path)
     use(monkeypatch, lambda text, seed: Failure("too_long: 400 > 320"))
     with pytest.raises(DataError, match="6 of 6 comparisons were not made, the first: too_long: 400 > 320"):
         run(judge.STAGE, context(cfg, tmp_path, "out"))
@@ -79,11 +86,7 @@ def test_a_pairwise_judge_that_cannot_be_asked_stops_the_run(tmp_path: Path, mon
 def test_comparisons_that_were_not_made_are_named_where_no_score_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cfg = config()
-    cfg.judge.shape = "pairwise"
-    write_prompts(tmp_path, 1)
-    (tmp_path / "candidates").mkdir()
-    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR)
+    cfg = pairwise(tmp_path)
     use(monkeypatch, lambda text, seed: Failure("too_long: 400 > 320") if "fair" in text else "no verdict")
     with pytest.raises(
         DataError, match=r"not one of 4 .*; 4 of 6 comparisons were not made, the first: too_long: 400 > 320"
@@ -116,11 +119,8 @@ def test_scores_are_read_behind_the_thinking_alone(text: str, reason: str, score
 
 
 def test_the_record_keeps_the_thinking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cfg = config()
+    cfg = written(tmp_path, FOUR[:2])
     cfg.judge.thinking_end = "</think>"
-    write_prompts(tmp_path, 1)
-    (tmp_path / "candidates").mkdir()
-    write_records(tmp_path / "candidates" / "candidates.jsonl", FOUR[:2])
     use(monkeypatch, lambda text, seed: "<think>Score: 0</think>Score: 4")
     run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
     found = next(read_records(ctx.dir / "judgements.jsonl", Judgement))
