@@ -188,17 +188,22 @@ def _shared_prefix(cfg: Config) -> None:
         return
     if not cfg.dpo.packing and cfg.parallel.context == 1:
         _refuse("dpo.shared_prefix", "true", "dpo.packing=false", "dpo.packing=true: prompt and responses share a row")
-    precision, gpus = cfg.precision, cfg.cluster.gpus_per_node
-    for setting, asked in (
-        (f"cluster.gpus_per_node={gpus}", gpus > 0),
-        (f"precision.fp8={precision.fp8}", precision.fp8 != "none"),
-        ("precision.cross_entropy=te", precision.cross_entropy == "te"),
-        (f"precision.cuda_graphs={precision.cuda_graphs}", precision.cuda_graphs != "none"),
-        ("parallel.tp_comm_overlap=true", cfg.parallel.tp_comm_overlap),
-    ):
-        if asked:
-            _refuse(
-                "dpo.shared_prefix", "true", f"{setting}, for training on GPUs",
-                "training on a CPU: Transformer Engine's fused attention has no mask for such rows",
-                "set dpo.shared_prefix=false",
-            )  # fmt: skip
+    gpus = cfg.cluster.gpus_per_node
+    for setting in [*([f"cluster.gpus_per_node={gpus}"] if gpus else []), *gpu_settings(cfg)]:
+        _refuse(
+            "dpo.shared_prefix", "true", f"{setting}, for training on GPUs",
+            "training on a CPU: Transformer Engine's fused attention has no mask for such rows",
+            "set dpo.shared_prefix=false",
+        )  # fmt: skip
+
+
+def gpu_settings(cfg: Config) -> list[str]:
+    """The settings, KEY=VALUE, under which a training needs GPUs, with Transformer Engine or CUDA."""
+    precision = cfg.precision
+    found = {
+        f"precision.fp8={precision.fp8}": precision.fp8 != "none",
+        "precision.cross_entropy=te": precision.cross_entropy == "te",
+        f"precision.cuda_graphs={precision.cuda_graphs}": precision.cuda_graphs != "none",
+        "parallel.tp_comm_overlap=true": cfg.parallel.tp_comm_overlap,
+    }
+    return [setting for setting, asked in found.items() if asked]

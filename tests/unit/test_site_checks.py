@@ -1,10 +1,11 @@
 """What a submission refuses because jobs could not start with it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from nemo_srlm.config.cluster import ClusterSection
+from nemo_srlm.config.cluster import ClusterSection, JobSection
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
@@ -23,7 +24,9 @@ def site(tmp_path: Path) -> Config:
     for name in ("train.sqsh", "vllm.sqsh", "data/trees.jsonl", "light/bin/python"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    cfg = Config(cluster=ClusterSection(mounts=[f"{tmp_path}/data:{tmp_path}/data:ro"], python="python3"))
+    cfg = Config(
+        cluster=ClusterSection(mounts=[f"{tmp_path}/data:{tmp_path}/data:ro"], python="python3", partition="p")
+    )
     cfg.cluster.train.image, cfg.cluster.generate.image = f"{tmp_path}/train.sqsh", f"{tmp_path}/vllm.sqsh"
     cfg.cluster.generate.mounts, cfg.cluster.generate.python = [f"{tmp_path}/light:/light"], "/light/bin/python"
     cfg.seed.files = [f"{tmp_path}/data/trees.jsonl"]
@@ -98,3 +101,24 @@ def test_a_kind_that_leaves_its_cpus_to_the_site_is_named(tmp_path: Path):
     assert notes(cfg, JOBS) == []
     cfg.cluster.generate.cpus, cfg.cluster.flags = 0, ["--cpus-per-gpu=8"]
     assert notes(cfg, JOBS) == []
+
+
+def test_jobs_that_ask_for_no_gpu_are_named_without_a_profile_and_where_settings_need_one(tmp_path: Path):
+    cfg = site(tmp_path)
+    cfg.cluster.train.cpus = cfg.cluster.generate.cpus = 8
+    assert notes(cfg, JOBS) == [], "a partition without GPUs was chosen"
+    cfg.cluster.partition = ""
+    (note,) = notes(cfg, JOBS)
+    assert note.startswith(
+        "cluster.generate, cluster.train: the jobs ask for no GPU, as cluster.gpus_per_node is 0: they compute"
+    )
+    assert "cluster=dgx_h100" in note
+    cfg.api.stages = ["judge"]
+    assert notes(cfg, JOBS)[0].startswith("cluster.train: ")
+    cfg.cluster.partition, cfg.precision.fp8, cfg.precision.cross_entropy = "p", "hybrid", "te"
+    (note,) = notes(cfg, JOBS)
+    assert "is 0: precision.fp8=hybrid, precision.cross_entropy=te need one; for GPUs set" in note
+    assert notes(cfg, JOBS[1:]) == [], "nothing is trained"
+    for change in ({"flags": ["--gpus-per-node=8"]}, {"gpus_per_node": 8}, {"train": JobSection(gpus=4, cpus=8)}):
+        other = dataclasses.replace(cfg, cluster=dataclasses.replace(cfg.cluster, **change))  # type: ignore[arg-type]
+        assert notes(other, JOBS) == []

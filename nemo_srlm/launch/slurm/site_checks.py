@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.config.cluster import JobSection
+from nemo_srlm.config.method_checks import gpu_settings
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import job_directory
 from nemo_srlm.errors import ConfigError, raise_all
+from nemo_srlm.launch.gpus import gpus_of_shard
 from nemo_srlm.launch.slurm import sbatch
 from nemo_srlm.launch.slurm.jobs import Job
 
@@ -97,12 +99,42 @@ def refuse_problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> None:
 
 
 def notes(cfg: Config, jobs: Sequence[Job]) -> list[str]:
-    """What a site may mean otherwise, and what cannot be refused for that: jobs that leave their CPUs to Slurm's default."""
+    """What a site may mean otherwise, and what cannot be refused for that: jobs that ask for no GPU, jobs that leave their CPUs
+    to Slurm's default."""
+    return [*_without_gpus(cfg, jobs), *_without_cpus(cfg, jobs)]
+
+
+def _without_gpus(cfg: Config, jobs: Sequence[Job]) -> list[str]:
+    """Jobs that ask for no GPU although settings need one, or although no profile says that the site has none. No mistake
+    where whole nodes are given with their GPUs."""
+    work = [job for job in jobs if job.role == "work" and sbatch.section(cfg, job).gpus < 0]
+    work = [job for job in work if job.kind == "train" or any(gpus_of_shard(ref, cfg) for ref in job.refs)]
+    kinds = sorted({job.kind for job in work if not _flags(cfg, job.kind, "--gpus", "-G")})
+    if cfg.cluster.gpus_per_node or not kinds:
+        return []
+    needed = gpu_settings(cfg) if "train" in kinds else []
+    if "generate" in kinds and cfg.generate.quantization:
+        needed.append(f"generate.quantization={cfg.generate.quantization}")
+    chosen = cfg.cluster.partition or any(getattr(cfg.cluster, kind).partition for kind in kinds)
+    if chosen and not needed:
+        return []
+    why = f"{', '.join(needed)} {'need' if len(needed) > 1 else 'needs'} one" if needed else "they compute on CPUs"
+    return [
+        f"{', '.join(f'cluster.{kind}' for kind in kinds)}: the jobs ask for no GPU, as cluster.gpus_per_node is 0: {why}; "
+        "for GPUs set cluster=PROFILE, such as cluster=dgx_h100 or your own (docs/sites.md), or cluster.gpus_per_node"
+    ]
+
+
+def _flags(cfg: Config, kind: str, *beginnings: str) -> bool:
+    """Whether more sbatch flags of a kind of jobs begin with one of these."""
+    return any(word.startswith(beginnings) for word in (*cfg.cluster.flags, *getattr(cfg.cluster, kind).flags))
+
+
+def _without_cpus(cfg: Config, jobs: Sequence[Job]) -> list[str]:
     left = []
     for kind in sorted({job.kind for job in jobs if job.role == "work"}):
         own: JobSection = getattr(cfg.cluster, kind)
-        words = [word.split("=")[0] for word in (*cfg.cluster.flags, *own.flags)]
-        if not (own.cpus or own.exclusive or any(word.startswith("--cpus-per-") for word in words)):
+        if not (own.cpus or own.exclusive or _flags(cfg, kind, "--cpus-per-")):
             left.append(f"cluster.{kind}")
     return [
         f"{', '.join(left)}: neither cpus nor exclusive is set, so a task has as many CPUs as the site gives by default, at most "
