@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_srlm import __version__
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.exit_codes import guarded
 from nemo_srlm.core.pipeline import NAMES, pipeline
 from nemo_srlm.core.stage import Ref
@@ -50,6 +51,12 @@ def _compose(args: argparse.Namespace) -> Config:
     return compose(args.config_name, args.overrides, args.config_dir or CONFIGS, describe)
 
 
+def _words(args: argparse.Namespace) -> list[str]:
+    """The words from which `_compose` makes the config, for another command about it."""
+    folder = ["--config-dir", str(args.config_dir)] if args.config_dir else []
+    return ["--config-name", args.config_name, *folder, *args.overrides]
+
+
 def latest_run() -> Path:
     """The run directory under runs/ whose config was written last. Raises UserError when there is none."""
     root = Path("runs")
@@ -80,7 +87,7 @@ def _stage(args: argparse.Namespace) -> int:
         expected = f"{args.name} belongs to iteration(s) {valid}" if valid else "another config"
         raise UserError("--iteration", str(args.iteration), expected)
     try:
-        local.run_stage(cfg, ref)
+        local.run_stage(cfg, ref, _words(args))
     except local.StageFailed as error:
         say(error, error=True)
         return error.code
@@ -151,7 +158,7 @@ def _logs(args: argparse.Namespace) -> int:
     found = launcher_of(run_dir).logs(run_dir, args.stage)
     if not found:
         require_run(run_dir)
-        raise UserError(f"{run_dir}/{args.stage}", "no logs yet", remedy="see `nemo-srlm status`")
+        raise UserError(f"{run_dir}/{args.stage}", "no logs yet", remedy=f"see `{about('status', run_dir)}`")
     say("\n".join(map(str, found)), error=True)
     print_log(found[-1], args.follow)
     return 0

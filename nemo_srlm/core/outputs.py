@@ -5,12 +5,12 @@ another stage is about to read the files, and by `nemo-srlm verify`.
 """
 
 import os
-import shlex
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.files import content_digest, file_digest
 from nemo_srlm.errors import LostError
 
@@ -82,7 +82,7 @@ def _size(path: Path, recorded: int | None) -> int | None:
 
 def redo_command(run_dir: Path, stages: Iterable[str]) -> str:
     """What a user types to have stages (iterT/STAGE) made again."""
-    return shlex.join(["nemo-srlm", "redo", *stages, str(run_dir)])
+    return about("redo", run_dir, *stages)
 
 
 def lost(run_dir: Path, found: Mapping[str, list[str]]) -> LostError:

@@ -5,13 +5,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
+from nemo_srlm.core.commands import composed
 from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
@@ -109,15 +110,18 @@ def check_outside_stages(out: Path) -> None:
             )
 
 
-def identity_of(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> dict[str, Any]:
-    """What the fingerprint is made of. Raises DataError when an input stage is not done."""
+def identity_of(
+    stage: Stage, cfg: Config, iteration: int, run_dir: Path, settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the fingerprint is made of. Raises DataError when an input stage is not done; `settings`: words of its command."""
     inputs = {}
     for name, ref in stage.inputs(cfg, iteration).items():
         done = manifest.read(stage_directory(run_dir, ref))
         if done is None:
+            one = composed("stage", run_dir, ref.stage, "--iteration", str(ref.iteration), settings=settings)
             raise DataError(
                 f"iter{iteration}/{stage.name}", f"its input {ref} is not done",
-                remedy=f"run `nemo-srlm run`, or `nemo-srlm stage {ref.stage} --iteration {ref.iteration}` first",
+                remedy=f"run `{composed('run', run_dir, settings=settings)}`, or `{one}` first",
             )  # fmt: skip
         inputs[name] = done.fingerprint
     return _identity(stage, cfg, iteration, inputs)

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -244,8 +245,8 @@ def _run_steps(session: Session, steps: list[Step], num_done: int) -> None:
         raise failed[0]
 
 
-def run_stage(cfg: Config, ref: Ref) -> None:
-    """Runs one stage instance whose inputs are done. Raises what `run` raises."""
+def run_stage(cfg: Config, ref: Ref, settings: Sequence[str] = ()) -> None:
+    """Runs one stage instance whose inputs are done. Raises what `run` raises. `settings`: the words that made `cfg`."""
     run_dir, stage, began = run_directory(cfg), load(ref.stage), time.time()
     with locked(run_dir):
         if stages.state(stage, cfg, ref.iteration, run_dir) == "done":
@@ -255,7 +256,7 @@ def run_stage(cfg: Config, ref: Ref) -> None:
         check_stage(stage, cfg, ref.iteration)
         check_reuse(cfg.run.reuse)
         check_here(cfg, [ref])
-        stages.identity_of(stage, cfg, ref.iteration, run_dir)  # raises where an input is not done
+        stages.identity_of(stage, cfg, ref.iteration, run_dir, settings)  # raises where an input is not done
         save_resolved_config(cfg, run_dir)
         with Display(1) as display:
             run_step(Session(cfg, run_dir, display, began), step_of(cfg, ref), 0)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError
 
@@ -40,7 +41,7 @@ def locked(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
                 if time.monotonic() >= until:
                     raise UserError(
                         run_dir, "another `nemo-srlm` process is already running here",
-                        remedy="wait for it, or look with `nemo-srlm status`",
+                        remedy=f"wait for it, or look with `{about('status', run_dir)}`",
                     ) from error  # fmt: skip
                 time.sleep(POLL)
             except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.schema import Config
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.exit_codes import FAILED
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
@@ -72,7 +73,7 @@ def redo(run_dir: Path, refs: Collection[Ref], *, lost: bool = False, only: bool
         shutil.rmtree(run_dir / TRASH, ignore_errors=True)  # of a removal that was killed
         wanted = [*refs, *(lost_stages(cfg, run_dir) if lost else ())]
         if unknown := [ref for ref in wanted if ref not in pipeline(cfg)]:
-            raise UserError(unknown[0], f"no stage of {run_dir}", "one that `nemo-srlm status` lists")
+            raise UserError(unknown[0], f"no stage of {run_dir}", f"one that `{about('status', run_dir)}` lists")
         every = wanted if only else dependents(cfg, wanted)
         found = [ref for ref in every if os.path.lexists(stage_directory(run_dir, ref))]
         if not found:

@@ -8,6 +8,7 @@ import numpy as np
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import pipeline
+from nemo_srlm.core.commands import composed
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.progress import Progress
@@ -57,7 +58,7 @@ def _context(cfg: Config, run_dir: Path, wanted: dict[str, Ref]) -> Context:
         if name != "base" and read_manifest(stage_directory(run_dir, ref)) is None:
             raise UserError(
                 stage_directory(run_dir, ref), "not done", f"the output of {ref}",
-                f"run `nemo-srlm run --until {ref.stage}`, or leave out --run",
+                f"run `{composed('run', run_dir, '--until', ref.stage)}`, or leave out --run",
             )  # fmt: skip
     inputs = {name: stage_directory(run_dir, ref) for name, ref in wanted.items()}
     directory = stage_directory(run_dir, Ref("sft", 0))

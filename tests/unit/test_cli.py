@@ -127,5 +127,8 @@ def test_a_stage_whose_input_is_not_done_is_refused_before_a_worker_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert cli.main(["export", "--config-name", "tiny", f"run.root={tmp_path}", "run.name=r"]) == 2
-    assert "error: iter0/export: its input iter0/sft is not done; run `nemo-srlm run`" in capsys.readouterr().err
+    words = f"--config-name tiny run.root={tmp_path} run.name=r"
+    said = capsys.readouterr().err
+    assert f"error: iter0/export: its input iter0/sft is not done; run `nemo-srlm run {words}`, or" in said
+    assert f"`nemo-srlm stage sft --iteration 0 {words}` first" in said
     assert not (tmp_path / "r" / "logs").exists()

@@ -24,6 +24,7 @@ from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.shipped import PACKAGE, job_directory
 from nemo_srlm.core import files, process
 from nemo_srlm.core import stage as stages
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.control import clear_error, read_error, stop_file
 from nemo_srlm.core.process_tree import dump, kill
 from nemo_srlm.core.stage import stage_directory
@@ -173,7 +174,7 @@ def work(job: JobSettings, attempt: Attempt) -> tuple[str, str]:
     if found != job.config:
         raise UserError(
             run_dir / "config.yaml", f"changed since this job was submitted (fingerprint {found})",
-            f"fingerprint {job.config}", "cancel the jobs (`nemo-srlm cancel`) and submit again",
+            f"fingerprint {job.config}", f"cancel the jobs (`{about('cancel', run_dir)}`) and submit again",
         )  # fmt: skip
     if stop_file(run_dir).exists():  # made by people: a requeued job would only find it again
         raise UserError(stop_file(run_dir), "the stop file exists", remedy="remove it and submit again")

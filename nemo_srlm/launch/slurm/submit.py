@@ -16,6 +16,7 @@ from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
 from nemo_srlm.core.stage import Kind, run_directory
 from nemo_srlm.core.terminal import say
@@ -116,7 +117,9 @@ def refuse_if_active(run_dir: Path) -> None:
     if found:
         ids = ", ".join(i for job in found for i in job.tasks.values())
         raise UserError(
-            run_dir, f"Slurm jobs {ids} are already queued or running here", remedy="wait, or `nemo-srlm cancel` first"
+            run_dir,
+            f"Slurm jobs {ids} are already queued or running here",
+            remedy=f"wait, or `{about('cancel', run_dir)}` first",
         )
 
 
@@ -151,7 +154,7 @@ def check_same_settings(cfg: Config, run_dir: Path, running: list[Active]) -> No
         diff = "\n    ".join(manifest.field_diff(old, new))
         raise UserError(
             run_dir, f"its queued and running jobs were submitted under other settings:\n    {diff}",
-            remedy="\n  submit with the old settings, or `nemo-srlm cancel` first, or start a new run (run.name=...)",
+            remedy=f"\n  submit with the old settings, or `{about('cancel', run_dir)}` first, or start a new run (run.name=...)",
         )  # fmt: skip
 
 

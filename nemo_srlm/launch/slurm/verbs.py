@@ -8,6 +8,7 @@ from rich.table import Table
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import job_directory
+from nemo_srlm.core.commands import about
 from nemo_srlm.core.stage import run_directory
 from nemo_srlm.core.terminal import console, say
 from nemo_srlm.errors import UserError
@@ -78,7 +79,7 @@ def submit(cfg: Config, until: str) -> int:
             later = "the rest is submitted by the supervisor as room appears (cluster.max_replans)"
             by_hand = "submit again for the rest when these have ended: cluster.max_replans=0, no supervisor does it"
             say(f"  Slurm accepts no more now; {later if cfg.cluster.max_replans else by_hand}")
-        say("  look with `nemo-srlm status`, stop with `nemo-srlm cancel`")
+        say(f"  look with `{about('status', run_dir)}`, stop with `{about('cancel', run_dir)}`")
     elif ids:
         say(f"{run_dir}: nothing to submit; queued or running already: {' '.join(ids)}")
     else:
