@@ -66,7 +66,7 @@ def block(found: Mapping[tuple[str, int], list[str]], table: str) -> str:
     for method, title in TITLES.items():
         if any((method, seed) in found for seed in seeds):
             cells = [
-                [difference(found[method, seed][i], unit) if (method, seed) in found else "not run" for seed in seeds]
+                [difference(found[method, seed][i], unit) if (method, seed) in found else "–" for seed in seeds]
                 for i, unit in enumerate(FIGURES.values())
             ]
             lines.append(f"| {title} | {' | '.join(one_or_all(values) for values in cells)} |")
