@@ -30,7 +30,7 @@ def of_replies(items: Iterable[JudgedReply], fill: Fill, number: int) -> list[Sf
 def of_judgements(items: Iterable[JudgedReply], template: str, fill: Fill, number: int) -> list[SftExample]:
     """At most `number` comparisons of a reply's judgement with one of another reply, of another score, to the same instruction.
 
-    `template`: the judge's, which says what is judged. A reply is in one of them.
+    `template`: the judge's, which says what is judged. A reply is what is judged in one of them at most.
     """
     found = []
     for group in _by_instruction(items):
@@ -63,10 +63,11 @@ def _placed(better: JudgedReply, worse: JudgedReply) -> tuple[str, tuple[JudgedR
 
 
 def _by_instruction(items: Iterable[JudgedReply]) -> Iterable[list[JudgedReply]]:
-    groups: dict[str, list[JudgedReply]] = {}
+    """Of equal replies to one instruction the first: two of one text have nothing to compare."""
+    groups: dict[str, dict[str, JudgedReply]] = {}
     for item in items:
-        groups.setdefault(item.reply.instruction_id, []).append(item)
-    return groups.values()
+        groups.setdefault(item.reply.instruction_id, {}).setdefault(item.reply.response, item)
+    return [list(group.values()) for group in groups.values()]
 
 
 def _some(found: Sequence[tuple[JudgedReply, JudgedReply]], number: int) -> list[tuple[JudgedReply, JudgedReply]]:

@@ -85,6 +85,14 @@ def test_judgements_of_one_score_or_of_one_text_are_not_compared():
     assert not of_judgements([one, dataclasses.replace(judged("a", 1, 4.0), text=one.text)], JUDGE, COMPARE.request, 10)
 
 
+def test_equal_replies_to_one_instruction_are_one_reply():
+    best, equal, worst = judged("a", 0, 5.0), judged("a", 1, 4.0), judged("a", 2, 1.0)
+    equal = dataclasses.replace(equal, reply=dataclasses.replace(equal.reply, response=best.reply.response))
+    assert [e.source for e in of_replies([best, equal, worst], COMPARE.request, 10)] == ["a-0 a-2"]
+    made = of_judgements([best, equal, worst], JUDGE, COMPARE.request, 10)
+    assert [e.source for e in made] == ["a-0 a-2", "a-2 a-0"]
+
+
 def test_a_template_of_alpaca_eval_is_refused_for_eft(tmp_path):
     path = tmp_path / "ranks.txt"
     path.write_text("<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>")
