@@ -83,7 +83,8 @@ def _check_widths(model: ModelSection, parallel: ParallelSection, precision: Pre
     )
     for key, width in widths:
         if width % needed:
+            lower = ", or lower parallel.tensor" if shared > 1 and key != "model.hidden_size" else ""
             raise ConfigError(
                 key, f"a matrix of {width} per rank with fp8 {precision.fp8}, fp8_recipe {precision.fp8_recipe}, tensor {shared}",
-                f"a multiple of {needed}", "set precision.fp8=none, or lower parallel.tensor",
+                f"a multiple of {needed}", f"set precision.fp8=none{lower}",
             )  # fmt: skip

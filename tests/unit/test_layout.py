@@ -147,6 +147,18 @@ def test_matrices_that_no_fp8_product_takes_are_refused_when_a_run_starts(
         check_fp8(*asked)
 
 
+def test_a_matrix_that_fp8_refuses_names_the_tensor_size_only_where_a_smaller_one_helps():
+    precision = PrecisionSection(fp8="hybrid", fp8_recipe="tensorwise")
+    for sizes, tensor, helps in (
+        ({"hidden_size": 8200, "head_dim": 128}, 8, False),  # no rank has a share of it
+        ({"ffn_hidden_size": 11016}, 1, False),
+        ({"ffn_hidden_size": 11008}, 32, True),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            check_fp8(ModelSection(**sizes), ParallelSection(tensor=tensor), precision)
+        assert ("lower parallel.tensor" in str(refused.value)) == helps
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
