@@ -63,9 +63,10 @@ def load_own(setting: str, path: str) -> str:
     """The text of a template whose verdicts are "Better: A". Raises ConfigError for one of alpaca_eval's, too."""
     found = load(path)
     if found.of_package:
+        shipped = "meta_judge.txt" if setting == "judge_training.template" else "compare.txt"
         raise ConfigError(
             setting, f"{path}, whose verdicts are lists of ranks", "a template that asks for `Better: A` or `Better: B`",
-            "take a copy of the shipped prompts/compare.txt, or leave the EFT examples that compare out",
+            f"take a copy of the shipped prompts/{shipped}, or leave the EFT examples that compare out",
         )  # fmt: skip
     return found.text
 

@@ -98,3 +98,5 @@ def test_a_template_of_alpaca_eval_is_refused_for_eft(tmp_path):
     path.write_text("<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>")
     with pytest.raises(ConfigError, match=r"judge\.compare_template.*lists of ranks"):
         compare_template.load_own("judge.compare_template", str(path))
+    with pytest.raises(ConfigError, match=r"shipped prompts/meta_judge\.txt"):
+        compare_template.load_own("judge_training.template", str(path))
