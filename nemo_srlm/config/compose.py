@@ -126,7 +126,7 @@ def _check_override(override: str, folders: Sequence[Path]) -> None:
         if not _NAME.fullmatch(value) and not key.startswith("~"):
             places = " or ".join(str(folder / section[1]) for folder in folders if (folder / section[1]).is_dir())
             raise ConfigError(key, repr(value), f"the name of a file in {places}, without .yaml")
-        check_defaults(folders, f"{section[1]}/{value}")
+        check_defaults(folders, f"{section[1]}/{value.removesuffix('.yaml')}")
 
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)

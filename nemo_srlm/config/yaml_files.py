@@ -125,7 +125,7 @@ def check_defaults(folders: Sequence[Path], name: str, above: tuple[str, ...] = 
     if path is None:
         return set()  # Hydra says which files there are, and whether the entry is optional
     if name in above:
-        hidden = [folder for folder in folders if folder != path.parent and find([folder], name)]
+        hidden = [folder for folder in folders if find([folder], name) not in (None, path)]
         other = f"give it another name than that of {hidden[0] / name}.yaml, which it hides" if hidden else ""
         raise ConfigError(
             path,

@@ -1,5 +1,6 @@
 """A folder of configs of the user's own beside the shipped ones (--config-dir)."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,15 @@ def test_a_config_with_a_shipped_name_cannot_build_on_it(tmp_path: Path):
     folder = own(tmp_path, tiny="defaults: [tiny, _self_]\n")
     with pytest.raises(ConfigError, match=rf"tiny -> tiny; .*give it another name than that of {CONFIGS}/tiny\.yaml"):
         compose("tiny", [], folder)
+
+
+@pytest.mark.parametrize("word", ["dgx_h100", "dgx_h100.yaml"])
+def test_a_profile_that_builds_on_the_shipped_one_of_its_own_name_is_told_which_file_it_hides(
+    tmp_path: Path, word: str
+):
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "dgx_h100.yaml").write_text("defaults: [dgx_h100, _self_]\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=f"that of {re.escape(str(CONFIGS / 'cluster' / 'dgx_h100.yaml'))}, which it hides"
+    ):
+        compose("tiny", [f"cluster={word}"], tmp_path)
