@@ -123,10 +123,13 @@ def _check_override(override: str, folders: Sequence[Path]) -> None:
             key, shown, f"at most {LONGEST:,} characters and {NESTED} brackets", "put it into a YAML file"
         )
     if _is_group(override, folders):
-        if not _NAME.fullmatch(value) and not key.startswith("~"):
-            places = " or ".join(str(folder / section[1]) for folder in folders if (folder / section[1]).is_dir())
-            raise ConfigError(key, repr(value), f"the name of a file in {places}, without .yaml")
-        check_defaults(folders, f"{section[1]}/{value.removesuffix('.yaml')}")
+        name = f"{section[1]}/{value.removesuffix('.yaml')}"
+        if not key.startswith("~") and not (_NAME.fullmatch(value) and find(folders, name)):
+            places = [folder / section[1] for folder in folders if (folder / section[1]).is_dir()]
+            known = ", ".join(sorted({path.stem for place in places for path in place.glob("*.yaml")}))
+            where = " or ".join(map(str, places))
+            raise ConfigError(key, repr(value), f"the name of a file in {where}, without .yaml: {known}")
+        check_defaults(folders, name)
 
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)

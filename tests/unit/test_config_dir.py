@@ -55,8 +55,12 @@ def test_what_is_not_there_is_named(tmp_path: Path):
         compose("mein", [], folder)
     with pytest.raises(ConfigError, match="'other': Could not load 'tinny'"):
         compose("other", [], folder)
-    with pytest.raises(ConfigError, match=rf"expected the name of a file in {CONFIGS}/cluster, without"):
-        compose("mine", ["cluster=a/b"], folder)
+    for word in ("a/b", "nope", "null", ""):
+        with pytest.raises(
+            ConfigError,
+            match=rf"cluster: '{word}'; expected the name of a file in {CONFIGS}/cluster, .*: .*cpu, .*dgx_h100",
+        ):
+            compose("mine", [f"cluster={word}"], folder)
 
 
 def test_a_config_with_a_shipped_name_cannot_build_on_it(tmp_path: Path):
