@@ -39,7 +39,7 @@ def check_fp8(model: ModelSection, parallel: ParallelSection, precision: Precisi
             "another recipe: Transformer Engine's user buffers exchange no activations that are scaled in blocks",
             "set parallel.tp_comm_overlap=false, or another precision.fp8_recipe",
         )  # fmt: skip
-    kept, stage = precision.fp8_bf16_layers, model.num_layers // parallel.pipeline
+    kept, stage = precision.fp8_bf16_layers, max(1, model.num_layers // parallel.pipeline)  # 0: refused as a layout
     if precision.dtype != "bf16":
         raise ConfigError("precision.dtype", f"{precision.dtype} with fp8 {precision.fp8}", "bf16")
     if precision.fp8_recipe == "delayed" and kept:
@@ -75,6 +75,8 @@ def _check_widths(model: ModelSection, parallel: ParallelSection, precision: Pre
     """Both sides of every matrix of a layer, as a tensor-parallel rank has it: cuBLAS's FP8 products take multiples of 16."""
     needed = 32 if precision.fp8_recipe == "mxfp8" else 16
     shared = parallel.tensor
+    if any(n % shared for n in (model.ffn_hidden_size, model.num_attention_heads, model.num_query_groups)):
+        return  # no layout at all: train.layout says so
     widths = (
         ("model.hidden_size", model.hidden_size),
         ("model.ffn_hidden_size", model.ffn_hidden_size // shared),

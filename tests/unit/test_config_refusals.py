@@ -10,6 +10,7 @@ from nemo_srlm.config.checks import check_fields
 from nemo_srlm.config.compose import compose, load_resolved_config
 from nemo_srlm.config.fields import setting
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.train.layout import check_layout
 from tests.unit.test_config import with_value
 
 FINITE = "a finite number, more than 0"
@@ -89,7 +90,7 @@ def test_an_unknown_key_lists_its_neighbours():
 
 
 def test_other_mistakes_of_composition_are_config_errors(tmp_path: Path):
-    with pytest.raises(ConfigError, match="Config group override"):
+    with pytest.raises(ConfigError, match="cluster: .1.; expected the name of a file in"):
         compose("tiny", ["cluster=1"])
     with pytest.raises(ConfigError, match=r"dpo\.beta: Interpolation key 'x' not found"):
         compose("tiny", ["dpo.beta=${x}"])
@@ -269,3 +270,10 @@ def test_a_value_that_hydra_does_not_read_names_its_setting_and_how_to_quote_it(
     quoted = re.search(rf"'({key}=[^']*)'", said.replace("\\", ""))
     assert quoted
     compose("tiny", [quoted[1]])
+
+
+@pytest.mark.parametrize("override", ["parallel.tensor=3", "parallel.pipeline=100"])
+def test_a_layout_that_does_not_divide_the_model_is_not_called_a_fault_of_fp8(override: str):
+    cfg = compose("llama2_70b", ["precision.fp8=hybrid", "precision.fp8_recipe=tensorwise", override])
+    with pytest.raises(ConfigError, match=r"parallel\.processes: .*expected a multiple of that product"):
+        check_layout(cfg.model, cfg.parallel)
