@@ -1,15 +1,19 @@
 """The stored reference: whose log-probabilities it holds is checked wherever they are used, and how closely."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nemo_srlm.config.training import DpoSection, PrecisionSection
+from nemo_srlm.config.training import DpoSection, ModelSection, ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.data.chat import Document
 from nemo_srlm.errors import DataError
+from nemo_srlm.train.batches import batch_layout
 from nemo_srlm.train.megatron.dpo import spread, tolerance
-from nemo_srlm.train.megatron.reference import Pair, Reference, load
+from nemo_srlm.train.megatron.job import Job, Trainer
+from nemo_srlm.train.megatron.reference import Pair, Reference, load, row_settings
 
 
 def pair(name: str) -> Pair:
@@ -61,3 +65,29 @@ def test_the_first_loss_may_miss_by_what_equal_rows_do_and_not_by_what_other_row
     found = tolerance(DpoSection(), precision)
     assert found == pytest.approx(allowed)
     assert 1.1e-5 < found < 3.3e-2
+
+
+def rows(tmp_path: Path, cross_entropy: str = "unfused", **parallel: Any) -> dict[str, Any]:
+    section, precision = TrainSection(), PrecisionSection(cross_entropy=cross_entropy)
+    layout = ParallelSection(processes=4, **parallel)
+    job = Job("dpo", ModelSection(), layout, precision, section, 0, tmp_path, None, None)  # type: ignore[arg-type]
+    trainer = Trainer(job, [], None, None, batch_layout(section, layout, precision))  # type: ignore[arg-type]
+    found: dict[str, Any] = json.loads(row_settings(trainer))
+    return found
+
+
+def test_a_layout_that_rounds_other_sums_is_another_reference(tmp_path: Path):
+    plain = rows(tmp_path)
+    assert not plain.keys() & {
+        "shared",
+        "tensor",
+        "sequence",
+        "context",
+        "cross_entropy",
+    }  # as the files of 0.1 have it
+    others = [
+        rows(tmp_path, tensor=2), rows(tmp_path, tensor=2, sequence=True), rows(tmp_path, context=2),
+        rows(tmp_path, tensor=2, cross_entropy="native"),
+    ]  # fmt: skip
+    assert all(a != b for a in [plain, *others] for b in others if a is not b)
+    assert rows(tmp_path, pipeline=2)["replicas"] == 2  # stages compute the same sums, in other rows

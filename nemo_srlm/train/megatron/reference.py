@@ -98,12 +98,19 @@ def load_or_compute(
 
 
 def row_settings(trainer: Trainer) -> str:
-    """The settings that decide which documents share a row, and its length, as JSON."""
+    """The settings that decide which documents share a row, its length, and how its sums are rounded, as JSON."""
     job = trainer.job
     settings = dataclasses.asdict(trainer.layout) | {"replicas": data_parallel_size(job.parallel)}
-    if not trainer.layout.shared:
-        settings.pop("shared")  # as in the files of a training that was begun before there were such rows
-    return json.dumps(settings | ({} if trainer.layout.budget else {"micro_batch": job.train.micro_batch}))
+    settings |= {} if trainer.layout.budget else {"micro_batch": job.train.micro_batch}
+    p, precision = job.parallel, job.precision
+    added = {  # name -> (value, the value that is left out, as in the files of trainings begun before it was recorded)
+        "shared": (settings.pop("shared"), False),
+        "tensor": (p.tensor, 1),
+        "sequence": (p.sequence, False),
+        "context": (p.context, 1),
+        "cross_entropy": (precision.cross_entropy, "unfused"),
+    }
+    return json.dumps(settings | {name: value for name, (value, default) in added.items() if value != default})
 
 
 def document_sums(values_BS: Tensor, batch: LocalBatch) -> Tensor:
