@@ -39,8 +39,10 @@ class HeldOut:
 
     def reasons(self, texts: Sequence[str]) -> list[str]:
         """For each text "held_out" (equal), "near_held_out", or ""."""
-        near = self._index.has_similar([self._index.encode(text) for text in texts])
         return [
-            "held_out" if same_text(text) in self._equal else "near_held_out" if close else ""
-            for text, close in zip(texts, near, strict=True)
+            "held_out" if same_text(text) in self._equal else "near_held_out" if self._near(text) else ""
+            for text in texts
         ]
+
+    def _near(self, text: str) -> bool:
+        return self._index.has_similar(self._index.encode(text))

@@ -55,20 +55,19 @@ class PromptFilter:
 
     def accept(self, texts: Sequence[str]) -> list[str]:
         """Per text, in order, the reason for rejecting it, or "": then it is in the pool."""
-        reasons = [self._reason_before_rouge(text) for text in texts]
-        codes = [[] if reason else self._index.encode(text) for text, reason in zip(texts, reasons, strict=True)]
-        similar, earlier = self._index.has_similar(codes), self._index.similar_earlier(codes)
-        for i, text in enumerate(texts):
-            if not reasons[i] and text in self._seen:
-                reasons[i] = "duplicate"
-            if not reasons[i] and not codes[i]:
-                reasons[i] = "no_tokens"  # nothing to compare: another script under "rouge", or punctuation alone
-            if not reasons[i] and (similar[i] or any(not reasons[j] for j in earlier[i])):
-                reasons[i] = "rouge"
-            if not reasons[i]:
-                self._admit(text, codes[i])
-            self.counts[reasons[i] or "accepted"] += 1
+        reasons = [self._reason(text) for text in texts]
+        self.counts.update(reason or "accepted" for reason in reasons)
         return reasons
+
+    def _reason(self, text: str) -> str:
+        if reason := self._reason_before_rouge(text):
+            return reason
+        if not (code := self._index.encode(text)):
+            return "no_tokens"  # nothing to compare: another script under "rouge", or punctuation alone
+        if self._index.has_similar(code):
+            return "rouge"
+        self._admit(text, code)
+        return ""
 
     def _reason_before_rouge(self, text: str) -> str:
         if reason := self.form_reason(text):

@@ -14,13 +14,11 @@ import sys
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import regex
 from rapidfuzz.distance import LCSseq
-from rapidfuzz.process import cdist
 
 from nemo_srlm.data.words import UNSPACED
 
@@ -97,16 +95,15 @@ class RougeIndex:
         for element, reach in self._prefix(code):
             self._lists[element].append(reach << 48 | entry)
 
-    def has_similar(self, codes: Sequence[Code]) -> list[bool]:
-        """For each code, whether some code of the pool has F1 > threshold with it."""
-        return [self._has_similar(code) for code in codes]
-
-    def _has_similar(self, code: Code) -> bool:
+    def has_similar(self, code: Code) -> bool:
+        """Whether some code of the pool has F1 > threshold with this one."""
         return any(
-            LCSseq.similarity(code, self._tokens[self._ends[i] : self._ends[i + 1]].tolist(), score_cutoff=least)
-            >= least
+            LCSseq.similarity(code, self._code(i), score_cutoff=least) >= least
             for i, least in self._candidates(code).items()
         )
+
+    def _code(self, number: int) -> Code:
+        return self._tokens[self._ends[number] : self._ends[number + 1]].tolist()
 
     def _candidates(self, code: Code) -> dict[int, int]:
         """Texts of the pool that may be similar, the likeliest first, and how many common tokens each would need."""
@@ -178,37 +175,9 @@ class RougeIndex:
             self._needed[length] = np.concatenate([[0], needed(self.threshold, length, others)])
         return self._needed[length]
 
-    def similar_earlier(self, codes: Sequence[Code]) -> list[list[int]]:
-        """For each code, the positions before its own whose codes have F1 > threshold with it."""
-        found: list[list[int]] = [[] for _ in codes]
-        groups = _by_length(codes)
-        for length, rows in groups.items():
-            for other, columns in groups.items():
-                if least := int(self._least(length)[other]):
-                    near = _common_at_least(least, [codes[i] for i in rows], [codes[j] for j in columns])
-                    for i, j in zip(*np.nonzero(near), strict=True):
-                        if columns[j] < rows[i]:
-                            found[rows[i]].append(columns[j])
-        return found
-
 
 def _signature(code: Code) -> bytes:
     bits = 0
     for token in code:
         bits ^= _BIT[token % BITS]
     return bits.to_bytes(BITS // 8, sys.byteorder)
-
-
-def _by_length(codes: Sequence[Code]) -> dict[int, list[int]]:
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i, code in enumerate(codes):
-        if code:
-            groups[len(code)].append(i)
-    return groups
-
-
-def _common_at_least(
-    least: int, rows: list[Code], columns: list[Code]
-) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """[rows, columns]: whether the longest common subsequence has at least `least` tokens."""
-    return cdist(rows, columns, scorer=LCSseq.similarity, score_cutoff=least, dtype=np.int32) >= least

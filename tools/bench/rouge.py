@@ -14,6 +14,7 @@ import random
 import resource
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from math import log
@@ -21,11 +22,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
+from rapidfuzz.distance import LCSseq
+from rapidfuzz.process import cdist
 from rouge_score.rouge_scorer import RougeScorer
 
 from nemo_srlm.config.generation import PromptsSection
 from nemo_srlm.data.prompt_filters import PromptFilter
-from nemo_srlm.data.rouge import RougeIndex
+from nemo_srlm.data.rouge import Code, RougeIndex, needed
 from tools.bench.texts import sentences
 
 
@@ -55,7 +59,7 @@ def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, 
         spent += time.process_time() - started
         index = RougeIndex(threshold)
         index.add(index.encode(a))
-        different += index.has_similar([index.encode(b)])[0] != expected
+        different += index.has_similar(index.encode(b)) != expected
         above += expected
     return pairs / spent, different, above
 
@@ -63,11 +67,17 @@ def compare(pool: list[str], pairs: int, threshold: float) -> tuple[float, int, 
 def missed(prompts: list[str], threshold: float) -> int:
     """In how many decisions the index differs from a comparison of all pairs."""
     index = RougeIndex(threshold)
-    codes = [index.encode(prompt) for prompt in prompts]
+    pool: dict[int, list[Code]] = defaultdict(list)  # by length
     different = 0
-    for code, earlier in zip(codes, index.similar_earlier(codes), strict=True):
-        different += index.has_similar([code])[0] != bool(earlier)
+    for code in map(index.encode, prompts):
+        close = False
+        for length, earlier in pool.items():
+            if code and not close and (least := int(needed(threshold, len(code), np.array([length]))[0])):
+                close = bool((cdist([code], earlier, scorer=LCSseq.similarity, score_cutoff=least) >= least).any())
+        different += index.has_similar(code) != close
         index.add(code)
+        if code:
+            pool[len(code)].append(code)
     return different
 
 
