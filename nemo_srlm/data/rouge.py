@@ -3,14 +3,14 @@
 The decisions are exactly those of `rouge_score` (RougeScorer(["rougeL"], use_stemmer=False), F1 > threshold in the same
 floating point). Two texts whose longest common subsequence has c tokens share at least c tokens. So when both are sorted in
 one order, rarest token first, they share one of the first n - c + 1 of their n tokens (prefix filtering: Chaudhuri, Ganti and
-Kaushik 2006). Of the texts that do, most share too few of the other tokens, which a few bits of each text show; rapidfuzz
-compares those that remain.
+Kaushik 2006), and two of the first n - c + 2 (Wang, Li and Feng 2012). Each text is in the list of each of those first tokens;
+where such a list becomes long, it is divided by the second common token, so that it does not grow with the pool as fast. Of the
+texts found, most share too few of the other tokens, which a few bits of each text show; rapidfuzz compares those that remain.
 
 `rouge_score` keeps a-z and 0-9 alone, so texts in other scripts become empty; tokenization "unicode" is for them.
 """
 
 import re
-import sys
 import unicodedata
 from array import array
 from collections import defaultdict
@@ -27,6 +27,9 @@ Array = np.ndarray[tuple[int], np.dtype[Any]]
 
 CUT = (1 << 16) - 1  # longer texts count as this long in a list's entry: that prunes less, and loses nothing
 BITS = 128  # a text's signature: bit t % BITS tells whether tokens t, t + BITS, ... are an odd number
+LONG = 2048  # entries at which an element's list is divided; at 1024 as fast, with a third more entries (300,000 texts)
+PARTS = 256  # one for each second element would be lists of few entries, 2.4 million of them at a million texts
+END = (1 << 32) - 1  # no token's number
 _BIT = [1 << i for i in range(BITS)]
 _ROUGE = re.compile(r"[a-z0-9]+")
 # Letters with their marks and digits make a word; in scripts written without blanks every character is one.
@@ -72,10 +75,13 @@ class RougeIndex:
         self._tokens = array("I")  # of all texts of the pool; text i has those from _ends[i] to _ends[i + 1]
         self._ends = array("Q", [0])
         self._lengths = array("I")
-        self._signatures = array("Q")  # BITS of each text
+        self._signatures = [
+            array("Q") for _ in range(BITS // 64)
+        ]  # the first 64 bits of each text, the next of each, ...
         self._reaches: dict[int, list[int]] = {}
-        # element -> an entry for each text with it: reach, length (16 bits each, at most CUT), number of the text (32)
-        self._lists: dict[object, array[int]] = defaultdict(lambda: array("Q"))
+        # An element, or a part of its list -> an entry for each text: reach, length (16 bits each, at most CUT), number (32).
+        self._lists: dict[int, array[int]] = defaultdict(lambda: array("Q"))
+        self._divided: set[int] = set()  # the elements whose list was LONG and is in parts now
 
     def encode(self, text: str) -> Code:
         """The text's tokens as numbers, in the order in which this index first saw them ([] when it has no token)."""
@@ -90,10 +96,23 @@ class RougeIndex:
         self._tokens.extend(code)
         self._ends.append(len(self._tokens))
         self._lengths.append(len(code))
-        self._signatures.frombytes(_signature(code))
-        entry = min(len(code), CUT) << 32 | number
-        for element, reach in self._prefix(code):
-            self._lists[element].append(reach << 48 | entry)
+        for words, word in zip(self._signatures, _signature(code), strict=True):
+            words.append(word)
+        for key, reach in self._keys(code):
+            self._enter(key, reach, number)
+            if key >= 0 and len(self._lists[key]) == LONG:
+                self._divide(key)
+
+    def _enter(self, key: int, reach: int, number: int) -> None:
+        self._lists[key].append(reach << 48 | min(self._lengths[number], CUT) << 32 | number)
+
+    def _divide(self, element: int) -> None:
+        self._divided.add(element)
+        for entry in self._lists.pop(element):
+            number = entry & 0xFFFFFFFF
+            elements, reaches = self._prefix(self._code(number))
+            for key, reach in _parts(elements, reaches, elements.index(element)):
+                self._enter(key, reach, number)
 
     def has_similar(self, code: Code) -> bool:
         """Whether some code of the pool has F1 > threshold with this one."""
@@ -113,19 +132,19 @@ class RougeIndex:
         lengths = np.frombuffer(self._lengths, dtype=np.uint32)[numbers]
         least = self._least(length)[lengths]
         # Every token that only one of the two has changes one bit, so they differ in no more bits than such tokens.
-        signatures = np.frombuffer(self._signatures, dtype=np.uint64).reshape(-1, 2)[numbers]
-        bits = np.bitwise_count(signatures ^ np.frombuffer(_signature(code), dtype=np.uint64))
-        spare = length + lengths - 2 * least - bits[:, 0] - bits[:, 1]
+        spare = length + lengths - 2 * least
+        for words, word in zip(self._signatures, _signature(code), strict=True):
+            spare -= np.bitwise_count(np.frombuffer(words, dtype=np.uint64)[numbers] ^ np.uint64(word))
         kept = np.flatnonzero((spare >= 0) & (least > 0))
         kept = kept[np.argsort(-spare[kept])]
         return dict(zip(numbers[kept].tolist(), least[kept].tolist(), strict=True))
 
     def _sharing(self, code: Code) -> Array:
-        """Numbers of the texts of the pool that share an element of the prefixes that they and this text need as a pair."""
+        """Numbers of the texts that share an element, or two, of the prefixes that they and this text need as a pair."""
         found, reaches = list[Array](), list[int]()
-        for element, reach in self._prefix(code):
-            if element in self._lists:
-                found.append(np.frombuffer(self._lists[element], dtype=np.uint64))
+        for key, reach in self._keys(code):
+            if key in self._lists:
+                found.append(np.frombuffer(self._lists[key], dtype=np.uint64))
                 reaches.append(reach)
         if not found:
             return np.zeros(0, dtype=np.int64)
@@ -135,19 +154,30 @@ class RougeIndex:
         entries = entries[near]
         return (entries[entries >> 32 & CUT <= far] & 0xFFFFFFFF).astype(np.int64)
 
-    def _prefix(self, code: Code) -> list[tuple[object, int]]:
-        """The first elements in the common order, and the reach of each.
+    def _keys(self, code: Code) -> list[tuple[int, int]]:
+        """The lists that this text belongs to, and its reach in each."""
+        elements, reaches = self._prefix(code)
+        keys = list[tuple[int, int]]()
+        for place, reach in enumerate(reaches):
+            if elements[place] in self._divided:
+                keys += _parts(elements, reaches, place)
+            else:
+                keys.append((elements[place], reach))
+        return keys
+
+    def _prefix(self, code: Code) -> tuple[list[int], list[int]]:
+        """The first elements in the common order, and the reach of each as the first common one; the last is only a second.
 
         The token that this index saw last comes first, as most rare ones do. A token's second occurrence is another element
-        than its first.
+        than its first. END is the second common element of texts that have but one.
         """
         reaches, before, times = self._reach(len(code)), -1, 0
-        elements = list[object]()
-        for token in sorted(code, reverse=True)[: len(reaches)]:
+        elements = list[int]()
+        for token in sorted(code, reverse=True)[: len(reaches) + 1]:
             times = times + 1 if token == before else 0
             before = token
-            elements.append((token, times) if times else token)
-        return list(zip(elements, reaches, strict=True))
+            elements.append(times << 32 | token)
+        return elements if len(elements) > len(reaches) else [*elements, END], reaches
 
     def _reach(self, length: int) -> list[int]:
         """For each position of the prefix of a text of this length: the longest other text that needs it in this prefix.
@@ -176,8 +206,19 @@ class RougeIndex:
         return self._needed[length]
 
 
-def _signature(code: Code) -> bytes:
+def _parts(elements: list[int], reaches: list[int], place: int) -> list[tuple[int, int]]:
+    """The parts of the list of the element at this place that a text is in, and its reach in each.
+
+    With the second common element one further than a first one, as many are common: the first makes up for it.
+    """
+    part = elements[place] * PARTS
+    return [
+        (~(part + second % PARTS), reach) for second, reach in zip(elements[place + 1 :], reaches[place:], strict=True)
+    ]
+
+
+def _signature(code: Code) -> list[int]:
     bits = 0
     for token in code:
         bits ^= _BIT[token % BITS]
-    return bits.to_bytes(BITS // 8, sys.byteorder)
+    return [bits >> i & (1 << 64) - 1 for i in range(0, BITS, 64)]
