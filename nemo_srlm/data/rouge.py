@@ -29,6 +29,7 @@ CUT = (1 << 16) - 1  # longer texts count as this long in a list's entry: that p
 BITS = 128  # a text's signature: bit t % BITS tells whether tokens t, t + BITS, ... are an odd number
 LONG = 2048  # entries at which an element's list is divided; at 1024 as fast, with a third more entries (300,000 texts)
 PARTS = 256  # one for each second element would be lists of few entries, 2.4 million of them at a million texts
+SHORT = 64  # tokens; a text has as many pairs of elements as the square of its length, so longer ones stay undivided
 END = (1 << 32) - 1  # no token's number
 _BIT = [1 << i for i in range(BITS)]
 _ROUGE = re.compile(r"[a-z0-9]+")
@@ -75,13 +76,13 @@ class RougeIndex:
         self._tokens = array("I")  # of all texts of the pool; text i has those from _ends[i] to _ends[i + 1]
         self._ends = array("Q", [0])
         self._lengths = array("I")
-        self._signatures = [
-            array("Q") for _ in range(BITS // 64)
-        ]  # the first 64 bits of each text, the next of each, ...
+        self._signatures = [array("Q") for _ in range(BITS // 64)]  # of each text: its first 64 bits, its next 64
         self._reaches: dict[int, list[int]] = {}
         # An element, or a part of its list -> an entry for each text: reach, length (16 bits each, at most CUT), number (32).
         self._lists: dict[int, array[int]] = defaultdict(lambda: array("Q"))
-        self._divided: set[int] = set()  # the elements whose list was LONG and is in parts now
+        self._divided: set[int] = (
+            set()
+        )  # the elements whose list was LONG: its texts of at most SHORT tokens are in parts
 
     def encode(self, text: str) -> Code:
         """The text's tokens as numbers, in the order in which this index first saw them ([] when it has no token)."""
@@ -98,21 +99,25 @@ class RougeIndex:
         self._lengths.append(len(code))
         for words, word in zip(self._signatures, _signature(code), strict=True):
             words.append(word)
-        for key, reach in self._keys(code):
-            self._enter(key, reach, number)
-            if key >= 0 and len(self._lists[key]) == LONG:
-                self._divide(key)
+        elements, reaches = self._prefix(code)
+        for place, element in enumerate(elements[:-1]):
+            self._enter(number, elements, reaches, place)
+            if element not in self._divided and len(self._lists[element]) == LONG:
+                self._divide(element)
 
-    def _enter(self, key: int, reach: int, number: int) -> None:
-        self._lists[key].append(reach << 48 | min(self._lengths[number], CUT) << 32 | number)
+    def _enter(self, number: int, elements: list[int], reaches: list[int], place: int) -> None:
+        length, keys = self._lengths[number], [(elements[place], reaches[place])]
+        if length <= SHORT and elements[place] in self._divided:
+            keys = _parts(elements, reaches, place)
+        for key, reach in keys:
+            self._lists[key].append(reach << 48 | min(length, CUT) << 32 | number)
 
     def _divide(self, element: int) -> None:
         self._divided.add(element)
         for entry in self._lists.pop(element):
             number = entry & 0xFFFFFFFF
             elements, reaches = self._prefix(self._code(number))
-            for key, reach in _parts(elements, reaches, elements.index(element)):
-                self._enter(key, reach, number)
+            self._enter(number, elements, reaches, elements.index(element))
 
     def has_similar(self, code: Code) -> bool:
         """Whether some code of the pool has F1 > threshold with this one."""
@@ -155,14 +160,14 @@ class RougeIndex:
         return (entries[entries >> 32 & CUT <= far] & 0xFFFFFFFF).astype(np.int64)
 
     def _keys(self, code: Code) -> list[tuple[int, int]]:
-        """The lists that this text belongs to, and its reach in each."""
+        """The lists of the texts that may be similar to this one, and its reach in each."""
         elements, reaches = self._prefix(code)
-        keys = list[tuple[int, int]]()
-        for place, reach in enumerate(reaches):
-            if elements[place] in self._divided:
-                keys += _parts(elements, reaches, place)
-            else:
-                keys.append((elements[place], reach))
+        keys = list(zip(elements, reaches, strict=False))
+        short = min(len(code), SHORT)
+        if short and rouge_f1(short, short, len(code)) > self.threshold:
+            for place, element in enumerate(elements[:-1]):
+                if element in self._divided:
+                    keys += _parts(elements, reaches, place)
         return keys
 
     def _prefix(self, code: Code) -> tuple[list[int], list[int]]:

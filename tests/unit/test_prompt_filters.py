@@ -82,16 +82,20 @@ def test_no_pair_is_missed_among_texts_of_frequent_and_rare_words_with_changes(m
 
 @pytest.mark.parametrize("tokenization", ["rouge", "unicode"])
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize(("long", "parts"), [(2, 256), (5, 256), (5, 2), (2, 1)])
-def test_no_pair_is_missed_where_lists_are_divided_by_a_second_word(monkeypatch, tokenization, threshold, long, parts):
+@pytest.mark.parametrize(("long", "parts", "short"), [(2, 256, 64), (5, 256, 10), (5, 2, 64), (2, 1, 4)])
+def test_no_pair_is_missed_where_lists_are_divided_by_a_second_word(
+    monkeypatch, tokenization, threshold, long, parts, short
+):
     """Against all pairs, of few different words, so that most lists are divided and most texts have a word twice."""
-    monkeypatch.setattr(rouge, "LONG", long)
-    monkeypatch.setattr(rouge, "PARTS", parts)
+    for name, value in (("LONG", long), ("PARTS", parts), ("SHORT", short)):
+        monkeypatch.setattr(rouge, name, value)
     rng = random.Random(long * parts)
     for words in (3, 8, 40):
         index, pool, found = RougeIndex(threshold, tokenization), list[list[int]](), list[bool]()
         for _ in range(150):
-            drawn = [min(rng.randrange(words), rng.randrange(words)) for _ in range(rng.choice([1, 2, 3, 6, 12, 25]))]
+            drawn = [
+                min(rng.randrange(words), rng.randrange(words)) for _ in range(rng.choice([1, 2, 3, 6, 9, 12, 25]))
+            ]
             code = index.encode(" ".join(f"w{i}" for i in drawn))
             scores = [rouge_f1(LCSseq.similarity(code, old) or 1e-9, len(code), len(old)) for old in pool]
             found.append(index.has_similar(code))
