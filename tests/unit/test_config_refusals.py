@@ -90,7 +90,7 @@ def test_an_unknown_key_lists_its_neighbours():
 
 
 def test_other_mistakes_of_composition_are_config_errors(tmp_path: Path):
-    with pytest.raises(ConfigError, match="cluster: .1.; expected the name of a file in"):
+    with pytest.raises(ConfigError, match=r"cluster: .1.; expected the name of a file in"):
         compose("tiny", ["cluster=1"])
     with pytest.raises(ConfigError, match=r"dpo\.beta: Interpolation key 'x' not found"):
         compose("tiny", ["dpo.beta=${x}"])
