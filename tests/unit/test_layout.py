@@ -124,7 +124,12 @@ def test_an_fp8_recipe_that_the_gpu_cannot_compute_is_refused_before_transformer
     ("sizes", "tensor", "recipe", "words"),
     [
         ({"hidden_size": 8200, "head_dim": 128}, 1, "tensorwise", "model.hidden_size: a matrix of 8200 per rank"),
-        ({"ffn_hidden_size": 11008}, 32, "tensorwise", "model.ffn_hidden_size: a matrix of 344 per rank"),
+        (
+            {"ffn_hidden_size": 11008, "num_query_groups": 32},
+            32,
+            "tensorwise",
+            "model.ffn_hidden_size: a matrix of 344 per rank",
+        ),
         ({"ffn_hidden_size": 11056}, 1, "mxfp8", "expected a multiple of 32"),
         (
             {"head_dim": 36, "num_attention_heads": 4, "num_query_groups": 2},
@@ -152,7 +157,7 @@ def test_a_matrix_that_fp8_refuses_names_the_tensor_size_only_where_a_smaller_on
     for sizes, tensor, helps in (
         ({"hidden_size": 8200, "head_dim": 128}, 8, False),  # no rank has a share of it
         ({"ffn_hidden_size": 11016}, 1, False),
-        ({"ffn_hidden_size": 11008}, 32, True),
+        ({"ffn_hidden_size": 11008, "num_query_groups": 32}, 32, True),
     ):
         with pytest.raises(ConfigError) as refused:
             check_fp8(ModelSection(**sizes), ParallelSection(tensor=tensor), precision)
