@@ -80,9 +80,8 @@ class RougeIndex:
         self._reaches: dict[int, list[int]] = {}
         # An element, or a part of its list -> an entry for each text: reach, length (16 bits each, at most CUT), number (32).
         self._lists: dict[int, array[int]] = defaultdict(lambda: array("Q"))
-        self._divided: set[int] = (
-            set()
-        )  # the elements whose list was LONG: its texts of at most SHORT tokens are in parts
+        # the elements whose list was LONG: its texts of at most SHORT tokens are in parts
+        self._divided = set[int]()
 
     def encode(self, text: str) -> Code:
         """The text's tokens as numbers, in the order in which this index first saw them ([] when it has no token)."""
