@@ -103,14 +103,12 @@ def row_settings(trainer: Trainer) -> str:
     settings = dataclasses.asdict(trainer.layout) | {"replicas": data_parallel_size(job.parallel)}
     settings |= {} if trainer.layout.budget else {"micro_batch": job.train.micro_batch}
     p, precision = job.parallel, job.precision
-    added = {  # name -> (value, the value that is left out, as in the files of trainings begun before it was recorded)
-        "shared": (settings.pop("shared"), False),
-        "tensor": (p.tensor, 1),
-        "sequence": (p.sequence, False),
-        "context": (p.context, 1),
-        "cross_entropy": (precision.cross_entropy, "unfused"),
-    }
-    return json.dumps(settings | {name: value for name, (value, default) in added.items() if value != default})
+    rounding = {
+        "tensor": p.tensor, "sequence": p.sequence, "context": p.context, "cross_entropy": precision.cross_entropy,
+    }  # fmt: skip
+    # left out, as in the files of trainings that were begun before these were recorded
+    defaults = {"shared": False, "tensor": 1, "sequence": False, "context": 1, "cross_entropy": "unfused"}
+    return json.dumps({k: v for k, v in (settings | rounding).items() if k not in defaults or v != defaults[k]})
 
 
 def document_sums(values_BS: Tensor, batch: LocalBatch) -> Tensor:
