@@ -1,6 +1,6 @@
-"""Benchmark of SFT and DPO on two cores against TRL's trainers, packed against padded, on the tiny world's sequence lengths.
+"""Benchmark of SFT and DPO on two cores against TRL's trainers, packed against padded, on a run's own sequence lengths.
 
-    python tools/bench/train.py [RUN_DIR]      a finished tiny run (default: runs/tiny): its seed data and first pairs
+    python tools/bench/train.py [RUN_DIR]      a finished run (default: runs/tiny): its seed data and first pairs
     python tools/bench/train.py --quick        one round with few steps
     python tools/bench/train.py --limit        our trainer alone, beside the limit: torch's matrix products of the same rows
     python tools/bench/train.py --limit --shapes 135M --kinds dpo
@@ -43,13 +43,14 @@ def prepare(run_dir: Path, folder: Path, steps: int) -> None:
     """Writes folder/data.json: settings, and the examples and pairs for `steps` steps as [prompt ids, response ids, ...]."""
     from nemo_srlm.config.compose import load_resolved_config
     from nemo_srlm.core.files import read_records
+    from nemo_srlm.core.pipeline import tokenizer_ref
     from nemo_srlm.core.records import PreferencePair, SftExample
     from nemo_srlm.data.chat import Chat, Document
     from nemo_srlm.data.tokenizer import Tokenizer
     from nemo_srlm.train.batches import drop_reason
 
     cfg = load_resolved_config(run_dir)
-    chat = Chat.of(Tokenizer(run_dir / "iter0" / "world" / "tokenizer"), cfg.chat)
+    chat = Chat.of(Tokenizer(run_dir / "iter0" / tokenizer_ref(cfg).stage / "tokenizer"), cfg.chat)
 
     def split(document: Document) -> tuple[list[int], list[int]]:
         start = int(document.weights.argmax())
