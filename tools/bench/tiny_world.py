@@ -247,6 +247,7 @@ def main() -> None:
     )
     words = f"--seeds {' '.join(map(str, seeds))} --split {args.split} --arms {' '.join(args.arms)}"
     words += f" --control-seeds {' '.join(map(str, args.control_seeds))}" if args.control_seeds else ""
+    words += "".join(f" {override}" for override in args.overrides)
     title = [f"## The tiny world, {args.split} split", ""]
     made = commits(run_dirs)
     where = [
