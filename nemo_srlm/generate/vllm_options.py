@@ -97,6 +97,8 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
     if on_gpu:
         # a process that has asked torch for GPUs cannot use them in a fork, and vLLM does not notice that it has
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        # compiled at every engine's start by nvcc and ninja, which need not be here; requests with seeds never use it
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
         return
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it overrides kv_cache_memory_bytes

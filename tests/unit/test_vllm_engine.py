@@ -103,6 +103,16 @@ def test_vllms_processes_on_a_gpu_are_spawned(monkeypatch: pytest.MonkeyPatch) -
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
+def test_vllm_on_a_gpu_starts_without_a_cuda_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashInfer's sampler, vLLM's default, is compiled while an engine starts: by nvcc and ninja, found by PATH alone."""
+    monkeypatch.setattr(os, "environ", {})
+    vllm_options.set_environment(GenerateSection(), on_gpu=True)
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "1"
+    vllm_options.set_environment(GenerateSection(), on_gpu=True)
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "1", "what the user says stays"
+
+
 def test_a_model_directory_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="weights are missing"):
         check(model(tmp_path, weights=False))
