@@ -108,6 +108,14 @@ def test_its_stages_need_no_more_gpus_than_there_are(tmp_path: Path, gpus: int):
     check_gpus(cfg, [Ref("pretrain", 0), Ref("eft", 0), Ref("sft", 0), Ref("pairs", 1), Ref("dpo", 1)], gpus)
 
 
+def test_what_is_compared_bit_for_bit_is_not_summed_by_switches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On 8 GPUs of a node NCCL sums in the NVSwitch, in an order that may differ after a restart."""
+    monkeypatch.delenv("NCCL_ALGO", raising=False)
+    old = dataclasses.replace(H100, gpus=(dataclasses.replace(H100.gpus[0], capability=(8, 0)),))
+    assert training.environment(place(tmp_path, H100))["NCCL_ALGO"] == "^NVLS"
+    assert "NCCL_ALGO" not in training.environment(place(tmp_path, old)), "compared with a tolerance"
+
+
 def test_the_exit_code_says_whether_something_that_applies_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
