@@ -93,6 +93,25 @@ def test_names_in_a_registry_and_on_path_cannot_be_looked_for(tmp_path: Path):
     assert found(cfg, tmp_path) == []
 
 
+def test_a_training_with_more_processes_than_gpus_on_a_node_is_refused(tmp_path: Path):
+    """Nodes of four GPUs and the shipped eight processes: NCCL would refuse two processes on one GPU, in the job."""
+    cfg = site(tmp_path)
+    cfg.cluster.check_paths = False
+    cfg.parallel.processes, cfg.cluster.gpus_per_node = 8, 4
+    (problem,) = found(cfg, tmp_path)
+    assert problem.startswith("parallel.processes: 8 on a node, of which a job of cluster.train gets 4 GPUs; expected")
+    assert "parallel.processes=4" in problem
+    assert problems(cfg, tmp_path / "runs/r", JOBS[1:]) == [], "nothing is trained"
+    for change in (
+        {"gpus_per_node": 8},
+        {"gpus_per_node": 0},
+        {"train": JobSection(gpus=8)},
+        {"train": JobSection(gpus=0)},
+    ):
+        other = dataclasses.replace(cfg, cluster=dataclasses.replace(cfg.cluster, **change))  # type: ignore[arg-type]
+        assert found(other, tmp_path) == []
+
+
 def test_a_kind_that_leaves_its_cpus_to_the_site_is_named(tmp_path: Path):
     cfg = site(tmp_path)
     (note,) = notes(cfg, JOBS)

@@ -83,13 +83,25 @@ def unmounted_inputs(cfg: Config, run_dir: Path, kinds: list[JobSection]) -> Ite
             )
 
 
+def too_few_gpus(cfg: Config, jobs: Sequence[Job]) -> Iterator[ConfigError]:
+    """A training with more processes on a node than its job has GPUs there: NCCL refuses two on one GPU."""
+    wanted = cfg.parallel.processes
+    for job in jobs:
+        gpus = sbatch.num_gpus(cfg, job)
+        if job.kind == "train" and job.role == "work" and 0 < gpus < wanted:
+            yield ConfigError(
+                "parallel.processes", f"{wanted} on a node, of which a job of cluster.train gets {gpus} GPUs",
+                "a GPU for every process", f"set parallel.processes={gpus} and parallel.nodes for as many processes in all",
+            )  # fmt: skip
+
+
 def problems(cfg: Config, run_dir: Path, jobs: Sequence[Job]) -> list[ConfigError]:
-    """Everything found, each once. Empty with cluster.check_paths=false."""
+    """Everything found, each once. With cluster.check_paths=false no paths are looked for."""
     used = {job.kind: sbatch.section(cfg, job) for job in jobs if job.role == "work"}
-    if not cfg.cluster.check_paths:
-        return []
-    found = [error for kind, own in used.items() for error in absent_files(cfg, kind, own)]
-    found += unmounted_inputs(cfg, run_dir, list(used.values()))
+    found = list(too_few_gpus(cfg, jobs))
+    if cfg.cluster.check_paths:
+        found += [error for kind, own in used.items() for error in absent_files(cfg, kind, own)]
+        found += unmounted_inputs(cfg, run_dir, list(used.values()))
     return list({str(error): error for error in found}.values())
 
 
