@@ -17,6 +17,9 @@ from nemo_srlm.data.tokenizer import Tokenizer
 from nemo_srlm.errors import CheckpointError, DataError, EngineError
 
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # head sizes that vLLM's CPU attention supports
+# What FlashInfer compiles while an engine starts, by nvcc and ninja, which need not be here. Requests with seeds never use its
+# sampler; its all-reduce, of an engine on 2, 4 or 8 GPUs, has no fixed order of summation.
+WITHOUT_COMPILER = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ALLREDUCE_USE_FLASHINFER": "0"}
 SHORTEST = 256  # tokens: a smaller max_model_len saves nothing
 
 
@@ -97,8 +100,8 @@ def set_environment(section: GenerateSection, on_gpu: bool) -> None:
     if on_gpu:
         # a process that has asked torch for GPUs cannot use them in a fork, and vLLM does not notice that it has
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        # compiled at every engine's start by nvcc and ninja, which need not be here; requests with seeds never use it
-        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+        for name, value in WITHOUT_COMPILER.items():
+            os.environ.setdefault(name, value)
         return
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it overrides kv_cache_memory_bytes

@@ -21,6 +21,7 @@ from nemo_srlm.core.stage import Context, Stage
 from nemo_srlm.errors import ConfigError, EngineError, PassingError
 from nemo_srlm.evaluate import harness
 from nemo_srlm.evaluate.harness import QuestionScore
+from nemo_srlm.generate.vllm_options import WITHOUT_COMPILER
 from nemo_srlm.stages.common.evaluating import of_model
 
 RESULTS, QUESTIONS = "results.json", "questions.jsonl"
@@ -68,7 +69,13 @@ def _run(ctx: Context) -> None:
     ctx.slot.close()  # the harness starts an engine of its own in the memory
     section, groups = ctx.cfg.eval.harness, harness.by_shots(ctx.cfg.eval.harness.tasks)
     args = model_args(ctx.cfg, ctx.inputs["model"] / "hf")
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = {
+        **WITHOUT_COMPILER,
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     for number, (shots, tasks) in enumerate(groups.items()):
         ctx.progress.update(number, len(groups), "groups", tasks=",".join(tasks))
         kept = ctx.dir / "parts" / f"shots-{shots}.json"

@@ -20,7 +20,8 @@ RESULTS = (
 
 # A fake of the harness: it accepts the command line of lm_eval and writes a results file in its format.
 STAND_IN = """
-import json, pathlib, sys
+import json, os, pathlib, sys
+assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"  # its engine starts without a compiler, as the project's own
 arguments = sys.argv[1:]
 value = lambda name: arguments[arguments.index(name) + 1]
 if value("--tasks") == "absent":

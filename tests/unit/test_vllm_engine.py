@@ -103,14 +103,15 @@ def test_vllms_processes_on_a_gpu_are_spawned(monkeypatch: pytest.MonkeyPatch) -
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
-def test_vllm_on_a_gpu_starts_without_a_cuda_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FlashInfer's sampler, vLLM's default, is compiled while an engine starts: by nvcc and ninja, found by PATH alone."""
+@pytest.mark.parametrize("name", ["VLLM_USE_FLASHINFER_SAMPLER", "VLLM_ALLREDUCE_USE_FLASHINFER"])
+def test_vllm_on_a_gpu_starts_without_a_cuda_compiler(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """FlashInfer's kernels, vLLM's default, are compiled while an engine starts: by nvcc and ninja, found by PATH alone."""
     monkeypatch.setattr(os, "environ", {})
     vllm_options.set_environment(GenerateSection(), on_gpu=True)
-    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
-    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "1"
+    assert os.environ[name] == "0"
+    os.environ[name] = "1"
     vllm_options.set_environment(GenerateSection(), on_gpu=True)
-    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "1", "what the user says stays"
+    assert os.environ[name] == "1", "what the user says stays"
 
 
 def test_a_model_directory_without_weights_is_named(tmp_path: Path) -> None:
