@@ -193,12 +193,13 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
 def check_here(cfg: Config, refs: list[Ref]) -> None:
     """Raises UserError where this machine lacks packages or GPUs of the stages, or a training wants several machines."""
     check_packages(cfg, refs)
-    check_gpus(cfg, refs, len(usable_gpus()))
+    # before the GPUs: fewer shards, which a config for several nodes would be asked for, do not make it one for this machine
     if cfg.parallel.nodes > 1 and any(load(ref.stage).kind == "train" for ref in refs):
         raise ConfigError(
             "parallel.nodes", f"{cfg.parallel.nodes} in a run on this machine", "1, or a run on Slurm",
             "set parallel.nodes=1 and a layout for this machine's processes, or submit the run (docs/slurm.md)",
         )  # fmt: skip
+    check_gpus(cfg, refs, len(usable_gpus()))
 
 
 def run(cfg: Config, until: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_srlm.config.compose import compose
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref
@@ -91,6 +92,16 @@ def test_a_training_on_several_nodes_is_refused_on_one_machine_before_it_starts(
     with pytest.raises(UserError, match=r"parallel\.nodes: 2 in a run on this machine; expected 1, or a run on Slurm"):
         local.check_here(cfg, [Ref("pretrain", 0)])
     local.check_here(cfg, [Ref("judge", 1)])  # no training
+
+
+def test_a_config_for_several_nodes_is_refused_for_its_nodes_and_not_for_its_engines(monkeypatch: pytest.MonkeyPatch):
+    """The 70B recipe on a node of eight GPUs: its judge wants 64, and fewer shards would not help."""
+    monkeypatch.setattr(local, "usable_gpus", lambda: [str(i) for i in range(8)])
+    cfg = compose("llama2_70b", ["import_hf.path=model", "seed.files=[trees.jsonl]"])
+    with pytest.raises(UserError, match=r"parallel\.nodes: 4 in a run on this machine"):
+        local.check_here(cfg, [Ref("judge", 1), Ref("dpo", 1)])
+    with pytest.raises(UserError, match=r"64 GPUs for the engines of iter1/judge, 8 here"):
+        local.check_here(cfg, [Ref("judge", 1)])
 
 
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path):
