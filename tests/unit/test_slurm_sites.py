@@ -169,6 +169,16 @@ def test_profiles_leave_the_network_interface_to_the_site_and_state_the_cpus_of_
     assert min(own.cpus for own in (cluster.train, cluster.generate, cluster.convert, cluster.cpu)) > 0
 
 
+@pytest.mark.parametrize("name", ["llama2_7b", "llama2_13b", "llama2_70b"])
+def test_engines_leave_no_gpu_of_a_dgx_without_processors_or_memory(name: str):
+    """A DGX H100 has 112 cores and 2 TB: what a job of the array asks for decides how many run on a node."""
+    cfg = compose(name)
+    site, own = cfg.cluster, cfg.cluster.generate
+    engines = site.gpus_per_node // cfg.generate.tensor_parallel
+    assert engines * own.cpus <= 112
+    assert engines * int(own.memory.removesuffix("G")) <= 1900  # the system has some of it
+
+
 PROFILES = dict(re.findall(r"^```yaml (\w+)\n(.*?)^```$", (ROOT / "docs/sites.md").read_text(), re.M | re.S))
 
 
