@@ -32,6 +32,10 @@ def _no_fp8(machine: Machine) -> str:
     return _no_gpu(machine) or ("" if machine.fp8_recipes else "the GPU has no FP8 (needs compute capability 8.9)")
 
 
+def _no_neighbour(machine: Machine) -> str:
+    return _no_gpu(machine) or ("" if machine.processes > 1 else "one GPU")
+
+
 def _no_vllm(machine: Machine) -> str:
     return "" if machine.vllm else "vLLM is not installed"
 
@@ -44,6 +48,8 @@ CHECKS = (
     Check("collective", "all-reduce of all training processes", system.collective, 180),
     Check("sft", "bf16: pretraining and SFT by the launcher", training.sft, 900, _no_training),
     Check("dpo", "bf16: DPO, from ln 2", training.dpo, 600, _no_training, TRAINED),
+    Check("layout", "bf16: SFT on tensor- and pipeline-parallel GPUs follows that on replicas", training.layout, 600,
+          _no_neighbour, TRAINED),
     Check("fp8", "each FP8 recipe of this GPU follows bf16; DPO from ln 2", training.fp8, 1200, _no_fp8, TRAINED),
     Check("export", "Megatron -> HF, bit for bit", conversion.export, 300, after=TRAINED),
     Check("import", "HF -> Megatron, bit for bit", conversion.import_, 300, after=("export",)),

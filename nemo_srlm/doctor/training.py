@@ -24,7 +24,7 @@ MODEL = ModelSection(
     max_length=320,
 )  # fmt: skip
 NUM_PAIRS = 64
-FP8_TOLERANCE = 0.15  # of a loss, against bf16
+TOLERANCE = 0.15  # of a loss, against bf16 on replicas alone
 DETERMINISTIC = {
     "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -150,17 +150,45 @@ def fp8(place: Place) -> Figures:
         run_stages(place, run, first if number else (*first, "eft", "sft", "pairs", "dpo"), *extra)
         expected = losses(place, "bf16", "pretrain")
         apart = max(abs(a - b) for a, b in zip(losses(place, run, "pretrain"), expected, strict=True))
-        if not apart <= FP8_TOLERANCE:
-            raise Failed(f"{recipe}: a loss is {apart:.3f} away from bf16's, allowed {FP8_TOLERANCE}")
+        if not apart <= TOLERANCE:
+            raise Failed(f"{recipe}: a loss is {apart:.3f} away from bf16's, allowed {TOLERANCE}")
         found[f"{recipe}: largest difference"] = round(apart, 4)
     return found
 
 
+def layout_of(processes: int) -> list[str]:
+    """The overrides of SFT in the manner of the shipped layouts: tensor and sequence parallelism and filled rows; from four
+    processes on pipeline stages with two chunks each, too."""
+    stages = 2 if processes >= 4 else 1
+    return [
+        "parallel.tensor=2", "parallel.sequence=true", f"parallel.pipeline={stages}", f"parallel.virtual_pipeline={stages}",
+        "precision.cross_entropy=te", "sft.micro_batch=1", f"sft.max_tokens_per_row={2 * MODEL.max_length}",
+    ]  # fmt: skip
+
+
+def layout(place: Place) -> Figures:
+    """SFT once more, from the same M0, with its matrices, sequences and layers spread over the GPUs."""
+    _before_sft(place, "layout")
+    run_stages(place, "layout", ("sft",), *layout_of(place.machine.processes))
+    apart = max(
+        abs(a - b) for a, b in zip(losses(place, "layout", "sft"), losses(place, "bf16", "sft"), strict=True)
+    )  # fmt: skip
+    if not apart <= TOLERANCE:
+        raise Failed(f"a loss is {apart:.3f} away from that on replicas alone, allowed {TOLERANCE}")
+    return {"largest difference": round(apart, 4)}
+
+
+def _before_sft(place: Place, run: str) -> Path:
+    """A copy of the run bf16 as it was before SFT."""
+    whole, made = place.directory / "bf16", place.directory / run
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree(whole, made, symlinks=True, ignore=shutil.ignore_patterns("sft", "export", "iter1", "slurm"))
+    return made
+
+
 def resume(place: Place) -> Figures:
     """SFT once more, killed with -9 after its first checkpoint and started again: bit-equal to the undisturbed one."""
-    whole, killed = place.directory / "bf16", place.directory / "resumed"
-    shutil.rmtree(killed, ignore_errors=True)
-    shutil.copytree(whole, killed, symlinks=True, ignore=shutil.ignore_patterns("sft", "export", "iter1", "slurm"))
+    whole, killed = place.directory / "bf16", _before_sft(place, "resumed")
     at = _kill_in_the_middle(place, killed / "iter0" / "sft" / "checkpoint")
     run_stages(place, "resumed", ("sft",), "sft.save_every=1")
     expected, found = losses(place, "bf16", "sft"), losses(place, "resumed", "sft")

@@ -21,6 +21,8 @@ from nemo_srlm.doctor.inventory import Gpu, Machine
 from nemo_srlm.doctor.table import CHECKS
 from nemo_srlm.errors import UserError
 from nemo_srlm.launch.gpus import check_gpus
+from nemo_srlm.stages.common.training import common_identity
+from nemo_srlm.train.layout import check_batches, check_layout, data_parallel_size
 from tests.processes import left_by
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +86,8 @@ def test_what_the_machine_lacks_or_needs_is_not_here_and_not_failed(tmp_path: Pa
     assert reason("fp8", dataclasses.replace(H100, gpus=(Gpu("A100", "", "", (8, 0)),)), sft="ok").startswith(
         "the GPU has no"
     )
+    one = dataclasses.replace(H100, gpus=H100.gpus[:1])
+    assert [reason("layout", m, sft="ok") for m in (CPU, one, H100)] == ["no NVIDIA GPU", "one GPU", ""]
     assert reason("resume", CPU, quick=True, sft="ok", export="ok") == "left out by --quick"
     assert reason("dpo", CPU, sft="failed") == "needs sft, which did not pass"
     assert reason("sft", CPU) == reason("sft", H100) == ""
@@ -106,6 +110,42 @@ def test_its_stages_need_no_more_gpus_than_there_are(tmp_path: Path, gpus: int):
     here = place(tmp_path, dataclasses.replace(H100, gpus=H100.gpus[:gpus]))
     cfg = compose("tiny", training.settings(here, "bf16"))
     check_gpus(cfg, [Ref("pretrain", 0), Ref("eft", 0), Ref("sft", 0), Ref("pairs", 1), Ref("dpo", 1)], gpus)
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_sft_is_spread_over_all_gpus_without_another_identity(tmp_path: Path, gpus: int):
+    """The shipped layouts' communication, which replicas alone do not have. The layout enters no fingerprint."""
+    here = place(tmp_path, dataclasses.replace(H100, gpus=H100.gpus[:gpus]))
+    plain = compose("tiny", training.settings(here, "bf16"))
+    cfg = compose("tiny", [*training.settings(here, "layout"), *training.layout_of(here.machine.processes)])
+    check_layout(cfg.model, cfg.parallel)
+    check_batches("sft", cfg.sft, cfg.parallel)
+    check_gpus(cfg, [Ref("sft", 0)], gpus)
+    assert (cfg.parallel.tensor, cfg.parallel.pipeline, data_parallel_size(cfg.parallel)) == {
+        2: (2, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2)
+    }[gpus]  # fmt: skip
+    assert common_identity(cfg, "sft") == common_identity(plain, "sft")
+
+
+@pytest.mark.parametrize(("loss", "fails"), [(3.05, False), (3.2, True)])
+def test_a_layout_that_trains_otherwise_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, fails: bool
+):
+    ran: list[tuple[str, ...]] = []
+    where = place(tmp_path, H100)
+    (tmp_path / "bf16/iter0/pretrain").mkdir(parents=True)
+    (tmp_path / "bf16/iter0/sft").mkdir()
+    monkeypatch.setattr(training, "run_stages", lambda place, run, stages, *extra: ran.append((run, *stages, *extra)))
+    monkeypatch.setattr(training, "losses", lambda place, run, stage: [3.0 if run == "bf16" else loss])
+    if fails:
+        with pytest.raises(checks.Failed, match=r"0\.200 away"):
+            training.layout(where)
+    else:
+        assert training.layout(where) == {"largest difference": 0.05}
+    ((run, stage, *settings),) = ran
+    assert (run, stage, settings) == ("layout", "sft", training.layout_of(8))
+    assert (tmp_path / "layout/iter0/pretrain").is_dir()
+    assert not (tmp_path / "layout/iter0/sft").exists(), "it is trained again"
 
 
 def test_what_is_compared_bit_for_bit_is_not_summed_by_switches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +180,7 @@ def test_the_exit_code_says_whether_something_that_applies_failed(
     assert read["inventory"]["Python"]
     shown = capsys.readouterr().out
     assert "no [bold] reason" in shown
-    assert "[4/13] collective" in shown
+    assert "[4/14] collective" in shown
 
 
 def test_gpus_that_torch_does_not_use_are_said_to_be_unchecked(
