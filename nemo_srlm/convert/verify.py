@@ -48,13 +48,13 @@ def passes(level: str) -> tuple[str, ...]:
 
 def verify(
     hf: Path, checkpoint: Path, *, level: str = "logits", layers: int = 0, memory_gb: float = 8.0,
-    allow_bin: bool = False, report: Report = no_report, children: dict[str, Child] | None = None,
+    allow_bin: bool = False, report: Report = no_report, children: dict[str, Child] | None = None, vllm_gpus: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Compares the two, writes the card and returns it. Raises CheckpointError, after writing the card, when they differ.
 
     `layers` > 0 limits the comparison of logits; 0 takes as many as fit `memory_gb` (10^9 bytes of fp32 weights of both
     models). `report` counts parameters, each once for every entry of `passes`. `children`: of `start_forward` with this
-    level; None starts them.
+    level; None starts them. `vllm_gpus`: over which vLLM spreads the model.
     """
     if level == "vllm" and not (hf / "tokenizer.json").exists():
         raise CheckpointError(hf, "no tokenizer.json", "a directory that vLLM can serve", "export with a tokenizer")
@@ -69,7 +69,7 @@ def verify(
         # the processes load their models while the files are compared here
         used_layers = min(layers, model.num_layers) or compare_logits.num_layers_that_fit(model, memory_gb)
         processes = start_forward(stack, level) if children is None else children
-        _send_requests(processes, stack, hf, checkpoint, model, level, used_layers)
+        _send_requests(processes, stack, hf, checkpoint, model, level, used_layers, vllm_gpus)
         size, number = table.num_parameters(model), len(passes(level))
         compared: Report = lambda done, total: report(done, number * size)  # noqa: E731
         card["round_trip"] = trip = round_trip(hf, checkpoint, model, allow_bin, compared)
@@ -128,7 +128,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _send_requests(
     children: dict[str, Child], stack: contextlib.ExitStack, hf: Path, checkpoint: Path, model: ModelSection,
-    level: str, layers: int,
+    level: str, layers: int, vllm_gpus: int,
 ) -> None:  # fmt: skip
     """Sends the two forward passes their requests, and starts vLLM where the level asks for it."""
     ids = compare_logits.prompt_ids(hf, model)
@@ -139,7 +139,8 @@ def _send_requests(
         child.send(request)
     if level == "vllm" and new_tokens:
         children["vllm"] = Child(stack, "vLLM", [f"{__package__}.vllm_check"])
-        children["vllm"].send({"hf": str(hf), "prompt_ids": ids[: max(1, len(ids) // 2)], "new_tokens": new_tokens})
+        start = ids[: max(1, len(ids) // 2)]
+        children["vllm"].send({"hf": str(hf), "prompt_ids": start, "new_tokens": new_tokens, "gpus": vllm_gpus})
 
 
 def _collect_results(

@@ -29,7 +29,9 @@ def gpu_share(weights: int, memory: int, most: float) -> float:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """{"greedy_ids": [...]}: the generated tokens, in fp32, without the end token."""
     ids, new_tokens = tuple(request["prompt_ids"]), int(request["new_tokens"])
-    section = GenerateSection(dtype="float32", max_model_len=len(ids) + new_tokens, max_num_seqs=1, max_restarts=0)
+    section = GenerateSection(
+        dtype="float32", max_model_len=len(ids) + new_tokens, max_num_seqs=1, max_restarts=0, tensor_parallel=request["gpus"]
+    )  # fmt: skip
     hf = Path(request["hf"])
     if torch.cuda.is_available():
         weights = sum(path.stat().st_size for path in hf.glob("*.safetensors"))

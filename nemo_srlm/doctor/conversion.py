@@ -45,12 +45,15 @@ def logits(place: Place) -> Figures:
 
 
 def vllm(place: Place) -> Figures:
-    found = _verified(place, "vllm")["vllm"]
-    return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    """On two GPUs where there are as many: the engine of a large model is a process for each, which exchange activations."""
+    gpus = min(2, len(place.machine.gpus)) or 1
+    found = _verified(place, "vllm", gpus)["vllm"]
+    shown: Figures = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    return shown | ({"GPUs": gpus} if place.machine.gpus else {})
 
 
-def _verified(place: Place, level: str) -> dict[str, dict[str, float]]:
+def _verified(place: Place, level: str, vllm_gpus: int = 1) -> dict[str, dict[str, float]]:
     try:
-        return verify(_exported(place), _trained(place), level=level)
+        return verify(_exported(place), _trained(place), level=level, vllm_gpus=vllm_gpus)
     except CheckpointError as error:
         raise Failed(str(error)) from error
