@@ -268,7 +268,8 @@ def eval_batches(
 ) -> list[Batch]:
     """Every unit once, similar lengths together: for validation and reference passes.
 
-    `per_batch` units per micro-batch; with a budget, as many as fit it.
+    `per_batch` units per micro-batch; with a budget, as many as fit it. A replica for which none is left has one without
+    documents: in the first forward pass after an update the replicas gather the weights from each other.
     """
     lengths = [part_lengths(unit, layout) for unit in units]
     order = sorted(range(len(units)), key=lambda i: (-sum(lengths[i]), i))
@@ -278,6 +279,8 @@ def eval_batches(
     else:
         every = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
     groups = every[replica::replicas]
+    if every and not groups:
+        return [padding_batch(collate([units[i] for i in every[-1]], every[-1], layout))]
     longest = max((row_length([lengths[i] for i in m], layout) for m in groups), default=0)
     length = longest if layout.uniform else 0
     return [collate([units[i] for i in m], m, layout, length) for m in groups]

@@ -114,6 +114,17 @@ def test_an_evaluation_visits_every_unit_once_over_the_replicas():
     assert sorted(p for b in batches for p in b.positions) == list(range(7))
 
 
+@pytest.mark.parametrize("budget", [0, 64])
+def test_a_replica_without_a_unit_of_an_evaluation_takes_part_in_it(budget: int):
+    """On GPUs the others would wait for its share of the updated weights until the process group's time is over."""
+    units, layout = [(document(3 + i),) for i in range(3)], BatchLayout(packed=True, budget=budget)
+    found = [eval_batches(units, 2, 4, replica, layout) for replica in range(4)]
+    assert [len(batches) for batches in found] == [1, 1, 1, 1]
+    assert sorted(p for batches in found for b in batches for p in b.positions) == [0, 1, 2]
+    assert [b.num_documents for batches in found for b in batches][-1] == 0
+    assert eval_batches([], 2, 4, 0, layout) == []
+
+
 def test_a_padding_batch_counts_nothing():
     empty = padding_batch(collate([(document(4),)], [0], BatchLayout(packed=True)))
     assert (empty.num_documents, empty.weights_BS.sum(), empty.num_tokens) == (0, 0, 0)
