@@ -66,6 +66,13 @@ def latest(directory: Path) -> Path | None:
     return None
 
 
+def superseded(directory: Path, keep_last: int) -> list[Path]:
+    """The training checkpoints that go where the newest `keep_last` complete ones stay: an incomplete one takes no place."""
+    every = sorted(directory.glob("step_*"))
+    kept = [path for path in every if not incomplete_reason(path)][-keep_last:]
+    return [path for path in every if path not in kept]
+
+
 def is_finished(directory: Path) -> bool:
     """Whether `directory` (a stage's checkpoint/) holds the final weights."""
     found = latest(directory)

@@ -1,10 +1,11 @@
-"""Which checkpoint is used: final, else the newest complete one; an incomplete one is skipped with a warning."""
+"""Which checkpoint is used: final, else the newest complete one; an incomplete one is skipped with a warning,
+and takes no place among those that are kept."""
 
 from pathlib import Path
 
 import pytest
 
-from nemo_srlm.train.checkpoint_dir import FINAL, incomplete_reason, latest, mark_complete
+from nemo_srlm.train.checkpoint_dir import FINAL, incomplete_reason, latest, mark_complete, superseded
 
 
 def make(directory: Path, complete: bool = True) -> Path:
@@ -39,3 +40,12 @@ def test_an_incomplete_one_is_skipped_with_a_warning(tmp_path: Path, damage: str
     assert incomplete_reason(newer)
     with pytest.warns(UserWarning, match="step_00000004"):
         assert latest(tmp_path) == older
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_complete_one(tmp_path: Path):
+    """A training resumed from step 2 stops at step 3: without this it would be left with the damaged step 4 alone."""
+    older, newest = make(tmp_path / "step_00000002"), make(tmp_path / "step_00000003")
+    damaged = make(tmp_path / "step_00000004", complete=False)
+    assert superseded(tmp_path, keep_last=1) == [older, damaged]
+    assert superseded(tmp_path, keep_last=2) == [damaged]
+    assert not incomplete_reason(newest)

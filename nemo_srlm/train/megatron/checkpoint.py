@@ -27,7 +27,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
-from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name
+from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name, superseded
 from nemo_srlm.train.megatron import fp8_weights, optimizer_state
 from nemo_srlm.train.megatron.save_strategy import InProcessSave
 
@@ -90,7 +90,7 @@ def save_training(directory: Path, step: int, chunks: list[Any], optimizer: Any,
 
 def keep_newest(directory: Path, keep_last: int) -> None:
     if dist.get_rank() == 0:
-        for old in sorted(directory.glob("step_*"))[:-keep_last]:
+        for old in superseded(directory, keep_last):
             shutil.rmtree(old)
 
 

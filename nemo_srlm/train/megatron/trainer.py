@@ -38,6 +38,7 @@ def fit(
     """
     job, section = trainer.job, trainer.job.train
     if is_finished(job.checkpoints):
+        checkpoint.drop_training(job.checkpoints)  # the attempt that finished may have ended while it removed them
         return
     steps = total_steps(section, task.num_units)
     schedule.check_rate(job.name, section, steps)
