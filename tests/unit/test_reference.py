@@ -41,6 +41,9 @@ def test_a_file_of_other_pairs_or_without_a_value_is_refused(tmp_path: Path):
     np.savez(path, ids=np.array(KNOWN.ids), logps=np.full((3, 2), np.nan), rows=np.array("{}"))
     with pytest.raises(DataError):
         load(path, ["a", "b", "c"])
+    path.write_bytes(path.read_bytes()[:100])  # a node has died
+    with pytest.raises(DataError, match=r"unreadable .*; remove .*reference\.npz and the checkpoints beside it"):
+        load(path, ["a", "b", "c"])
 
 
 def test_the_checked_steps_are_spread_over_the_epoch():

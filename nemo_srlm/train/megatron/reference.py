@@ -7,6 +7,7 @@ of the training steps, and reference.npz says which settings decide them: under 
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def load(path: Path, ids: Sequence[str]) -> Reference | None:
         with np.load(path) as stored:
             found, logps = [str(i) for i in stored["ids"]], np.asarray(stored["logps"], np.float64)
             rows = str(stored["rows"]) if "rows" in stored else ""  # files of 0.1 do not say
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # BadZipFile: cut short
         raise DataError(path, f"unreadable ({error})", "reference log-probabilities of every pair", remedy) from error
     if found != list(ids) or logps.shape != (len(ids), 2) or not np.isfinite(logps).all():
         raise DataError(
