@@ -150,6 +150,8 @@ def _recorded(directory: Path) -> dict[str, Any] | None:
     """The identity under which a stage was finished or begun."""
     if finished := manifest.read(directory):
         return finished.identity
+    if directory.is_symlink():  # from run.reuse: the other run has removed what was linked
+        return None
     plan, remedy = directory / PLAN, f"remove {directory} to redo the stage"
     if not plan.exists():
         return None
@@ -236,7 +238,7 @@ def begin(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> Context:
     directory = stage_directory(run_dir, Ref(stage.name, iteration))
     if stage.derived and directory.is_symlink():  # version 0.1 linked it from run.reuse: its files are another run's
         directory.unlink()
-    _drop_broken_link(directory)
+    _drop_unfinished_link(directory)
     wanted = identity_of(stage, cfg, iteration, run_dir)
     check_inputs(stage, cfg, iteration, run_dir)
     ctx = context(run_dir, stage, cfg, iteration)
@@ -271,9 +273,10 @@ def finish(stage: Stage, ctx: Context, run_dir: Path) -> manifest.Manifest:
     return done
 
 
-def _drop_broken_link(directory: Path) -> None:
-    """Removes a link from `run.reuse` whose stage was removed in the other run."""
-    if directory.is_symlink() and not directory.exists():
+def _drop_unfinished_link(directory: Path) -> None:
+    """Removes a link from `run.reuse` whose stage the other run has removed. It may be making it anew: two runs would write
+    into one directory."""
+    if directory.is_symlink() and manifest.read(directory) is None:
         directory.unlink()
 
 
@@ -297,7 +300,7 @@ def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:
         say(f"note: {other} is not reused: {changed[0]}", error=True)
         return False
     here = stage_directory(run_dir, ref)
-    _drop_broken_link(here)
+    _drop_unfinished_link(here)
     if here.exists():
         if begun := [path.name for path in here.iterdir() if path.name != "logs"]:
             say(f"note: {other} is not linked: {here} was begun already ({', '.join(sorted(begun)[:3])})", error=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,22 @@ def test_a_stage_that_failed_before_it_began_is_linked_all_the_same(tmp_path: Pa
     (here / "parts").mkdir(parents=True)
     assert not stages.ready(toy.NUMBERS, two, 0, run_directory(two))
     assert "was begun already (parts)" in capsys.readouterr().err
+
+
+def test_what_the_other_run_makes_anew_behind_a_link_is_its_own(tmp_path: Path):
+    """Both runs would write into one directory, each under its own lock."""
+    one, two = toy.config(tmp_path), toy.config(tmp_path)
+    run(toy.NUMBERS, one)
+    two.run.name, two.run.reuse = "two", str(run_directory(one))
+    here, there = (run_directory(cfg) / "iter0/numbers" for cfg in (two, one))
+    assert stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    shutil.rmtree(there)
+    run(toy.NUMBERS, one, finish=False)
+    assert stages.state(toy.NUMBERS, two, 0, run_directory(two)) == "missing"
+    assert not stages.ready(toy.NUMBERS, two, 0, run_directory(two))
+    run(toy.NUMBERS, two)
+    assert not here.is_symlink()
+    assert stages.state(toy.NUMBERS, one, 0, run_directory(one)) == "partial"
 
 
 def test_a_run_to_reuse_that_is_not_where_a_job_looks_for_it_is_no_reason_to_make_everything_anew(tmp_path: Path):
