@@ -99,17 +99,18 @@ def logs(run_dir: Path, ref: Ref) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
-def failure(run_dir: Path, step: Step, code: int) -> StageFailed:
-    """What a worker's exit code means, in the words of the stage's error file where there are some."""
-    ref, log = current(run_dir, step), log_path(run_dir, step, 0)
+def failure(run_dir: Path, step: Step, code: int, shard: int = 0) -> StageFailed:
+    """What the exit code of a shard's worker means, in the words of the stage's error file where there are some."""
+    ref, log = current(run_dir, step), log_path(run_dir, step, shard)
     reason = read_error(stage_directory(run_dir, ref))
     full = None if reason else of_system(None, run_dir)  # a worker on a full disk cannot write its reason
     words = reason or str(full or f"{process.ending(code)}; the end of its log:\n{process.tail(log)}")
     return StageFailed(f"{ref} failed: {words}\n  log: {log}", EXIT_USER if code == EXIT_USER or full else EXIT_FAILED)
 
 
-def run_workers(session: Session, step: Step, num_done: int) -> int:
-    """Starts the step's workers and waits. Returns the first bad exit code, or 0. Stops them when interrupted."""
+def run_workers(session: Session, step: Step, num_done: int) -> tuple[int, int]:
+    """Starts the step's workers and waits. Returns (exit code, shard) of the first that failed, or (0, 0). Stops them when
+    interrupted."""
     run_dir, began = session.run_dir, time.time()
     for ref in step.refs:
         clear_error(stage_directory(run_dir, ref))
@@ -129,10 +130,10 @@ def run_workers(session: Session, step: Step, num_done: int) -> int:
                         began = time.time()
             ref = current(run_dir, step)
             session.display.show(ref, stage_directory(run_dir, ref), began, num_done + len(finished))
-            if bad := [code for code in codes if code]:
+            if bad := [(code, shard) for shard, code in enumerate(codes) if code]:
                 return bad[0]
             if all(code == 0 for code in codes):
-                return EXIT_DONE
+                return EXIT_DONE, 0
             time.sleep(POLL)
     finally:
         end(session, step, [worker for worker in workers if worker.poll() is None])
@@ -178,13 +179,13 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
             return
         stages.begin(stage, cfg, ref.iteration, run_dir)
     for _ in range(MAX_AGAIN):
-        code = run_workers(session, step, num_done)
+        code, shard = run_workers(session, step, num_done)
         if code != EXIT_AGAIN:
             break
         if reason := stop_reason(session):
             raise StageFailed(f"{ref} has saved and stopped: {reason}", EXIT_AGAIN)
     if code:
-        raise failure(run_dir, step, code)
+        raise failure(run_dir, step, code, shard)
     if step.finished_by_launcher:
         stages.finish(stage, stages.context(run_dir, stage, cfg, ref.iteration), run_dir)
         announce(session, ref, time.time() - began)

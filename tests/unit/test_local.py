@@ -1,5 +1,6 @@
-"""Decisions of the local launcher that need no process: steps, commands, the lock, durations."""
+"""Decisions of the local launcher that need no engine: steps, commands, failed workers, the lock, durations."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_sharded_stage_stands_alone():
     cfg.judge.shards = 4
     step = next(s for s in fuse(cfg, pipeline(cfg)) if Ref("judge", 1) in s.refs)
     assert (step.refs, step.num_shards) == ((Ref("judge", 1),), 4)
+
+
+def test_a_failed_shard_is_told_with_its_own_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A killed worker leaves no reason: the end of its log is all that there is."""
+    step = Step((Ref("judge", 1),), "generate", 3)
+    words = "import os, sys; print('shard', sys.argv[1], flush=True); sys.argv[1] == '2' and os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(local, "command_for", lambda _, __, shard: ([sys.executable, "-c", words, str(shard)], {}))
+    code, shard = local.run_workers(Session(tiny(), tmp_path, Display(1), 0.0), step, 0)
+    assert (code, shard) == (-9, 2)
+    found = str(local.failure(tmp_path, step, code, shard))
+    assert f"log: {local.log_path(tmp_path, step, 2)}" in found
+    assert "shard 2" in found
+    assert "shard 0" not in found
 
 
 def test_a_training_step_is_a_torchrun_of_the_resolved_config(tmp_path: Path):
