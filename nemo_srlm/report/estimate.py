@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.training import ModelSection
-from nemo_srlm.train import layout_search, loop_cost
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.train import layout_search, lengths, loop_cost
 from nemo_srlm.train.estimate import GIB, Gpu, Work, peak_memory, save_memory, total_parameters, training_flops, works
 from nemo_srlm.train.layout import check_batches, check_layout, world_size
 from nemo_srlm.train.layout_search import layout_words
-from nemo_srlm.train.lengths import Units, lognormal, mean_tokens
+from nemo_srlm.train.lengths import Units, mean_tokens
 from nemo_srlm.train.loop_cost import Rates, StageCost, TextLengths
 from nemo_srlm.train.step_time import PUBLISHED, StepCost, step_cost
 
@@ -31,11 +32,18 @@ class Assumed:
 
 
 def sample(cfg: Config, median: float, sigma: float) -> dict[str, Units]:
-    """Units of every training stage with lognormal lengths."""
-    return {
-        work.name: lognormal(SAMPLE * work.section.global_batch, work.documents, work.section.max_length, median, sigma)
-        for work in works(cfg)
-    }
+    """Units of every training stage with lognormal lengths. Raises ConfigError where next to none fits its max_length."""
+    found = {}
+    for work in works(cfg):
+        longest = work.section.max_length
+        if lengths.share_that_fits(work.documents, longest, median, sigma) < lengths.RAREST:
+            raise ConfigError(
+                f"{work.name}.max_length", f"{longest}, and of examples with a median of {median:g} tokens next to none fits",
+                f"room for more than {lengths.RAREST:.1%} of them", f"lower --median, or raise {work.name}.max_length",
+            )  # fmt: skip
+        number = SAMPLE * work.section.global_batch
+        found[work.name] = lengths.lognormal(number, work.documents, longest, median, sigma)
+    return found
 
 
 def filled_up(units: Units, work: Work) -> Units:

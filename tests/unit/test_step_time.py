@@ -6,7 +6,8 @@ import pytest
 
 from nemo_srlm.config.compose import compose
 from nemo_srlm.config.training import DpoSection, ParallelSection, PrecisionSection, SftSection
-from nemo_srlm.report.estimate import SAMPLE
+from nemo_srlm.errors import ConfigError
+from nemo_srlm.report.estimate import SAMPLE, sample
 from nemo_srlm.train import layout_search
 from nemo_srlm.train.estimate import GIB, GPUS, Work, peak_memory, training_flops, works
 from nemo_srlm.train.layout import world_size
@@ -131,3 +132,16 @@ def test_drawn_lengths_have_their_median_and_limit():
     assert 190 < lengths[2000] < 230  # what is longer than the limit is drawn again, so the median falls
     assert units == lognormal(4000, 1, 600, median=250, sigma=0.8)
     assert mean_tokens([(100, 200), (300, 400)]) == 250
+
+
+def test_lengths_next_to_none_of_which_would_be_kept_are_refused_and_not_drawn_for_ever():
+    with pytest.raises(
+        ConfigError, match=r"dpo\.max_length: 24, and of examples with a median of 250 tokens next to none"
+    ):
+        sample(compose("llama2_7b", ["dpo.max_length=24"]), 250, 0.8)
+    with pytest.raises(ConfigError, match=r"sft\.max_length: 4096, .* lower --median"):
+        sample(compose("llama2_7b"), 1e6, 0.8)
+
+
+def test_a_width_that_no_integer_holds_gives_lengths_within_the_limit():
+    assert all(8 <= n <= 600 for unit in lognormal(100, 2, 600, median=250, sigma=1e6) for n in unit)
