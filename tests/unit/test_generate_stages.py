@@ -14,6 +14,7 @@ from nemo_srlm.core.stage import Stage
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.generate.requests import Failure
 from nemo_srlm.stages import candidates, eval_responses, judge
+from nemo_srlm.stages.common.generating import note_usage, usage_metrics
 from tests.unit.generation_stages import config, context, judges, lines, responds, run, use, write_prompts
 
 
@@ -152,3 +153,17 @@ def test_every_model_answers_the_held_out_prompts_with_the_same_seeds(
     run(eval_responses.BASELINE, ctx := context(config(), tmp_path, "two", iteration=0))
     assert {(r.text, r.seed) for r in first.requests} == {(r.text, r.seed) for r in second.requests}
     assert len(list(read_records(ctx.dir / "responses.jsonl", Candidate))) == 5
+
+
+def test_a_line_of_usage_that_a_full_disk_cut_short_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The items are all there then, so no attempt would write another line."""
+    write_prompts(tmp_path)
+    engine = use(monkeypatch, responds)
+    candidates.STAGE.run(ctx := context(config(), tmp_path, "out"))
+    log = ctx.dir / "logs" / "usage-00000.jsonl"
+    with log.open("a") as file:
+        file.write('{"items": 6, "tok')
+    assert usage_metrics(ctx)["items"] == 6
+    assert candidates.STAGE.finalize(ctx)["responses"] == 24
+    note_usage(ctx, engine, 3, 0, 1.0)
+    assert usage_metrics(ctx)["items"] == 9

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.generation import ChatSection
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import read_json_lines
-from nemo_srlm.core.parts import PartWriter, remaining
+from nemo_srlm.core.parts import PartWriter, remaining, repair
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
 from nemo_srlm.data.chat import Chat, user
@@ -154,6 +153,7 @@ def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, second
     counted = {"items": items, "tokens": num_tokens, "seconds": round(seconds, 3), **engine.usage()}
     path = ctx.dir / "logs" / f"usage-{ctx.shard:05d}.jsonl"
     path.parent.mkdir(exist_ok=True)
+    repair(path)
     with path.open("a", encoding="utf-8") as f:
         f.write(json.dumps(counted) + "\n")
 
@@ -161,11 +161,13 @@ def note_usage(ctx: Context, engine: Engine, items: int, num_tokens: int, second
 def usage_metrics(ctx: Context) -> dict[str, float]:
     """The sums over all shards and attempts, and tokens per second of one engine after its start.
 
-    An endpoint's tokens are those that it reports (and charges for).
+    An endpoint's tokens are those that it reports (and charges for). A last line that a full disk has cut short is not
+    counted: nobody would miss what a log says, and no attempt would write it again.
     """
     total: Counter[str] = Counter()
     for path in sorted((ctx.dir / "logs").glob("usage-*.jsonl")):
-        for _, counted in read_json_lines(path):
-            total.update(counted)
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            if line.endswith("\n"):
+                total.update(json.loads(line))
     tokens, seconds = total["tokens"] or total["completion_tokens"], total["seconds"] - total["start_seconds"]
     return dict(total) | {"tokens_per_s": tokens / seconds if seconds else 0.0}
