@@ -4,7 +4,7 @@ import pytest
 
 from nemo_srlm.config.compose import compose
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.stages.common.training import dropped_words, hold_out, useful_share
+from nemo_srlm.stages.common.training import dropped_words, hold_out, trained_tokens, useful_share
 
 
 def test_held_out_examples_are_drawn_by_the_seed_and_nothing_is_lost():
@@ -55,3 +55,9 @@ def test_the_useful_share_of_a_training_weighs_its_steps_by_their_positions():
     steps = [{"tokens": 90, "useful": 0.9}, {"tokens": 150, "useful": 0.5}]
     assert useful_share(steps) == {"useful": 240 / (100 + 300)}
     assert useful_share([{"tokens": 90}]) == {}, "logged by an older version"
+
+
+def test_steps_that_are_not_logged_count_among_the_tokens():
+    every = [{"step": step, "tokens": 90 + step} for step in range(1, 31)]
+    assert trained_tokens(every) == sum(line["tokens"] for line in every)
+    assert trained_tokens([every[9], every[19], every[22]]) == round((100 + 110 + 113) / 3 * 23)

@@ -207,6 +207,12 @@ def useful_share(steps: "Sequence[dict[str, Any]]") -> dict[str, float]:
     return {"useful": sum(line["tokens"] for line in told) / positions} if told else {}
 
 
+def trained_tokens(steps: "Sequence[dict[str, Any]]") -> int:
+    """Tokens of a whole training, of which these steps are logged: each log_every-th, and the last."""
+    logged: int = sum(line["tokens"] for line in steps)
+    return round(logged * int(steps[-1]["step"]) / len(steps))
+
+
 def summary(ctx: Context) -> dict[str, Any]:
     """Metrics for the manifest, from metrics.jsonl. Raises DataError when training is not finished."""
     from nemo_srlm.train.checkpoint_dir import BEST_FILE
@@ -224,7 +230,7 @@ def summary(ctx: Context) -> dict[str, Any]:
         "steps": steps[-1]["step"],
         "first": {name: steps[0][name] for name in names},
         "last": {name: sum(line[name] for line in tail) / len(tail) for name in names},
-        "tokens": sum(line["tokens"] for line in steps),
+        "tokens": trained_tokens(steps),
         **useful_share(steps),
         "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
         "data": read_json(ctx.dir / DATA),
