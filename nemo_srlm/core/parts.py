@@ -87,6 +87,15 @@ def finished_ids(directory: Path) -> Iterator[str]:
                 yield record[0]
 
 
+def finished_records(directory: Path, cls: type[R]) -> Iterator[R]:
+    """The records in all parts of a stage, without a last line that a kill cut short."""
+    for path in part_files(directory):
+        with path.open("rb") as file:
+            part = _Part(path, file)
+            while record := part.next():
+                yield cls.from_json(json.loads(record[1]), f"{path}:{part.line}")
+
+
 class PartWriter:
     """Appends records to this shard's part file, one flushed line each."""
 

@@ -32,8 +32,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _done(ctx: Context, turn: int) -> dict[int, Turn]:
     """Finished turns by question, from the parts."""
-    every = (t for part in parts.part_files(ctx.dir) for t in files.read_records(part, Turn))
-    return {t.question_id: t for t in every if t.turn == turn}
+    return {t.question_id: t for t in parts.finished_records(ctx.dir, Turn) if t.turn == turn}
 
 
 def _run(ctx: Context) -> None:

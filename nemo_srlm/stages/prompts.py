@@ -17,7 +17,7 @@ from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_records, write_records
-from nemo_srlm.core.parts import PartWriter, part_files
+from nemo_srlm.core.parts import PartWriter, finished_records
 from nemo_srlm.core.pipeline import world_inputs
 from nemo_srlm.core.records import Prompt, SftExample, content_id, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage, run_directory, stage_directory
@@ -110,9 +110,8 @@ def _writer(ctx: Context) -> Path:
 def _attempts(ctx: Context) -> dict[int, Attempt]:
     """The attempts in the parts, by index."""
     found: dict[int, Attempt] = {}
-    for path in part_files(ctx.dir):
-        for attempt in read_records(path, Attempt):
-            found.setdefault(attempt.index, attempt)
+    for attempt in finished_records(ctx.dir, Attempt):
+        found.setdefault(attempt.index, attempt)
     return found
 
 

@@ -105,6 +105,8 @@ def test_two_turns_resume_where_a_kill_left_them_and_the_second_sees_the_first(
     ctx = context(cfg, tmp_path, "eval_mt_answers")
     with pytest.raises(KeyboardInterrupt):
         eval_mt_answers.STAGE.run(ctx)
+    with next((ctx.dir / "parts").iterdir()).open("a") as part:
+        part.write('{"id":"')  # the kill came while the line of a second turn was written
     engine = use(monkeypatch, lambda text, seed: f"<{text}>")
     metrics = do(eval_mt_answers.STAGE, ctx)
     assert (metrics["answers"], len(engine.requests)) == (4, 1)
