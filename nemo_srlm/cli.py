@@ -84,8 +84,9 @@ def _stage(args: argparse.Namespace) -> int:
     cfg, ref = _compose(args), Ref(args.name, args.iteration)
     if ref not in pipeline(cfg):
         valid = sorted({r.iteration for r in pipeline(cfg) if r.stage == args.name})
-        expected = f"{args.name} belongs to iteration(s) {valid}" if valid else "another config"
-        raise UserError("--iteration", str(args.iteration), expected)
+        if not valid:
+            raise UserError(args.name, "no stage of a run with these settings", "one that `nemo-srlm plan` lists")
+        raise UserError("--iteration", str(args.iteration), f"{args.name} belongs to iteration(s) {valid}")
     try:
         local.run_stage(cfg, ref, _words(args))
     except local.StageFailed as error:

@@ -121,6 +121,8 @@ def test_a_single_stage_is_named_with_its_iteration(words: list[str]):
 def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["stage", "judge", "--iteration", "7", f"run.root={tmp_path}"]) == 2
     assert "judge belongs to iteration(s) [1, 2]" in capsys.readouterr().err
+    assert cli.main(["stage", "eval_kl", "--iteration", "1", f"run.root={tmp_path}"]) == 2
+    assert "eval_kl: no stage of a run with these settings; expected one that" in capsys.readouterr().err
 
 
 def test_a_stage_whose_input_is_not_done_is_refused_before_a_worker_starts(
