@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -277,7 +278,8 @@ def _drop_unfinished_link(directory: Path) -> None:
     """Removes a link from `run.reuse` whose stage the other run has removed. It may be making it anew: two runs would write
     into one directory."""
     if directory.is_symlink() and manifest.read(directory) is None:
-        directory.unlink()
+        with suppress(FileNotFoundError, IsADirectoryError):  # another shard or node was faster
+            directory.unlink()
 
 
 def reuse(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> bool:

@@ -71,6 +71,8 @@ def row(look: Look, ref: Ref) -> Row:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             return Row(str(ref), "lost", seconds, f"finished, but {changed[0]}{more}; to make it again: {redo}")
         return Row(str(ref), "done", seconds, str(done.metrics.get("summary", "")))
+    if directory.is_symlink():  # from run.reuse, to what the other run makes anew: this one will make its own
+        return Row(str(ref), "waiting", None, "")
     if error := read_error(directory):
         return Row(str(ref), "failed", None, f"{error.splitlines()[0]}  (logs: {directory / 'logs'})")
     progress = read_progress(directory)

@@ -4,6 +4,7 @@ import dataclasses
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +18,9 @@ from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.manifest import NAME
 from nemo_srlm.core.parts import PartWriter, _Merge, _Part, merge_parts, repair
 from nemo_srlm.core.records import Prompt
-from nemo_srlm.core.stage import Stage, run_directory
+from nemo_srlm.core.stage import Ref, Stage, run_directory
 from nemo_srlm.errors import ConfigError, DataError, StaleError
+from nemo_srlm.report.status import row
 from tests.unit import toy
 
 SQUARED = [str(i * i) for i in range(toy.COUNT)]
@@ -129,6 +131,8 @@ def test_what_the_other_run_makes_anew_behind_a_link_is_its_own(tmp_path: Path):
     shutil.rmtree(there)
     run(toy.NUMBERS, one, finish=False)
     assert stages.state(toy.NUMBERS, two, 0, run_directory(two)) == "missing"
+    look = SimpleNamespace(dir=run_directory(two), manifest=lambda ref: None)
+    assert row(look, Ref("numbers", 0)).state == "waiting"  # type: ignore[arg-type]
     assert not stages.ready(toy.NUMBERS, two, 0, run_directory(two))
     run(toy.NUMBERS, two)
     assert not here.is_symlink()
