@@ -33,7 +33,7 @@ class Assumed:
 
 def sample(cfg: Config, median: float, sigma: float) -> dict[str, Units]:
     """Units of every training stage with lognormal lengths. Raises ConfigError where next to none fits its max_length."""
-    found = {}
+    found: dict[str, Units] = {}
     for work in works(cfg):
         longest = work.section.max_length
         if lengths.share_that_fits(work.documents, longest, median, sigma) < lengths.RAREST:
