@@ -66,21 +66,37 @@ def _held(path: Path, until: float) -> Iterator[None]:
             break
         except FileExistsError as error:
             owner = _owner(path)
-            if owner.get("host") == os.uname().nodename and not Path(f"/proc/{owner.get('pid')}").exists():
-                path.unlink(missing_ok=True)
-            elif time.monotonic() >= until:
+            gone = owner.get("host") == os.uname().nodename and not Path(f"/proc/{owner.get('pid')}").exists()
+            if gone and _remove(path, owner):
+                continue
+            if time.monotonic() >= until:
                 who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
                 raise UserError(
                     path, f"held by {who}", remedy="wait for it; if it no longer runs, remove this file"
                 ) from error
-            else:
-                time.sleep(POLL)
+            time.sleep(POLL)
     try:
         with os.fdopen(descriptor, "w") as f:
             f.write(own)
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _remove(path: Path, owner: dict[str, object]) -> bool:
+    """Removes the file of an owner that no longer runs; False while another process does. One at a time, who looks again: the
+    file may be that of a process which was faster."""
+    token = path.with_name(f"{path.name}.{owner.get('pid')}")
+    try:
+        os.close(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    try:
+        if _owner(path) == owner:
+            path.unlink(missing_ok=True)
+    finally:
+        token.unlink(missing_ok=True)
+    return True
 
 
 def _owner(path: Path) -> dict[str, object]:

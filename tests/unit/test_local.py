@@ -1,5 +1,9 @@
 """Decisions of the local launcher that need no engine: steps, commands, failed workers, the lock, durations."""
 
+import contextlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import UserError
-from nemo_srlm.launch import local
+from nemo_srlm.launch import local, lock
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_FAILED, EXIT_USER, OVERLAP, Work, parse
 from nemo_srlm.launch.local import Session, command_for
 from nemo_srlm.launch.lock import locked
@@ -176,3 +180,24 @@ def test_running_again_is_advised_only_where_it_can_help(
     printed = capsys.readouterr().err
     assert said in printed
     assert not_said not in printed
+
+
+def test_of_two_that_find_a_lock_file_left_behind_one_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The slower one had seen the dead owner, and removed the file of the faster one."""
+    held, read = tmp_path / lock.HELD, lock._owner
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    held.write_text(json.dumps({"host": os.uname().nodename, "pid": dead.pid}))
+    with contextlib.ExitStack() as faster:
+
+        def and_then_the_other(path: Path) -> dict[str, object]:
+            found = read(path)
+            monkeypatch.setattr(lock, "_owner", read)
+            faster.enter_context(lock._held(path, 0.0))
+            return found
+
+        monkeypatch.setattr(lock, "_owner", and_then_the_other)
+        with pytest.raises(UserError, match=f"held by process {os.getpid()}"), lock._held(held, 0.0):
+            pass
+        assert held.exists()
+    assert list(tmp_path.iterdir()) == []
