@@ -47,7 +47,7 @@ def layout_words(parallel: ParallelSection) -> str:
 def possible(
     model: ModelSection, todo: Sequence[Work], gpus: int, contexts: Sequence[int] = (1, 2, 4, 8)
 ) -> Iterator[ParallelSection]:
-    """Every valid layout of exactly `gpus` GPUs; tensor and context parallelism stay within a node."""
+    """Every valid layout of exactly `gpus` GPUs; tensor parallelism stays within a node."""
     sizes = [n for n in range(1, gpus + 1) if gpus % n == 0]
     pipelines = [n for n in sizes if model.num_layers % n == 0]
     for tensor, context, pipeline in itertools.product(sizes, contexts, pipelines):
