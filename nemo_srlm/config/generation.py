@@ -157,6 +157,11 @@ class JudgeSection(SamplingSection):
         "", 'a reasoning judge: the mark that ends its thinking, such as "</think>". Scores and verdicts are read behind it; '
         'the record keeps all of the text. "" = none', free=True, added=True,
     )  # fmt: skip
+    equal_texts: str = choice(
+        "each", "once", added=True,
+        help="candidates of one prompt with equal texts. each: every one is judged on its own, as in the paper; once: the first "
+        "is, and the others have its judgement, which saves time where responses are short",
+    )  # fmt: skip
     draws: int = number(3, "judgements per candidate", at_least=1, at_most=MAX_DRAWS)
     min_valid: int = number(2, "draws that must parse, or the candidate is not eligible", at_least=1)
     max_score: int = number(5, "scores are 0 to this", at_least=1)

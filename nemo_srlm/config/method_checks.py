@@ -170,6 +170,7 @@ def _pairwise(cfg: Config) -> None:
     beside = {
         "pairs.consistency": (cfg.pairs.consistency, "none"), "pairs.rejected_from": (cfg.pairs.rejected_from, "iteration"),
         "judge_training.method": (cfg.judge_training.method, "none"), "judge.method": (cfg.judge.method, "sampled"),
+        "judge.equal_texts": (cfg.judge.equal_texts, "each"),
     }  # fmt: skip
     for key, (found, wanted) in beside.items():
         if found != wanted:

@@ -12,7 +12,6 @@ from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.evaluate import compare_template
 from nemo_srlm.stages.common import judged_candidates, judged_pairwise
 from nemo_srlm.stages.common.generating import stage_identity
-from nemo_srlm.stages.common.judging import judge_identity
 
 
 def _is_pairwise(cfg: Config) -> bool:
@@ -26,7 +25,7 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if not _is_pairwise(cfg):
-        return judge_identity(cfg, "judge")
+        return judged_candidates.judged_identity(cfg, "judge")
     own = {
         name: value
         for name, value in identity(cfg.judge).items()

@@ -1,4 +1,4 @@
-"""Judge shapes: pairwise comparisons as scores, and a reasoning judge whose thinking is not read."""
+"""Judge shapes: pairwise comparisons as scores, equal texts judged once, and a reasoning judge whose thinking is not read."""
 
 from pathlib import Path
 
@@ -125,3 +125,39 @@ def test_the_record_keeps_the_thinking(tmp_path: Path, monkeypatch: pytest.Monke
     run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
     found = next(read_records(ctx.dir / "judgements.jsonl", Judgement))
     assert (found.scores, found.texts[0]) == ((4.0,) * 3, "<think>Score: 0</think>Score: 4")
+
+
+@pytest.mark.parametrize("equal_texts", ["each", "once"])
+def test_equal_texts_are_judged_once_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, equal_texts: str
+):
+    """The judgement of the first counts for its copies, among the responses to one prompt alone; its seed is as before."""
+    other = [candidate(0, "fair", "p1"), candidate(1, "good", "p1"), candidate(2, "fair", "p1")]
+    cfg = written(tmp_path, FOUR + other, prompts=2)
+    cfg.judge.equal_texts = equal_texts
+    engine = use(monkeypatch, lambda text, seed: Failure("too_long: x") if "fair" in text else "Score: 3")
+    for shard in (1, 0):
+        judge.STAGE.run(ctx := context(cfg, tmp_path, "out", shard, 2))
+    metrics = judge.STAGE.finalize(ctx)
+    once = equal_texts == "once"
+    assert sorted(r.id for r in engine.requests) == sorted(
+        ["p0c0", "p0c1", "p0c4", "p1c0", "p1c1"] + ([] if once else ["p0c2", "p1c2"])
+    )
+    made = list(read_records(tmp_path / "out" / "judgements.jsonl", Judgement))
+    assert [j.id for j in made] == ["p0c0", "p0c1", "p0c2", "p0c4", "p1c0", "p1c1", "p1c2"]
+    found = {j.id: (j.scores, j.error) for j in made}
+    assert found["p0c0"] == found["p0c2"]
+    assert found["p1c0"] == found["p1c2"] == ((), "too_long: x")
+    assert str(metrics["summary"]).startswith("4 judged,")
+    assert (", 2 of them as equal texts" in str(metrics["summary"])) == once
+    assert not list((tmp_path / "out").glob("judged*"))
+
+
+def test_judging_equal_texts_once_changes_what_judges_candidates_alone():
+    plain, once = compose("tiny"), compose("tiny", ["judge.equal_texts=once"])
+    assert load("judge").identity(once, 1) == {**load("judge").identity(plain, 1), "equal_texts": "once"}
+    assert load("eval_reward").identity(once, 1) == load("eval_reward").identity(plain, 1)
+    with pytest.raises(
+        ConfigError, match=r"judge\.shape: pairwise with judge\.equal_texts=once; expected judge\.equal_texts=each"
+    ):
+        compose("tiny", ["judge.equal_texts=once", "judge.shape=pairwise"])

@@ -82,7 +82,7 @@ def judge_identity(cfg: Config, stage: str) -> dict[str, Any]:
     """What decides a judgement: the settings, the template's text (not its path), the engine's settings."""
     own = identity(cfg.judge)
     own["template"] = templates.load(cfg.judge.template, templates.JUDGE)
-    for name in ("shape", "compare_template"):  # of the stage judge alone, which adds them to its identity
+    for name in ("shape", "compare_template", "equal_texts"):  # of the judged candidates alone: their stages add them
         own.pop(name, None)
     return {"judge": own, **stage_identity(cfg, stage)}
 
