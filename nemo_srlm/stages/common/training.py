@@ -208,7 +208,8 @@ def useful_share(steps: "Sequence[dict[str, Any]]") -> dict[str, float]:
 
 
 def trained_tokens(steps: "Sequence[dict[str, Any]]") -> int:
-    """Tokens of a whole training, of which these steps are logged: each log_every-th, and the last."""
+    """Tokens of a whole training, of which these steps are logged: each log_every-th, and the last. Where that is not every
+    step, an estimate: the others are taken to have as many as the mean of the logged ones."""
     logged: int = sum(line["tokens"] for line in steps)
     return round(logged * int(steps[-1]["step"]) / len(steps))
 
