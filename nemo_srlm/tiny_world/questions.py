@@ -65,7 +65,8 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 _ARGUMENT = {"list": (r"(\w+)",) * 4, "reverse": (r"([\w, ]+)",), "count": (r"(\d+)",) * 2,
-             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"), "compare": (r"(\w+)", r"([\w, ]+)")}  # fmt: skip
+             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"),
+             "compare": (r"(\w+)", r"([\w, ]+)")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Question:
 
     @property
     def combination(self) -> str:
-        """The key of the split. What is asked of the animals and their order, and that of a filter's words, are ignored; that of a fact's attributes is not:
-        what is held out of facts is the answer in this order, for each single value stands in the web text."""
+        """The key of the split. It ignores the order of a filter's words, and of the animals, of which both extremes are held out
+        together. That of a fact's attributes counts: what is held out of facts is the answer in this order, for each single value
+        stands in the web text."""
         if self.family == "compare":
             return "compare " + " ".join(sorted(self.args[1:]))
         if self.family == "filter":
