@@ -20,6 +20,7 @@ from nemo_srlm.config.fp8 import fp8_multiple
 from nemo_srlm.config.training import ParallelSection, PrecisionSection, TrainSection
 from nemo_srlm.data.chat import Document, Weights
 from nemo_srlm.train import packing, prefix
+from nemo_srlm.train.packing import round_up
 from nemo_srlm.train.prefix import Part
 
 Unit = tuple[Document, ...]
@@ -144,10 +145,6 @@ class BatchLayout:
     shared: bool = False  # packed: the first two documents of a unit share their beginning (prefix.py)
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def batch_layout(section: TrainSection, parallel: ParallelSection, precision: PrecisionSection) -> BatchLayout:
     """The layout of micro-batches that a training section, the parallel layout and the precision need."""
     p = parallel
@@ -161,15 +158,15 @@ def batch_layout(section: TrainSection, parallel: ParallelSection, precision: Pr
 
 def unit_length(lengths: Sequence[int], layout: BatchLayout) -> int:
     """Positions of a unit in a pack; `lengths` are those of its parts."""
-    return sum(_round_up(n, layout.align) for n in lengths)
+    return sum(round_up(n, layout.align) for n in lengths)
 
 
 def row_length(lengths: Sequence[Sequence[int]], layout: BatchLayout) -> int:
     """Positions of a row that holds units with parts of these lengths."""
     if layout.packed:
         filled = sum(unit_length(unit, layout) for unit in lengths)
-        return _round_up(max(filled, layout.budget) if layout.full else filled, layout.multiple)
-    return _round_up(max(max(unit) for unit in lengths), layout.multiple)
+        return round_up(max(filled, layout.budget) if layout.full else filled, layout.multiple)
+    return round_up(max(max(unit) for unit in lengths), layout.multiple)
 
 
 def num_inputs(unit: Unit) -> list[int]:
@@ -206,7 +203,7 @@ def collate(units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout
         tokens[at], labels[at], weights[at] = document.ids[inputs], document.ids[targets], document.weights[targets]
         segments[at] = part.document
         if layout.packed:
-            padded = _round_up(n, layout.align)
+            padded = round_up(n, layout.align)
             row_positions[place : place + padded] = np.arange(part.start, part.start + padded)
             place += padded
             bounds.append(place)

@@ -3,6 +3,7 @@
 from nemo_srlm.config.fp8 import recipes_of
 from nemo_srlm.config.training import ModelSection, ParallelSection, PrecisionSection, TrainSection, check_heads
 from nemo_srlm.errors import ConfigError
+from nemo_srlm.train.packing import round_up
 
 
 def world_size(parallel: ParallelSection) -> int:
@@ -16,8 +17,7 @@ def data_parallel_size(parallel: ParallelSection) -> int:
 
 def padded_vocab_size(model: ModelSection, tensor: int) -> int:
     """Rows of the embedding table: `vocab_size` padded to a multiple of `vocab_multiple` x tensor-parallel size."""
-    multiple = model.vocab_multiple * tensor
-    return -(-model.vocab_size // multiple) * multiple
+    return round_up(model.vocab_size, model.vocab_multiple * tensor)
 
 
 def check_layout(model: ModelSection, parallel: ParallelSection) -> None:

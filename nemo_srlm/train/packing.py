@@ -9,6 +9,10 @@ from collections.abc import Sequence
 Rows = list[list[int]]  # indices of the units of each row
 
 
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
 def first_fit_decreasing(sizes: Sequence[int], budget: int) -> Rows:
     """The largest first, each into the first row with room for it; at most 11/9 of the fewest rows, and one more."""
     rows: Rows = []
@@ -47,8 +51,8 @@ def fill_rows(sizes: Sequence[int], budget: int, multiple: int = 1) -> Rows:
     limit = max(budget, *sizes)
     fewest = -(-sum(sizes) // limit)
     packed = first_fit_decreasing(sizes, limit)
-    enough = _round_up(len(packed), multiple)
-    for num_rows in range(_round_up(fewest, multiple), enough + 1, multiple):
+    enough = round_up(len(packed), multiple)
+    for num_rows in range(round_up(fewest, multiple), enough + 1, multiple):
         rows = level(sizes, num_rows)
         if all(sum(sizes[i] for i in row) <= limit for row in rows):
             return rows
@@ -81,7 +85,3 @@ def _part(rows: Rows, sizes: Sequence[int], num_rows: int) -> Rows:
 
 def _largest_first(sizes: Sequence[int]) -> list[int]:
     return sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -1,13 +1,16 @@
 """Which units of a step share a row: whole units, few rows, equal lengths, the global batch exact."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_srlm.data.chat import Document
+from nemo_srlm.train import packing
 from nemo_srlm.train.batches import Batch, BatchLayout, eval_batches, num_inputs, step_batches, unit_length
-from nemo_srlm.train.packing import fill_rows, first_fit_decreasing, in_order
+from nemo_srlm.train.packing import fill_rows, first_fit_decreasing, in_order, round_up
 
 lengths_of_16 = st.lists(st.integers(1, 900), min_size=16, max_size=16)
 
@@ -125,3 +128,11 @@ def test_buffers_of_one_size_get_rows_of_one_length():
     units = pairs_of([(3 + i, 9) for i in range(4)])
     found = step(units, 2, BatchLayout(packed=True, budget=40, multiple=8, full=True))
     assert {b.tokens_BS.shape[1] for batches in found for b in batches} == {40}
+
+
+def test_padding_to_a_multiple_is_computed_in_one_place():
+    """Packing and batches had a function each, layout a formula: rows that are planned and made must have one length."""
+    assert [round_up(n, 8) for n in (0, 1, 8, 9)] == [0, 8, 8, 16]
+    folder = Path(packing.__file__).parent
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    assert [name for name, text in texts.items() if "def _round_up" in text or "* multiple" in text] == ["packing.py"]
