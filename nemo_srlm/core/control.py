@@ -1,4 +1,5 @@
-"""The two files by which a running stage is controlled: `stop` asks it to save and exit, `logs/error` says why it failed."""
+"""The files by which a running stage is controlled: `stop` asks it to save and exit, `logs/stopped` says why a training did so
+before its end, and `logs/error` why a stage failed."""
 
 import errno
 import os
@@ -44,3 +45,25 @@ def read_error(stage_dir: Path) -> str:
 
 def clear_error(stage_dir: Path) -> None:
     error_file(stage_dir).unlink(missing_ok=True)
+
+
+def _stopped_file(stage_dir: Path) -> Path:
+    return stage_dir / "logs" / "stopped"
+
+
+def write_stopped(stage_dir: Path, reason: str) -> None:
+    """Why a training has saved and ended before its end. The next attempt removes it."""
+    path = _stopped_file(stage_dir)
+    with suppress(OSError):  # a full disk: the launcher then knows of no reason
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, reason)
+
+
+def read_stopped(stage_dir: Path) -> str:
+    """Why the last attempt has saved and ended before its end; "" where nobody has written it."""
+    path = _stopped_file(stage_dir)
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+
+
+def clear_stopped(stage_dir: Path) -> None:
+    _stopped_file(stage_dir).unlink(missing_ok=True)

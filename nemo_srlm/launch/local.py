@@ -12,7 +12,7 @@ from nemo_srlm.config.compose import save_resolved_config
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import process
 from nemo_srlm.core import stage as stages
-from nemo_srlm.core.control import clear_error, read_error, stop_file
+from nemo_srlm.core.control import clear_error, read_error, read_stopped, stop_file
 from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
@@ -161,12 +161,13 @@ def announce(session: Session, ref: Ref, seconds: float) -> None:
     session.display.line(f"  {'done':6} {ref!s:32} {duration(seconds):>7}  {summary}")
 
 
-def stop_reason(session: Session) -> str:
-    """Why a training that has saved and exited is not started again at once; "" where it is."""
+def stop_reason(session: Session, cause: str) -> str:
+    """Why a training that has saved and exited for `cause` is not started again at once; "" where it is, as after a signal."""
     stop = stop_file(session.run_dir)
     if stop.exists():
         return f"{stop} exists"
-    return limits(os.environ, session.began, session.cfg.run.time_budget, session.cfg.cluster.warning).why
+    end = limits(os.environ, session.began, session.cfg.run.time_budget, session.cfg.cluster.warning)
+    return end.why if cause == end.why or time.time() >= end.at else ""
 
 
 def run_step(session: Session, step: Step, num_done: int) -> None:
@@ -182,7 +183,8 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
         code, shard = run_workers(session, step, num_done)
         if code != EXIT_AGAIN:
             break
-        if reason := stop_reason(session):
+        cause = read_stopped(stage_directory(run_dir, ref))
+        if reason := stop_reason(session, cause):
             raise StageFailed(f"{ref} has saved and stopped: {reason}", EXIT_AGAIN)
     if code:
         raise failure(run_dir, step, code, shard)

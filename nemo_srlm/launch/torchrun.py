@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemo_srlm.core.control import clear_error, read_error, stop_file, write_error
+from nemo_srlm.core.control import clear_error, clear_stopped, read_error, stop_file, write_error
 from nemo_srlm.core.process import PARENT, ending
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.core.terminal import say
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_USER
     stop = stop_file(directory)
     stop.unlink(missing_ok=True)
+    clear_stopped(directory)
     clear_error(directory)  # no rank has started yet: of the ranks that fail, the first writes the reason
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: stop.touch())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_srlm.core import stage as stages
+from nemo_srlm.core.control import write_stopped
 from nemo_srlm.core.process import die_with_named_parent
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.core.terminal import say
@@ -18,11 +19,23 @@ from nemo_srlm.train.megatron.quiet import quiet
 def exit_code(work: Callable[[], None], ref: Ref, directory: Path) -> int:
     """Does the work and returns the exit code. The first rank that fails writes the reason: see `record_failure`."""
     try:
-        return _attempt(work)
+        return _attempt(lambda: _noting_why(work, directory))
     except Exception as error:
         # ranks that fail later only report that they have lost the first; torchrun.py has removed an earlier attempt's
         record_failure(error, ref, directory, keep=True)
         return EXIT_USER
+
+
+def _noting_why(work: Callable[[], None], directory: Path) -> None:
+    """Does the work. A rank that was asked to stop writes why; another rank may be the one that was asked."""
+    from nemo_srlm.train.megatron.trainer import Stopped
+
+    try:
+        work()
+    except Stopped as stopped:
+        if stopped.reason:
+            write_stopped(directory, stopped.reason)
+        raise
 
 
 def _attempt(work: Callable[[], None]) -> int:

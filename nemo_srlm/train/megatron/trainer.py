@@ -25,7 +25,11 @@ from nemo_srlm.train.stop_conditions import StopConditions
 
 
 class Stopped(Exception):
-    """Training was asked to stop, has saved and is not finished: run it again."""
+    """Training was asked to stop, has saved and is not finished: run it again. `reason`: "" where another rank was asked."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def fit(
@@ -79,7 +83,7 @@ def fit(
                 if result.stop and done < steps:
                     saver.save(done, trainer.chunks, trainer.optimizer)
                     saver.finish()
-                    raise Stopped(stop_message(job, result, steps))
+                    raise Stopped(stop_message(job, result, steps), result.reason)
                 if _due(section.save_every, done, steps):
                     saver.save(done, trainer.chunks, trainer.optimizer)
                 longest = max(longest, time.perf_counter() - began)
