@@ -226,10 +226,11 @@ while :; do
         fenced) say "$detail"; exit 5 ;;
     esac
     if [ "$stopping" = USR1 ] || [ "$word" = again ]; then
+        if [ "$stopping" = USR1 ]; then detail='saved at the time limit'; fi
         if [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ]; then
-            leave failed "not done after $MAX_RESTARTS restarts (cluster.max_restarts)" 1
+            leave failed "not done after $MAX_RESTARTS restarts (cluster.max_restarts), the last time: $detail; raise it, or remove what stops the job, and submit again: it resumes" 1
         fi
-        if [ "$stopping" = USR1 ]; then record limit "saved at the time limit: requeued"; else record again "$detail"; fi
+        if [ "$stopping" = USR1 ]; then record limit "$detail: requeued"; else record again "$detail"; fi
         rm -f "$stop_file"
         say "requeue ($word)"
         ask_requeue ''

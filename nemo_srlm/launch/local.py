@@ -17,7 +17,7 @@ from nemo_srlm.core.manifest import read as read_manifest
 from nemo_srlm.core.pipeline import pipeline
 from nemo_srlm.core.stage import Ref, run_directory, stage_directory
 from nemo_srlm.core.terminal import console, say
-from nemo_srlm.errors import ConfigError, of_system
+from nemo_srlm.errors import ConfigError, UserError, of_system
 from nemo_srlm.generate.replicas import gpus_of, usable_gpus
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
@@ -170,6 +170,16 @@ def stop_reason(session: Session, cause: str) -> str:
     return end.why if cause == end.why or time.time() >= end.at else ""
 
 
+def again_in_vain(ref: Ref, cause: str, log: Path) -> StageFailed:
+    """For a training that has saved and exited MAX_AGAIN times, though no stop file and no time limit keeps it from going on."""
+    why = cause or "it has written down no reason"
+    told = UserError(
+        ref, f"it has saved and exited {MAX_AGAIN} times before its end, the last time: {why}", "an attempt that reaches the end",
+        "find out what sends its processes SIGTERM or SIGUSR1 or makes its stop file (a scheduler, a supervisor, a script)",
+    )  # fmt: skip
+    return StageFailed(f"{told}\n  log: {log}", EXIT_AGAIN)
+
+
 def run_step(session: Session, step: Step, num_done: int) -> None:
     """Runs one step to its manifests. Raises StageFailed."""
     cfg, run_dir, began = session.cfg, session.run_dir, time.time()
@@ -186,6 +196,8 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
         cause = read_stopped(stage_directory(run_dir, ref))
         if reason := stop_reason(session, cause):
             raise StageFailed(f"{ref} has saved and stopped: {reason}", EXIT_AGAIN)
+    else:
+        raise again_in_vain(ref, cause, log_path(run_dir, step, shard))
     if code:
         raise failure(run_dir, step, code, shard)
     if step.finished_by_launcher:

@@ -113,6 +113,16 @@ def test_a_requeue_whose_answer_is_lost_is_asked_for_again(tmp_path: Path):
     assert "presently disabled" in found[-1][1]
 
 
+def test_a_job_that_may_not_be_requeued_again_says_how_often_why_and_what_to_do(tmp_path: Path):
+    again = SRUN.replace("done\\t", "again\\tsaved and exited: SIGUSR1")
+    word, detail = ended(tmp_path, 1, ClusterSection(max_restarts=0), srun=again)[-1]
+    assert word == "failed"
+    assert (
+        "not done after 0 restarts (cluster.max_restarts), the last time: saved and exited: SIGUSR1; raise it" in detail
+    )
+    assert "submit again: it resumes" in detail
+
+
 def test_a_job_that_slurm_is_slow_to_end_is_not_tried_again_meanwhile(tmp_path: Path):
     """KillWait is minutes at some sites."""
     patient = '#!/bin/bash\necho nap >>"$EVENTS"\nif [ "$(grep -c nap "$EVENTS")" = 100 ]; then kill -KILL $PPID; fi\n'

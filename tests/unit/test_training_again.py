@@ -13,6 +13,8 @@ from nemo_srlm.launch import local, train_worker
 from nemo_srlm.launch.contract import EXIT_AGAIN
 from nemo_srlm.launch.local import Session, StageFailed, run_step, stop_reason
 from nemo_srlm.launch.plan import Step
+from nemo_srlm.launch.slurm import step
+from nemo_srlm.launch.slurm.sbatch import JobSettings
 from nemo_srlm.report.display import Display
 from nemo_srlm.train.megatron.trainer import Stopped
 
@@ -72,9 +74,33 @@ sys.exit({EXIT_AGAIN})
     return str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("cause", "words"), [("SIGUSR1", "SIGUSR1"), ("", "it has written down no reason")], ids=["known", "unknown"]
+)
+def test_a_training_that_never_comes_to_its_end_is_given_up_with_count_cause_and_advice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cause: str, words: str
+):
+    """It ended with `exit code 75` and the end of a log."""
+    said = attempts(monkeypatch, tmp_path, cause)
+    assert (tmp_path / "attempts").read_text() == "..."
+    assert f"iter0/pretrain: it has saved and exited 3 times before its end, the last time: {words}; expected" in said
+    assert "find out what sends its processes SIGTERM" in said
+    assert "iter0-pretrain.log" in said
+
+
 def test_a_training_that_the_budget_has_ended_is_not_started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert attempts(monkeypatch, tmp_path, BUDGET) == f"iter0/pretrain has saved and stopped: {BUDGET}"
     assert (tmp_path / "attempts").read_text() == "."
+
+
+def test_slurms_attempts_have_the_cause_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    job = JobSettings(str(tmp_path), [str(REF)], "train", 1, "", 1, 8, 1, {})
+    attempt = step.Attempt("1", 0, 0, "head", 1, tmp_path / "owner", tmp_path / "stop")
+    supervisor = step.WorkerSupervisor(job, attempt)
+    assert supervisor.outcome(EXIT_AGAIN, False) == ("again", "saved and exited")
+    write_stopped(stage_directory(tmp_path, REF), "SIGTERM")
+    assert supervisor.outcome(EXIT_AGAIN, False) == ("again", "saved and exited: SIGTERM")
 
 
 def test_the_rank_that_was_asked_to_stop_writes_down_why(tmp_path: Path):

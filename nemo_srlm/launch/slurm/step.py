@@ -25,7 +25,7 @@ from nemo_srlm.config.shipped import PACKAGE, job_directory
 from nemo_srlm.core import files, process
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.commands import about
-from nemo_srlm.core.control import clear_error, read_error, stop_file
+from nemo_srlm.core.control import clear_error, read_error, read_stopped, stop_file
 from nemo_srlm.core.process_tree import dump, kill
 from nemo_srlm.core.stage import stage_directory
 from nemo_srlm.core.terminal import say
@@ -159,7 +159,8 @@ class WorkerSupervisor:
         if self.terminated:
             return "signalled", words
         if code == EXIT_AGAIN:
-            return "again", "saved and exited"
+            why = read_stopped(stage_directory(self.job.path, self.job.stages[0]))
+            return "again", f"saved and exited: {why}" if why else "saved and exited"
         if self.attempt.stop.exists():
             return "stopped", words
         return ("user" if code == EXIT_USER else "crashed"), words
