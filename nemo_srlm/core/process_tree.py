@@ -71,6 +71,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def started(pid: int) -> float:
+    """When a process began, in seconds since the epoch by this machine's clock. Raises OSError when it has ended."""
+    ticks = int(_stat(pid)[19])  # field 22 of proc(5): since the machine was started
+    lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+    booted = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _stat(pid: int) -> list[str]:
     """State, parent and what follows. Raises OSError when it has ended."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

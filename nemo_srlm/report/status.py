@@ -13,6 +13,7 @@ from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
+from nemo_srlm.core.process_tree import started
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import PLAN, Ref, stage_directory
 from nemo_srlm.errors import of_system
@@ -20,6 +21,7 @@ from nemo_srlm.evaluate.alarms import Alarm, alarms_of_run
 from nemo_srlm.report.display import duration, progress_words
 
 QUIET = 120.0  # seconds without progress after which a stage on another host counts as stopped
+ROUNDING = 5.0  # seconds by which a process's start, which is known from the machine's, may look too late
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Row:
 
 
 def _alive(progress: dict[str, Any]) -> bool:
+    """Whether the process that wrote this still runs. Its id may be another one's by now, most of all after a reboot: one that
+    began later than the work did. A clock that was set looks the same, so recent progress counts, too."""
+    recent = bool(time.time() - progress["updated"] < QUIET)
     if progress["host"] != os.uname().nodename:
-        return bool(time.time() - progress["updated"] < QUIET)
+        return recent
     try:
-        os.kill(progress["pid"], 0)
-    except ProcessLookupError:
+        began = started(progress["pid"])
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
+    return recent or began <= progress["started"] + ROUNDING
 
 
 class Look:
