@@ -19,6 +19,9 @@ from nemo_srlm.config.yaml_files import check_defaults, find, read_yaml
 from nemo_srlm.errors import ConfigError, naming
 
 _SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
+_SETTINGS = tuple(
+    f.name for f in dataclasses.fields(Config) if not dataclasses.is_dataclass(f.type)
+)  # beside the sections
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
 
@@ -122,6 +125,7 @@ def _check_override(override: str, folders: Sequence[Path]) -> None:
         raise ConfigError(
             key, shown, f"at most {LONGEST:,} characters and {NESTED} brackets", "put it into a YAML file"
         )
+    _refuse_folder(key.lstrip("~+"), folders)
     if _is_group(override, folders):
         name = f"{section[1]}/{value.removesuffix('.yaml')}"
         if not key.startswith("~") and not (_NAME.fullmatch(value) and find(folders, name)):
@@ -152,8 +156,20 @@ def with_line_breaks(override: str) -> str:
 
 
 def _is_group(override: str, folders: Sequence[Path]) -> bool:
-    """`cluster=dgx_h100` picks a file of a folder of configs/."""
-    return any((folder / override.lstrip("+").split("=", 1)[0]).is_dir() for folder in folders)
+    """`cluster=dgx_h100` picks a file of a folder of configs/; `eval={...}` are settings, also beside a folder eval."""
+    key, _, value = override.lstrip("+").partition("=")
+    return not value.startswith("{") and any((folder / key).is_dir() for folder in folders)
+
+
+def _refuse_folder(key: str, folders: Sequence[Path]) -> None:
+    """Raises ConfigError for a folder of the name of a setting: Hydra would take the setting's value for one of its files."""
+    place = next((folder / key for folder in folders if (folder / key).is_dir()), None)
+    if place is not None and ("." in key or key in _SETTINGS):
+        raise ConfigError(
+            place, f"a folder with the name of the setting {key}, whose value would be taken for the name of a file in it",
+            "folders of YAML files that are named like a section, such as cluster",
+            "rename the folder, or keep the configs in a folder without it (--config-dir)",
+        )  # fmt: skip
 
 
 def _refuse_unreadable(override: str) -> None:

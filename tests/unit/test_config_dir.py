@@ -79,3 +79,23 @@ def test_a_profile_that_builds_on_the_shipped_one_of_its_own_name_is_told_which_
         ConfigError, match=f"that of {re.escape(str(CONFIGS / 'cluster' / 'dgx_h100.yaml'))}, which it hides"
     ):
         compose("tiny", [f"cluster={word}"], tmp_path)
+
+
+@pytest.mark.parametrize("word", ["iterations=3", "+iterations=3", "dpo.beta=0.2", "++dpo.beta=0.2", "~dpo.beta"])
+def test_a_folder_with_the_name_of_a_setting_is_refused(tmp_path: Path, word: str):
+    """`iterations=3` was the file 3.yaml of the folder: "expected the name of a file"."""
+    key = word.strip("~+").partition("=")[0]
+    (tmp_path / key).mkdir()
+    with pytest.raises(
+        ConfigError,
+        match=rf"{re.escape(str(tmp_path / key))}: a folder with the name of the setting {re.escape(key)}, .*; expected .*"
+        r"named like a section.*; rename the folder, or keep the configs in a folder without it",
+    ):
+        compose("tiny", [word], tmp_path)
+    assert compose("tiny", ["run.name=x"], tmp_path).run.name == "x", "nothing asks for it"
+
+
+def test_settings_of_a_section_are_settings_beside_a_folder_of_its_name(tmp_path: Path):
+    folder = own(tmp_path, dpo__strong="beta: 0.5\n")
+    assert compose("tiny", ["dpo=strong"], folder).dpo.beta == 0.5
+    assert compose("tiny", ["dpo={beta: 0.25}"], folder).dpo.beta == 0.25
