@@ -5,15 +5,12 @@ Writes checkpoint/, metrics.jsonl and, if the loss needs a reference, reference.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import pipeline
-from nemo_srlm.core.files import read_records
-from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.core.stage import Context, Ref, Stage
-from nemo_srlm.stages.common import training
+from nemo_srlm.stages.common import preference_examples, training
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -38,23 +35,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return found
 
 
-def _pairs(ctx: Context, dropped: Counter[str]) -> Iterator[PreferencePair]:
-    """The pairs of this iteration, or of all so far, each once (those of pairs.files are in every iteration); of responses
-    and, with judge_training, of judgements."""
-    earlier = [name for name in ctx.inputs if name.startswith(("pairs_", "judge_pairs_"))]
-    seen: set[str] = set()
-    for name in (*earlier, "pairs", *(["judge_pairs"] if "judge_pairs" in ctx.inputs else [])):
-        for pair in read_records(ctx.inputs[name] / "pairs.jsonl", PreferencePair):
-            if pair.id in seen:
-                dropped["duplicate"] += 1
-            else:
-                seen.add(pair.id)
-                yield pair
-
-
 def _run(ctx: Context) -> None:
     from nemo_srlm.data.chat import Chat
-    from nemo_srlm.train.batches import drop_reason
     from nemo_srlm.train.megatron.dpo import fit_dpo
     from nemo_srlm.train.megatron.job import start
     from nemo_srlm.train.megatron.reference import Pair
@@ -62,17 +44,8 @@ def _run(ctx: Context) -> None:
     section = ctx.cfg.dpo
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
-    pairs: list[Pair] = []
-    for pair in _pairs(ctx, dropped):
-        chosen, rejected = chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected)
-        reason = drop_reason((chosen, rejected), section.max_length)
-        if reason:
-            dropped[reason] += 1
-        else:
-            pairs.append(Pair(pair.id, chosen, rejected, pair.weight, pair.certainty))
-    replay = []
-    if section.replay_weight:
-        replay = training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped)
+    found, replay = preference_examples.examples(ctx, chat, dropped)
+    pairs = [Pair(pair.id, chosen, rejected, pair.weight, pair.certainty) for pair, chosen, rejected in found]
     job = training.job(ctx, section, initial="policy")
     fitted, held = training.hold_out(pairs, section.num_validation, "dpo.num_validation", job.seed)
     counts = {"pairs": len(pairs), "replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})

@@ -13,8 +13,8 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.records import PreferencePair
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError
-from nemo_srlm.stages import dpo as stage_dpo
 from nemo_srlm.stages import load
+from nemo_srlm.stages.common import preference_examples
 
 
 def test_it_differs_from_the_self_arm_in_the_training_stage_alone():
@@ -60,6 +60,6 @@ def test_pairs_of_all_iterations_are_trained_on_once_each(tmp_path: Path):
         directory.mkdir()
         write_records(directory / "pairs.jsonl", [PreferencePair(n, n, n, "x", "y", None, None) for n in names])
     dropped: Counter[str] = Counter()
-    found = stage_dpo._pairs(Context(cfg, 2, tmp_path, inputs, Progress(tmp_path)), dropped)
+    found = preference_examples.records(Context(cfg, 2, tmp_path, inputs, Progress(tmp_path)), dropped)
     assert [pair.id for pair in found] == ["a", "b", "c"]
     assert dropped == {"duplicate": 1}

@@ -19,7 +19,8 @@ from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.errors import ConfigError
 from nemo_srlm.judge import meta
 from nemo_srlm.judge.meta import Battle, Draw
-from nemo_srlm.stages import dpo, load
+from nemo_srlm.stages import load
+from nemo_srlm.stages.common import preference_examples
 from tests.unit.generation_stages import use
 
 
@@ -242,7 +243,7 @@ def test_judge_pairs_join_the_dpo_of_their_iteration(tmp_path: Path):
     run(cfg, tmp_path, "judge_pairs")
     made = list(read_records(tmp_path / "judge_pairs" / "pairs.jsonl", PreferencePair))
     inputs = {"pairs": tmp_path / "pairs", "judge_pairs": tmp_path / "judge_pairs"}
-    found = list(dpo._pairs(Context(cfg, 1, tmp_path, inputs, Progress(tmp_path)), Counter()))
+    found = list(preference_examples.records(Context(cfg, 1, tmp_path, inputs, Progress(tmp_path)), Counter()))
     assert found == [*pairs(20, 0), *made]
     refs = pipeline(cfg)
     assert refs.index(Ref("pairs", 1)) < refs.index(Ref("judge_pairs", 1)) < refs.index(Ref("dpo", 1))

@@ -14,7 +14,7 @@ from nemo_srlm.config.training import TrainSection
 from nemo_srlm.core import pipeline
 from nemo_srlm.core.control import stop_file
 from nemo_srlm.core.files import read_json, read_json_lines, read_records, write_json
-from nemo_srlm.core.records import Conversation, SftExample
+from nemo_srlm.core.records import Conversation, SftExample, item_seed
 from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.core.trackers import check as check_trackers
 from nemo_srlm.core.trackers import projects_of
@@ -79,13 +79,17 @@ def seed_documents(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "dict[s
     return used
 
 
+def seed_of(ctx: Context) -> int:
+    """Of a training's order of examples and of its held-out part."""
+    return item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
+
+
 def job(ctx: Context, section: TrainSection, initial: str | None) -> "Job":
     """The training job of a stage; `initial` names the input whose checkpoint/ it starts from."""
-    from nemo_srlm.core.records import item_seed
     from nemo_srlm.train.megatron.job import Job
     from nemo_srlm.train.stop_conditions import limits
 
-    seed = item_seed(ctx.cfg.run.seed, "train", ctx.dir.name, ctx.iteration)
+    seed = seed_of(ctx)
     start = ctx.inputs[initial] / "checkpoint" if initial else None
     name, cfg = ctx.dir.name, ctx.cfg
     stop = stop_file(ctx.dir.parents[1])  # of the whole run
