@@ -139,8 +139,8 @@ class DriftSection:
     )
     parse_failures: float = number(0.2, "share of draws without a score", at_least=0, at_most=1, execution=True)
     short: float = number(
-        0.1, "share that is missing of a set that was asked for (IFT, EFT, held-out sets)", at_least=0, at_most=1,
-        execution=True,
+        0.1, "share that is missing of a set that was asked for (IFT, EFT, held-out sets), or of the EFT examples that compare: "
+        "those that do not fit sft.max_length", at_least=0, at_most=1, execution=True,
     )  # fmt: skip
     truncated: float = number(0.1, "share of responses cut at the token limit", at_least=0, at_most=1, execution=True)
     distinct_drop: float = number(

@@ -120,8 +120,9 @@ def alarms_of_grades(limits: DriftSection, graded: Sequence[tuple[str, Data | No
     ]
 
 
-def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Alarm]:
-    """Sets that stay short of what was asked, and EFT judgements that do not parse. `seed`, `eft`: metrics of the stages."""
+def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None, sft: Data | None = None) -> list[Alarm]:
+    """Sets that stay short of what was asked, EFT judgements that do not parse, and EFT examples that compare which M1's training
+    has dropped for their length. `seed`, `eft`, `sft`: metrics of the stages."""
     found: list[Alarm] = []
     asked = {
         "ift": "IFT examples",
@@ -145,6 +146,13 @@ def alarms_of_data(cfg: Config, seed: Data | None, eft: Data | None) -> list[Ala
             found.append(
                 Alarm("data", "short", missing, cfg.drift.short, f"{got} of {wanted} {text} that were asked for")
             )
+    made = eft.get("comparisons", 0) + eft.get("meta", 0) if eft else 0
+    used = sft["data"]["used"] if sft and "data" in sft else {}
+    if made and "eft_comparisons" in used:  # not in a training of an earlier version, or of somebody else's pipeline
+        kept = used["eft_comparisons"]
+        if 1 - kept / made > cfg.drift.short:
+            text = f"{kept} of {made} EFT examples that compare fit sft.max_length ({cfg.sft.max_length}); the others are dropped"
+            found.append(Alarm("data", "short", 1 - kept / made, cfg.drift.short, text))
     failed = 1 - eft["parsed"] / eft["replies"] if eft and eft.get("parsed") is not None and eft["replies"] else 0.0
     if failed > cfg.drift.parse_failures:
         text = "too many judgements for EFT do not parse"
@@ -212,7 +220,7 @@ def alarms_of_run(cfg: Config, metrics: Callable[[int, str], Data | None]) -> li
     draws += [(name, "evaluation prompts", found) for name, found in evaluated.items() if found]
     versus = [found["comparisons"] for t in range(cfg.iterations + 1) if (found := metrics(t, "eval_h2h"))]
     return [
-        *alarms_of_data(cfg, metrics(0, "seed"), metrics(0, "eft")),
+        *alarms_of_data(cfg, metrics(0, "seed"), metrics(0, "eft"), metrics(0, "sft")),
         *alarms_of_models([name for name, _, _ in models], cfg.drift, responses, judging, kl),
         *alarms_of_evaluation(
             judging_models(cfg), cfg.drift, reward, preferences, [row for rows in versus for row in rows]

@@ -6,6 +6,7 @@ each, and then the verdict: of two replies that of the ranks, of two judgements 
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
@@ -14,6 +15,12 @@ from nemo_srlm.judge.eft import JudgedReply
 from nemo_srlm.judge.scores import judge_input
 
 Fill = Callable[[str, str, str], str]  # instruction, first, second -> the request to compare
+_VERDICT = re.compile(r"\nBetter: [AB]\Z")
+
+
+def compares(example: SftExample) -> bool:
+    """Whether an EFT example is one of these: its target ends in a verdict, and not in a score."""
+    return _VERDICT.search(example.response) is not None
 
 
 def of_replies(items: Iterable[JudgedReply], fill: Fill, number: int) -> list[SftExample]:

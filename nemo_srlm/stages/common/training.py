@@ -19,6 +19,7 @@ from nemo_srlm.core.stage import Context, Ref
 from nemo_srlm.core.trackers import check as check_trackers
 from nemo_srlm.core.trackers import projects_of
 from nemo_srlm.errors import ConfigError, DataError
+from nemo_srlm.judge.eft_comparisons import compares
 from nemo_srlm.stages.common.seed_files import CONVERSATIONS
 from nemo_srlm.train.layout import check_batches, check_layout
 from nemo_srlm.train.schedule import section_of, short_warmup, warmup_steps
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DATA = "data.json"  # how many examples were used and dropped, by reason
+COMPARISONS = "eft_comparisons"  # used EFT examples that compare; evaluate/alarms.py reads it
 TAIL = 20  # logged steps that the summary averages over
 
 
@@ -65,7 +67,8 @@ def sft_inputs(cfg: Config, eft: bool) -> dict[str, Ref]:
 
 
 def seed_documents(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "dict[str, list[Document]]":
-    """The documents of the inputs that `sft_inputs` named, by kind of data."""
+    """The documents of the inputs that `sft_inputs` named, by kind of data; EFT examples that compare are a kind of their own,
+    where there are any: they are longer than the others, and one that does not fit is dropped."""
     used: dict[str, list[Document]] = {}
     most = ctx.cfg.sft.max_length
     if "seed" in ctx.inputs:
@@ -75,7 +78,11 @@ def seed_documents(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "dict[s
                 _chat_documents(read_records(conversations, Conversation), chat, dropped), most, dropped
             )
     if "eft" in ctx.inputs:
-        used["eft"] = sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, most, dropped)
+        examples = list(read_records(ctx.inputs["eft"] / "eft_train.jsonl", SftExample))
+        comparing = [example for example in examples if compares(example)]
+        used["eft"] = _documents((example for example in examples if not compares(example)), chat, most, dropped)
+        if comparing:
+            used[COMPARISONS] = _documents(comparing, chat, most, dropped)
     return used
 
 
@@ -137,8 +144,13 @@ def _chat_documents(conversations: Iterable[Conversation], chat: "Chat", dropped
 
 def sft_documents(path: "Path", chat: "Chat", max_length: int, dropped: Counter[str]) -> "list[Document]":
     """The examples of a JSONL file (SftExample) as documents; those that do not fit are counted by reason."""
-    documents = (chat.document(example.prompt, example.response) for example in read_records(path, SftExample))
-    return keep(documents, max_length, dropped)
+    return _documents(read_records(path, SftExample), chat, max_length, dropped)
+
+
+def _documents(
+    examples: Iterable[SftExample], chat: "Chat", max_length: int, dropped: Counter[str]
+) -> "list[Document]":
+    return keep((chat.document(example.prompt, example.response) for example in examples), max_length, dropped)
 
 
 def keep(documents: "Iterable[Document]", max_length: int, dropped: Counter[str]) -> "list[Document]":
