@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from nemo_srlm.tiny_world.questions import Question, parse
-from nemo_srlm.tiny_world.words import AMOUNTS, BIGGEST, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS
+from nemo_srlm.tiny_world.words import AMOUNTS, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def answer(question: Question) -> tuple[str, ...]:
         return tuple(word for word in args[1:] if CATEGORY_OF[word] == args[0])
     if question.family == "fact":
         return tuple(FACTS[args[0]][name] for name in args[1:])
-    extreme = min if args[0] == BIGGEST else max
-    return (extreme(args[1:], key=BY_SIZE.index),)
+    return (min(args, key=BY_SIZE.index),)
 
 
 def frame(question: Question, items: tuple[str, ...]) -> str:
@@ -58,7 +57,7 @@ def frame(question: Question, items: tuple[str, ...]) -> str:
         return (
             f"For the {args[0]}, " + ", ".join(f"the {n} is {v}" for n, v in zip(args[1:], items, strict=False)) + "."
         )
-    return f"The {args[0]} animal is the {joined}."
+    return f"The biggest animal is the {joined}."
 
 
 def score(prompt: str | Question, response: str) -> Score | None:
@@ -107,11 +106,11 @@ def _relevant(question: Question, items: tuple[str, ...]) -> bool:
     args = question.args
     if question.family == "list":
         return any(CATEGORY_OF.get(item) in (args[1], args[3]) for item in items)
-    if question.family == "reverse":
+    if question.family in ("reverse", "compare"):
         return any(item in args for item in items)
     if question.family == "count":
         return any(item.isdigit() for item in items)
-    if question.family in ("filter", "compare"):
+    if question.family == "filter":
         return any(item in args[1:] for item in items)
     values = {FACTS[animal][name] for animal in FACTS for name in args[1:]}
     return any(item in values for item in items)

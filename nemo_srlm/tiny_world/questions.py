@@ -11,19 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from nemo_srlm.tiny_world.words import (
-    AMOUNTS,
-    ANIMALS,
-    ATTRIBUTES,
-    BIGGEST,
-    CATEGORIES,
-    CATEGORY_OF,
-    EXTREMES,
-    NOUNS,
-    NUMBERS,
-    PREFIXES,
-    SMALLEST,
-)
+from nemo_srlm.tiny_world.words import AMOUNTS, ANIMALS, ATTRIBUTES, CATEGORIES, CATEGORY_OF, NOUNS, NUMBERS, PREFIXES
 
 FAMILIES: tuple[str, ...] = ("list", "reverse", "count", "filter", "fact", "compare")
 PHRASINGS: dict[str, tuple[str, ...]] = {
@@ -58,41 +46,33 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "For the {0}, give the {1}.",
     ),
     "compare": (
-        "Which animal is the {0}: {1}?",
-        "Name the {0} of these animals: {1}.",
-        "I need the {0} one of {1}.",
-        "Of {1}, which is the {0}?",
+        "Which animal is the biggest: {0}?",
+        "Name the biggest of these animals: {0}.",
+        "I need the biggest one of {0}.",
+        "Of {0}, which is the biggest?",
     ),
 }
 _ARGUMENT = {"list": (r"(\w+)",) * 4, "reverse": (r"([\w, ]+)",), "count": (r"(\d+)",) * 2,
-             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"),
-             "compare": (r"(\w+)", r"([\w, ]+)")}  # fmt: skip
+             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"), "compare": (r"([\w, ]+)",)}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked. `args` by family: list (n1, c1, n2, c2); reverse, filter's rest: words; count (a, b);
-    filter (category, words...); fact (animal, attributes...); compare (biggest | smallest, two or three animals)."""
+    filter (category, words...); fact (animal, attributes...); compare (two or three animals)."""
 
     family: str
     args: tuple[str, ...]
 
     @property
     def combination(self) -> str:
-        """The key of the split. It ignores the order of a filter's words, and of the animals, of which both extremes are held out
-        together. That of a fact's attributes counts: what is held out of facts is the answer in this order, for each single value
-        stands in the web text."""
+        """The key of the split. The order of the animals, or of a filter's words, is ignored; that of a fact's attributes is not:
+        what is held out of facts is the answer in this order, for each single value stands in the web text."""
         if self.family == "compare":
-            return "compare " + " ".join(sorted(self.args[1:]))
+            return "compare " + " ".join(sorted(self.args))
         if self.family == "filter":
             return f"filter {self.args[0]} " + " ".join(sorted(self.args[1:]))
         return f"{self.family} " + " ".join(self.args)
-
-    @property
-    def opposite(self) -> "Question":
-        """Of a comparison: the smallest of the same animals in place of the biggest, or the reverse."""
-        assert self.family == "compare"
-        return Question("compare", (SMALLEST if self.args[0] == BIGGEST else BIGGEST, *self.args[1:]))
 
 
 @dataclass(frozen=True)
@@ -117,7 +97,7 @@ def _few() -> list[list[Question]]:
         [Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in AMOUNTS for n in AMOUNTS],
         [Question("count", (str(a), str(b))) for a in NUMBERS for b in NUMBERS if 2 <= abs(a - b) <= 4],
         [Question("fact", (a, *names)) for a in ANIMALS for n in (1, 2, 3) for names in permutations(ATTRIBUTES, n)],
-        *([Question("compare", (BIGGEST, *animals)) for animals in combinations(ANIMALS, n)] for n in (2, 3)),
+        *([Question("compare", animals) for animals in combinations(ANIMALS, n)] for n in (2, 3)),
     ]
 
 
@@ -168,15 +148,15 @@ def _draw(rng: random.Random, family: str) -> Question:
         return Question(family, (category, *words))
     if family == "fact":
         return Question(family, (rng.choice(ANIMALS), *rng.sample(list(ATTRIBUTES), rng.choice((1, 2, 3)))))
-    return Question(family, (rng.choice(EXTREMES), *rng.sample(ANIMALS, rng.choice((2, 3)))))
+    return Question(family, tuple(rng.sample(ANIMALS, rng.choice((2, 3)))))
 
 
 def render(question: Question, phrasing: int, prefix: str = "") -> str:
     """The prompt's text in one of the four phrasings, with an optional prefix."""
     args = question.args
-    if question.family == "reverse":
+    if question.family in ("reverse", "compare"):
         args = (", ".join(args),)
-    elif question.family in ("filter", "compare"):
+    elif question.family == "filter":
         args = (args[0], ", ".join(args[1:]))
     elif question.family == "fact":
         args = (args[0], " and ".join(args[1:]))
@@ -242,9 +222,9 @@ def _checked(family: str, values: list[str]) -> Question | None:
         names = values[1].split(" and ")
         ok = values[0] in ANIMALS and set(names) <= set(ATTRIBUTES) and len(set(names)) == len(names)
         return Question(family, (values[0], *names)) if ok else None
-    animals = values[1].split(", ")
-    ok = values[0] in EXTREMES and set(animals) <= set(ANIMALS) and 2 <= len(set(animals)) == len(animals) <= 3
-    return Question(family, (values[0], *animals)) if ok else None
+    animals = values[0].split(", ")
+    ok = set(animals) <= set(ANIMALS) and 2 <= len(set(animals)) == len(animals) <= 3
+    return Question(family, tuple(animals)) if ok else None
 
 
 def is_held_out(text: str, seed: int) -> bool:

@@ -119,7 +119,7 @@ def _confusable(question: Question, i: int) -> list[str]:
         return [word for word in args[1:] if CATEGORY_OF[word] != args[0]]
     if question.family == "fact":
         return list(ATTRIBUTES[args[1 + i]])
-    return [animal for animal in args[1:] if animal != oracle.answer(question)[0]] or list(ANIMALS)
+    return [animal for animal in args if animal != oracle.answer(question)[0]] or list(ANIMALS)
 
 
 def review(rng: random.Random, question: Question, response: str, noise: float) -> tuple[str, int]:

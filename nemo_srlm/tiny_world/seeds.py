@@ -21,12 +21,10 @@ REPLIES = 4  # ranked replies per instruction
 _DATE = "2023-02-12T19:06:16.233571+00:00"
 
 
-def _fresh(
-    rng: random.Random, split: Split, seen: set[str], family: str | None = None, asked: Question | None = None
-) -> tuple[Question, str]:
-    """A question, `asked` if there is one, and a wording that no earlier call with `seen` has returned."""
+def _fresh(rng: random.Random, split: Split, seen: set[str], family: str | None = None) -> tuple[Question, str]:
+    """A question and a wording that no earlier call with `seen` has returned."""
     for _ in range(10_000):
-        question = asked or draw(rng, split, family)
+        question = draw(rng, split, family)
         text = wording(rng, question)
         if text not in seen:
             seen.add(text)
@@ -112,17 +110,9 @@ def _message(text: str, parent: str | None, role: str, rank: int | None) -> dict
 
 
 def eval_prompts(rng: random.Random, split: Split, count: int) -> list[Prompt]:
-    """Held-out prompts, the families in turn. Every other comparison asks the opposite of the one before: a model that comes
-    to like an animal's name is then wrong as often as right, and few animals stand in the comparisons of a split."""
+    """Held-out prompts, the families in turn."""
     seen: set[str] = set()
-    texts: list[str] = []
-    opposite: Question | None = None
-    for i in range(count):
-        family = FAMILIES[i % len(FAMILIES)]
-        question, text = _fresh(rng, split, seen, family, opposite if family == "compare" else None)
-        if family == "compare":
-            opposite = None if opposite else question.opposite
-        texts.append(text)
+    texts = [_fresh(rng, split, seen, FAMILIES[i % len(FAMILIES)])[1] for i in range(count)]
     return [Prompt(id=content_id("prompt", text), text=text, source="eval") for text in texts]
 
 

@@ -28,8 +28,6 @@ FACTS: dict[str, dict[str, str]] = {
     "wolf": {"color": "black", "home": "forest", "food": "meat"},
 }
 BY_SIZE: tuple[str, ...] = ("camel", "bear", "lion", "deer", "wolf", "goat", "fox", "owl")  # the biggest first
-EXTREMES: tuple[str, ...] = ("biggest", "smallest")
-BIGGEST, SMALLEST = EXTREMES
 
 AMOUNTS: dict[str, int] = {"one": 1, "two": 2}
 NUMBERS: tuple[int, ...] = tuple(range(1, 21))

@@ -74,8 +74,6 @@ def test_each_point_needs_the_one_before(response: str, expected: int) -> None:
         ("Of fox, bear, which is the biggest?", "The biggest animal is the fox.", 1),
         ("Of fox, bear, which is the biggest?", "The biggest animal is the owl.", 0),
         ("Name the biggest of these animals: owl, bear, camel.", "The biggest animal is the camel.", 5),
-        ("Name the smallest of these animals: owl, bear, camel.", "The smallest animal is the owl.", 5),
-        ("Name the smallest of these animals: owl, bear, camel.", "The biggest animal is the owl.", 0),
     ],
 )
 def test_the_oracle_reads_every_family(prompt: str, response: str, expected: int) -> None:

@@ -9,7 +9,7 @@ import re
 
 _FRAME = re.compile(
     r"(?:here are [^:.]*:|in reverse order the words are|the numbers from \S+ to \S+ are|the \S+ in the list are"
-    r"|the (?:biggest|smallest) animal is the)\s*(.*)"
+    r"|the biggest animal is the)\s*(.*)"
 )
 _VALUES = re.compile(r"\bis (\w+)")
 
