@@ -6,6 +6,7 @@ that torch and Megatron write are built; every other name in the pickle is an er
 
 import io
 import pickle
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,16 @@ class _Unpickler(pickle.Unpickler):
                 return found
         if name in _ALLOWED.get(module, ()):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a checkpoint")
+
+
+def _member(kind: Any, name: Any) -> Enum:
+    """In place of getattr: early releases of Python 3.11 (Debian 12's 3.11.2) pickle an enum's member as getattr(enum, name)."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError("it reads an attribute, which is no part of a checkpoint")
 
 
 def read(directory: Path) -> Metadata:
