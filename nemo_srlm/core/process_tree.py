@@ -1,5 +1,6 @@
 """A process and all that it started: found in /proc, killed, or made to write their stacks first."""
 
+import functools
 import os
 import signal
 import time
@@ -72,11 +73,25 @@ def alive(pid: int) -> bool:
 
 
 def started(pid: int) -> float:
-    """When a process began, in seconds since the epoch by this machine's clock. Raises OSError when it has ended."""
+    """When a process began, in seconds since the epoch by this machine's clock. Raises OSError when it has ended or is hidden."""
     ticks = int(_stat(pid)[19])  # field 22 of proc(5): since the machine was started
+    return _booted() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+@functools.cache
+def _booted() -> int:
+    """When this machine was started. Once a process: the file has a line for every core and interrupt."""
     lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
-    booted = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
+    return next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+
+
+def hidden(pid: int) -> bool:
+    """Whether it is another user's process, which /proc may not show (its mount option hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 def _stat(pid: int) -> list[str]:

@@ -13,7 +13,7 @@ from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.control import read_error
 from nemo_srlm.core.pipeline import pipeline
-from nemo_srlm.core.process_tree import started
+from nemo_srlm.core.process_tree import hidden, started
 from nemo_srlm.core.progress import read_progress
 from nemo_srlm.core.stage import PLAN, Ref, stage_directory
 from nemo_srlm.errors import of_system
@@ -43,7 +43,7 @@ def _alive(progress: dict[str, Any]) -> bool:
     try:
         began = started(progress["pid"])
     except OSError:
-        return False
+        return recent and hidden(progress["pid"])
     return recent or began <= progress["started"] + ROUNDING
 
 

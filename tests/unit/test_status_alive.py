@@ -40,6 +40,22 @@ def test_the_worker_itself_is_alive_however_long_it_says_nothing():
     assert _alive(progress(1, now, now - 100 * QUIET)), "of another user"
 
 
+def test_a_worker_that_proc_hides_is_known_by_its_progress(monkeypatch: pytest.MonkeyPatch):
+    """A login node may hide other users' processes: a colleague's run would look stopped."""
+
+    def unseen(pid: int) -> float:
+        raise FileNotFoundError(pid)
+
+    def forbidden(pid: int, number: int) -> None:
+        raise PermissionError(pid, number)
+
+    monkeypatch.setattr("nemo_srlm.report.status.started", unseen)
+    monkeypatch.setattr(os, "kill", forbidden)
+    now = time.time()
+    assert _alive(progress(1, now - DAY, now))
+    assert not _alive(progress(1, now - DAY, now - 2 * QUIET))
+
+
 def test_progress_of_this_moment_counts_where_the_clock_was_set():
     now = time.time()
     assert _alive(progress(os.getpid(), now - 2 * DAY, now))
