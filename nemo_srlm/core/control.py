@@ -39,8 +39,7 @@ def write_error(stage_dir: Path, message: str, *, keep: bool = False) -> None:
 
 def read_error(stage_dir: Path) -> str:
     """Why the last attempt failed; "" where none has written it, or a full disk has left the file empty."""
-    path = error_file(stage_dir)
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return _text(error_file(stage_dir))
 
 
 def clear_error(stage_dir: Path) -> None:
@@ -61,9 +60,12 @@ def write_stopped(stage_dir: Path, reason: str) -> None:
 
 def read_stopped(stage_dir: Path) -> str:
     """Why the last attempt has saved and ended before its end; "" where nobody has written it."""
-    path = _stopped_file(stage_dir)
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return _text(_stopped_file(stage_dir))
 
 
 def clear_stopped(stage_dir: Path) -> None:
     _stopped_file(stage_dir).unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
