@@ -106,5 +106,5 @@ def _worker(work: Work[Any], rank: int, world_size: int, messages: Any, parent: 
         messages.put(("raise", rank, (type(error), (error.where, error.found, error.expected, error.remedy))))
     except OSError as error:
         messages.put(("raise", rank, (OSError, (error.errno, error.strerror))))
-    except Exception:
-        messages.put(("crash", rank, traceback.format_exc()))
+    except Exception as error:
+        messages.put(("crash", rank, "".join(traceback.format_exception(error))))

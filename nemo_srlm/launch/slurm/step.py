@@ -238,8 +238,8 @@ def result(args: argparse.Namespace, job: JobSettings, attempt: Attempt) -> tupl
         directory = args.job_dir if args.check else stage_directory(job.path, ref)  # a check fails, not a stage
         try:
             return "user", str(contract.record_failure(error, ref, directory))
-        except Exception:
-            traceback.print_exc()
+        except Exception as unwritten:
+            traceback.print_exception(unwritten)
             return "crashed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
