@@ -50,7 +50,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _member(kind: Any, name: Any) -> Enum:
-    """In place of getattr: early releases of Python 3.11 (Debian 12's 3.11.2) pickle an enum's member as getattr(enum, name)."""
+    """In place of getattr: some releases of Python 3.11 (Debian 12's 3.11.2) pickle an enum's member as getattr(enum, name)."""
     if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str) and name in kind.__members__:
         return kind[name]
     raise pickle.UnpicklingError("it reads an attribute, which is no part of a checkpoint")

@@ -1,4 +1,4 @@
-"""The metadata of a checkpoint, pickled by another release of Python: early ones of 3.11 write an enum's member by getattr."""
+"""The metadata of a checkpoint, pickled by another release of Python: some of 3.11 write an enum's member by getattr."""
 
 import io
 import pickle
