@@ -71,7 +71,7 @@ def measure(
         results.append(dataclasses.replace(done, seconds=time.perf_counter() - began))
     timed = results[warm_up:]
     rates = [
-        estimate.training_flops(model, r.tokens, r.squared_lengths) / r.seconds / 1e12 for r in timed
+        estimate.training_flops(model, r.tokens, r.squared_lengths, r.targets) / r.seconds / 1e12 for r in timed
     ]  # fmt: skip
     known = estimate.gpu_of(torch.cuda.get_device_name()) if on_gpu else None
     peak = peak_tflops or (known.peak(precision) if known else 0.0)

@@ -120,6 +120,11 @@ class Batch:
         return int((self.segments_BS < self.num_documents).sum())
 
     @property
+    def num_targets(self) -> int:
+        """Positions that have a loss."""
+        return int(np.count_nonzero(self.weights_BS))
+
+    @property
     def squared_lengths(self) -> int:
         """Sum over documents of their squared length: causal attention's FLOPs are proportional to it."""
         lengths = np.bincount(self.segments_BS.reshape(-1), minlength=self.num_documents)[: self.num_documents]

@@ -110,10 +110,14 @@ def total_parameters(model: ModelSection) -> int:
     return stage_parameters(model, ParallelSection(processes=1), 0)
 
 
-def training_flops(model: ModelSection, tokens: float, squares: float) -> float:
-    """FLOPs of forward and backward over documents with `tokens` tokens in total; `squares`: sum of squared lengths."""
-    matrices = model.num_layers * layer_matrices(model) + model.vocab_size * model.hidden_size
-    return 6.0 * matrices * tokens + 6.0 * model.num_layers * model.query_size * squares
+def training_flops(model: ModelSection, tokens: float, squares: float, targets: float | None = None) -> float:
+    """FLOPs of forward and backward over documents with `tokens` tokens in total; `squares`: sum of squared lengths.
+
+    targets: tokens that have a loss, the only ones whose logits are needed. None: all.
+    """
+    layers, head = model.num_layers * layer_matrices(model), model.vocab_size * model.hidden_size
+    products = layers * tokens + head * (tokens if targets is None else targets)
+    return 6.0 * products + 6.0 * model.num_layers * model.query_size * squares
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

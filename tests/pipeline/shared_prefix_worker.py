@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
+from megatron.core.utils import unwrap_model
 
 from nemo_srlm.config.training import DpoSection
 from nemo_srlm.data.chat import Document
-from nemo_srlm.train.megatron import dpo, reference, step
+from nemo_srlm.train.megatron import dpo, reference, step, target_logits
 from nemo_srlm.train.megatron.evaluation import evaluate, training_batches
 from nemo_srlm.train.megatron.job import Trainer, start
 from nemo_srlm.train.megatron.quiet import quiet
@@ -56,11 +58,18 @@ def of_step(trainer: Trainer, known: Reference, section: DpoSection) -> dict[str
     for chunk in trainer.chunks:
         chunk.zero_grad_buffer()
     batches = training_batches(shared, task.unit_at, 0)
+    read: list[int] = []  # positions of each call of the output layer
+    layers = [unwrap_model(chunk).output_layer for chunk in trainer.chunks if unwrap_model(chunk).post_process]
+    handles = [x.register_forward_hook(lambda _, args, out: read.append(out[0].shape[:2].numel())) for x in layers]
     step.run_schedule(trainer.chunks, batches, micro_batch_loss(task), trainer.device, forward_only=False)
+    for handle in handles:
+        handle.remove()
     gradients = torch.cat([buffer.grad_data for chunk in trainer.chunks for buffer in chunk.buffers])
     return {
         "gradients": gradients.clone(),
         "tokens": sum(b.num_tokens for b in batches),
+        "targets": sum(b.num_targets for b in batches),
+        "logits": sum(read),
         "loss": evaluate(shared, task),
     }
 
@@ -78,6 +87,10 @@ def exact(out: Path, name: str) -> dict[str, Any]:
         directory.mkdir(parents=True, exist_ok=True)
         trainer = start(job(directory, {**parallel, "distributed_optimizer": False}, section, None))
         made[shared] = of_step(trainer, known, settings)
+        if not shared:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(target_logits, "selects", lambda chunk: False)
+                made_with_all_logits = of_step(trainer, known, settings)
         training = start(job(directory, parallel, {**section, "max_steps": STEPS}, None))
         dpo.fit_dpo(training, pairs(24, 1), documents(12, 9), settings, pairs(6, 2))
         dist.barrier()
@@ -89,8 +102,11 @@ def exact(out: Path, name: str) -> dict[str, Any]:
             "tokens": made[shared]["tokens"], "loss": made[shared]["loss"], "losses": [s["loss"] for s in steps],
             "norms": [s["grad_norm"] for s in steps], "validation": written[-1]["validation"], "logps": logps, "rows": rows,
         }  # fmt: skip
-    plain, other = made[False]["gradients"], made[True]["gradients"]
-    found["largest"], found["difference"] = float(plain.abs().max()), float((plain - other).abs().max())
+    plain, of_all = made[False], made_with_all_logits
+    found["largest"] = float(plain["gradients"].abs().max())
+    for key, other in (("difference", made[True]), ("difference_of_all_logits", of_all)):
+        found[key] = float((plain["gradients"] - other["gradients"]).abs().max())
+    found["loss_of_all_logits"], found["logits"] = of_all["loss"], (plain["logits"], plain["targets"], of_all["logits"])
     return found
 
 

@@ -30,6 +30,23 @@ def test_losses_and_gradients_are_those_of_plain_rows(ranks: list[dict[str, Any]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+def test_without_the_logits_of_prompts_loss_and_gradients_are_those_with_them(ranks: list[dict[str, Any]], name: str):
+    for rank in ranks:
+        found = rank[name]
+        assert found["loss_of_all_logits"] == pytest.approx(found["plain"]["loss"], rel=1e-6, abs=1e-5)
+        assert found["difference_of_all_logits"] < 1e-5 * found["largest"]
+        made, targets, made_of_all = found["logits"]
+        if name in (
+            "dp2",
+            "dp2_one",
+            "tp2",
+        ):  # of a context-parallel rank's share, and of the last stage alone, otherwise
+            assert targets <= made < 0.8 * made_of_all
+        if name == "tp2_sp":
+            assert made == made_of_all  # the layer gathers the sequence itself
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_the_prompt_is_read_once_in_the_steps(ranks: list[dict[str, Any]], name: str):
     for rank in ranks:
         assert rank[name]["shared"]["tokens"] < 0.85 * rank[name]["plain"]["tokens"]

@@ -111,7 +111,7 @@ def test_gradients_are_accumulated_in_the_product_only_where_the_extension_impor
 def test_reporting_a_step_leaves_the_training_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     parallel, asked = ParallelSection(threads=2), []
     job = Job("sft", MODEL, parallel, PrecisionSection(), TrainSection(), 0, tmp_path, None, Progress(tmp_path))
-    result = StepResult(1, {"loss": 1.0}, 0.1, 1.0, 8.0, 8.0, 64.0, 1.0, stop=False, reason="")
+    result = StepResult(1, {"loss": 1.0}, 0.1, 1.0, 8.0, 8.0, 64.0, 8.0, 1.0, stop=False, reason="")
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     assert utilisation(job, result) == {}
     assert asked == []

@@ -31,6 +31,7 @@ class Row:
     """What one forward pass reads: `positions` in all, and (count, length) of documents that one kernel call attends to."""
 
     positions: int
+    targets: int  # of them, those that the output layer reads
     runs: Sequence[tuple[int, int]]
 
 
@@ -60,22 +61,27 @@ def beside_trainer(trainer: Any, task: Any, steps: int) -> dict[str, Spent]:
 
 def rows_of(batches: Sequence[Batch]) -> list[Row]:
     """The packed rows of a trainer's micro-batches."""
+    from nemo_srlm.train.megatron import target_logits
+
     found = []
     for batch in batches:
         assert batch.bounds_N1 is not None
         lengths = (batch.bounds_N1[1:] - batch.bounds_N1[:-1]).tolist()
-        found.append(Row(batch.tokens_BS.shape[1], [(len(list(group)), length) for length, group in groupby(lengths)]))
+        logits = target_logits.targets(batch.weights_BS)
+        targets = batch.tokens_BS.size if logits is None else len(logits)
+        runs = [(len(list(group)), length) for length, group in groupby(lengths)]
+        found.append(Row(batch.tokens_BS.shape[1], targets, runs))
     return found
 
 
-def matrices(model: ModelSection) -> Iterator[tuple[int, int, int]]:
-    """(outputs, inputs, how many) of the matrices that every position is multiplied with."""
+def matrices(model: ModelSection, row: Row) -> Iterator[tuple[int, int, int, int]]:
+    """(positions, outputs, inputs, how many) of the matrices: the output layer reads the targets alone."""
     h, f = model.hidden_size, model.ffn_hidden_size
-    yield model.query_size + 2 * model.kv_size, h, model.num_layers
-    yield h, model.query_size, model.num_layers
-    yield 2 * f, h, model.num_layers
-    yield h, f, model.num_layers
-    yield model.vocab_size, h, 1
+    yield row.positions, model.query_size + 2 * model.kv_size, h, model.num_layers
+    yield row.positions, h, model.query_size, model.num_layers
+    yield row.positions, 2 * f, h, model.num_layers
+    yield row.positions, h, f, model.num_layers
+    yield row.targets, model.vocab_size, h, 1
 
 
 def measured(work: Callable[[], object]) -> Spent:
@@ -89,8 +95,8 @@ def limit(model: ModelSection, rows: Sequence[Row], backward: bool) -> Spent:
     """The products of these rows."""
     wall = cpu = 0.0
     for row in rows:
-        for outputs, inputs, count in matrices(model):
-            spent = measured(lambda size=(row.positions, outputs, inputs), n=count: _linear(*size, n, backward))  # type: ignore[misc]
+        for *size, count in matrices(model, row):
+            spent = measured(lambda size=size, n=count: _linear(*size, n, backward))  # type: ignore[misc]
             wall, cpu = wall + spent.wall, cpu + spent.cpu
         for count, length in row.runs:
             heads = count * model.num_attention_heads

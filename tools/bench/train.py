@@ -258,6 +258,9 @@ def beside_limit(folder: Path, kind: str, shape: str) -> bool:
     call(Path(sys.executable), 2, "--ours", str(folder), kind, shape, "packed")
     found = json.loads((folder / "ours.json").read_text())
     shutil.rmtree(folder / kind)
+    data = json.loads((folder / "data.json").read_text())
+    speed = (1 - 1 / data["steps"]) * num_tokens(kind, data[kind]) / found["steps"]
+    print(f"{shape} {kind} steps: {speed:,.0f} tokens/s", flush=True)
     return print_limit(shape, kind, found)
 
 

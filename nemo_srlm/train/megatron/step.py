@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_para
 from torch import Tensor
 
 from nemo_srlm.train.batches import Batch, context_positions
-from nemo_srlm.train.megatron import accelerator, attention
+from nemo_srlm.train.megatron import accelerator, attention, target_logits
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LocalBatch:
     positions: tuple[int, ...]
     row_length: int  # of the whole row, before context parallelism
     prefixes_N: Tensor | None
+    targets_K: Tensor | None = None  # target_logits.targets of this rank's share
 
 
 # (token losses [B, S], batch) -> (sum to differentiate, its count, anything to collect)
@@ -52,6 +53,7 @@ def localize(batch: Batch, device: torch.device) -> LocalBatch:
         index = np.concatenate([start + context_positions(int(end - start), size, rank) for start, end in spans])
         arrays = [a[:, index] for a in arrays]
         positions = positions[index]
+    targets = target_logits.targets(arrays[2])
     tokens, labels, weights, segments = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
     bounds = None if batch.bounds_N1 is None else torch.from_numpy(batch.bounds_N1)
     longest = batch.tokens_BS.shape[1] if batch.bounds_N1 is None else int(np.diff(batch.bounds_N1).max())
@@ -59,6 +61,7 @@ def localize(batch: Batch, device: torch.device) -> LocalBatch:
         tokens, labels, weights, segments, torch.from_numpy(positions).to(device), bounds, longest,
         batch.num_documents, batch.positions, batch.tokens_BS.shape[1],
         None if batch.prefixes_N is None else torch.from_numpy(batch.prefixes_N),
+        None if targets is None else torch.from_numpy(targets).to(device),
     )  # fmt: skip
 
 
@@ -81,13 +84,22 @@ def attention_inputs(batch: LocalBatch) -> tuple[Tensor | None, PackedSeqParams 
 
 
 def forward(chunk: torch.nn.Module, batch: LocalBatch, labels_BS: Tensor | None) -> Tensor:
-    """One model chunk: token losses [B, S] (last stage, with labels), logits [B, S, V/tp], or hidden states."""
+    """One model chunk: token losses [B, S] (last stage, with labels), logits [B, S, V/tp], or hidden states.
+
+    Token losses of positions without a loss weight are 0 or their own: they count nothing.
+    """
     mask, packed = attention_inputs(batch)
-    out: Tensor = chunk(
-        input_ids=batch.tokens_BS, position_ids=batch.positions_S.expand_as(batch.tokens_BS), attention_mask=mask,
-        labels=labels_BS, packed_seq_params=packed,
-    )  # fmt: skip
-    return out
+    inputs = {
+        "input_ids": batch.tokens_BS, "position_ids": batch.positions_S.expand_as(batch.tokens_BS), "attention_mask": mask,
+        "packed_seq_params": packed,
+    }  # fmt: skip
+    targets_K = batch.targets_K
+    if labels_BS is None or targets_K is None or not target_logits.selects(chunk):
+        out: Tensor = chunk(labels=labels_BS, **inputs)
+        return out
+    with target_logits.only_at(chunk, targets_K):
+        nll_1K = chunk(labels=labels_BS.flatten()[targets_K].unsqueeze(0), **inputs)
+    return target_logits.spread(nll_1K, targets_K, labels_BS)
 
 
 def over_context(sums_N: Tensor) -> Tensor:

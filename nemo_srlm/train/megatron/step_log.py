@@ -24,6 +24,7 @@ class StepResult:
     tokens: float  # of all replicas, without padding
     positions: float  # of all replicas: tokens and padding
     squared_lengths: float  # sum over documents
+    targets: float  # positions that have a loss
     seconds: float
     stop: bool  # whether a rank has a reason to stop
     reason: str  # this rank's, "" if it has none
@@ -70,6 +71,6 @@ def utilisation(job: Job, result: StepResult) -> dict[str, float]:
     peak = job.parallel.peak_tflops or (gpu.peak(job.precision) if gpu else 0.0)
     if not peak:
         return {}
-    flops = estimate.training_flops(job.model, result.tokens, result.squared_lengths)
+    flops = estimate.training_flops(job.model, result.tokens, result.squared_lengths, result.targets)
     tflops = flops / result.seconds / world_size(job.parallel) / 1e12
     return {"tflops": float(f"{tflops:.5g}"), "mfu": float(f"{tflops / peak:.4g}")}

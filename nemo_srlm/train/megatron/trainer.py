@@ -111,17 +111,17 @@ def train_step(
     collected = step.run_schedule(trainer.chunks, batches, micro_batch_loss(task), trainer.device, forward_only=False)
     reason = stop_reason()
     counts = ranks.holds_metrics() and ranks.is_first_context_rank()
-    sizes = [(b.num_tokens, b.tokens_BS.size, b.squared_lengths) for b in batches] if counts else []
-    tokens, positions, squares = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
-    values, (all_tokens, all_positions, all_squares, stops) = reduce_metrics(
-        task, collected, (tokens, positions, squares, bool(reason)), trainer.device
+    sizes = [(b.num_tokens, b.tokens_BS.size, b.squared_lengths, b.num_targets) for b in batches] if counts else []
+    mine = [sum(column) for column in zip(*sizes, strict=True)] if sizes else [0, 0, 0, 0]
+    values, (tokens, positions, squares, targets, stops) = reduce_metrics(
+        task, collected, (*mine, bool(reason)), trainer.device
     )
     norm = optim.gradient_norm(trainer.optimizer)
     _require_finite(job, number, values["loss"], norm)
     optim.clip_and_step(trainer.optimizer, norm)
     return StepResult(
         done=number + 1, values=values, lr=float(trainer.optimizer.param_groups[0]["lr"]), grad_norm=norm,
-        tokens=all_tokens, positions=all_positions, squared_lengths=all_squares,
+        tokens=tokens, positions=positions, squared_lengths=squares, targets=targets,
         seconds=time.perf_counter() - began, stop=stops > 0, reason=reason,
     )  # fmt: skip
 
