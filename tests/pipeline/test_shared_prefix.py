@@ -36,11 +36,8 @@ def test_without_the_logits_of_prompts_loss_and_gradients_are_those_with_them(ra
         assert found["loss_of_all_logits"] == pytest.approx(found["plain"]["loss"], rel=1e-6, abs=1e-5)
         assert found["difference_of_all_logits"] < 1e-5 * found["largest"]
         made, targets, made_of_all = found["logits"]
-        if name in (
-            "dp2",
-            "dp2_one",
-            "tp2",
-        ):  # of a context-parallel rank's share, and of the last stage alone, otherwise
+        # elsewhere a rank has a share of the positions, or no output layer
+        if name in ("dp2", "dp2_one", "tp2"):
             assert targets <= made < 0.8 * made_of_all
         if name == "tp2_sp":
             assert made == made_of_all  # the layer gathers the sequence itself
