@@ -3,9 +3,9 @@
 PYTHON ?= python3.11
 PYTHON_NEXT ?= python3.12
 MCORE_TESTS := $(addprefix tests/,pipeline/test_trainer.py pipeline/test_trainer_kills.py pipeline/test_convert_layouts.py \
-	pipeline/test_saving.py pipeline/test_reference.py pipeline/test_lean_import.py \
+	pipeline/test_saving.py pipeline/test_reference.py pipeline/test_shared_prefix.py pipeline/test_lean_import.py \
 	unit/test_training.py unit/test_convert.py unit/test_meta_layouts.py unit/test_layout.py unit/test_batches.py \
-	unit/test_optimizer_state.py unit/test_accelerator.py unit/test_batch_layout.py)
+	unit/test_optimizer_state.py unit/test_accelerator.py unit/test_batch_layout.py unit/test_target_logits.py)
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := tools/requirements
