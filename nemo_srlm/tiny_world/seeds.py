@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_srlm.core.records import Prompt, RankedReply, content_id
+from nemo_srlm.errors import UserError
 from nemo_srlm.tiny_world import oracle
 from nemo_srlm.tiny_world.questions import FAMILIES, Question, Split, draw, wording
 from nemo_srlm.tiny_world.replies import WEB, Quality, respond, respond_at, review
@@ -29,7 +30,13 @@ def _fresh(rng: random.Random, split: Split, seen: set[str], family: str | None 
         if text not in seen:
             seen.add(text)
             return question, text
-    raise AssertionError(f"the {split.name} split has no more new prompts of family {family}: {len(seen)} are used")
+    settings = (
+        "world.num_ift, world.num_eft" if split.name == "train" else "world.num_eval_prompts, world.num_eval_judge"
+    )
+    raise UserError(
+        settings, f"{len(seen)} prompts of the {split.name} split are used, and no new one of {family or 'any family'} was found",
+        "no more prompts than the tiny world has", f"lower one of {settings}",
+    )  # fmt: skip
 
 
 def ift_pairs(rng: random.Random, split: Split, count: int, seen: set[str], quality: Quality) -> list[tuple[str, str]]:

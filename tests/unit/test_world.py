@@ -14,6 +14,7 @@ from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.stage import Context
 from nemo_srlm.data import templates
 from nemo_srlm.data.few_shot import few_shot_text
+from nemo_srlm.errors import UserError
 from nemo_srlm.judge.scores import parse_score
 from nemo_srlm.judge.verdicts import parse_verdict
 from nemo_srlm.stages import world as world_stage
@@ -188,6 +189,11 @@ def test_no_held_out_combination_stands_in_web_text_or_seeds(world: Path) -> Non
     assert len(questions) > 2000
     assert None not in questions
     assert {split_of(question, WORLD) for question in questions if question} == {"train"}
+
+
+def test_more_prompts_than_the_world_has_are_refused_with_the_setting() -> None:
+    with pytest.raises(UserError, match=r"world\.num_eval_prompts.* prompts of the dev split are used.*count"):
+        seeds.eval_prompts(random.Random(0), Split(0, "dev"), 6 * 500)
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
