@@ -3,7 +3,7 @@
     python tools/bench/tiny_pairs.py runs/tiny [more runs]
 
 By the oracle, after the fact. A family whose right answer the judge does not even state is one that M0 never learned: its pairs
-are noise, and no loop can raise it. Markdown, a table for each run and iteration.
+are noise, and the loop has nothing to raise it with. Markdown, a table for each run and iteration.
 """
 
 import argparse
