@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from nemo_srlm.core.files import read_records
 from nemo_srlm.core.records import Candidate, Judgement, PreferencePair, Prompt, Record
 from nemo_srlm.errors import UserError
+from nemo_srlm.judge.scores import aggregate
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.tiny_world import oracle
 from nemo_srlm.tiny_world.questions import FAMILIES, Question, parse
@@ -68,8 +69,9 @@ def table(files: RunFiles, iteration: int) -> list[str]:
         own, is_right = shares[question.family], all_right(question, replies[judgement.id])
         own["right"].append(is_right)
         own["stated"] += [states_the_answer(text, question) for text in judgement.texts]
-        if scores := [score for score in judgement.scores if score is not None]:
-            own["verdict"].append((sum(scores) / len(scores) >= ALL_RIGHT) == is_right)
+        score = aggregate(judgement.scores, files.min_valid_of_judge)
+        if score is not None:
+            own["verdict"].append((score >= ALL_RIGHT) == is_right)
     pairs = Counter[str]()
     for pair in _read(files, iteration, "pairs", "pairs.jsonl", PreferencePair):
         question = asked[pair.prompt_id]
