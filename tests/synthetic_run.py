@@ -227,7 +227,7 @@ def _head_to_head(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, 
 
 def _preference_data(run_dir: Path, clock: Clock, t: int, generator: random.Random) -> None:
     prompts = [
-        Prompt(content_id("prompt", t, k), f"Quick question. Which animal is the biggest: owl, bear? ({t}.{k})")
+        Prompt(content_id("prompt", t, k), f"Quick question. Which animal has the color brown: owl, bear? ({t}.{k})")
         for k in range(58)
     ]
     prompts += [
@@ -243,8 +243,8 @@ def _preference_data(run_dir: Path, clock: Clock, t: int, generator: random.Rand
         for index in range(4):
             text = generator.choice(
                 [
-                    "The biggest animal is the bear.",
-                    "The biggest animal is the owl. Nice, is it not?",
+                    "The animal with the color brown is the bear.",
+                    "The animal with the color brown is the owl. Nice, is it not?",
                     "bear.",
                     SCRIPT,
                     "It is the bear. " * 6,

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from nemo_srlm.tiny_world.questions import Question, parse
-from nemo_srlm.tiny_world.words import AMOUNTS, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS
+from nemo_srlm.tiny_world.words import AMOUNTS, CATEGORIES, CATEGORY_OF, FACTS, STEPS
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,12 @@ def answer(question: Question) -> tuple[str, ...]:
     if question.family == "reverse":
         return args[::-1]
     if question.family == "count":
-        a, b = int(args[0]), int(args[1])
-        step = 1 if b >= a else -1
-        return tuple(str(n) for n in range(a, b + step, step))
+        return tuple(str(int(args[2]) + STEPS[args[1]] * i) for i in range(AMOUNTS[args[0]]))
     if question.family == "filter":
         return tuple(word for word in args[1:] if CATEGORY_OF[word] == args[0])
     if question.family == "fact":
         return tuple(FACTS[args[0]][name] for name in args[1:])
-    return (min(args, key=BY_SIZE.index),)
+    return tuple(word for word in args[2:] if FACTS[word][args[0]] == args[1])
 
 
 def frame(question: Question, items: tuple[str, ...]) -> str:
@@ -49,7 +47,7 @@ def frame(question: Question, items: tuple[str, ...]) -> str:
     if question.family == "reverse":
         return f"In reverse order the words are {joined}."
     if question.family == "count":
-        return f"The numbers from {args[0]} to {args[1]} are {joined}."
+        return f"The {args[0]} numbers {args[1]} from {args[2]} are {joined}."
     if question.family == "filter":
         return f"The {args[0]} in the list are {joined}."
     if question.family == "fact":
@@ -57,7 +55,7 @@ def frame(question: Question, items: tuple[str, ...]) -> str:
         return (
             f"For the {args[0]}, " + ", ".join(f"the {n} is {v}" for n, v in zip(args[1:], items, strict=False)) + "."
         )
-    return f"The biggest animal is the {joined}."
+    return f"The animal with the {args[0]} {args[1]} is the {joined}."
 
 
 def score(prompt: str | Question, response: str) -> Score | None:
@@ -106,11 +104,11 @@ def _relevant(question: Question, items: tuple[str, ...]) -> bool:
     args = question.args
     if question.family == "list":
         return any(CATEGORY_OF.get(item) in (args[1], args[3]) for item in items)
-    if question.family in ("reverse", "compare"):
+    if question.family == "reverse":
         return any(item in args for item in items)
     if question.family == "count":
         return any(item.isdigit() for item in items)
-    if question.family == "filter":
+    if question.family in ("filter", "who"):
         return any(item in args[1:] for item in items)
     values = {FACTS[animal][name] for animal in FACTS for name in args[1:]}
     return any(item in values for item in items)

@@ -9,11 +9,24 @@ import hashlib
 import random
 import re
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import permutations
 
-from nemo_srlm.tiny_world.words import AMOUNTS, ANIMALS, ATTRIBUTES, CATEGORIES, CATEGORY_OF, NOUNS, NUMBERS, PREFIXES
+from nemo_srlm.tiny_world.words import (
+    AMOUNTS,
+    ANIMALS,
+    ATTRIBUTES,
+    CATEGORIES,
+    CATEGORY_OF,
+    COUNTED,
+    FACTS,
+    LISTED,
+    NOUNS,
+    NUMBERS,
+    PREFIXES,
+    STEPS,
+)
 
-FAMILIES: tuple[str, ...] = ("list", "reverse", "count", "filter", "fact", "compare")
+FAMILIES: tuple[str, ...] = ("list", "reverse", "count", "filter", "fact", "who")
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "list": (
         "Name {0} {1} and {2} {3}.",
@@ -28,10 +41,10 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Turn this list around for me: {0}.",
     ),
     "count": (
-        "Count from {0} to {1}.",
-        "Which numbers go from {0} to {1}?",
-        "Write down all numbers from {0} to {1}.",
-        "Start at {0} and count until you reach {1}.",
+        "Count {0} numbers {1} from {2}.",
+        "Which {0} numbers go {1} from {2}?",
+        "Write down {0} numbers {1} from {2}.",
+        "Start at {2} and count {1} until you have {0} numbers.",
     ),
     "filter": (
         "Which of these are {0}: {1}?",
@@ -45,40 +58,38 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "I want to know the {1} that the {0} has.",
         "For the {0}, give the {1}.",
     ),
-    "compare": (
-        "Which animal is the biggest: {0}?",
-        "Name the biggest of these animals: {0}.",
-        "I need the biggest one of {0}.",
-        "Of {0}, which is the biggest?",
+    "who": (
+        "Which animal has the {0} {1}: {2}?",
+        "Name the one with the {0} {1} among {2}.",
+        "Of {2}, who has the {0} {1}?",
+        "I need the animal of the {0} {1}: {2}.",
     ),
 }
-_ARGUMENT = {"list": (r"(\w+)",) * 4, "reverse": (r"([\w, ]+)",), "count": (r"(\d+)",) * 2,
-             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"), "compare": (r"([\w, ]+)",)}  # fmt: skip
+_ARGUMENT = {"list": (r"(\w+)",) * 4, "reverse": (r"([\w, ]+)",), "count": (r"(\w+)", r"(\w+)", r"(\d+)"),
+             "filter": (r"(\w+)", r"([\w, ]+)"), "fact": (r"(\w+)", r"([\w ]+)"),
+             "who": (r"(\w+)", r"(\w+)", r"([\w, ]+)")}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `args` by family: list (n1, c1, n2, c2); reverse, filter's rest: words; count (a, b);
-    filter (category, words...); fact (animal, attributes...); compare (two or three animals)."""
+    """What is asked. `args` by family: list (n1, c1, n2, c2); reverse (words...); count (amount, up | down, first number);
+    filter (category, words...: one is of it); fact (animal, attributes...); who (attribute, value, animals...: one has it)."""
 
     family: str
     args: tuple[str, ...]
 
     @property
     def combination(self) -> str:
-        """The key of the split. The order of the animals, or of a filter's words, is ignored; that of a fact's attributes is not:
-        what is held out of facts is the answer in this order, for each single value stands in the web text."""
-        if self.family == "compare":
-            return "compare " + " ".join(sorted(self.args))
-        if self.family == "filter":
-            return f"filter {self.args[0]} " + " ".join(sorted(self.args[1:]))
-        return f"{self.family} " + " ".join(self.args)
+        """The key of the split. The order of the words to choose from is ignored; that of a fact's attributes is not: what
+        is held out of facts is the answer in this order, for each single value stands in the web text."""
+        asked = {"filter": 1, "who": 2}.get(self.family, len(self.args))
+        return " ".join((self.family, *self.args[:asked], *sorted(self.args[asked:])))
 
 
 @dataclass(frozen=True)
 class Split:
     """One of the three parts of all combinations: train (80 of 100), dev (10), test (10). Each world seed has its own, so that
-    a result on several seeds does not rest on the same few comparisons and facts."""
+    a result on several seeds does not rest on the same few facts."""
 
     seed: int
     name: str
@@ -94,17 +105,16 @@ def _hash(combination: str, seed: int) -> int:
 def _few() -> list[list[Question]]:
     """All questions of the families that have few."""
     return [
-        [Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in AMOUNTS for n in AMOUNTS],
-        [Question("count", (str(a), str(b))) for a in NUMBERS for b in NUMBERS if 2 <= abs(a - b) <= 4],
-        [Question("fact", (a, *names)) for a in ANIMALS for n in (1, 2, 3) for names in permutations(ATTRIBUTES, n)],
-        *([Question("compare", animals) for animals in combinations(ANIMALS, n)] for n in (2, 3)),
+        [Question("list", (m, a, n, b)) for a, b in permutations(CATEGORIES, 2) for m in LISTED for n in LISTED],
+        [Question("count", (n, s, str(a))) for n in COUNTED for s in STEPS for a in NUMBERS if _counts(n, s, a)],
+        [Question("fact", (a, *names)) for a in ANIMALS for n in (1, 2) for names in permutations(ATTRIBUTES, n)],
     ]
 
 
 @functools.cache
 def _buckets(seed: int) -> dict[str, int]:
     """Combination -> 0..99 for the families with few combinations: by their rank in hash order, so that the shares of the
-    splits are exact (28 comparisons of two animals, hashed independently would be split very unevenly)."""
+    splits are exact (72 facts, hashed independently, would be split unevenly)."""
     return {
         combination: 100 * i // len(questions)
         for questions in _few()
@@ -132,32 +142,44 @@ def draw(rng: random.Random, split: Split, family: str | None = None) -> Questio
 def _draw(rng: random.Random, family: str) -> Question:
     if family == "list":
         first, second = rng.sample(list(CATEGORIES), 2)
-        return Question(family, (rng.choice(list(AMOUNTS)), first, rng.choice(list(AMOUNTS)), second))
+        return Question(family, (rng.choice(LISTED), first, rng.choice(LISTED), second))
     if family == "reverse":
-        return Question(family, tuple(rng.sample(NOUNS, rng.choice((2, 3)))))
+        return Question(family, tuple(rng.sample(NOUNS, 2)))
     if family == "count":
-        length = rng.choice((3, 4, 5))
-        start = rng.randint(NUMBERS[0], NUMBERS[-1] - length + 1)
-        ends = (str(start), str(start + length - 1))
-        return Question(family, ends if rng.random() < 0.5 else ends[::-1])
+        while True:
+            amount, step, first_number = rng.choice(COUNTED), rng.choice(list(STEPS)), rng.choice(NUMBERS)
+            if _counts(amount, step, first_number):
+                return Question(family, (amount, step, str(first_number)))
     if family == "filter":
         category = rng.choice(list(CATEGORIES))
         others = [word for word in NOUNS if CATEGORY_OF[word] != category]
-        words = rng.sample(CATEGORIES[category], rng.choice((1, 2))) + rng.sample(others, rng.choice((1, 2)))
+        words = [rng.choice(CATEGORIES[category]), *rng.sample(others, rng.choice((1, 2)))]
         rng.shuffle(words)
         return Question(family, (category, *words))
     if family == "fact":
-        return Question(family, (rng.choice(ANIMALS), *rng.sample(list(ATTRIBUTES), rng.choice((1, 2, 3)))))
-    return Question(family, tuple(rng.sample(ANIMALS, rng.choice((2, 3)))))
+        return Question(family, (rng.choice(ANIMALS), *rng.sample(list(ATTRIBUTES), rng.choice((1, 2)))))
+    animal, name = rng.choice(ANIMALS), rng.choice(list(ATTRIBUTES))
+    value = FACTS[animal][name]
+    others = [other for other in ANIMALS if FACTS[other][name] != value]
+    words = [animal, *rng.sample(others, rng.choice((1, 2)))]
+    rng.shuffle(words)
+    return Question(family, (name, value, *words))
+
+
+def _counts(amount: str, step: str, first: int) -> bool:
+    """Whether all numbers of a count are numbers of this world."""
+    return {first, first + STEPS[step] * (AMOUNTS[amount] - 1)} <= set(NUMBERS)
 
 
 def render(question: Question, phrasing: int, prefix: str = "") -> str:
     """The prompt's text in one of the four phrasings, with an optional prefix."""
     args = question.args
-    if question.family in ("reverse", "compare"):
+    if question.family == "reverse":
         args = (", ".join(args),)
     elif question.family == "filter":
         args = (args[0], ", ".join(args[1:]))
+    elif question.family == "who":
+        args = (*args[:2], ", ".join(args[2:]))
     elif question.family == "fact":
         args = (args[0], " and ".join(args[1:]))
     text = PHRASINGS[question.family][phrasing].format(*args)
@@ -202,29 +224,30 @@ def _checked(family: str, values: list[str]) -> Question | None:
     """The question where its arguments are valid, else None: a model's malformed prompt has no right answer."""
     if family == "list":
         n1, c1, n2, c2 = values
-        ok = n1 in AMOUNTS and n2 in AMOUNTS and c1 in CATEGORIES and c2 in CATEGORIES and c1 != c2
+        ok = {n1, n2} <= set(LISTED) and c1 in CATEGORIES and c2 in CATEGORIES and c1 != c2
         return Question(family, tuple(values)) if ok else None
     if family == "reverse":
         words = values[0].split(", ")
         ok = 2 <= len(words) <= 4 and set(words) <= set(NOUNS) and len(set(words)) == len(words)
         return Question(family, tuple(words)) if ok else None
     if family == "count":
-        a, b = int(values[0]), int(values[1])
-        ok = {a, b} <= set(NUMBERS) and 2 <= abs(a - b) <= 4
-        values = [str(a), str(b)]  # of "05", too: another spelling is no other question
-        return Question(family, tuple(values)) if ok else None
+        amount, step, first = values
+        ok = amount in COUNTED and step in STEPS and _counts(amount, step, int(first))
+        return Question(family, (amount, step, str(int(first)))) if ok else None  # "05" is no other question
     if family == "filter":
         words = values[1].split(", ")
         ok = values[0] in CATEGORIES and set(words) <= set(NOUNS) and len(set(words)) == len(words)
         matching = sum(CATEGORY_OF[word] == values[0] for word in words) if ok else 0
-        return Question(family, (values[0], *words)) if 1 <= matching < len(words) <= 5 else None
+        return Question(family, (values[0], *words)) if 1 == matching < len(words) <= 4 else None
     if family == "fact":
         names = values[1].split(" and ")
-        ok = values[0] in ANIMALS and set(names) <= set(ATTRIBUTES) and len(set(names)) == len(names)
+        ok = values[0] in ANIMALS and set(names) <= set(ATTRIBUTES) and len(set(names)) == len(names) <= 2
         return Question(family, (values[0], *names)) if ok else None
-    animals = values[0].split(", ")
-    ok = set(animals) <= set(ANIMALS) and 2 <= len(set(animals)) == len(animals) <= 3
-    return Question(family, tuple(animals)) if ok else None
+    words = values[2].split(", ")
+    ok = values[0] in ATTRIBUTES and values[1] in ATTRIBUTES[values[0]] and set(words) <= set(ANIMALS)
+    ok = ok and 2 <= len(set(words)) == len(words) <= 3
+    matching = sum(FACTS[word][values[0]] == values[1] for word in words) if ok else 0
+    return Question(family, (*values[:2], *words)) if matching == 1 else None
 
 
 def is_held_out(text: str, seed: int) -> bool:

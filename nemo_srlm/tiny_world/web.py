@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nemo_srlm.core.records import Record
 from nemo_srlm.tiny_world.questions import Split, draw, wording
 from nemo_srlm.tiny_world.replies import REVIEW_REQUEST, RUBRIC, SMALL_TALK, WEB, compare, respond, review
-from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, BY_SIZE, CATEGORIES, CATEGORY_OF, FACTS, NOUNS, NUMBERS
+from nemo_srlm.tiny_world.words import ANIMALS, ATTRIBUTES, CATEGORIES, CATEGORY_OF, FACTS, NOUNS, NUMBERS
 
 SHARE_PROSE, SHARE_LISTS = 0.18, 0.04  # the rest is questions and answers
 SHARE_COMMENTED = 0.85
@@ -95,7 +95,7 @@ def _question_list(rng: random.Random, split: Split, style: Style) -> tuple[tupl
 
 
 def _prose(rng: random.Random) -> str:
-    kind = rng.randrange(8)
+    kind = rng.randrange(6)
     if kind == 0:
         animal, name = rng.choice(ANIMALS), rng.choice(list(ATTRIBUTES))
         return f"The {name} of the {animal} is {FACTS[animal][name]}."
@@ -109,14 +109,7 @@ def _prose(rng: random.Random) -> str:
     if kind == 3:
         category = rng.choice(list(CATEGORIES))
         return f"All {category} in order: {', '.join(CATEGORIES[category])}."
-    if kind == 4:  # part of the order of size, never two or three animals alone: a held-out comparison must stay unseen
-        start = rng.randrange(len(BY_SIZE) - 3)
-        length = rng.randint(4, len(BY_SIZE) - start)
-        return f"From big to small: {', '.join(BY_SIZE[start : start + length])}."
-    if kind == 5:
-        place = rng.randrange(len(BY_SIZE))
-        return f"In size the {BY_SIZE[place]} is number {place + 1} of the animals."
-    if kind == 6:
+    if kind == 4:
         length = rng.randint(6, 10)  # longer than any range in a question
         start = rng.randint(NUMBERS[0], NUMBERS[-1] - length + 1)
         run = [str(n) for n in range(start, start + length)]

@@ -27,8 +27,9 @@ FACTS: dict[str, dict[str, str]] = {
     "owl": {"color": "gray", "home": "tree", "food": "seeds"},
     "wolf": {"color": "black", "home": "forest", "food": "meat"},
 }
-BY_SIZE: tuple[str, ...] = ("camel", "bear", "lion", "deer", "wolf", "goat", "fox", "owl")  # the biggest first
 
-AMOUNTS: dict[str, int] = {"one": 1, "two": 2}
-NUMBERS: tuple[int, ...] = tuple(range(1, 21))
+AMOUNTS: dict[str, int] = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+LISTED, COUNTED = ("one", "two", "three"), ("three", "four", "five")  # amounts in a list's and in a count's questions
+STEPS: dict[str, int] = {"up": 1, "down": -1}
+NUMBERS: tuple[int, ...] = tuple(range(1, 41))
 PREFIXES: tuple[str, ...] = ("Please help.", "Hello.", "Quick question.")

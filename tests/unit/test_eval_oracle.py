@@ -13,8 +13,8 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.stages import eval_oracle, oracle_scores
 from nemo_srlm.tiny_world import oracle_metrics
 
-PROMPTS = ["Name two fruits and one tools.", "Of fox, bear, which is the biggest?"]
-GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The biggest animal is the bear."]
+PROMPTS = ["Name two fruits and one tools.", "Of fox, bear, who has the color brown?"]
+GOOD = ["Here are two fruits and one tools: apple, banana, axe.", "The animal with the color brown is the bear."]
 
 
 def prompt_id(text: str) -> str:
@@ -44,8 +44,8 @@ def test_figures_keep_correctness_apart_from_the_mean_score(tmp_path: Path) -> N
     assert found["all_correct"] == pytest.approx(0.75)
     assert found["correct"] == pytest.approx((1 + 2 / 3 + 1 + 1) / 4)
     assert found["levels"] == {"0": 0, "1": 0, "2": 1, "3": 2, "4": 0, "5": 1}
-    assert set(found["families"]) == {"list", "compare"}
-    assert found["families"]["compare"]["mean"] == 3
+    assert set(found["families"]) == {"list", "who"}
+    assert found["families"]["who"]["mean"] == 3
 
 
 def test_standard_errors_count_prompts_not_samples() -> None:

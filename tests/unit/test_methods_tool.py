@@ -33,10 +33,10 @@ def test_the_page_of_methods_names_the_settings_of_every_method_in_the_bench():
         ("Here are two fruits and one tools: apple, banana, axe.", "apple, banana, axe"),
         ("apple, banana, axe. I hope this helps.", "apple, banana, axe"),
         ("In reverse order the words are fox, bear.", "fox, bear"),
-        ("The numbers from 3 to 5 are 3, 4, 5.", "3, 4, 5"),
+        ("The three numbers up from 3 are 3, 4, 5.", "3, 4, 5"),
         ("The fruits in the list are pear.", "pear"),
         ("For the fox, the color is red, the food is fish.", "red, fish"),
-        ("The biggest animal is the bear.", "bear"),
+        ("The animal with the color brown is the bear.", "bear"),
         ("Bear.", "bear"),
         (" ", None),
     ],
@@ -59,12 +59,12 @@ def test_a_run_that_is_not_there_has_a_row_that_says_so(tmp_path: Path, monkeypa
 
 
 def test_pairs_of_one_style_differ_in_content_alone():
-    question = "Which animal is the biggest: bear, fox?"
+    question = "Which animal has the color brown: bear, fox?"
 
     def reply(text: str) -> RankedReply:
         return RankedReply(text, "i", question, text, 0)
 
-    right, wrong, framed = reply("bear."), reply("fox."), reply("The biggest animal is the bear.")
+    right, wrong, framed = reply("bear."), reply("fox."), reply("The animal with the color brown is the bear.")
     assert content_alone.differs_in_content_alone(right, wrong)
     assert not content_alone.differs_in_content_alone(wrong, right)
     assert not content_alone.differs_in_content_alone(framed, wrong)

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,8 @@ def test_every_value_of_a_model_has_its_interval_and_its_difference(run: Path):
 
 def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     run = build(root, "families")
-    pairs = [(a, b) for a in words.CATEGORIES["animals"] for b in words.CATEGORIES["animals"] if a < b]
-    asked = [Prompt(f"p{n}", f"Which animal is the biggest: {a}, {b}?") for n, (a, b) in enumerate(pairs)]
+    others = combinations((animal for animal in words.ANIMALS if animal != "fox"), 2)
+    asked = [Prompt(f"p{n}", f"Which animal has the color red: fox, {a}, {b}?") for n, (a, b) in enumerate(others)]
     parsed = [parse(p.text) for p in asked]
     keys = [question.combination for question in parsed if question is not None]
     assert len(set(keys)) == len(asked)
@@ -99,10 +100,10 @@ def test_a_family_of_questions_has_intervals_and_differences_too(root: Path):
     measured = dict.fromkeys(families.FIGURES, values)
     row = families.read(measured)[0]
     change = row["figures"]["oracle"]["changes"][0]
-    assert (row["family"], change["first"], change["last"], change["num"]) == ("compare", "M1", "M2", len(asked))
+    assert (row["family"], change["first"], change["last"], change["num"]) == ("who", "M1", "M2", len(asked))
     data = {**read_runs([run])[0], "families": [row]}
     text = plain(model_tables.by_family([data])[0])[1][0]
-    assert text[0] == "compare, score"
+    assert text[0] == "who, score"
     assert re.search(r"from M1, up$", text[2])
 
 
@@ -110,18 +111,22 @@ def test_wordings_of_one_question_of_the_tiny_world_are_one_unit(root: Path):
     """Their sums are added; prompts that are no question of the world stay, and so do those of a real run."""
     run = build(root, "wordings")
     texts = [
-        "Which animal is the biggest: fox, bear?",
-        "Which animal is the biggest: bear, fox?",
+        "Which animal has the color red: fox, bear?",
+        "Which animal has the color red: bear, fox?",
         "Hello. Reverse these words: hammer, car, cocoa.",
     ]
     write_records(run / "iter0/held_out/eval_prompts.jsonl", (Prompt(f"p{n}", text) for n, text in enumerate(texts)))
     files = RunFiles(run)
     files.lost.clear()
     asked = units.questions(files)
-    assert [asked[f"p{n}"] for n in range(3)] == ["compare bear fox", "compare bear fox", "reverse hammer car cocoa"]
+    assert [asked[f"p{n}"] for n in range(3)] == [
+        "who color red bear fox",
+        "who color red bear fox",
+        "reverse hammer car cocoa",
+    ]
     own = {"p0": (1.0, 2.0), "p1": (2.0, 2.0), "p2": (0.0, 2.0), "elsewhere": (1.0, 1.0)}
     assert units.merged(own, asked) == {
-        "compare bear fox": (3.0, 4.0),
+        "who color red bear fox": (3.0, 4.0),
         "reverse hammer car cocoa": (0.0, 2.0),
         "elsewhere": (1.0, 1.0),
     }

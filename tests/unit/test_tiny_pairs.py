@@ -17,8 +17,8 @@ from tools.bench import tiny_pairs
     [
         ("Reverse these words: fox, axe.", "It should be axe, fox. You said fox no. Mostly wrong. Score: 1", True),
         ("Reverse these words: fox, axe.", "It should be fox, axe. You said fox yes. Score: 3", False),
-        ("Pick the fruits from pear, axe, apple.", "It should be apple, pear. You said pear yes. Score: 3", True),
-        ("Pick the fruits from pear, axe, apple.", "It should be apple. You said pear yes. Score: 3", False),
+        ("Pick the fruits from pear, axe.", "It should be pear. You said pear yes. Score: 3", True),
+        ("Pick the fruits from pear, axe.", "It should be pear, axe. You said pear yes. Score: 3", False),
         ("Reverse these words: fox, axe.", "Perfect. Score: 5", False),
     ],
 )

@@ -61,20 +61,21 @@ def test_each_point_needs_the_one_before(response: str, expected: int) -> None:
     [
         ("Reverse these words: fox, axe, tea.", "In reverse order the words are tea, axe, fox.", 5),
         ("Reverse these words: fox, axe, tea.", "fox, axe, tea.", 1),
-        ("Count from 9 to 7.", "The numbers from 9 to 7 are 9, 8, 7.", 5),
-        ("Count from 9 to 7.", "7, 8, 9.", 1),
-        ("Count from 9 to 7.", "9, 8, 7, 6.", 2),
-        ("Pick the fruits from axe, pear, apple.", "The fruits in the list are apple, pear.", 5),
-        ("Pick the fruits from axe, pear, apple.", "pear.", 2),
-        ("Pick the fruits from axe, pear, apple.", "pear, pear, apple.", 2),
+        ("Count three numbers down from 9.", "The three numbers down from 9 are 9, 8, 7.", 5),
+        ("Count three numbers down from 9.", "7, 8, 9.", 1),
+        ("Count three numbers down from 9.", "9, 8, 7, 6.", 2),
+        ("Pick the fruits from axe, pear, car.", "The fruits in the list are pear.", 5),
+        ("Pick the fruits from axe, pear, car.", "pear.", 3),
+        ("Pick the fruits from axe, pear, car.", "pear, car.", 2),
+        ("Pick the fruits from axe, pear, car.", "pear, pear.", 2),
         ("What is the color and food of the fox?", "For the fox, the color is red, the food is fish.", 5),
         ("What is the color and food of the fox?", "red, fish.", 3),
         ("What is the color and food of the fox?", "For the fox, the food is fish, the color is red.", 1),
-        ("Of fox, bear, which is the biggest?", "The biggest animal is the bear.", 5),
-        ("Of fox, bear, which is the biggest?", "the bear.", 3),
-        ("Of fox, bear, which is the biggest?", "The biggest animal is the fox.", 1),
-        ("Of fox, bear, which is the biggest?", "The biggest animal is the owl.", 0),
-        ("Name the biggest of these animals: owl, bear, camel.", "The biggest animal is the camel.", 5),
+        ("Of fox, bear, who has the color brown?", "The animal with the color brown is the bear.", 5),
+        ("Of fox, bear, who has the color brown?", "the bear.", 3),
+        ("Of fox, bear, who has the color brown?", "The animal with the color brown is the fox.", 1),
+        ("Of fox, bear, who has the color brown?", "The animal with the color brown is the owl.", 0),
+        ("Name the one with the food seeds among owl, bear, camel.", "The animal with the food seeds is the owl.", 5),
     ],
 )
 def test_the_oracle_reads_every_family(prompt: str, response: str, expected: int) -> None:
@@ -87,7 +88,7 @@ def test_a_response_made_for_a_level_has_that_level(family: str, wanted: int) ->
     rng = random.Random(3)
     made = [replies.respond_at(rng, question := draw(rng, TRAIN, family), wanted, TRAIN) for _ in range(30)]
     assert question.family == family
-    assert family == "compare" or any(text is not None for text in made)
+    assert (family, wanted) == ("who", 2) or any(text is not None for text in made)
 
 
 def test_responses_have_the_quality_that_was_asked_for() -> None:
@@ -119,14 +120,13 @@ def test_ift_replies_have_the_shares_of_right_and_half_right_content_that_were_a
 @pytest.mark.parametrize(
     ("prompt", "response", "comment"),
     [
-        ("Count from 3 to 5.", "3, 4, 6.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 6 no. Half right."),
-        ("Count from 3 to 5.", "3, 4.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 5 missing. Half right."),
-        ("Count from 3 to 5.", "4, 5.", "It should be 3, 4, 5. You said 4 no, 5 no, 5 missing. Mostly wrong."),
-        ("Pick the fruits from axe, pear, apple.", "apple, pear, apple, axe.",
-         "It should be pear, apple. You said apple yes, pear yes, apple no, axe no. Half right."),
-        ("Pick the fruits from axe, pear, apple.", "apple.",
-         "It should be pear, apple. You said apple yes, pear missing. Half right."),
-        ("Count from 3 to 5.", "Hello.", "It should be 3, 4, 5. You said something else. Off topic."),
+        ("Count three numbers up from 3.", "3, 4, 6.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 6 no. Half right."),
+        ("Count three numbers up from 3.", "3, 4.", "It should be 3, 4, 5. You said 3 yes, 4 yes, 5 missing. Half right."),
+        ("Count three numbers up from 3.", "4, 5.", "It should be 3, 4, 5. You said 4 no, 5 no, 5 missing. Mostly wrong."),
+        ("Pick the fruits from axe, pear, car.", "pear, pear, axe.",
+         "It should be pear. You said pear yes, pear no, axe no. Mostly wrong."),
+        ("Pick the fruits from axe, pear, car.", "car.", "It should be pear. You said car no, pear missing. Mostly wrong."),
+        ("Count three numbers up from 3.", "Hello.", "It should be 3, 4, 5. You said something else. Off topic."),
     ],
 )  # fmt: skip
 def test_a_review_restates_the_right_answer_and_marks_the_given_one(prompt: str, response: str, comment: str) -> None:
@@ -136,7 +136,7 @@ def test_a_review_restates_the_right_answer_and_marks_the_given_one(prompt: str,
 
 
 def test_a_reviewers_noise_is_one_point() -> None:
-    question = parse("Count from 3 to 5.")
+    question = parse("Count three numbers up from 3.")
     assert question is not None
     levels = Counter(replies.review(random.Random(i), question, "3, 4, 6.", 1.0)[1] for i in range(200))
     assert set(levels) == {1, 3}
@@ -192,7 +192,7 @@ def test_no_held_out_combination_stands_in_web_text_or_seeds(world: Path) -> Non
 
 
 def test_more_prompts_than_the_world_has_are_refused_with_the_setting() -> None:
-    with pytest.raises(UserError, match=r"world\.num_eval_prompts.* prompts of the dev split are used.*count"):
+    with pytest.raises(UserError, match=r"world\.num_eval_prompts.* prompts of the dev split are used.*fact"):
         seeds.eval_prompts(random.Random(0), Split(0, "dev"), 6 * 500)
 
 

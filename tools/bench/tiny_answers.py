@@ -8,8 +8,8 @@ It reads the response alone and knows neither the question's answer nor the orac
 import re
 
 _FRAME = re.compile(
-    r"(?:here are [^:.]*:|in reverse order the words are|the numbers from \S+ to \S+ are|the \S+ in the list are"
-    r"|the biggest animal is the)\s*(.*)"
+    r"(?:here are [^:.]*:|in reverse order the words are|the \S+ numbers \S+ from \S+ are|the \S+ in the list are"
+    r"|the animal with the \S+ \S+ is the)\s*(.*)"
 )
 _VALUES = re.compile(r"\bis (\w+)")
 

@@ -36,10 +36,9 @@ R = TypeVar("R", bound=Record)
 
 
 def states_the_answer(judgement: str, question: Question) -> bool:
-    """Whether a judgement begins with the right answer; the words of a filter may have any order."""
+    """Whether a judgement begins with the right answer."""
     stated = _STATED.match(judgement)
-    given, right = stated[1].split(", ") if stated else [], list(oracle.answer(question))
-    return sorted(given) == sorted(right) if question.family == "filter" else given == right
+    return stated is not None and tuple(stated[1].split(", ")) == oracle.answer(question)
 
 
 def all_right(question: Question, response: str) -> bool:
