@@ -95,12 +95,13 @@ def test_comparisons_that_were_not_made_are_named_where_no_score_is_left(
 
 
 def test_the_shape_is_the_identity_of_the_stage_judge_alone():
-    default, pairwise = compose("tiny", []), compose("tiny", ["judge.shape=pairwise"])
+    each = "judge.equal_texts=each"
+    default, pairwise = compose("tiny", [each]), compose("tiny", [each, "judge.shape=pairwise"])
     assert load("judge").identity(default, 1) != load("judge").identity(pairwise, 1)
     assert load("eval_reward").identity(default, 1) == load("eval_reward").identity(pairwise, 1)
     for wrong in ("judge.method=expected", "pairs.rejected_from=m1", "judge_training.method=meta"):
         with pytest.raises(ConfigError, match=rf"judge\.shape: pairwise with {wrong.replace('.', '[.]')}"):
-            compose("tiny", ["judge.shape=pairwise", wrong])
+            compose("tiny", [each, "judge.shape=pairwise", wrong])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_equal_texts_are_judged_once_where_that_is_asked_for(
 
 
 def test_judging_equal_texts_once_changes_what_judges_candidates_alone():
-    plain, once = compose("tiny"), compose("tiny", ["judge.equal_texts=once"])
+    plain, once = compose("tiny", ["judge.equal_texts=each"]), compose("tiny", ["judge.equal_texts=once"])
     assert load("judge").identity(once, 1) == {**load("judge").identity(plain, 1), "equal_texts": "once"}
     assert load("eval_reward").identity(once, 1) == load("eval_reward").identity(plain, 1)
     with pytest.raises(

@@ -317,6 +317,6 @@ def test_transformers_reads_the_tokenizer(world: Path) -> None:
 def test_the_stage_counts_what_it_made(world: Path) -> None:
     metrics = json.loads((world / "metrics.json").read_text())
     assert metrics["num_documents"] == 3000
-    assert metrics["num_eval_prompts"]["test"] == 350
+    assert metrics["num_eval_prompts"]["test"] == 600
     assert metrics["trees_by_replies"]["1"] >= 60
     assert metrics["num_judge_eval_replies"]["dev"] == 96

@@ -50,7 +50,7 @@ METHODS: dict[str, list[str]] = {  # name in the table -> settings
     "anchored": ["pairs.rejected_from=m1"],
     "history": ["dpo.pairs_from=all"],
     "reference_m1": ["dpo.reference=m1"],
-    "pairwise": ["judge.shape=pairwise"],
+    "pairwise": ["judge.shape=pairwise", "judge.equal_texts=each"],
     "smoothed": ["dpo.label_smoothing=0.1"],
     "robust": ["dpo.loss=robust", "dpo.label_smoothing=0.1"],
     "ipo": ["dpo.loss=ipo"],
