@@ -130,7 +130,7 @@ def _evaluation(run_dir: Path, clock: Clock, cfg: Config, model: str, t: int, ge
         "responses": 700,
         "families": {
             name: {"mean": mean + d, "full": full, "correct": 0.6 + d / 4, "num": 110}
-            for name, d in {"count": 0.5, "reverse": 0.3, "list": 0.1, "fact": -0.1, "filter": -0.3, "compare": -0.5}.items()
+            for name, d in {"count": 0.5, "reverse": 0.3, "list": 0.1, "fact": -0.1, "filter": -0.3, "who": -0.5}.items()
         },
     }  # fmt: skip
     _write(run_dir, clock, t, f"eval_oracle{suffix}", oracle, 1)

@@ -142,12 +142,8 @@ def paired(run_dir: Path) -> list[str]:
 
 def content_by_family(run_dirs: dict[int, Path], model_dirs: dict[int, Path]) -> list[str]:
     """Lines with the change of the content from M1 of the runs to M3 of others, or of the same, per seed and over the seeds: of
-    all questions, without comparisons (few questions, whose answer is one of two or three), and of every family."""
-    groups = {
-        "all": FAMILIES,
-        "without compare": [f for f in FAMILIES if f != "compare"],
-        **{f: (f,) for f in FAMILIES},
-    }
+    all questions, and of every family."""
+    groups = {"all": FAMILIES, **{family: (family,) for family in FAMILIES}}
     first, last = (
         {seed: units.read(RunFiles(path))["all_correct"] for seed, path in found.items()}
         for found in (run_dirs, model_dirs)
