@@ -228,6 +228,10 @@ class PairsSection:
         "The paper has [3964, 6942]", at_least=1, added=True,
     )  # fmt: skip
     pool_equal_texts: bool = setting(False, "average the scores of candidates with equal text before choosing")
+    balanced_control: bool = setting(
+        False, "run.arm=random: of its pairs, sorted by prompt, every second one is in the judge's order, the others against it. "
+        "Permuted scores alone are so only on average: by chance they teach what the judge says, or its opposite", added=True,
+    )  # fmt: skip
     files: list[str] = setting([], "run.arm=external: preference files (JSONL, parquet), no judge")
 
 

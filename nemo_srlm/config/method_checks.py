@@ -43,6 +43,13 @@ def _arms(cfg: Config) -> None:
         ):
             if (value := getattr(pairs, name)) != default:
                 _refuse(f"pairs.{name}", value, f"{arm}, whose pairs do not come from scores of this run's", default)
+    if cfg.run.arm == "random" and pairs.balanced_control and pairs.rejected_from != "iteration":
+        _refuse(
+            "pairs.balanced_control",
+            True,
+            f"pairs.rejected_from={pairs.rejected_from}: such a pair cannot be turned round",
+            "false",
+        )
     if cfg.run.arm == "sft_only":
         for name, default in (("consistency", "none"), ("weight", "none"), ("rejected_from", "iteration")):
             if (value := getattr(pairs, name)) != default:

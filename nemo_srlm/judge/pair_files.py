@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
-from nemo_srlm.core.records import PreferencePair
+from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, to_records
 
@@ -72,6 +73,31 @@ def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
     counts["pairs"], counts["pairs_not_needed"] = number, len(records) - number
     counts["chosen_characters"] = sum(len(pair.chosen) for pair in kept)
     counts["rejected_characters"] = sum(len(pair.rejected) for pair in kept)
+
+
+def balance_orders(directory: Path, judged: Mapping[str, float], seed: int, counts: Counter[str]) -> None:
+    """Of the pairs of pairs.jsonl, sorted by prompt, every second one stands in the judge's order, the others against it.
+
+    A pair in the other order is turned round: the two scores change places, which is a permutation, too. Neighbours in
+    the order of the prompts are alike, so that each kind of prompt is balanced in itself. judged: pair id -> the judge's score
+    of its chosen response minus that of its rejected one, before any permutation; pairs of equal ones stay as they are.
+    seed: of which order is the first. `counts` get how many pairs have which order.
+    """
+    records = list(read_records(directory / PAIRS, PreferencePair))
+    in_order = random.Random(seed).random() < 0.5
+    for i in sorted(range(len(records)), key=lambda i: (records[i].prompt, records[i].id)):
+        pair = records[i]
+        if not (difference := judged[pair.id]):
+            counts["equal_for_the_judge"] += 1
+            continue
+        counts["in_the_judges_order" if in_order else "against_the_judges_order"] += 1
+        if (difference > 0) != in_order:
+            turned = content_id("pair", pair.prompt_id, pair.rejected, pair.chosen)
+            records[i] = dataclasses.replace(pair, id=turned, chosen=pair.rejected, rejected=pair.chosen)
+        in_order = not in_order
+    write_records(directory / PAIRS, records)
+    counts["chosen_characters"] = sum(len(pair.chosen) for pair in records)
+    counts["rejected_characters"] = sum(len(pair.rejected) for pair in records)
 
 
 def write_pairs(

@@ -126,6 +126,15 @@ def permute_scores(candidates: Sequence[Scored], run_seed: int, prompt_id: str) 
     ]
 
 
+def differences(prompt_id: str, candidates: Sequence[Scored], pairs: Pairs) -> dict[str, float]:
+    """Pair id -> the score of its chosen text minus that of its rejected one in `candidates`; equal texts have their mean."""
+    own = {one.text: one.score or 0.0 for one in pool_equal_texts(candidates)}
+    return {
+        content_id("pair", prompt_id, chosen.text, rejected.text): own[chosen.text] - own[rejected.text]
+        for chosen, rejected in pairs
+    }
+
+
 def select(candidates: Sequence[Scored], section: PairsSection) -> Pairs | str:
     """(chosen, rejected) of one prompt, the rule's pair first, at most `max_per_prompt`; or the reason for none.
 

@@ -4,8 +4,9 @@ Writes pairs.jsonl (PreferencePair) and dropped.jsonl ({"prompt_id", "reason"}):
 The scores are the judge's, or by pairs.score those of votes, a checker or a reward model. From iteration 2 on
 pairs.consistency gives pairs a certainty (from the scores of judge_previous), and with pairs.rejected_from=m1 the rejected
 responses are those of `anchors`.
-Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt); "oracle" (judgements come from the stage
-`oracle_scores`); "external" (external preference files, no judge; without pairs whose prompt is held out, or nearly).
+Arms: "self" and "sft_only"; "random" (judge scores shuffled within a prompt, with pairs.balanced_control as many pairs in the
+judge's order as against it); "oracle" (judgements come from the stage `oracle_scores`); "external" (external preference files, no
+judge; without pairs whose prompt is held out, or nearly).
 """
 
 from collections import Counter
@@ -19,14 +20,15 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.pipeline import has_anchors, has_single_scores, score_stage, uses_previous_judge
+from nemo_srlm.core.records import item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.core.terminal import say
 from nemo_srlm.data import preference_pairs
 from nemo_srlm.data.near_copies import HeldOut
 from nemo_srlm.errors import DataError
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt
-from nemo_srlm.judge.pair_files import DROPPED, PAIRS, keep_number, set_certainty, write_pairs
-from nemo_srlm.judge.pairing import Pairs, certainty, choose_pairs, pool_equal_texts
+from nemo_srlm.judge.pair_files import DROPPED, PAIRS, balance_orders, keep_number, set_certainty, write_pairs
+from nemo_srlm.judge.pairing import Pairs, certainty, choose_pairs, differences, pool_equal_texts
 from nemo_srlm.judge.scores import required_valid
 from nemo_srlm.stages.common.seed_files import held_out_texts
 
@@ -55,6 +57,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own.pop("vote_weight", None)
     if most := of_iteration(cfg.pairs.per_iteration, iteration, 0):
         own["most"] = most
+    if cfg.run.arm != "random":
+        own.pop("balanced_control", None)
     if cfg.pairs.rule == "length_controlled":
         own["rho_of"] = "range"  # once it was a share of the scale: such pairs are others
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
@@ -73,6 +77,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 def _run(ctx: Context) -> None:
     cfg = ctx.cfg
     certainties: dict[str, float | None] = {}
+    judged: dict[str, float] = {}  # of the balanced control: pair id -> the judge's difference
+    balanced = cfg.pairs.balanced_control and cfg.run.arm == "random"
     if cfg.run.arm == "external":
         counts: Counter[str] = Counter()
         apart = HeldOut(held_out_texts(ctx.inputs["seed"]), cfg.seed.rouge_max)
@@ -85,13 +91,18 @@ def _run(ctx: Context) -> None:
             if "judge_previous" in ctx.inputs:
                 pooled = pool_equal_texts(one.candidates) if cfg.pairs.pool_equal_texts else one.candidates
                 certainties[one.prompt.id] = certainty(pooled)
-            return choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _shuffle_seed(cfg), one.anchors)
+            found = choose_pairs(one.candidates, one.prompt.id, cfg.pairs, _shuffle_seed(cfg), one.anchors)
+            if balanced and not isinstance(found, str):
+                judged.update(differences(one.prompt.id, one.candidates, found))
+            return found
 
         weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
         counts = write_pairs(_scored_files(ctx), _min_valid(cfg), choose, ctx.dir, partial(_report, ctx), weighed)
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
         keep_number(ctx.dir, most, counts)
+    if balanced:  # of the pairs that stay
+        balance_orders(ctx.dir, judged, item_seed(cfg.run.seed, "random_arm", "orders", ctx.iteration), counts)
     if "judge_previous" in ctx.inputs:  # of the pairs that stay
         write_json(ctx.dir / CERTAINTY, set_certainty(ctx.dir, certainties, cfg.pairs.consistency == "prompt"))
     write_json(ctx.dir / COUNTS, dict(sorted(counts.items())))

@@ -176,7 +176,7 @@ def test_not_one_pair_is_an_error_with_the_reasons(tmp_path: Path):
         ([], True),
         (["pairs.score=judge_vote"], True),
         (["judge.method=expected"], False),
-        (["judge.shape=pairwise"], False),
+        (["judge.shape=pairwise", "judge.equal_texts=each"], False),
         (["run.arm=oracle"], False),
         (["pairs.score=vote"], False),
     ],
