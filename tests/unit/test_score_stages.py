@@ -343,7 +343,7 @@ def test_what_would_be_ignored_is_refused(overrides: list[str], message: str):
         (["pairs.score=vote"], "scored by the share of equal final answers (number); nothing is judged."),
         (["pairs.score=judge_vote"], "template prompts/tiny_judge.txt, and 5 x the share of equal final answers."),
         (["pairs.score=checker", "checker.command=[sh,check.sh]"], "scored by sh check.sh; nothing is judged."),
-        (["judge.shape=pairwise", "judge.equal_texts=each"], "compared two by two by M1 itself, template prompts/tiny_compare"),
+        (["judge.shape=pairwise", "judge.equal_texts=each"], "by two by M1 itself, template prompts/tiny_compare.txt."),
     ],
 )
 def test_the_data_card_says_what_ordered_the_responses(overrides: list[str], words: str):
