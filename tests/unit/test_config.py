@@ -228,7 +228,8 @@ def test_a_renamed_word_is_read_in_both_spellings_and_recorded_in_the_old_one(co
 
 def test_the_fingerprints_of_runs_with_external_data_are_those_they_had_under_the_old_word(tmp_path: Path):
     (tmp_path / "x.jsonl").write_text("{}\n")
-    cfg = compose("tiny", ["run.arm=external", "eft.source=external", f"pairs.files=[{tmp_path}/x.jsonl]"])
+    given = ["run.arm=external", "eft.source=external", f"pairs.files=[{tmp_path}/x.jsonl]"]
+    cfg = compose("tiny", [*given, "pairs.per_iteration=[]"])
     # as the code before the renaming made them from run.arm=given eft.source=given
     assert fingerprint(pairs.STAGE.identity(cfg, 1)) == "9d6922e87244dff0"
     assert fingerprint(seed.STAGE.identity(cfg, 1)) == "43876d5bf42b9377"
