@@ -71,8 +71,7 @@ def keep_number(directory: Path, number: int, counts: Counter[str]) -> None:
     write_records(directory / PAIRS, kept)
     counts["dropped_not_needed"] = len(without)
     counts["pairs"], counts["pairs_not_needed"] = number, len(records) - number
-    counts["chosen_characters"] = sum(len(pair.chosen) for pair in kept)
-    counts["rejected_characters"] = sum(len(pair.rejected) for pair in kept)
+    _count_characters(kept, counts)
 
 
 def balance_orders(directory: Path, judged: Mapping[str, float], seed: int, counts: Counter[str]) -> None:
@@ -96,8 +95,12 @@ def balance_orders(directory: Path, judged: Mapping[str, float], seed: int, coun
             records[i] = dataclasses.replace(pair, id=turned, chosen=pair.rejected, rejected=pair.chosen)
         in_order = not in_order
     write_records(directory / PAIRS, records)
-    counts["chosen_characters"] = sum(len(pair.chosen) for pair in records)
-    counts["rejected_characters"] = sum(len(pair.rejected) for pair in records)
+    _count_characters(records, counts)
+
+
+def _count_characters(pairs: list[PreferencePair], counts: Counter[str]) -> None:
+    counts["chosen_characters"] = sum(len(pair.chosen) for pair in pairs)
+    counts["rejected_characters"] = sum(len(pair.rejected) for pair in pairs)
 
 
 def write_pairs(
