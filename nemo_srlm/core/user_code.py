@@ -28,7 +28,7 @@ def load(key: str, named: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises, the message names it
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
         del sys.modules[spec.name]
         raise ConfigError(
             key, f"{path} raises {type(error).__name__}: {error}", "a file that runs", "mend it"

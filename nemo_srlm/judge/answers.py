@@ -9,18 +9,31 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
+from nemo_srlm.judge.quotes import UNSPACED
+from nemo_srlm.judge.statements import half_width
+
 Extractor = Callable[[str, str], str | None]  # (prompt, response) -> its final answer
 
-_NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?!\w)")
+_WORD = rf"[^\W_{UNSPACED}]"  # of scripts with blanks between words: "18個" and "_18_" have a number, "v18" and "18km" have none
+_NUMBER = re.compile(
+    rf"(?<![.])(?<!{_WORD})(?<!{_WORD}_)"
+    r"(-?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?)"
+    rf"(?!_?{_WORD})"
+)
+_MINUS = "\u2212"  # the sign of mathematics
 
 
 def number(prompt: str, response: str) -> str | None:
-    """The last number: 1,234.50 and 1234.5 are the same answer."""
-    found: list[str] = _NUMBER.findall(response)
+    """The last number: 1,234.50 and 1234.5 are the same answer. Digits of any script, with English marks: a comma between thousands,
+    a point before decimals."""
+    found: list[str] = _NUMBER.findall(half_width(response).replace(_MINUS, "-"))
     if not found:
         return None
     value = Decimal(found[-1].replace(",", ""))
-    return f"{value.normalize():f}" if value else "0"
+    if not value:
+        return "0"
+    digits = f"{value:f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def boxed(prompt: str, response: str) -> str | None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 Span = tuple[int, int]
 
 # A letter of a script whose words end at a blank or a mark. Chinese, Japanese, Korean and Thai put marks right at other letters.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-LETTER = rf"[^\W{_UNSPACED}]"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+LETTER = rf"[^\W{UNSPACED}]"
 
 # Opening mark -> the marks that close it, a family a line. What only closes in most languages opens in some (»German«,
 # ”Swedish”), and only within its paragraph.

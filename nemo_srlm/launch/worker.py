@@ -8,7 +8,7 @@ from dataclasses import replace
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.slot import Slot
-from nemo_srlm.core.stage import Ref, stage_directory
+from nemo_srlm.core.stage import Context, Ref, Stage, stage_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.generate.replicas import on_engine
 from nemo_srlm.generate.vllm_engine import preload
@@ -33,9 +33,18 @@ def run_stage(work: Work, ref: Ref, slot: Slot, engines: Replicas) -> None:
     if on_engine(stage, cfg) and replicas.needed(work, cfg) > 1:
         engines.run(ref, cfg)
     else:
-        stage.run(replace(ctx, slot=slot))
+        call(stage, replace(ctx, slot=slot))
     if work.num_shards == 1:
         stages.finish(stage, ctx, run_dir)
+
+
+def call(stage: Stage, ctx: Context) -> None:
+    """Runs a stage's work. Raises RuntimeError where a package or the user's code ends the process instead: with exit code 0 the
+    launcher would take the stage for done."""
+    try:
+        stage.run(ctx)
+    except SystemExit as ended:
+        raise RuntimeError(f"sys.exit({ended.code!r}) was called in the stage") from ended
 
 
 def run(work: Work, slot: Slot, engines: Replicas) -> int:
@@ -63,7 +72,7 @@ def serve(work: Work, slot: Slot) -> int:
             cfg, stage = load_resolved_config(work.run_dir), load(order.ref.stage)
             ctx = stages.context(work.run_dir, stage, cfg, order.ref.iteration, order.shard, order.num_shards)
             try:
-                stage.run(replace(ctx, slot=slot))
+                call(stage, replace(ctx, slot=slot))
             except Exception as error:
                 record_failure(error, order.ref, ctx.dir)
                 return EXIT_USER

@@ -40,13 +40,17 @@ def _answer(extract: answers.Extractor, item: JudgeItem) -> str | None:
     """Raises DataError where a function of the user's fails: answers of a part of the responses would be another vote."""
     try:
         found = extract(item.instruction, item.response)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             KEY, f"{type(error).__name__}: {error}, for candidate {item.id}", "a text or None", "mend it"
         ) from error
     if found is not None and not isinstance(found, str):
         raise DataError(KEY, f"returns a {type(found).__name__} for candidate {item.id}", "a text or None", "mend it")
-    return found
+    if found is not None and any("\ud800" <= character <= "\udfff" for character in found):
+        raise DataError(
+            KEY, f"returns {found[:40]!r} for candidate {item.id}, with half a character", "a text or None", "mend it"
+        )
+    return found if found and found.strip() else None
 
 
 def _votes(ctx: Context) -> Iterator[Judgement]:

@@ -10,7 +10,9 @@ from nemo_srlm.judge.answers import EXTRACTORS, shares
     [
         ("6 x 7 = 42.", "42"), ("It is 1,234.50 in all", "1234.5"), ("x = -3", "-3"), ("5-3", "3"), ("-0.50", "-0.5"),
         ("-0", "0"), ("10.0", "10"), ("100", "100"), ("a1 and v2", None), ("none", None), ("first 3, then 4!", "4"),
-        ("1e5", None),
+        ("1e5", "100000"), ("1e-5", "0.00001"), ("1e999", None), ("答案是18。", "18"), ("先有 3 个, 一共18个", "18"), ("답은 18입니다", "18"),
+        ("คำตอบคือ18", "18"), ("答えは１８です", "18"), ("The answer is \u22125", "-5"), ("x = _18_", "18"), ("a cost of $.50", "0.5"),
+        ("x_18", None), ("version 1.2.3", "1.2"), ("9" * 40 + "0", "9" * 40 + "0"), ("007", "7"), ("30 km, 18km", "30"),
     ],
 )  # fmt: skip
 def test_the_last_number_in_one_spelling(response: str, answer: str | None):

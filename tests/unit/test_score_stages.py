@@ -146,7 +146,7 @@ def test_a_checker_function_scores_and_its_failures_are_reasons(tmp_path: Path):
     found = {j.id: j for j in read_records(tmp_path / "checker" / "judgements.jsonl", Judgement)}
     assert [found[c.id].scores for c in made if not c.error] == [(4.0,), (1.0,), (), (None,), (), ()]
     assert found[made[2].id].error == "checker: RuntimeError: out of luck"
-    assert found[made[5].id].error == "checker: '4' is no finite number"
+    assert found[made[5].id].error == "checker: '4' (str) is no finite number"
     assert (metrics["errors"], metrics["no_score"]) == ({"checker": 3}, 1)
     run(cfg, tmp_path, "pairs")
     ((pair,), _) = pairs_of(tmp_path)
