@@ -154,9 +154,10 @@ def batch_layout(section: TrainSection, parallel: ParallelSection, precision: Pr
     """The layout of micro-batches that a training section, the parallel layout and the precision need."""
     p = parallel
     needed = (p.tensor if p.sequence else 1) * fp8_multiple(p, precision) * p.context
+    align = 2 * p.context if p.context > 1 else 1  # of what fills a row up, too, which is cut like a document
     return BatchLayout(
-        packed=section.packing or p.context > 1, align=2 * p.context if p.context > 1 else 1,
-        multiple=math.lcm(needed, section.row_multiple), uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
+        packed=section.packing or p.context > 1, align=align,
+        multiple=math.lcm(needed, align, section.row_multiple), uniform=p.pipeline > 1, budget=section.max_tokens_per_row,
         rounds=p.pipeline if p.virtual_pipeline > 1 else 1, full=p.tp_comm_overlap or precision.cuda_graphs != "none",
     )  # fmt: skip
 
@@ -188,14 +189,19 @@ def part_lengths(unit: Unit, layout: BatchLayout) -> list[int]:
     return [part.length for part in unit_parts(unit, 0, layout)]
 
 
-def collate(units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout, length: int = 0) -> Batch:
-    """A micro-batch of whole units, its rows at least `length` long. `positions` are the units' places in the stream."""
+def collate(
+    units: Sequence[Unit], positions: Sequence[int], layout: BatchLayout, length: int = 0, num_rows: int = 0
+) -> Batch:
+    """A micro-batch of whole units, its rows at least `length` long and, where not packed, at least `num_rows` of them.
+
+    `positions` are the units' places in the stream.
+    """
     documents = [document for unit in units for document in unit]
     length = max(length, row_length([part_lengths(unit, layout) for unit in units], layout))
     num, firsts = len(documents), itertools.accumulate(map(len, units), initial=0)
     of_units = [unit_parts(unit, first, layout) for unit, first in zip(units, firsts, strict=False)]
     parts = prefix.in_row(of_units) if layout.packed else [part for unit in of_units for part in unit]
-    rows = 1 if layout.packed else num
+    rows = 1 if layout.packed else max(num, num_rows)
     tokens, labels = np.zeros((rows, length), np.int64), np.zeros((rows, length), np.int64)
     weights = np.zeros((rows, length), np.float32)
     segments = np.full((rows, length), num, np.int64)
@@ -283,6 +289,8 @@ def eval_batches(
     groups = every[replica::replicas]
     if every and not groups:
         return [padding_batch(collate([units[i] for i in every[-1]], every[-1], layout))]
-    longest = max((row_length([lengths[i] for i in m], layout) for m in groups), default=0)
-    length = longest if layout.uniform else 0
-    return [collate([units[i] for i in m], m, layout, length) for m in groups]
+    length = num_rows = 0
+    if layout.uniform:  # the last group has fewer units than the others
+        length = max((row_length([lengths[i] for i in m], layout) for m in groups), default=0)
+        num_rows = max((sum(len(units[i]) for i in m) for m in groups), default=0)
+    return [collate([units[i] for i in m], m, layout, length, num_rows) for m in groups]

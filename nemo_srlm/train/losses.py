@@ -43,8 +43,17 @@ def sft(nll_BS: Tensor, weights_BS: Tensor) -> Loss:
 
 def sequence_sums(values_BS: Tensor, segments_BS: Tensor, num_documents: int) -> Tensor:
     """[N] sums of `values` over each document, without padding (segment N). Differentiable."""
+    if values_BS.is_cuda:  # index_add adds in any order there, and a resumed training is to have the same bits
+        return ordered_sums(values_BS, segments_BS, num_documents)
     sums = values_BS.new_zeros(num_documents + 1)
     return sums.index_add(0, segments_BS.reshape(-1), values_BS.reshape(-1))[:num_documents]
+
+
+def ordered_sums(values_BS: Tensor, segments_BS: Tensor, num_documents: int) -> Tensor:
+    """`sequence_sums` in one order on a GPU too, for N x B x S values in memory."""
+    documents_N = torch.arange(num_documents, device=values_BS.device)
+    inside_NBS = segments_BS == documents_N[:, None, None]
+    return torch.where(inside_NBS, values_BS, 0.0).sum((1, 2))
 
 
 # --- preference losses ---------------------------------------------------------------------------------------------

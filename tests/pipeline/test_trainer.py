@@ -63,6 +63,13 @@ def test_a_layout_does_not_change_the_losses_of_another_family(four: Results, fa
         assert all(r["weights"] == r["estimate"][0] for r in ranks)
 
 
+def test_tied_embeddings_of_two_stages_are_one_matrix_and_padded_rows_are_filled_up_in_validation(four: Results):
+    found, expected = four["layouts/tied/pp2"], four["layouts/tied/dp4"]
+    assert_same_training(found, expected, 1e-4)
+    assert found["validation"] == pytest.approx(expected["validation"], abs=1e-4)
+    assert expected["losses"] != pytest.approx(four["layouts/sft/dp4"]["losses"][:4], abs=1e-3)  # it is another model
+
+
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_two_replicas_train_as_four_do(two: Results, four: Results, kind: str):
     assert_same_training(two[f"batches/{kind}/micro1"], four[f"layouts/{kind}/dp4"], 1e-4)

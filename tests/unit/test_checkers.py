@@ -74,7 +74,9 @@ def test_a_program_need_not_read_what_it_is_given():
 
 def test_a_file_that_ends_the_process_is_an_error_of_the_setting(tmp_path: Path):
     (tmp_path / "main.py").write_text("import sys\nsys.exit(0)\n")
-    with pytest.raises(ConfigError, match=r"checker\.function: .*main\.py raises SystemExit: 0; expected a file that runs"):
+    with pytest.raises(
+        ConfigError, match=r"checker\.function: .*main\.py raises SystemExit: 0; expected a file that runs"
+    ):
         load("checker.function", f"{tmp_path}/main.py:score")
 
 

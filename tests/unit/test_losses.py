@@ -23,6 +23,19 @@ def test_sums_over_documents_leave_padding_out():
     assert losses.sequence_sums(values, segments, 2).tolist() == [2.0, 5.0]
 
 
+def test_the_sums_that_a_gpu_makes_in_order_are_the_same_with_the_same_gradient():
+    generator = torch.Generator().manual_seed(3)
+    segments = torch.randint(0, 6, (2, 500), generator=generator)  # 5 is padding
+    gradients = []
+    for sums in (losses.sequence_sums, losses.ordered_sums):
+        values = torch.randn(2, 500, generator=generator.manual_seed(4), requires_grad=True)
+        found = sums(values, segments, 5)
+        (found * torch.arange(1.0, 6.0)).sum().backward()
+        gradients.append((found.detach(), values.grad))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0, atol=0)
+
+
 def call(
     section: DpoSection, chosen=(-3.0, -1.0), rejected=(-4.0, -3.0), ref_c=(-3.5, -1.5), ref_r=(-3.0, -2.0), **of_pairs,
 ):  # fmt: skip

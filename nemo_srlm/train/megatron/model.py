@@ -195,7 +195,8 @@ def layers_and_positions(config: TransformerConfig, model: ModelSection, vp_stag
 def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -> None:
     """Megatron's initial values: normal, output projections scaled by 1/sqrt(2 layers). The same under any layout.
 
-    Every matrix is drawn whole from a generator seeded by its name in the whole model; then this rank's shard is taken.
+    Every matrix is drawn whole from a generator seeded by its name in the whole model; then this rank's shard is taken. The copy
+    of tied embeddings that the last pipeline stage holds as its output layer is drawn as the embedding itself.
     """
     rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     for chunk in chunks:
@@ -205,7 +206,7 @@ def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -
                 continue
             scaled = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
             std = model.init_std / math.sqrt(2.0 * model.num_layers) if scaled else model.init_std
-            generator = torch.Generator().manual_seed(item_seed(seed, global_name(chunk, name)))
+            generator = torch.Generator().manual_seed(item_seed(seed, _drawn_as(chunk, name)))
             shape = list(parameter.shape)
             shape[parameter.partition_dim] *= size
             if shape[0] == padded_vocab_size(model, size) and ("embedding" in name or "output_layer" in name):
@@ -217,6 +218,11 @@ def initialize_weights(chunks: list[GPTModel], model: ModelSection, seed: int) -
             parts = full.chunk(2, dim=0) if "linear_fc1" in name else (full,)  # gate and up are sharded apart
             shard = torch.cat([p.chunk(size, dim=parameter.partition_dim)[rank] for p in parts])
             fp8_weights.fill(parameter, shard)
+
+
+def _drawn_as(chunk: GPTModel, name: str) -> str:
+    tied = chunk.share_embeddings_and_output_weights and name == "output_layer.weight"
+    return "embedding.word_embeddings.weight" if tied else global_name(chunk, name)
 
 
 def global_name(chunk: GPTModel, name: str) -> str:
