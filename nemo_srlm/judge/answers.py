@@ -24,8 +24,10 @@ _MINUS = "\u2212"  # the sign of mathematics
 
 
 def number(prompt: str, response: str) -> str | None:
-    """The last number: 1,234.50 and 1234.5 are the same answer. Digits of any script, with English marks: a comma between thousands,
-    a point before decimals."""
+    """The last number: 1,234.50 and 1234.5 are the same answer.
+
+    Digits of any script, with English marks: a comma between thousands, a point before decimals.
+    """
     found: list[str] = _NUMBER.findall(half_width(response).replace(_MINUS, "-"))
     if not found:
         return None

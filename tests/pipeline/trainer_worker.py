@@ -78,8 +78,9 @@ def job(
     tied: bool = False, **precision: Any,
 ) -> Job:  # fmt: skip
     layout = ParallelSection(processes=dist_size(), **parallel)
+    model = dataclasses.replace(MODEL, family=family, tie_embeddings=tied)
     return Job(
-        "test", dataclasses.replace(MODEL, family=family, tie_embeddings=tied), layout, PrecisionSection(**{"dtype": "fp32", **precision}),
+        "test", model, layout, PrecisionSection(**{"dtype": "fp32", **precision}),
         dataclasses.replace(TRAIN, **section), 11, directory, initial, Silent(),
     )  # fmt: skip
 

@@ -61,8 +61,10 @@ def test_a_program_is_finished_when_it_has_ended_whatever_it_leaves_behind():
 
 def test_programs_that_fail_say_why():
     for code, reason in (
-        ("import time; time.sleep(60)", "checker_timeout: 1 s"), ("raise ValueError('no')", "checker_exit: code 1: ValueError: no"),
-        ("print('[' * 100000)", "checker: its last line is no number: "), ("print('four')", "checker: its last line is no number: 'four'"),
+        ("import time; time.sleep(60)", "checker_timeout: 1 s"),
+        ("raise ValueError('no')", "checker_exit: code 1: ValueError: no"),
+        ("print('[' * 100000)", "checker: its last line is no number: "),
+        ("print('four')", "checker: its last line is no number: 'four'"),
     ):  # fmt: skip
         with pytest.raises(Failed, match=reason):
             command_check([sys.executable, "-c", code], 1 if "sleep" in code else 30)("p", "r")
