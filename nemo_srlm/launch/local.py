@@ -100,7 +100,8 @@ def logs(run_dir: Path, ref: Ref) -> list[Path]:
 
 
 def failure(run_dir: Path, step: Step, code: int, shard: int = 0) -> StageFailed:
-    """What the exit code of a shard's worker means, in the words of the stage's error file where there are some."""
+    """What the exit code of a shard's worker means, in the words of the stage's error file where there are some. With code 0 the
+    process has ended before the stage was done: a package or the user's code has called os._exit."""
     ref, log = current(run_dir, step), log_path(run_dir, step, shard)
     reason = read_error(stage_directory(run_dir, ref))
     full = None if reason else of_system(None, run_dir)  # a worker on a full disk cannot write its reason
@@ -198,7 +199,7 @@ def run_step(session: Session, step: Step, num_done: int) -> None:
             raise StageFailed(f"{ref} has saved and stopped: {reason}", EXIT_AGAIN)
     else:
         raise again_in_vain(ref, cause, log_path(run_dir, step, shard))
-    if code:
+    if code or (not step.finished_by_launcher and not is_done(run_dir, current(run_dir, step))):
         raise failure(run_dir, step, code, shard)
     if step.finished_by_launcher:
         stages.finish(stage, stages.context(run_dir, stage, cfg, ref.iteration), run_dir)

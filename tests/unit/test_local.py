@@ -62,6 +62,18 @@ def test_a_failed_shard_is_told_with_its_own_log(monkeypatch: pytest.MonkeyPatch
     assert "shard 0" not in found
 
 
+def test_a_worker_that_ends_without_an_error_before_its_stage_is_done_has_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The user's code may call os._exit(0): no manifest, no reason, and the stage behind it would be blamed."""
+    step = Step((Ref("world", 0),), "cpu", 1)
+    command = [sys.executable, "-c", "print('checking', flush=True); import os; os._exit(0)"]
+    monkeypatch.setattr(local, "command_for", lambda *_: (command, {}))
+    with pytest.raises(local.StageFailed, match=r"(?s)iter0/world failed: exit code 0; the end of its log:\nchecking") as failed:
+        local.run_step(Session(tiny(), tmp_path, Display(1), 0.0), step, 0)
+    assert failed.value.code == EXIT_FAILED
+
+
 def test_a_training_step_is_a_torchrun_of_the_resolved_config(tmp_path: Path):
     cfg = tiny()
     cfg.parallel.processes = 2

@@ -10,7 +10,7 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.core.control import clear_stopped, read_stopped, stop_file, write_stopped
 from nemo_srlm.core.stage import Ref, stage_directory
 from nemo_srlm.launch import local, train_worker
-from nemo_srlm.launch.contract import EXIT_AGAIN
+from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE
 from nemo_srlm.launch.local import Session, StageFailed, run_step, stop_reason
 from nemo_srlm.launch.plan import Step
 from nemo_srlm.launch.slurm import step
@@ -101,6 +101,20 @@ def test_slurms_attempts_have_the_cause_too(monkeypatch: pytest.MonkeyPatch, tmp
     assert supervisor.outcome(EXIT_AGAIN, False) == ("again", "saved and exited")
     write_stopped(stage_directory(tmp_path, REF), "SIGTERM")
     assert supervisor.outcome(EXIT_AGAIN, False) == ("again", "saved and exited: SIGTERM")
+
+
+def test_slurms_attempt_that_ends_without_an_error_before_its_stage_is_done_has_crashed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    job = JobSettings(str(tmp_path), ["iter1/votes"], "cpu", 1, "", 1, 1, 1, {})
+    attempt = step.Attempt("1", 0, 0, "head", 1, tmp_path / "owner", tmp_path / "stop")
+    supervisor = step.WorkerSupervisor(job, attempt)
+    assert supervisor.outcome(EXIT_DONE, False) == ("crashed", "exit code 0 before iter1/votes was done")
+    done = stage_directory(tmp_path, Ref("votes", 1))
+    done.mkdir(parents=True)
+    (done / "manifest.json").write_text("{}")
+    assert supervisor.outcome(EXIT_DONE, False) == ("done", "")
 
 
 def test_the_rank_that_was_asked_to_stop_writes_down_why(tmp_path: Path):

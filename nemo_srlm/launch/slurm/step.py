@@ -32,6 +32,7 @@ from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError, of_system
 from nemo_srlm.launch import contract
 from nemo_srlm.launch.contract import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_USER, Work
+from nemo_srlm.launch.plan import is_done
 from nemo_srlm.launch.slurm.hang_detector import HangDetector
 from nemo_srlm.launch.slurm.lease import Lease
 from nemo_srlm.launch.slurm.node import caches, check_node, oom_kills
@@ -155,7 +156,9 @@ class WorkerSupervisor:
         if code != EXIT_DONE and out_of_memory:
             return "crashed", f"{OUT_OF_MEMORY} ({words}); ask for more with cluster.{self.job.kind}.memory"
         if code == EXIT_DONE:
-            return "done", ""
+            whole = self.job.kind != "train" and self.job.num_shards == 1  # else this job makes no manifest
+            left = [ref for ref in self.job.stages if whole and not is_done(self.job.path, ref)]
+            return ("crashed", f"{words} before {left[0]} was done") if left else ("done", "")
         if self.terminated:
             return "signalled", words
         if code == EXIT_AGAIN:
