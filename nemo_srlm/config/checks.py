@@ -19,7 +19,7 @@ def check(cfg: Config) -> None:
     check_fields(cfg)
     check_heads(cfg.model)
     check_rope(cfg.model)
-    check_fp8(cfg.model, cfg.parallel, cfg.precision)
+    check_fp8(cfg.model, cfg.parallel, cfg.precision, cfg.run.start == "instruct" and cfg.eft.source == "none")
     _validation("sft", cfg.sft)
     _validation("dpo", cfg.dpo)
     _pretraining(cfg)

@@ -21,8 +21,13 @@ def recipes_of(capability: tuple[int, int]) -> tuple[str, ...]:
     return found + (("mxfp8",) if (10, 0) <= capability < (12, 0) else ())
 
 
-def check_fp8(model: ModelSection, parallel: ParallelSection, precision: PrecisionSection) -> None:
-    """Raises ConfigError for FP8 settings that contradict each other or the layout, on any machine."""
+def check_fp8(
+    model: ModelSection, parallel: ParallelSection, precision: PrecisionSection, imported_policy: bool = False
+) -> None:  # fmt: skip
+    """Raises ConfigError for FP8 settings that contradict each other or the layout, on any machine.
+
+    imported_policy: whether DPO begins with weights that no training of the run has made.
+    """
     if precision.fp8 == "none":
         if precision.fp8_param_gather:
             raise ConfigError(
@@ -47,6 +52,12 @@ def check_fp8(model: ModelSection, parallel: ParallelSection, precision: Precisi
             "precision.fp8_bf16_layers", f"{kept} with fp8_recipe delayed",
             "0: Megatron's delayed scaling cannot keep first and last layers in bf16",
             "set precision.fp8_bf16_layers=0 or another precision.fp8_recipe",
+        )  # fmt: skip
+    if precision.fp8_recipe == "delayed" and imported_policy:
+        raise ConfigError(
+            "precision.fp8_recipe", "delayed with run.start=instruct and eft.source=none",
+            "another recipe: scales are learnt in training alone, so the reference of an imported model has none (all are 1)",
+            "set precision.fp8_recipe=tensorwise",
         )  # fmt: skip
     if kept > stage:
         raise ConfigError(
