@@ -237,8 +237,15 @@ def test_switches_that_exclude_each_other_are_refused_when_a_run_starts(override
 
 def test_a_reference_without_fp8_scales_is_refused():
     """Transformer Engine learns delayed scales in training alone; an imported model's are all 1."""
-    settings = ["run.start=instruct", "precision.fp8=hybrid", "precision.fp8_recipe=delayed", "precision.fp8_bf16_layers=0"]
-    with pytest.raises(ConfigError, match=r"precision\.fp8_recipe: delayed with run\.start=instruct and eft\.source=none"):
+    settings = [
+        "run.start=instruct",
+        "precision.fp8=hybrid",
+        "precision.fp8_recipe=delayed",
+        "precision.fp8_bf16_layers=0",
+    ]
+    with pytest.raises(
+        ConfigError, match=r"precision\.fp8_recipe: delayed with run\.start=instruct and eft\.source=none"
+    ):
         compose("llama2_70b", [*settings, "eft.source=none"])
     compose("llama2_70b", [*settings, "eft.source=ranks"])  # M1 is trained, with scales
 

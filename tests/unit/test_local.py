@@ -69,7 +69,9 @@ def test_a_worker_that_ends_without_an_error_before_its_stage_is_done_has_failed
     step = Step((Ref("world", 0),), "cpu", 1)
     command = [sys.executable, "-c", "print('checking', flush=True); import os; os._exit(0)"]
     monkeypatch.setattr(local, "command_for", lambda *_: (command, {}))
-    with pytest.raises(local.StageFailed, match=r"(?s)iter0/world failed: exit code 0; the end of its log:\nchecking") as failed:
+    with pytest.raises(
+        local.StageFailed, match=r"(?s)iter0/world failed: exit code 0; the end of its log:\nchecking"
+    ) as failed:
         local.run_step(Session(tiny(), tmp_path, Display(1), 0.0), step, 0)
     assert failed.value.code == EXIT_FAILED
 
