@@ -2,7 +2,7 @@
 
 A conversation may begin with a system message; user and assistant take turns after it. One that ends with the user is
 used without its last turn. Left out and counted: conversations with other roles or another order, with an empty turn,
-without an assistant turn, and duplicates.
+without an assistant turn, with a turn that says more than is read (a `weight` of an assistant's turn, calls of tools), and duplicates.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ def read_conversations(paths: Iterable[Path], counts: Counter[str]) -> Iterator[
             if roles and roles[-1] == "user":
                 counts["chat_last_user_turn_cut"] += 1
                 roles, texts = roles[:-1], texts[:-1]
-            reason = _reason(roles, texts)
+            reason = _unread(row["messages"]) or _reason(roles, texts)
             made = content_id("conversation", roles, texts)
             if not reason and made in seen:
                 reason = "duplicate"
@@ -52,6 +52,14 @@ def turns(row: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise DataError(f"{where}, message {i}", repr(message)[:80], "an object with the texts role and content")
     return [m["role"] for m in messages], [m["content"].strip() for m in messages]
+
+
+def _unread(messages: list[dict[str, Any]]) -> str:
+    """Why the messages are not only their roles and texts, or "". OpenAI's format marks turns not to train on by `weight` 0."""
+    if any(message.get("tool_calls") or message.get("function_call") for message in messages):
+        return "tool_calls"
+    weights = [message.get("weight") for message in messages if message["role"] == "assistant"]
+    return "" if all(weight is None or weight == 1 for weight in weights) else "weighted_turn"
 
 
 def _reason(roles: list[str], texts: list[str]) -> str:

@@ -148,6 +148,18 @@ def test_conversations_are_kept_or_counted_by_reason(tmp_path: Path):
         list(read_conversations([path], counts))
 
 
+def test_turns_that_say_more_than_role_and_content_are_not_trained_on(tmp_path: Path):
+    user, reply = turns("a", "b")
+    rows = [
+        [user, {**reply, "weight": 0}], [user, {**reply, "weight": 1, "tool_calls": None}], [user, {**reply, "tool_calls": [{}]}],
+        [{**user, "weight": 0}, {**reply, "content": "c"}],
+    ]  # fmt: skip
+    path, counts = tmp_path / "chat.jsonl", Counter[str]()
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    assert [c.texts for c in read_conversations([path], counts)] == [("a", "b"), ("a", "c")]
+    assert counts == {"chat_rows": 4, "chat_weighted_turn": 1, "chat_tool_calls": 1}
+
+
 def test_the_loss_is_on_every_assistant_turn():
     chat = StringChat(Characters(), "<", ">")  # type: ignore[arg-type]
     document = chat.conversation(turns("hi", "yo", "so", "no"))
