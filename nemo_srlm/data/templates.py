@@ -15,6 +15,9 @@ from nemo_srlm.config.text_files import ENCODING
 from nemo_srlm.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"<([A-Z]+(?:_[A-Z]+)*)_HERE>")
+_LIKE_ONE = re.compile(
+    r"<[^<>\n]*_HERE\s*>", re.IGNORECASE
+)  # with a misspelt one the model would be asked about nothing
 
 JUDGE = ("INSTRUCTION", "RESPONSE")
 COMPARE = ("INSTRUCTION", "FIRST", "SECOND")
@@ -65,6 +68,12 @@ def read_text(path: str) -> str:
         raise ConfigError(
             f"{file}:{line}", f"a control character ({found[0]!r})", "text", "remove it from the template"
         )
+    for found in _LIKE_ONE.finditer(text):
+        if not PLACEHOLDER.fullmatch(found[0]):
+            line = text.count("\n", 0, found.start()) + 1
+            raise ConfigError(
+                f"{file}:{line}", f"{found[0]!r}", "placeholders such as <INSTRUCTION_HERE>", "correct it"
+            )
     return text
 
 

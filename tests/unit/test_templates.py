@@ -65,6 +65,13 @@ def test_a_control_character_in_a_template_is_named_with_its_line(tmp_path: Path
         templates.load(path, templates.JUDGE)
 
 
+@pytest.mark.parametrize("wrong", ["<response_here>", "<RESPONSE2_HERE>", "<RESPONSE_HERE >", "< RESPONSE_HERE>"])
+def test_a_misspelt_placeholder_is_named_with_its_line(tmp_path: Path, wrong: str):
+    (tmp_path / "t.txt").write_text(f"<INSTRUCTION_HERE>\n<RESPONSE_HERE>\n{wrong}\n")
+    with pytest.raises(ConfigError, match=rf"t\.txt:3: '{wrong}'; expected placeholders such as <INSTRUCTION_HERE>"):
+        templates.load(str(tmp_path / "t.txt"), templates.JUDGE)
+
+
 def test_a_byte_order_mark_is_not_part_of_a_template(tmp_path: Path):
     assert templates.read_text(write(tmp_path / "t.txt", "\ufeffJudge.\n")) == "Judge."
 
