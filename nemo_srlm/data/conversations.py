@@ -2,7 +2,7 @@
 
 A conversation may begin with a system message; user and assistant take turns after it. One that ends with the user is
 used without its last turn. Left out and counted: conversations with other roles or another order, with an empty turn,
-without an assistant turn, with a turn that says more than is read (a `weight` of an assistant's turn, calls of tools), and duplicates.
+without an assistant turn, with a turn that says more than is read (an assistant's `weight`, calls of tools), and duplicates.
 """
 
 from collections import Counter
