@@ -28,7 +28,7 @@ from megatron.core.utils import unwrap_model
 
 from nemo_srlm.errors import CheckpointError
 from nemo_srlm.train.checkpoint_dir import COMPLETE_FILE, FINAL, latest, mark_complete, step_name, superseded
-from nemo_srlm.train.megatron import fp8_weights, optimizer_state
+from nemo_srlm.train.megatron import fp8_weights, optimizer_state, ranks
 from nemo_srlm.train.megatron.save_strategy import InProcessSave
 
 
@@ -144,7 +144,7 @@ def load_model(directory: Path, chunks: list[Any]) -> None:
 
     Raises CheckpointError when no complete checkpoint is there or its shapes are another model's.
     """
-    path = directory if (directory / COMPLETE_FILE).is_file() else latest(directory)
+    path = ranks.of_main(lambda: directory if (directory / COMPLETE_FILE).is_file() else latest(directory))
     if path is None:
         raise CheckpointError(directory, "no complete checkpoint", "final/ or step_*/", "run the stage that writes it")
     loaded = _load(path, _without_absent_scales(path, model_state(chunks)))
@@ -155,7 +155,7 @@ def load_model(directory: Path, chunks: list[Any]) -> None:
 
 def load_training(directory: Path, chunks: list[Any], optimizer: Any) -> int:
     """Restores the newest training checkpoint of `directory`; returns its step (0: there is none)."""
-    path = latest(directory)
+    path = ranks.of_main(lambda: latest(directory))
     if path is None:
         return 0
     if path.name == FINAL:

@@ -1,12 +1,25 @@
 """What this rank does of the work that only some ranks do. Call `setup.initialize` first."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch.distributed as dist
 from megatron.core import parallel_state
+
+T = TypeVar("T")
 
 
 def is_main() -> bool:
     """Whether this rank writes the stage's files."""
     return dist.get_rank() == 0
+
+
+def of_main(find: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank. A network file system may show a node a folder as it was a minute ago, and ranks that
+    resume from different checkpoints wait for each other for ever."""
+    found = [find() if is_main() else None]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]  # None was replaced
 
 
 def replica() -> int:

@@ -82,7 +82,12 @@ def load_or_compute(
     weights are the reference; the trainer has its own again afterwards.
     """
     path, ids = trainer.job.directory / REFERENCE, [pair.id for pair in (*training.pairs, *validation)]
-    found, rows = load(path, ids), row_settings(trainer)
+    rows, there = row_settings(trainer), ranks.of_main(path.exists)
+    found = load(path, ids) if there else None
+    if there and found is None:
+        raise DataError(
+            path, "seen by rank 0 and not by this one", "one file system on all nodes", "try again in a minute"
+        )
     if found is not None and found.rows == rows:
         return found
     if found is not None and ranks.is_main():

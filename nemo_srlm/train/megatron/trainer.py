@@ -41,7 +41,7 @@ def fit(
     or the gradient is not finite, ConfigError when the learning rate is 0 in its only step.
     """
     job, section = trainer.job, trainer.job.train
-    if is_finished(job.checkpoints):
+    if ranks.of_main(lambda: is_finished(job.checkpoints)):
         checkpoint.drop_training(job.checkpoints)  # the attempt that finished may have ended while it removed them
         return
     steps = total_steps(section, task.num_units)
