@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.commands import composed
-from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
+from nemo_srlm.core.files import decoded, read_json, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_json_lines
+from nemo_srlm.config.atomic import write_atomic
+from nemo_srlm.core.files import read_json_lines, read_records, write_json_lines
 from nemo_srlm.core.records import Conversation, PreferencePair, SftExample
 from nemo_srlm.core.stage import check_outside_stages
 from nemo_srlm.data.preference_pairs import WEIGHTS
