@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,8 +143,12 @@ def changed_outputs(run_dir: Path, ref: Ref, digests: bool = False) -> list[str]
 
 def check_inputs(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> None:
     """Raises LostError when a file of an input is missing, or differs from the digest that was recorded."""
-    inputs = dict.fromkeys(stage.inputs(cfg, iteration).values())
-    if found := {str(ref): changed for ref in inputs if (changed := changed_outputs(run_dir, ref, digests=True))}:
+    check_unchanged(run_dir, dict.fromkeys(stage.inputs(cfg, iteration).values()))
+
+
+def check_unchanged(run_dir: Path, refs: Iterable[Ref]) -> None:
+    """Raises LostError when a file of a finished stage among these is missing, or differs from the recorded digest."""
+    if found := {str(ref): changed for ref in refs if (changed := changed_outputs(run_dir, ref, digests=True))}:
         raise outputs.lost(run_dir, found)
 
 
