@@ -1,11 +1,12 @@
 """External preferences: files of chosen and rejected responses (such as UltraFeedback) -> preference pairs.
 
 JSONL (also .gz), or parquet. `chosen` and `rejected` are texts beside a `prompt`, or lists of
-messages [{"role": "user"}, {"role": "assistant"}], or the assistant's alone beside a `prompt` of messages (TRL), or Anthropic
-HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected; optional
+messages [{"role": "user"}, {"role": "assistant"}], or the assistant's alone beside a `prompt` (TRL's is of messages), or
+Anthropic HH's "Human: ... Assistant: ..."; optional scores: chosen_score / rejected_score, or score_chosen / score_rejected; optional
 weight and certainty of the pair in the loss (records.PreferencePair). A row with a system message, or with an input beside
-its `prompt`, in columns of their own is an error. Left out and counted: conversations of several turns,
-empty or equal texts, equal scores, a chosen score below the rejected one, duplicates.
+its `prompt`, in columns of their own is an error. Left out and counted: conversations of several turns or with a
+system message, another prompt in `prompt` than in messages or transcript, empty or equal texts, equal scores, a chosen score
+below the rejected one, duplicates.
 """
 
 import math
@@ -123,14 +124,16 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
     asked = row["prompt"] if isinstance(row.get("prompt"), list) else []  # TRL's explicit prompt: messages before both
     sides = [_single_turn([*asked, *row[name]] if asked and isinstance(row[name], list) else row[name], where)
              for name in ("chosen", "rejected")]  # fmt: skip
-    if any(side is None for side in sides):
-        return "several_turns"
-    (chosen_prompt, chosen), (rejected_prompt, rejected) = (side for side in sides if side is not None)
+    if reason := next((side for side in sides if isinstance(side, str)), None):
+        return reason
+    (chosen_prompt, chosen), (rejected_prompt, rejected) = (side for side in sides if not isinstance(side, str))
     prompt = row["prompt"] if isinstance(row.get("prompt"), str) else chosen_prompt
     if not isinstance(prompt, str) or rejected_prompt not in (None, chosen_prompt):
         raise DataError(where, "no prompt that both responses answer", "`prompt`, or one user message before both")
     if not (prompt.strip() and chosen.strip() and rejected.strip()):
         return "empty"
+    if chosen_prompt not in (None, prompt):
+        return "other_prompt"  # which of both the responses answer is not known
     if chosen == rejected:
         return "same_text"
     high, low = _score(row, "chosen", where), _score(row, "rejected", where)
@@ -142,29 +145,31 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
     return PreferencePair(pair_id, prompt_id, prompt, chosen, rejected, high, low, **weights)
 
 
-def _single_turn(value: Any, where: str) -> tuple[str | None, str] | None:
-    """(prompt or None, response) of a text or of user + assistant messages; None for longer conversations."""
+def _single_turn(value: Any, where: str) -> tuple[str | None, str] | str:
+    """(prompt or None, response) of a text or of messages of (user and) assistant; for others the reason why not."""
     if isinstance(value, str):
         return _transcript(value)
     if not isinstance(value, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
         raise DataError(
             where, f"a response that is a {type(value).__name__}", "a text, or messages with role and content"
         )
-    if [message["role"] for message in value] != ["user", "assistant"]:
-        return None
-    prompt, response = (message["content"] for message in value)
-    if not (isinstance(prompt, str) and isinstance(response, str)):
+    roles = [message["role"] for message in value]
+    if roles[:1] == ["system"]:
+        return "system_message"
+    if roles not in (["user", "assistant"], ["assistant"]):
+        return "several_turns"
+    if not all(isinstance(message["content"], str) for message in value):
         raise DataError(where, "a message whose content is no text", "messages with role and content, both texts")
-    return prompt, response
+    return value[0]["content"] if len(value) == 2 else None, value[-1]["content"]
 
 
-def _transcript(text: str) -> tuple[str | None, str] | None:
+def _transcript(text: str) -> tuple[str | None, str] | str:
     """A plain text, or Anthropic HH's format of a conversation: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
     if not text.startswith("\n\nHuman: "):
         return None, text
     turns = text.removeprefix("\n\nHuman: ").split("\n\nAssistant: ")
     if len(turns) != 2 or any("\n\nHuman: " in turn for turn in turns):
-        return None
+        return "several_turns"
     return turns[0], turns[1]
 
 
