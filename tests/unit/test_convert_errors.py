@@ -65,6 +65,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "index forgets a tensor": ("sharded", edit_index(lambda m: m.pop(Q)), f"does not name there: .*{Q}"),
     "index malformed": ("sharded", lambda d: (d / INDEX).write_text('{"weights": 1}'), "no index of weights"),
     "no index": ("sharded", remove(INDEX), "3 safetensors file.* without"),
+    "a single file beside an index": (
+        "sharded", lambda d: (d / "model.safetensors").touch(), f"both model.safetensors and {INDEX}; expected one of them",
+    ),
     "no weights": ("hf", remove("model.safetensors"), "no model weights"),
     "tensor missing": ("hf", edit_weights(lambda h: h.pop(Q)), f"1 tensor.* are absent: {Q}"),
     "tensor unknown": ("hf", edit_weights(lambda h: h.update(extra=torch.ones(2))), "does not know: extra"),
