@@ -38,7 +38,7 @@ def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
 
 
 def _refuse_both(directory: Path, single: str, index: str) -> None:
-    """Raises CheckpointError where one model lies in a file and perhaps another one in shards: readers differ in which they take."""
+    """Raises CheckpointError where a model lies in one file and perhaps another one in shards: readers take one or the other."""
     if (directory / single).exists() and (directory / index).exists():
         raise CheckpointError(
             directory, f"both {single} and {index}", "one of them: they may hold two models",

@@ -158,7 +158,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise DataError(path, "no such file", "a prompt file (JSON, JSONL, txt or parquet)")
     if path.suffix == ".parquet":
-        yield from read_rows(path)
+        yield from read_rows(path, (*KEYS, *CATEGORIES, *SYSTEM, *INPUTS))
         return
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind == ".txt":

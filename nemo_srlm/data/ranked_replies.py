@@ -6,7 +6,8 @@ Open Assistant exports (*.trees.jsonl, *.messages.jsonl), or rows of JSONL / par
   parallel list `ranks` or `scores`, or objects with `text` (or `response`, `content`, `answer`) and `rank` (0 or 1 is the
   best), or a score: `score`, `rating`, `overall_score`, `score_overall` (more is better).
 Equal scores are equal ranks. A row has one kind of mark and one list: ranks for some replies and scores for others, ranks that
-contradict the scores beside them, and two lists are errors. Unranked replies, and rows with fewer than two ranked ones, are left out and counted.
+contradict the scores beside them, and two lists are errors. Unranked replies, and rows with fewer than two ranked ones, are
+left out and counted.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any
 
 from nemo_srlm.core.records import PreferencePair, RankedReply, content_id
 from nemo_srlm.data.oasst import read_first_turns
-from nemo_srlm.data.preference_pairs import INPUTS, SYSTEM, finite_number, read_rows, refuse_columns, to_pair
+from nemo_srlm.data.preference_pairs import COLUMNS, INPUTS, SYSTEM, finite_number, read_rows, refuse_columns, to_pair
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import DataError
 
@@ -59,7 +60,7 @@ def _instructions(path: Path, language: str, counts: Counter[str]) -> Iterator[t
         for turn in read_first_turns([path], language, counts):
             yield turn.text, [(reply.text, reply.rank) for reply in turn.replies if reply.rank is not None]
         return
-    for where, row in read_rows(path):
+    for where, row in read_rows(path, (*COLUMNS, "instruction", *LISTS, "ranks", "scores")):
         if "chosen" in row and "rejected" in row:
             pair = to_pair(row, where)
             if isinstance(pair, PreferencePair):
