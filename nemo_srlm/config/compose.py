@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.checks import check, check_fields, check_tiny_world
 from nemo_srlm.config.fields import current_words
 from nemo_srlm.config.imported import Describe, with_imported
@@ -16,12 +17,16 @@ from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS
 from nemo_srlm.config.type_errors import refuse_conversions, type_error
 from nemo_srlm.config.yaml_files import check_defaults, find, read_yaml
-from nemo_srlm.errors import ConfigError, naming
+from nemo_srlm.errors import ConfigError
 
 _SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
 _SETTINGS = tuple(
     f.name for f in dataclasses.fields(Config) if not dataclasses.is_dataclass(f.type)
 )  # beside the sections
+# sections that the first version did not write, in the order in which they came: a config.yaml with one has all before it
+_LATER = (
+    ("export", "drift", "cluster"), ("api",), ("select",), ("checker",), ("judge_training",), ("reward_model",),
+)  # fmt: skip
 RESOLVED_CONFIG = "config.yaml"  # in the run directory: later changes of YAML files do not reach a started run
 
 
@@ -249,10 +254,7 @@ def as_yaml(cfg: Config) -> str:
 def save_resolved_config(cfg: Config, run_dir: Path) -> None:
     """Writes the resolved config into the run directory, atomically."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir / f".{RESOLVED_CONFIG}.tmp"
-    with naming(run_dir / RESOLVED_CONFIG):
-        temporary.write_text(as_yaml(cfg), encoding="utf-8")
-    temporary.replace(run_dir / RESOLVED_CONFIG)
+    write_atomic(run_dir / RESOLVED_CONFIG, as_yaml(cfg))
 
 
 def require_run(run_dir: Path) -> None:
@@ -261,11 +263,22 @@ def require_run(run_dir: Path) -> None:
         raise ConfigError(run_dir / RESOLVED_CONFIG, "no such file", "the directory of a run that was started")
 
 
+def _absent(data: Mapping[str, Any]) -> list[str]:
+    """What the version that wrote this config.yaml has written, and the file lacks: it is empty, or was cut at a line's end."""
+    newest = max((i for i, names in enumerate(_LATER) if any(name in data for name in names)), default=-1)
+    optional = {name for names in _LATER[newest + 1 :] for name in names}
+    return [name for name in _SECTIONS if name not in data and name not in optional]
+
+
 def load_resolved_config(run_dir: Path) -> Config:
-    """The config under which a run was started. Raises ConfigError when there is none."""
+    """The config under which a run was started. Raises ConfigError when there is none, or a part of one."""
     from omegaconf import OmegaConf
 
     path = run_dir / RESOLVED_CONFIG
     require_run(run_dir)
-    read_yaml(path)
+    if absent := _absent(read_yaml(path)):
+        raise ConfigError(
+            path, f"no {', '.join(absent)}", "the whole file as the run was started with: what lacks would become defaults",
+            "restore it, or remove it and repeat the command that started the run, which writes it again",
+        )  # fmt: skip
     return typed(OmegaConf.load(path), str(path))

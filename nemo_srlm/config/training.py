@@ -76,8 +76,9 @@ class ModelSection:
         return self.family in QK_NORM
 
 
-def check_heads(model: ModelSection, where: object = "model") -> None:
-    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source."""
+def check_heads(model: ModelSection, where: object = "model", kv_heads: str = "num_query_groups") -> None:
+    """Raises ConfigError when the sizes of the attention contradict each other. `where` names their source, `kv_heads` is what
+    the source calls the number of key/value heads."""
     heads, groups = model.num_attention_heads, model.num_query_groups
     if not model.head_dim and model.hidden_size % heads:
         raise ConfigError(f"{where}.num_attention_heads", f"{heads}", f"a divisor of {model.hidden_size} (hidden_size)",
@@ -85,7 +86,7 @@ def check_heads(model: ModelSection, where: object = "model") -> None:
     if model.family in NO_HEAD_DIM and model.head_size * heads != model.hidden_size:
         raise ConfigError(f"{where}.head_dim", f"{model.head_dim}", f"hidden_size / heads in the family {model.family}")
     if heads % groups:
-        raise ConfigError(f"{where}.num_query_groups", f"{groups}", f"a divisor of {heads} heads")
+        raise ConfigError(f"{where}.{kv_heads}", f"{groups}", f"a divisor of {heads} heads")
 
 
 ROPE_FIELDS = {  # kind -> the numbers that it needs, as in HF's config.json

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import write_atomic
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.core.process import PARENT, ending
 from nemo_srlm.errors import CheckpointError, KilledError
 

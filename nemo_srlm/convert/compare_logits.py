@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert.children import STEPS, received, steps_path
-from nemo_srlm.core.files import write_atomic
 from nemo_srlm.core.imports import without
 from nemo_srlm.core.process import die_with_named_parent
 

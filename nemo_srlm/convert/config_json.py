@@ -54,7 +54,7 @@ def read_decoder(data: dict[str, Any], path: Path, family: str, rope_types: Coll
     for name, rule in rules(ModelSection).items():
         if name != "family" and not rule.permits(getattr(model, name)):
             raise CheckpointError(path, f"model.{name} = {getattr(model, name)!r}", rule.expected(getattr(model, name)))
-    check_heads(model, path)
+    check_heads(model, path, "num_key_value_heads")
     try:
         check_rope(model)
     except ConfigError as error:

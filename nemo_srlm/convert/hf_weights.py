@@ -16,6 +16,7 @@ BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
     """Every weight in the directory. Raises CheckpointError for anything absent, cut short or contradictory."""
+    _refuse_both(directory, SINGLE, INDEX)
     if (directory / INDEX).exists():
         return _indexed(directory / INDEX, safetensors_files.read_header)
     if (directory / SINGLE).exists():
@@ -28,11 +29,21 @@ def find(directory: Path, allow_bin: bool = False) -> dict[str, StoredTensor]:
     if has_bin and not allow_bin:
         raise CheckpointError(directory, "pytorch_model*.bin and no safetensors", "safetensors",
                               "pass --allow-bin (import_hf.allow_bin=true) to read the .bin files")  # fmt: skip
+    _refuse_both(directory, BIN_SINGLE, BIN_INDEX)
     if (directory / BIN_INDEX).exists():
         return _indexed(directory / BIN_INDEX, _read_bin)
     if has_bin:
         return _read_bin(directory / BIN_SINGLE)
     raise CheckpointError(directory, "no model weights", f"{SINGLE}, or shards with {INDEX}")
+
+
+def _refuse_both(directory: Path, single: str, index: str) -> None:
+    """Raises CheckpointError where a model lies in one file and perhaps another one in shards: readers take one or the other."""
+    if (directory / single).exists() and (directory / index).exists():
+        raise CheckpointError(
+            directory, f"both {single} and {index}", "one of them: they may hold two models",
+            f"remove the one that is left over; transformers reads {single}",
+        )  # fmt: skip
 
 
 def _read_bin(path: Path) -> dict[str, StoredTensor]:

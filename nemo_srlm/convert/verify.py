@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.training import ModelSection
 from nemo_srlm.convert import compare_logits, hf_config, hf_weights, torch_dist_files
 from nemo_srlm.convert.children import FORWARD, Child, start_forward
@@ -27,7 +28,7 @@ from nemo_srlm.convert.families import table
 from nemo_srlm.convert.import_hf import SLICE_BYTES, read_megatron_rows
 from nemo_srlm.convert.processes import Report, no_report
 from nemo_srlm.convert.tensor_files import DTYPE_NAMES, BufferPool, Reader
-from nemo_srlm.core.files import file_digest, write_atomic
+from nemo_srlm.core.files import file_digest
 from nemo_srlm.errors import CheckpointError
 
 TOLERANCE = 1e-4  # largest absolute difference of fp32 logits

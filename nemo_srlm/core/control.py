@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from nemo_srlm.core.files import write_atomic
+from nemo_srlm.config.atomic import write_atomic
 
 
 def stop_file(directory: Path) -> Path:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -12,9 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nemo_srlm.config.atomic import replacing, write_atomic
 from nemo_srlm.config.text_files import text_file
 from nemo_srlm.core.records import Record
-from nemo_srlm.errors import DataError, naming
+from nemo_srlm.errors import DataError
 
 
 def file_digest(path: Path) -> str:
@@ -38,19 +38,6 @@ def content_digest(path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(path, "a folder, pipe or device", "a file", "correct the setting that names it")
     return _digest(str(path), found.st_size, found.st_mtime_ns)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Through a temporary file, flushed to disk: `path` appears with all of `text` or not at all, and nothing else does."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path), temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 R = TypeVar("R", bound=Record)
@@ -123,15 +110,11 @@ def read_records(path: Path, cls: type[R]) -> Iterator[R]:
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Streams records into `path` atomically. Returns their number."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    with naming(path), temporary.open("w", encoding="utf-8") as f:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as f:
         for record in records:
             f.write(dump(record))
             count += 1
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
     return count
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from nemo_srlm.config.atomic import replacing
 from nemo_srlm.core.files import dump
 from nemo_srlm.core.records import Record
 from nemo_srlm.core.stage import Context
@@ -179,28 +180,24 @@ def merge_parts(ctx: Context, cls: type[R], expected_ids: Iterable[str], output:
     one is taken. Raises DataError naming the first missing ids.
     """
     path = ctx.dir / output
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count, missing = 0, list[str]()
-    with ExitStack() as stack:
-        files = [(part, stack.enter_context(part.open("rb", buffering=BUFFER))) for part in part_files(ctx.dir)]
-        merge = _Merge([_Part(part, file) for part, file in files])
-        out = stack.enter_context(temporary.open("wb", buffering=BUFFER))
-        for item in expected_ids:
-            count += 1
-            if (line := merge.take(item)) is None:
-                missing.append(item)
-            elif not missing:
-                out.write(line)
-        out.flush()
-        os.fsync(out.fileno())
-    if missing:
-        temporary.unlink()
-        raise DataError(
-            ctx.dir, f"{len(missing)} of {count} items are missing, the first: {missing[:3]}",
-            remedy="run the stage again: it does only what is missing",
-        )  # fmt: skip
-    with temporary.open("rb") as file:
-        if first := file.readline():
-            cls.from_json(json.loads(first), temporary)  # raises when the parts hold another kind of record
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        with ExitStack() as stack:
+            files = [(part, stack.enter_context(part.open("rb", buffering=BUFFER))) for part in part_files(ctx.dir)]
+            merge = _Merge([_Part(part, file) for part, file in files])
+            out = stack.enter_context(temporary.open("wb", buffering=BUFFER))
+            for item in expected_ids:
+                count += 1
+                if (line := merge.take(item)) is None:
+                    missing.append(item)
+                elif not missing:
+                    out.write(line)
+        if missing:
+            raise DataError(
+                ctx.dir, f"{len(missing)} of {count} items are missing, the first: {missing[:3]}",
+                remedy="run the stage again: it does only what is missing",
+            )  # fmt: skip
+        with temporary.open("rb") as file:
+            if first := file.readline():
+                cls.from_json(json.loads(first), path)  # raises when the parts hold another kind of record
     return count

@@ -5,16 +5,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.commands import composed
-from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
+from nemo_srlm.core.files import decoded, read_json, write_json
 from nemo_srlm.core.progress import Progress
 from nemo_srlm.core.slot import Slot
 from nemo_srlm.core.terminal import say
@@ -142,8 +143,12 @@ def changed_outputs(run_dir: Path, ref: Ref, digests: bool = False) -> list[str]
 
 def check_inputs(stage: Stage, cfg: Config, iteration: int, run_dir: Path) -> None:
     """Raises LostError when a file of an input is missing, or differs from the digest that was recorded."""
-    inputs = dict.fromkeys(stage.inputs(cfg, iteration).values())
-    if found := {str(ref): changed for ref in inputs if (changed := changed_outputs(run_dir, ref, digests=True))}:
+    check_unchanged(run_dir, dict.fromkeys(stage.inputs(cfg, iteration).values()))
+
+
+def check_unchanged(run_dir: Path, refs: Iterable[Ref]) -> None:
+    """Raises LostError when a file of a finished stage among these is missing, or differs from the recorded digest."""
+    if found := {str(ref): changed for ref in refs if (changed := changed_outputs(run_dir, ref, digests=True))}:
         raise outputs.lost(run_dir, found)
 
 

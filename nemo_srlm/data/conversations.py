@@ -22,7 +22,7 @@ def read_conversations(paths: Iterable[Path], counts: Counter[str]) -> Iterator[
     """
     seen: set[str] = set()
     for path in paths:
-        for where, row in read_rows(path):
+        for where, row in read_rows(path, ("messages", *SYSTEM)):
             counts["chat_rows"] += 1
             roles, texts = turns(row, where)
             if roles[0] != "system":

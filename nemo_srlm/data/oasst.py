@@ -7,6 +7,8 @@ reason. A reply may have an extra key "judgement" (a justification that ends in 
 (docs/data.md).
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from nemo_srlm.errors import DataError
 
 FINISHED = "ready_for_export"
 LAST_RANK = 9999
+READ = ("message_id", "text", "role", "lang", "rank", "judgement", "deleted", "review_result", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,36 @@ def read_first_turns(
     `counts` gets "trees" and, for what is left out, "tree_<reason>" and "reply_<reason>". Raises DataError (file:line)
     for a file that is missing, malformed or in neither format.
     """
-    seen: dict[str, tuple[str, str]] = {}  # id of a tree -> (text, where it is)
+    seen: dict[str, tuple[str, str]] = {}  # id of a tree -> (digest of all of it, where it is)
     for path in paths:
         for where, state, root in _roots(path, counts):
             counts["trees"] += 1
             reason = _tree_reason(root, state, language, where)
             if not reason and _id(root, where) in seen:
-                text, first = seen[root["message_id"]]
-                if text != root["text"].strip():
-                    raise _conflict(where, root["message_id"], first, "the same text")
+                same, first = seen[root["message_id"]]
+                if same != _tree_digest(root):
+                    raise _conflict(where, root["message_id"], first, "an equal tree")
                 reason = "duplicate"
             if reason:
                 counts[f"tree_{reason}"] += 1
                 continue
-            seen[root["message_id"]] = root["text"].strip(), where
+            seen[root["message_id"]] = _tree_digest(root), where
             _check_ids(root, where)
             following = tuple(_later_turns(root, language, where, counts)) if later else ()
             replies = _replies(root, language, where, counts)
             yield FirstTurn(root["message_id"], root["text"].strip(), replies, following)
+
+
+def _tree_digest(root: dict[str, Any]) -> str:
+    """Of all that is read of a tree. The order of replies says nothing: it is another one in flat messages."""
+    rows, todo = [], list[tuple[Any, Any]]([(None, root)])
+    while todo:
+        parent, message = todo.pop()
+        fields = [message.get(name) for name in READ] if isinstance(message, dict) else message
+        rows.append(json.dumps([parent, fields]))
+        replies = message.get("replies") if isinstance(message, dict) else None
+        todo += [(fields[0], reply) for reply in replies] if isinstance(replies, list) else []
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
 def _conflict(where: str, name: str, first: str, expected: str) -> DataError:

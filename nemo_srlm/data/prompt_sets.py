@@ -158,9 +158,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise DataError(path, "no such file", "a prompt file (JSON, JSONL, txt or parquet)")
     if path.suffix == ".parquet":
-        yield from read_rows(path)
+        yield from read_rows(path, (*KEYS, *CATEGORIES, *SYSTEM, *INPUTS))
         return
-    if ".txt" in path.suffixes:
+    kind = Path(path.name.removesuffix(".gz")).suffix
+    if kind == ".txt":
         with text_file(path, "UTF-8 text with one prompt per line") as f:
             for i, line in enumerate(f, 1):
                 if "\0" in line:  # UTF-16 without its mark, or no text at all
@@ -168,7 +169,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield f"{path}:{i}", {"prompt": line.strip()}
         return
-    if ".jsonl" in path.suffixes:
+    if kind == ".jsonl":
         yield from ((f"{path}:{line}", row) for line, row in read_json_lines(path, finite=True))
         return
     data = read_json(path, "a list of rows; JSON lines end in .jsonl")

@@ -5,7 +5,9 @@ Open Assistant exports (*.trees.jsonl, *.messages.jsonl), or rows of JSONL / par
 - `prompt` (or `instruction`) and a list `replies`, `responses`, `completions` or `answers` of two or more: texts with a
   parallel list `ranks` or `scores`, or objects with `text` (or `response`, `content`, `answer`) and `rank` (0 or 1 is the
   best), or a score: `score`, `rating`, `overall_score`, `score_overall` (more is better).
-Equal scores are equal ranks. Unranked replies, and rows with fewer than two ranked ones, are left out and counted.
+Equal scores are equal ranks. A row has one kind of mark and one list: ranks for some replies and scores for others, ranks that
+contradict the scores beside them, and two lists are errors. Unranked replies, and rows with fewer than two ranked ones, are
+left out and counted.
 """
 
 from collections import Counter
@@ -15,7 +17,7 @@ from typing import Any
 
 from nemo_srlm.core.records import PreferencePair, RankedReply, content_id
 from nemo_srlm.data.oasst import read_first_turns
-from nemo_srlm.data.preference_pairs import INPUTS, SYSTEM, finite_number, read_rows, refuse_columns, to_pair
+from nemo_srlm.data.preference_pairs import COLUMNS, INPUTS, SYSTEM, finite_number, read_rows, refuse_columns, to_pair
 from nemo_srlm.data.splits import instruction_id
 from nemo_srlm.errors import DataError
 
@@ -58,7 +60,7 @@ def _instructions(path: Path, language: str, counts: Counter[str]) -> Iterator[t
         for turn in read_first_turns([path], language, counts):
             yield turn.text, [(reply.text, reply.rank) for reply in turn.replies if reply.rank is not None]
         return
-    for where, row in read_rows(path):
+    for where, row in read_rows(path, (*COLUMNS, "instruction", *LISTS, "ranks", "scores")):
         if "chosen" in row and "rejected" in row:
             pair = to_pair(row, where)
             if isinstance(pair, PreferencePair):
@@ -71,26 +73,54 @@ def _instructions(path: Path, language: str, counts: Counter[str]) -> Iterator[t
 
 def _listed(row: dict[str, Any], where: str, counts: Counter[str]) -> tuple[str, list[tuple[str, int]]]:
     prompt = next((row[name] for name in ("prompt", "instruction") if isinstance(row.get(name), str)), None)
-    listed = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
+    lists = {name: row[name] for name in LISTS if isinstance(row.get(name), list)}
+    if len(filled := [name for name, replies in lists.items() if replies]) > 1:
+        raise DataError(where, f"replies in {' and in '.join(filled)}", "one list of replies", "remove the others")
+    listed = next((replies for replies in lists.values() if replies or not filled), None)
     if prompt is None or not prompt.strip() or listed is None:
         raise DataError(
             where, f"no ranked replies among {sorted(row)}",
             f"chosen and rejected, or prompt (instruction) and one of {', '.join(LISTS)}",
         )  # fmt: skip
     refuse_columns(row, (*SYSTEM, *INPUTS), where)
-    texts, marks = [], []
+    texts, ranks, scores = [], [], []
     for i, reply in enumerate(listed):
-        text, mark = _reply(row, reply, i, len(listed), where)
-        if mark is None or not text.strip():
-            counts["dropped_unranked_replies" if mark is None else "dropped_empty_replies"] += 1
+        text, rank, score = _reply(row, reply, i, len(listed), where)
+        unranked = rank is None and score is None
+        if unranked or not text.strip():
+            counts["dropped_unranked_replies" if unranked else "dropped_empty_replies"] += 1
             continue
         texts.append(text)
-        marks.append(mark)
-    return prompt, list(zip(texts, dense_ranks(marks), strict=True))
+        ranks.append(rank)
+        scores.append(score)
+    return prompt, list(zip(texts, dense_ranks(_marks(ranks, scores, where)), strict=True))
 
 
-def _reply(row: dict[str, Any], reply: Any, i: int, num_replies: int, where: str) -> tuple[str, float | None]:
-    """(text, mark) of reply `i` of `num_replies`: a smaller mark is better; None for an unranked reply."""
+def _marks(ranks: Sequence[float | None], scores: Sequence[float | None], where: str) -> Sequence[float]:
+    """The ranks, or the scores where not every reply has a rank, with the sign turned: less is better. Raises DataError where
+    neither orders all replies: a rank and a score are no numbers of one scale."""
+    ranked = [rank for rank in ranks if rank is not None]
+    turned = [-score for score in scores if score is not None]
+    if len(ranks) not in (len(ranked), len(turned)):
+        raise DataError(
+            where, "a rank for some replies, a score for others", "one kind of mark for all replies of a row"
+        )
+    if len(ranked) < len(ranks):
+        return turned
+    if len(turned) == len(ranks):
+        ordered = [mark for _, mark in sorted(zip(ranked, turned, strict=True))]
+        if ordered != sorted(ordered):
+            raise DataError(
+                where, "ranks and scores that contradict each other", "scores that fall from the best rank (0 or 1) on",
+                "remove the ranks or the scores",
+            )  # fmt: skip
+    return ranked
+
+
+def _reply(
+    row: dict[str, Any], reply: Any, i: int, num_replies: int, where: str
+) -> tuple[str, float | None, float | None]:
+    """(text, rank, score) of reply `i` of `num_replies`; None for a mark that it does not have."""
     if isinstance(reply, dict):
         text = next((reply[name] for name in TEXTS if isinstance(reply.get(name), str)), None)
         rank, score = reply.get("rank"), next((reply[name] for name in SCORES if reply.get(name) is not None), None)
@@ -99,14 +129,14 @@ def _reply(row: dict[str, Any], reply: Any, i: int, num_replies: int, where: str
         rank, score = (_at(row.get(name), i, num_replies, name, where) for name in ("ranks", "scores"))
     if text is None:
         raise DataError(where, f"reply {i} has no text", f"a text, or an object with one of {', '.join(TEXTS)}")
-    if rank is None and score is None:
-        return text, None
     if rank is not None:
         number = finite_number(rank, f"the rank of reply {i}", where)
         if number < 0 or not number.is_integer():
             raise DataError(where, f"the rank of reply {i}: {rank}", "a whole number, 0 or 1 for the best")
-        return text, number
-    return text, -finite_number(_parsed(score), f"the score of reply {i}", where)
+        rank = number
+    if score is not None:
+        score = finite_number(_parsed(score), f"the score of reply {i}", where)
+    return text, rank, score
 
 
 def _parsed(score: Any) -> Any:

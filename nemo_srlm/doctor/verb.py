@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_srlm import __version__
-from nemo_srlm.core.files import write_atomic
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.core.terminal import console, say
 from nemo_srlm.doctor.check import Check, Place, Result, results_json, run_check
 from nemo_srlm.doctor.inventory import inventory, machine

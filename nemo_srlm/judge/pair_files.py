@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_atomic, write_records
+from nemo_srlm.config.atomic import replacing, write_atomic
+from nemo_srlm.core.files import read_json_lines, read_records, read_typed_lines, write_records
 from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.judge.join import ScoredFiles, ScoredPrompt, prompts_with_scores
 from nemo_srlm.judge.pairing import Pairs, to_records
@@ -118,11 +119,12 @@ def write_pairs(
     Returns the counts. Raises DataError where the files do not match.
     """
     counts = Counter[str]()
-    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in (PAIRS, DROPPED)}
     size, encoder = files.prompts.stat().st_size, msgspec.json.Encoder()
     with (
-        temporary[PAIRS].open("wb", buffering=1 << 20) as pairs,
-        temporary[DROPPED].open("w", encoding="utf-8") as dropped,
+        replacing(directory / DROPPED) as new_dropped,
+        replacing(directory / PAIRS) as new_pairs,
+        new_pairs.open("wb", buffering=1 << 20) as pairs,
+        new_dropped.open("w", encoding="utf-8") as dropped,
     ):
         for one in prompts_with_scores(files, min_valid):
             prompt, scored = one.prompt, one.candidates
@@ -141,10 +143,5 @@ def write_pairs(
                     counts["rejected_characters"] += len(record.rejected)
             if counts["prompts"] % REPORT_EVERY == 0:
                 report(one.position, size, counts["pairs"])
-        for file in (pairs, dropped):
-            file.flush()
-            os.fsync(file.fileno())
-    for name, path in temporary.items():
-        os.replace(path, directory / name)
     report(size, size, counts["pairs"])
     return counts

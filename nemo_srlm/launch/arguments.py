@@ -49,7 +49,9 @@ def gpu_count(text: str) -> int:
 
 def count_or_zero(text: str) -> int:
     """A whole number from 0 on, in ASCII digits."""
-    return 0 if text == "0" else count(text)
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise ArgumentTypeError(f"{text!r}; expected a whole number, 0 or more")
+    return int(text)
 
 
 def fraction(text: str) -> float:

@@ -21,7 +21,7 @@ from nemo_srlm.launch.slurm.submit import refuse_if_active
 from nemo_srlm.stages import load
 
 LOST = "first remove finished stages whose outputs are missing or have changed, and what depends on them (as `redo --lost --yes`)"
-TRASH = ".removed"  # in the run directory: a stage is renamed into it, so that a kill leaves it whole or gone
+TRASH = ".removed"  # beside the stage, on its disk: a stage is renamed into it, so that a kill leaves it whole or gone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,11 @@ def redo(run_dir: Path, refs: Collection[Ref], *, lost: bool = False, only: bool
     cfg = load_resolved_config(run_dir)
     with locked(run_dir):
         refuse_if_active(run_dir)
-        shutil.rmtree(run_dir / TRASH, ignore_errors=True)  # of a removal that was killed
+        for left in (
+            run_dir / TRASH,
+            *run_dir.glob(f"iter*/{TRASH}"),
+        ):  # of a removal that was killed; before 0.2 in the run
+            shutil.rmtree(left, ignore_errors=True)
         wanted = [*refs, *(lost_stages(cfg, run_dir) if lost else ())]
         if unknown := [ref for ref in wanted if ref not in pipeline(cfg)]:
             raise UserError(unknown[0], f"no stage of {run_dir}", f"one that `{about('status', run_dir)}` lists")
@@ -109,6 +113,8 @@ def _describe(run_dir: Path, ref: Ref) -> str:
     directory = stage_directory(run_dir, ref)
     if directory.is_symlink():
         return f"a link to {os.readlink(directory)}; only the link is removed"
+    if not directory.is_dir():
+        return "no directory"
     files = [path for path in directory.rglob("*") if path.is_file()]
     links = [
         str(path.parents[1]) for path in run_dir.resolve().parent.glob(f"*/iter{ref.iteration}/{ref.stage}")
@@ -120,13 +126,13 @@ def _describe(run_dir: Path, ref: Ref) -> str:
 
 def _remove(run_dir: Path, ref: Ref) -> None:
     directory = stage_directory(run_dir, ref)
-    if directory.is_symlink():
+    if directory.is_symlink() or not directory.is_dir():
         directory.unlink()
         return
-    (run_dir / TRASH).mkdir(exist_ok=True)
-    moved = run_dir / TRASH / f"iter{ref.iteration}-{ref.stage}"
-    os.replace(directory, moved)
-    shutil.rmtree(moved)
+    trash = directory.parent / TRASH
+    trash.mkdir(exist_ok=True)
+    os.replace(directory, trash / ref.stage)
+    shutil.rmtree(trash)
 
 
 def run(args: argparse.Namespace, latest_run: Callable[[], Path]) -> int:

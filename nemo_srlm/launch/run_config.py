@@ -3,9 +3,10 @@
 from importlib import metadata
 from pathlib import Path
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.compose import RESOLVED_CONFIG, typed
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import file_digest, write_atomic
+from nemo_srlm.core.files import file_digest
 
 HANDED_OVER = "config.nemo.yaml"  # in the run directory: hydra_runner's answer, for the trainings that follow
 

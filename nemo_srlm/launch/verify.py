@@ -50,7 +50,10 @@ def _of_stage(run_dir: Path, ref: Ref) -> Iterator[Verified]:
 
 def table(run_dir: Path, found: list[Verified]) -> Table:
     out = Table(
-        title=f"{run_dir}: outputs of {len(found)} finished stages", title_justify="left", box=None, pad_edge=False
+        title=f"{escape(str(run_dir))}: outputs of {len(found)} finished stages",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     for name in ("stage", "files", "MiB", ""):
         out.add_column(name, justify="right" if name in ("files", "MiB") else "left", overflow="fold")

@@ -7,8 +7,8 @@ files and models by their names, and no path of the machine.
 import os
 from pathlib import Path
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.schema import Config
-from nemo_srlm.core.files import write_atomic
 from nemo_srlm.core.outputs import CARD
 from nemo_srlm.core.pipeline import evaluated_models, export_ref, model_name, policy_ref, score_stage, world_split
 from nemo_srlm.core.terminal import visible

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_srlm.core.files import read_json_lines, read_records, write_atomic, write_json_lines
+from nemo_srlm.config.atomic import write_atomic
+from nemo_srlm.core.files import read_json_lines, read_records, write_json_lines
 from nemo_srlm.core.records import Conversation, PreferencePair, SftExample
-from nemo_srlm.core.stage import check_outside_stages
+from nemo_srlm.core.stage import Ref, check_outside_stages, check_unchanged
 from nemo_srlm.data.preference_pairs import WEIGHTS
 from nemo_srlm.errors import DataError
 from nemo_srlm.report import cards
@@ -65,12 +66,17 @@ FORMS: dict[str, Callable[[PreferencePair], Row]] = {"preferences_ultrafeedback"
 def export_data(run_dir: Path, out: Path) -> cards.DataSets:
     """Writes the data sets of a run to `out`: a folder for each, and README.md, the data card.
 
-    Returns data set -> split -> number of rows. Raises DataError where `out` is not empty, and where nothing is finished.
+    Returns data set -> split -> number of rows. Raises DataError where `out` is not empty, and where nothing is finished;
+    LostError where a finished stage's files are not as it left them.
     """
     files = RunFiles(run_dir)
     if out.exists() and any(out.iterdir()):
         raise DataError(out, "is not empty", "a new folder", "name another with --out, or remove this one")
     check_outside_stages(out)
+    pairs = [Ref("pairs", t) for t in range(1, files.cfg.iterations + 1)]
+    check_unchanged(
+        run_dir, [*pairs, Ref("seed", 0), Ref("eft", 0)]
+    )  # what is lost or changed must not look unfinished
     found: cards.DataSets = {}
     for name, split, rows in _all(files):
         number = _write(out / name, split, rows)

@@ -6,7 +6,7 @@ and qa_browser.py read it; model_answer/ has a file for each model.
 
 from pathlib import Path
 
-from nemo_srlm.core.files import write_atomic
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.core.pipeline import evaluated_models
 from nemo_srlm.report.run_files import RunFiles
 

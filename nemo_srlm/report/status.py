@@ -121,7 +121,10 @@ def table(look: Look, found: list[Row], notes: list[str]) -> Table:
     ]
     count = sum(r.state == "done" for r in found)
     out = Table(
-        title=f"{look.dir}: {count} of {len(found)} stages done", title_justify="left", box=None, pad_edge=False
+        title=f"{escape(str(look.dir))}: {count} of {len(found)} stages done",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     slurm = any(r.job for r in found)
     for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):

@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
 def table(run: Data) -> "Table":
     """The terminal's: a row per model, under each value its difference from an earlier model."""
+    from rich import markup
     from rich.table import Table
 
     title = [f"{run['name']} ({summary.ARMS[run['arm']]}, seed {run['seed']})", *comparisons.notices([run])]
-    found = Table(title="\n".join(title), caption=summary.headline(run), caption_justify="left", title_justify="left")
+    found = Table(
+        title=markup.escape("\n".join(title)), caption=markup.escape(summary.headline(run)),
+        caption_justify="left", title_justify="left",
+    )  # fmt: skip
     for models in model_tables.models([run]):
         for i, name in enumerate(models["header"]):
             found.add_column(name, justify="left" if i == 0 else "right")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nemo_srlm.core.files import write_atomic
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.core.stage import check_outside_stages
 from nemo_srlm.errors import UserError
 from nemo_srlm.report import cards, compare, mt_bench_files, render, text, units

@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
 from nemo_srlm import cli
+from nemo_srlm.launch.arguments import count_or_zero
 
 
 def test_settings_may_stand_before_and_after_options():
@@ -134,3 +136,10 @@ def test_a_stage_whose_input_is_not_done_is_refused_before_a_worker_starts(
     assert f"error: iter0/export: its input iter0/sft is not done; run `nemo-srlm run {words}`, or" in said
     assert f"`nemo-srlm stage sft --iteration 0 {words}` first" in said
     assert not (tmp_path / "r" / "logs").exists()
+
+
+def test_a_number_that_may_be_0_is_said_to_be_one():
+    assert [count_or_zero(text) for text in ("0", "00", "12")] == [0, 0, 12]
+    for wrong in ("-1", "1.5", "١"):
+        with pytest.raises(ArgumentTypeError, match="expected a whole number, 0 or more"):
+            count_or_zero(wrong)

@@ -220,7 +220,9 @@ def test_a_renamed_word_is_read_in_both_spellings_and_recorded_in_the_old_one(co
     assert (old.run.arm, old.eft.source) == ("external", "external")
     assert old == new
     assert identity(new.run)["arm"] == identity(new.eft)["source"] == "given"
-    (tmp_path / "config.yaml").write_text("run: {arm: given}\neft: {source: given}\n")
+    save_resolved_config(new, tmp_path)
+    saved = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(saved.replace("external", "given"), encoding="utf-8")
     assert load_resolved_config(tmp_path).run.arm == "external"
     with pytest.raises(ConfigError, match="one of self, random, sft_only, external, oracle"):
         compose("small", ["run.arm=best"], configs)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nemo_srlm.config.training import check_heads
 from nemo_srlm.convert import atomic_directory, tensor_files
 from nemo_srlm.convert.export_hf import export_hf
 from nemo_srlm.convert.import_hf import import_hf
-from nemo_srlm.errors import CheckpointError
+from nemo_srlm.errors import CheckpointError, UserError
 from tests.unit import tiny_llama
 from tests.unit.damage import HEAD, INDEX, Q, cut, edit_config, edit_index, edit_weights, overwrite, put, remove
 
@@ -65,6 +66,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "index forgets a tensor": ("sharded", edit_index(lambda m: m.pop(Q)), f"does not name there: .*{Q}"),
     "index malformed": ("sharded", lambda d: (d / INDEX).write_text('{"weights": 1}'), "no index of weights"),
     "no index": ("sharded", remove(INDEX), "3 safetensors file.* without"),
+    "a single file beside an index": (
+        "sharded", lambda d: (d / "model.safetensors").touch(), f"both model.safetensors and {INDEX}; expected one of them",
+    ),
     "no weights": ("hf", remove("model.safetensors"), "no model weights"),
     "tensor missing": ("hf", edit_weights(lambda h: h.pop(Q)), f"1 tensor.* are absent: {Q}"),
     "tensor unknown": ("hf", edit_weights(lambda h: h.update(extra=torch.ones(2))), "does not know: extra"),
@@ -259,3 +263,12 @@ def test_an_output_that_holds_the_working_directory_or_is_a_link_is_refused(
         import_hf(good / "hf", Path(out), overwrite=True)
     assert (tmp_path / "a/kept").exists()
     assert (tmp_path / "a/b/c").is_dir()
+
+
+def test_key_value_heads_that_do_not_fit_are_named_as_their_file_names_them(good: Path, tmp_path: Path):
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    edit_config(num_key_value_heads=3)(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"config\.json\.num_key_value_heads: 3; expected a divisor of 4 heads"):
+        import_hf(tmp_path / "hf", tmp_path / "mg")
+    with pytest.raises(UserError, match=r"model\.num_query_groups: 3; expected a divisor of 4 heads"):
+        check_heads(replace(MODEL, num_query_groups=3))

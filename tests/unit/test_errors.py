@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_srlm import cli
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.compose import save_resolved_config
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import files
@@ -133,7 +134,7 @@ def small_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("write", [
-    lambda path: files.write_atomic(path, "x" * 200), lambda path: files.write_json(path, ["x" * 200]),
+    lambda path: write_atomic(path, "x" * 200), lambda path: files.write_json(path, ["x" * 200]),
     lambda path: files.write_records(path, [Prompt("p", "x" * 200)]),
     lambda path: save_resolved_config(Config(), path.parent),
 ])  # fmt: skip

@@ -13,8 +13,9 @@ from nemo_srlm.core import manifest, outputs
 from nemo_srlm.core.files import dump, read_json_lines, write_records
 from nemo_srlm.core.records import PreferencePair, content_id
 from nemo_srlm.data.preference_pairs import read_pairs
+from nemo_srlm.errors import LostError
 from nemo_srlm.report import cards, summary
-from nemo_srlm.report.export_data import FORMS, _write
+from nemo_srlm.report.export_data import FORMS, _write, export_data
 from nemo_srlm.report.run_files import RunFiles
 from nemo_srlm.report.write import read_runs
 from tests.synthetic_run import build
@@ -98,6 +99,29 @@ def test_the_data_card_has_counts_reasons_judge_and_fields_to_fill(data: Path):
                    "commit: 0123456789ab", "| 4 |"):  # fmt: skip
         assert wanted in card.replace("    4 |", " 4 |"), wanted
     assert not list(data.rglob(".cache"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "another content"])
+def test_a_finished_stage_that_was_lost_or_changed_is_refused(tmp_path: Path, damage: str):
+    made = build(tmp_path, "made", iterations=2)
+    stage = made / "iter1/pairs"
+    done = manifest.read(stage)
+    assert done is not None
+    manifest.write(stage, replace(done, outputs=outputs.describe(stage, manifest.NAME)))
+    pairs = stage / "pairs.jsonl"
+    text = pairs.read_text(encoding="utf-8")
+    pairs.write_text(text.replace("bear", "boar"), encoding="utf-8")
+    if damage == "missing":
+        pairs.unlink()
+    with pytest.raises(LostError, match=rf"iter1/pairs: pairs.jsonl (is missing|has {damage})(.|\n)*redo iter1/pairs"):
+        export_data(made, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_stage_that_is_not_finished_is_left_out(tmp_path: Path):
+    made = build(tmp_path, "made", iterations=2)
+    (made / "iter2/pairs" / manifest.NAME).unlink()
+    assert list(export_data(made, tmp_path / "data")["preferences_trl"]) == ["iteration_1"]
 
 
 def test_an_export_does_not_mix_with_what_is_there(run: Path, data: Path, capsys: pytest.CaptureFixture[str]):

@@ -138,15 +138,27 @@ def test_an_id_that_is_twice_in_a_tree_is_refused_at_every_depth(tmp_path: Path)
             read(path)
 
 
-def test_a_tree_of_two_exports_is_a_duplicate_where_its_text_is_equal_and_an_error_where_not(tmp_path: Path):
+def test_a_tree_of_two_exports_is_a_duplicate_where_it_is_equal_and_an_error_where_not(tmp_path: Path):
     paths = [write(tmp_path / f"{name}.trees.jsonl", [tree("t", message("b", "B", "t", 0))]) for name in "ab"]
     counts: Counter[str] = Counter()
     assert [turn.id for turn in read_first_turns(paths, "en", counts)] == ["t"]
     assert counts["tree_duplicate"] == 1
-    write(paths[1], [tree("t", message("b", "B", "t", 0), text="Another question?")])
     found = r"b\.trees\.jsonl:1: message_id 't' again, with another content than in .*a\.trees\.jsonl:1;"
-    with pytest.raises(DataError, match=found):
-        list(read_first_turns(paths, "en", Counter()))
+    other_replies = ([message("b", "Another", "t", 0)], [message("b", "B", "t", 1)], [message("c", "B", "t", 0)], [])
+    for other in (
+        tree("t", message("b", "B", "t", 0), text="Another question?"), *(tree("t", *replies) for replies in other_replies)
+    ):  # fmt: skip
+        write(paths[1], [other])
+        with pytest.raises(DataError, match=found):
+            list(read_first_turns(paths, "en", Counter()))
+
+
+def test_a_tree_beside_its_flat_messages_is_a_duplicate(tmp_path: Path):
+    one = tree("t", message("b", "B", "t", 0), message("c", "C", "t", 1))
+    paths = [write(tmp_path / "a.trees.jsonl", [one]), write(tmp_path / "a.messages.jsonl", flat([one])[::-1])]
+    counts: Counter[str] = Counter()
+    assert [turn.id for turn in read_first_turns(paths, "en", counts)] == ["t"]
+    assert counts["tree_duplicate"] == 1
 
 
 def test_flat_messages_with_a_repeated_id_are_duplicates_where_equal_and_an_error_where_not(tmp_path: Path):

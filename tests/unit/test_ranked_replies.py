@@ -72,6 +72,27 @@ def test_what_is_no_preference_is_refused_with_its_line(tmp_path: Path, row: dic
         read(tmp_path, row)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"replies": [{"text": "a", "rank": 0}, {"text": "b", "score": 4}]}, "a rank for some replies, a score for others"),
+     ({"responses": ["a", "b"], "ranks": [0, None], "scores": [None, 4]}, "a rank for some replies, a score for others"),
+     ({"responses": ["a", "b"], "ranks": [0, 1], "scores": [1, 5]}, "ranks and scores that contradict each other"),
+     ({"responses": ["a", "b"], "answers": ["c", "d"], "scores": [1, 5]}, "replies in responses and in answers")],
+)  # fmt: skip
+def test_marks_of_two_kinds_are_never_put_on_one_scale(tmp_path: Path, row: dict, message: str):
+    with pytest.raises(DataError, match=f"file.jsonl:1: {message}"):
+        read(tmp_path, {"prompt": "q"} | row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"responses": ["b", "a"], "ranks": [2, 1], "scores": [1, 5], "answers": []},
+     {"replies": [{"text": "b", "rank": 7, "score": 3}, {"text": "a", "score": 4}]}],
+)  # fmt: skip
+def test_marks_that_all_replies_have_order_them(tmp_path: Path, row: dict):
+    assert read(tmp_path, {"prompt": "q"} | row)[0] == [("q", "b", 1), ("q", "a", 0)]
+
+
 @pytest.mark.skipif(not OASST.exists(), reason="the Open Assistant sample (../shared/data) is not here")
 def test_open_assistant_trees_are_a_preference_file_too():
     counts: Counter[str] = Counter()

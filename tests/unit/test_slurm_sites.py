@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from nemo_srlm.config import shipped
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.cluster import ClusterSection, check_flags
 from nemo_srlm.config.compose import compose
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.config.shipped import CONFIGS, SLURM
 from nemo_srlm.core.control import error_file, read_error
-from nemo_srlm.core.files import write_atomic
 from nemo_srlm.core.stage import Ref
 from nemo_srlm.errors import ConfigError, EngineError, PassingError, UserError, is_passing
 from nemo_srlm.launch import contract, lock

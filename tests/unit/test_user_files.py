@@ -44,6 +44,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         ("a.jsonl", '{"prompt": "Name a bear."}\n\n{"instruction": "Go."}\n{"prompt": "Name a bear."}\n'),
         ("a.jsonl", "".join(json.dumps({"messages": turns(*t)}) + "\n" for t in (
             ["Name a bear.", "Bruno.", "Another?"], ["Go.", "No."], ["Name a bear."]))),
+        ("my.txt.jsonl", '{"prompt": "Name a bear."}\n{"instruction": "Go."}\n{"prompt": "Name a bear."}\n'),
+        ("my.jsonl.txt.gz", "Name a bear.\nGo.\nName a bear."),
         ("a.json", '[{"text": "Name a bear."}, {"prompt": "Go."}, {"prompt": "Name a bear."}]'),
         ("a.txt", "Name a bear.\n\n  Go.\nName a bear.\n"),
         ("a.txt", "\ufeffName a bear.\nGo.\nName a bear.\n"),

@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.compose import load_resolved_config
 from nemo_srlm.config.shipped import PACKAGE, job_directory
-from nemo_srlm.core import files, process
+from nemo_srlm.core import process
 from nemo_srlm.core import stage as stages
 from nemo_srlm.core.commands import about
 from nemo_srlm.core.control import clear_error, read_error, read_stopped, stop_file
@@ -218,7 +219,7 @@ def finish(job: JobSettings) -> tuple[str, str]:
 def check(job: JobSettings, job_dir: Path) -> tuple[str, str]:
     """Writes down that the nodes of this kind are in order. Raises UserError otherwise."""
     check_node(load_resolved_config(job.path), job.path, job.kind, job.gpus)
-    files.write_atomic(job_dir / PASSED, job.checked)
+    write_atomic(job_dir / PASSED, job.checked)
     return "done", f"the nodes for {job.kind} have what it needs"
 
 
@@ -252,7 +253,7 @@ def report(args: argparse.Namespace, job: JobSettings, attempt: Attempt, word: s
         detail = detail_of(job, detail)
     outcome = args.job_dir / f"outcome-{attempt.shard}-{attempt.node}"
     try:
-        files.write_atomic(outcome, f"{attempt.name}\t{word}\t{' '.join(detail.split())}\n")
+        write_atomic(outcome, f"{attempt.name}\t{word}\t{' '.join(detail.split())}\n")
     except OSError as error:
         say(f"{of_system(error, outcome) or error}; it had ended: {word}: {detail}", error=True)
         return EXIT_FAILED

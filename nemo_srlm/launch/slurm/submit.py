@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.cluster import check_flags
-from nemo_srlm.config.compose import load_resolved_config, save_resolved_config
+from nemo_srlm.config.compose import load_resolved_config, require_run, save_resolved_config
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core import manifest
 from nemo_srlm.core.commands import about
-from nemo_srlm.core.files import decoded, read_json, write_atomic, write_json
+from nemo_srlm.core.files import decoded, read_json, write_json
 from nemo_srlm.core.stage import Kind, run_directory
 from nemo_srlm.core.terminal import say
 from nemo_srlm.errors import UserError
@@ -332,7 +333,7 @@ def submit(cfg: Config) -> tuple[Path, list[Submitted], list[Active], bool]:
 def cancel(run_dir: Path) -> list[str]:
     """Cancels every queued and running job of the run. Returns their ids. Raises ConfigError for what is no run's directory:
     nothing is made there."""
-    load_resolved_config(run_dir)
+    require_run(run_dir)  # a config.yaml that is damaged must not keep jobs running
     with locked(run_dir, LOCK_SECONDS):
         # whole arrays: Slurm forgets the tasks that are cancelled one by one
         ids = list(dict.fromkeys(i.partition("_")[0] for job in active(run_dir) for i in job.tasks.values()))

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
 from nemo_srlm.convert.children import Child, start_forward
 from nemo_srlm.core import outputs
-from nemo_srlm.core.files import read_json, write_atomic
+from nemo_srlm.core.files import read_json
 from nemo_srlm.core.pipeline import tokenizer_ref
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.errors import CheckpointError

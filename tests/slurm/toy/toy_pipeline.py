@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 import nemo_srlm
+from nemo_srlm.config.atomic import write_atomic
 from nemo_srlm.config.fields import identity
 from nemo_srlm.core.control import stop_file
-from nemo_srlm.core.files import read_records, write_atomic, write_records
+from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.parts import merge_parts
 from nemo_srlm.core.records import Prompt
 from nemo_srlm.core.stage import Ref, Stage
