@@ -3,6 +3,7 @@
 from nemo_srlm.config.generation import PairsSection
 from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.score_scale import has_scale, score_scale
 from nemo_srlm.config.training import DpoSection
 from nemo_srlm.errors import ConfigError
 
@@ -58,14 +59,21 @@ def _arms(cfg: Config) -> None:
 
 def _pairs(cfg: Config) -> None:
     """Settings with which no prompt can give a pair, and what the rule of pairs does not read."""
-    pairs, most = cfg.pairs, cfg.judge.max_score
+    pairs, most = cfg.pairs, score_scale(cfg)
     if pairs.rho and pairs.rule != "length_controlled":
         _refuse("pairs.rho", pairs.rho, f"pairs.rule={pairs.rule}", "pairs.rule=length_controlled")
     if cfg.run.arm == "external":
         return  # its pairs are given
-    if pairs.score == "judge" and pairs.min_margin >= most:
-        _refuse("pairs.min_margin", pairs.min_margin, f"judge.max_score={most}",
-                f"less than {most}: the difference of two scores is to be above it", "lower pairs.min_margin")  # fmt: skip
+    beside = f"pairs.score={pairs.score}, whose largest score is {most:g}"
+    if has_scale(cfg) and pairs.min_margin >= most:
+        _refuse("pairs.min_margin", pairs.min_margin, beside,
+                f"less than {most:g}: the difference of two scores is to be above it", "lower pairs.min_margin")  # fmt: skip
+    if has_scale(cfg) and pairs.min_best > most:
+        _refuse("pairs.min_best", pairs.min_best, beside,
+                f"at most {most:g}: the best score is to reach it", "lower pairs.min_best")  # fmt: skip
+    if pairs.score == "vote" and cfg.candidates.num < 3:
+        _refuse("candidates.num", cfg.candidates.num, "pairs.score=vote, by which two answers have equal shares",
+                "3 or more", "raise candidates.num")  # fmt: skip
     if cfg.candidates.temperature == 0:
         _refuse("candidates.temperature", 0, f"candidates.num={cfg.candidates.num}, which are then equal texts",
                 "above 0: a pair has two texts", "raise candidates.temperature")  # fmt: skip
@@ -168,6 +176,9 @@ def _judge_training(cfg: Config) -> None:
         _refuse(
             "judge_training.method", found, beside, "judge.method=sampled with 2 draws or more: pairs of judgements"
         )
+    if cfg.judge.temperature == 0:
+        _refuse("judge.temperature", 0, f"judge_training.method={found}, whose draws are then one text",
+                "above 0: a judge pair has two texts", "raise judge.temperature")  # fmt: skip
 
 
 def _pairwise(cfg: Config) -> None:

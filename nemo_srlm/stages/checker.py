@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.score_scale import has_scale, score_scale
 from nemo_srlm.core import user_code
 from nemo_srlm.core.files import content_digest
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -39,7 +40,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _scale(cfg: Config) -> float | None:
     """The largest score, where pairs weigh by it: one outside would weigh without limit."""
-    return cfg.checker.max_score if cfg.pairs.weight == "margin" else None
+    return score_scale(cfg) if has_scale(cfg) else None
 
 
 def _check(cfg: Config) -> None:
