@@ -50,3 +50,38 @@ def test_judge_pairs_need_draws_that_differ():
     for method in ("meta", "self_taught", "any_draw"):
         said = refused([f"judge_training.method={method}", "judge.temperature=0"])
         assert f"judge.temperature: 0 with judge_training.method={method}" in said
+
+
+EXTERNAL = ["run.arm=external", "pairs.files=[x.jsonl]", "eft.source=none"]
+SFT_ONLY = ["run.arm=sft_only"]
+UNREAD: list[tuple[str, list[str], list[str]]] = [  # setting, beside what nothing reads it, beside what it is read
+    ("pairs.answer=boxed", [], ["pairs.score=judge_vote"]),
+    ("pairs.vote_weight=2", ["pairs.score=vote"], ["pairs.score=judge_vote"]),
+    *(
+        (f"pairs.{x}", EXTERNAL, [])
+        for x in ("min_best=1", "min_margin=1", "max_per_prompt=2", "rule=length_controlled")
+    ),
+    ("pairs.rho=0.1", EXTERNAL, ["pairs.rule=length_controlled"]),
+    *((f"dpo.{x}", SFT_ONLY, []) for x in ("loss=ipo", "reference=m1", "pairs_from=all", "label_smoothing=0.1")),
+    ("dpo.length_normalised=true", ["dpo.loss=simpo"], []),
+    ("api.url=http://h/v1", [], ["api.stages=[judge]", "api.model=m"]),
+    ("prompts.writer_path=x", ["prompts.writer=policy"], []),
+    ("select.judge_path=x", [], ["select.every=10", "select.prompts=x.jsonl"]),
+    ("eft.num_meta=2", ["eft.source=none"], []),
+    ("judge_training.share=0.1", [], ["judge_training.method=meta"]),
+]
+
+
+@pytest.mark.parametrize(("setting", "beside", "where_read"), UNREAD)
+def test_what_nothing_reads_is_refused(setting: str, beside: list[str], where_read: list[str]):
+    compose("llama2_70b", [setting, *where_read])
+    key = setting.partition("=")[0]
+    said = refused([setting, *beside])
+    assert said.startswith(f"{key}: ")
+    assert "with which nothing reads it; expected " in said
+    assert f"leave {key} out, or set " in said
+
+
+def test_what_the_tiny_world_sets_for_all_of_its_arms_is_no_mistake():
+    for arm in (["run.arm=external", "pairs.files=[x.jsonl]"], SFT_ONLY, ["run.arm=random"], ["run.arm=oracle"], []):
+        compose("tiny", arm)
