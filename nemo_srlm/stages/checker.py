@@ -44,11 +44,21 @@ def _scale(cfg: Config) -> float | None:
 
 
 def _check(cfg: Config) -> None:
-    """Raises ConfigError for a program that is not there."""
-    if cfg.checker.command and cfg.cluster.check_paths and shutil.which(cfg.checker.command[0]) is None:
-        raise ConfigError(
-            "checker.command", f"no program {cfg.checker.command[0]}", "a program on PATH, or its path", "correct it"
-        )
+    """Raises ConfigError for a function, a program or a script of a program that is not there."""
+    if not cfg.cluster.check_paths:
+        return
+    if cfg.checker.function:
+        user_code.check(KEY, cfg.checker.function)
+        return
+    program, *words = cfg.checker.command
+    if shutil.which(program) is None:
+        raise ConfigError("checker.command", f"no program {program}", "a program on PATH, or its path", "correct it")
+    for word in words:
+        if word.endswith((".py", ".sh")) and not word.startswith("-") and not Path(word).is_file():
+            raise ConfigError(
+                "checker.command", f"no such file: {Path(word).absolute()}", "a script on this machine",
+                "correct it, or set cluster.check_paths=false where only the nodes have it",
+            )  # fmt: skip
 
 
 def _check_of(cfg: Config) -> Check:
