@@ -62,6 +62,10 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own.pop("balanced_control", None)
     if cfg.pairs.rule == "length_controlled":
         own["rho_of"] = "range"  # once it was a share of the scale: such pairs are others
+    if cfg.pairs.score == "judge_vote":
+        own["sum"] = "rounded"  # once sums that are equal could differ in their last digit, and were no tie
+    if has_anchors(cfg, iteration) and cfg.pairs.pool_equal_texts:
+        own["pooled"] = "anchors, too"  # once candidates alone
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
     own["files"] = [files.file_digest(path) for path in external]
     return {
