@@ -23,7 +23,7 @@ from nemo_srlm.judge.meta import Battle, Draw
 from nemo_srlm.judge.pair_files import DROPPED, PAIRS
 from nemo_srlm.judge.scores import judge_input
 from nemo_srlm.stages.common.comparing import ORDERS, VERDICTS, Verdict
-from nemo_srlm.stages.common.judge_pairs import comparison_id, judged_prompts
+from nemo_srlm.stages.common.judge_pairs import USABLE_SPREAD, comparison_id, judged_prompts
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
 COUNTS = "counts.json"
@@ -59,7 +59,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.judge_training)
     for name in ("template", "modified", "modify_template"):  # of stages that are inputs
         own.pop(name)
-    return {"judge_training": own, "judge_template": templates.load(cfg.judge.template, templates.JUDGE)}
+    chosen = {} if cfg.judge_training.method == "self_taught" else USABLE_SPREAD
+    return {"judge_training": own, "judge_template": templates.load(cfg.judge.template, templates.JUDGE), **chosen}
 
 
 def _any_draw(ctx: Context) -> Iterator[Choice | Unused]:

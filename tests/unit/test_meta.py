@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def test_the_response_whose_scores_differ_most_is_compared_and_draws_that_state_
     assert [draw.score for draw in meta.draws(wide)] == [1.0, 4.0]
     assert meta.compared(wide) == [(0, 1)]
     assert meta.least_certain([even, judged("d", "p", 1.0, 5.0, cut=1)]) is None  # the cut one may not be finished
+    # a cut draw widens no choice: of those that may be trained on, f's differ more
+    cut, near = judged("e", "p", 2.0, 3.0, 0.0, cut=2), judged("f", "p", 2.0, 4.0, 3.0)
+    assert meta.least_certain([cut, near]) is near
+    given = [replace(near, spread=0.1), replace(cut, spread=0.2)]  # of a distribution, where one was read
+    assert meta.least_certain(given) is given[1]
     twice = Judgement("t", "p", (1.0, 1.0, 3.0), ("same", "same", "other"), ("stop",) * 3)
     assert [draw.text for draw in meta.draws(twice)] == ["same", "other"]
 
