@@ -53,6 +53,8 @@ def test_the_most_similar_other_prompt_stands_for_a_modified_instruction():
     )
     found = list(most_alike([Prompt(f"p{i}", text) for i, text in enumerate(texts)]))
     assert [m.text for m in found] == [texts[1], texts[0], texts[3], texts[2], texts[1]]
+    spelled = [Prompt("a", "Name two."), Prompt("b", "name  two"), Prompt("c", "Count to ten.")]
+    assert [m.text for m in most_alike(spelled)] == ["Count to ten.", "Count to ten.", "name  two"]
     assert [m.error for m in most_alike([Prompt("a", "same"), Prompt("b", "same")])] == ["no_other", "no_other"]
 
 
@@ -63,6 +65,7 @@ def test_what_is_no_other_instruction_has_a_reason():
         return modified(prompt, [Completion(text, 3, reason, (1,))])
 
     assert of(" Name two tools.\n") == ModifiedPrompt("p", "Name two tools.")
+    assert of("Name two fruits!").error == "unchanged"
     assert [of("name two fruits. ").error, of(" ").error, of("Name two", "length").error] == [
         "unchanged",
         "empty",
