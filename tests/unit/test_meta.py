@@ -202,7 +202,7 @@ def test_judgements_are_compared_in_both_orders_and_the_best_stands_against_the_
     assert "response 1" in made[0].prompt
     assert (found["found"], found["rising_found"], found["dropped_no_spread"]) == (2, 0, 1)
     dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
-    assert dropped == [{"id": "p2", "reason": "no_spread"}]
+    assert dropped == [{"id": "p2", "reason": "no_spread", "stage": "prompts"}]
 
 
 def test_a_meta_judge_that_prefers_a_place_decides_nothing_and_one_that_inflates_is_held_back(
@@ -250,7 +250,7 @@ def test_judge_pairs_join_the_dpo_of_their_iteration(tmp_path: Path):
     made = list(read_records(tmp_path / "judge_pairs" / "pairs.jsonl", PreferencePair))
     inputs = {"pairs": tmp_path / "pairs", "judge_pairs": tmp_path / "judge_pairs"}
     found = list(preference_examples.records(Context(cfg, 1, tmp_path, inputs, Progress(tmp_path)), Counter()))
-    assert found == [*pairs(20, 0), *made]
+    assert found == [*(("pairs", pair) for pair in pairs(20, 0)), *(("judge_pairs", pair) for pair in made)]
     refs = pipeline(cfg)
     assert refs.index(Ref("pairs", 1)) < refs.index(Ref("judge_pairs", 1)) < refs.index(Ref("dpo", 1))
     assert Ref("meta_judge", 1) not in refs

@@ -129,7 +129,16 @@ def test_from_a_modified_instruction_to_pairs_of_judgements(tmp_path: Path, monk
     assert "response to Name two drinks." in pairs[1].prompt
     assert (counts["found"], counts["rising_found"], counts["pairs"]) == (2, 1, 2)
     dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
-    assert dropped == [{"id": "p0", "reason": "no_response"}]
+    assert dropped == [{"id": "p0", "reason": "no_response", "stage": "prompts"}]
+    cfg.judge_training.max_words = (
+        1  # all are too long, and the worse response's id is that of the prompt's first candidate
+    )
+    run(cfg, tmp_path, "judge_pairs")
+    dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
+    assert dropped[1:] == [
+        {"id": "c", "reason": "too_long", "stage": "candidates"},
+        {"id": worse.id, "reason": "too_long", "stage": "worse_responses"},
+    ]
 
 
 def test_a_model_that_modifies_nothing_is_told_of_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
