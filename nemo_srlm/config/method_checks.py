@@ -1,9 +1,10 @@
 """The rules between the settings of methods that came after the paper: what would be ignored is refused."""
 
-from nemo_srlm.config.generation import PairsSection
-from nemo_srlm.config.methods import CheckerSection, JudgeTrainingSection
+from operator import attrgetter
+from typing import NamedTuple
+
 from nemo_srlm.config.schema import Config
-from nemo_srlm.config.training import DpoSection
+from nemo_srlm.config.score_scale import has_scale, score_scale
 from nemo_srlm.errors import ConfigError
 
 LATER = "leave it at its default"
@@ -12,8 +13,8 @@ LATER = "leave it at its default"
 def check_methods(cfg: Config) -> None:
     """Raises ConfigError naming the first setting that another one makes impossible or meaningless."""
     _arms(cfg)
+    _unread(cfg)
     _pairs(cfg)
-    _loss(cfg)
     _votes(cfg)
     _checker(cfg)
     _reward_model(cfg)
@@ -21,7 +22,6 @@ def check_methods(cfg: Config) -> None:
     _anchors(cfg)
     _judge_training(cfg)
     _pairwise(cfg)
-    _compared_eft(cfg)
     _shared_prefix(cfg)
 
 
@@ -56,41 +56,80 @@ def _arms(cfg: Config) -> None:
                 _refuse(f"pairs.{name}", value, f"{arm}, which trains on the chosen responses alone", default)
 
 
+class _Reader(NamedTuple):
+    """`settings` are read where `is_read`, which the value of `decided_by` says; `expected` of it in words."""
+
+    settings: tuple[str, ...]
+    is_read: bool
+    decided_by: str
+    expected: str
+
+
+def _readers(cfg: Config) -> list[_Reader]:
+    """The settings of methods that have an effect under another setting alone."""
+    pairs, dpo, score = cfg.pairs, cfg.dpo, "pairs.score"
+    rule = ("pairs.rule", "pairs.rho", "pairs.min_margin", "pairs.min_best", "pairs.max_per_prompt")
+    loss = ("dpo.loss", "dpo.reference", "dpo.pairs_from", "dpo.label_smoothing")
+    guards = tuple(f"judge_training.{name}" for name in ("rank", "share", "max_rise", "max_words"))
+    return [
+        _Reader(rule, cfg.run.arm != "external", "run.arm", "an arm that makes its own pairs, such as self"),
+        _Reader(loss, cfg.run.arm != "sft_only", "run.arm", "an arm that trains by DPO, such as self"),
+        _Reader(("pairs.rho",), pairs.rule == "length_controlled", "pairs.rule", "pairs.rule=length_controlled"),
+        _Reader(("pairs.answer",), pairs.score in ("vote", "judge_vote"), score, "pairs.score=vote or judge_vote"),
+        _Reader(("pairs.vote_weight",), pairs.score == "judge_vote", score, "pairs.score=judge_vote"),
+        _Reader(
+            ("checker.function", "checker.command", "checker.max_score"),
+            pairs.score == "checker", score, "pairs.score=checker",
+        ),
+        _Reader(("reward_model.path",), pairs.score == "reward_model", score, "pairs.score=reward_model"),
+        _Reader(guards, cfg.judge_training.method != "none", "judge_training.method", "a method, which makes judge pairs"),
+        _Reader(("eft.num_comparisons", "eft.num_meta"), cfg.eft.source != "none", "eft.source", "EFT examples to make them of"),
+        _Reader(("dpo.simpo_gamma",), dpo.loss == "simpo", "dpo.loss", "dpo.loss=simpo"),
+        _Reader(("dpo.length_normalised",), dpo.loss != "simpo", "dpo.loss", "another loss: SimPO is per token as it is"),
+        _Reader(("prompts.writer_path",), cfg.prompts.writer == "fixed", "prompts.writer", "prompts.writer=fixed"),
+        _Reader(("api.url",), bool(cfg.api.stages), "api.stages", "the stages that ask the endpoint"),
+        _Reader(("select.judge_path",), cfg.select.every > 0, "select.every", "checkpoints to choose from: select.every above 0"),
+    ]  # fmt: skip
+
+
+def _unread(cfg: Config) -> None:
+    """Settings off their default that no part of the run would read."""
+    default = Config()
+    for settings, is_read, decided_by, expected in _readers(cfg):
+        for key in settings:
+            if not is_read and (value := attrgetter(key)(cfg)) != attrgetter(key)(default):
+                beside = f"{decided_by}={attrgetter(decided_by)(cfg)}, with which nothing reads it"
+                _refuse(key, value, beside, expected, f"leave {key} out, or set {decided_by} otherwise")
+
+
 def _pairs(cfg: Config) -> None:
-    """Settings with which no prompt can give a pair, and what the rule of pairs does not read."""
-    pairs, most = cfg.pairs, cfg.judge.max_score
-    if pairs.rho and pairs.rule != "length_controlled":
-        _refuse("pairs.rho", pairs.rho, f"pairs.rule={pairs.rule}", "pairs.rule=length_controlled")
+    """Settings with which no prompt can give a pair."""
+    pairs, most = cfg.pairs, score_scale(cfg)
     if cfg.run.arm == "external":
         return  # its pairs are given
-    if pairs.score == "judge" and pairs.min_margin >= most:
-        _refuse("pairs.min_margin", pairs.min_margin, f"judge.max_score={most}",
-                f"less than {most}: the difference of two scores is to be above it", "lower pairs.min_margin")  # fmt: skip
+    beside = f"pairs.score={pairs.score}, whose largest score is {most:g}"
+    if has_scale(cfg) and pairs.min_margin >= most:
+        _refuse("pairs.min_margin", pairs.min_margin, beside,
+                f"less than {most:g}: the difference of two scores is to be above it", "lower pairs.min_margin")  # fmt: skip
+    if has_scale(cfg) and pairs.min_best > most:
+        _refuse("pairs.min_best", pairs.min_best, beside,
+                f"at most {most:g}: the best score is to reach it", "lower pairs.min_best")  # fmt: skip
+    if pairs.score == "vote" and cfg.candidates.num < 3:
+        _refuse("candidates.num", cfg.candidates.num, "pairs.score=vote, by which two answers have equal shares",
+                "3 or more", "raise candidates.num")  # fmt: skip
     if cfg.candidates.temperature == 0:
         _refuse("candidates.temperature", 0, f"candidates.num={cfg.candidates.num}, which are then equal texts",
                 "above 0: a pair has two texts", "raise candidates.temperature")  # fmt: skip
 
 
-def _loss(cfg: Config) -> None:
-    if cfg.dpo.loss != "simpo" and cfg.dpo.simpo_gamma != DpoSection().simpo_gamma:
-        _refuse("dpo.simpo_gamma", cfg.dpo.simpo_gamma, f"dpo.loss={cfg.dpo.loss}", "dpo.loss=simpo")
-
-
 def _votes(cfg: Config) -> None:
     pairs = cfg.pairs
-    if pairs.score != "judge_vote" and pairs.vote_weight != PairsSection().vote_weight:
-        _refuse("pairs.vote_weight", pairs.vote_weight, f"pairs.score={pairs.score}", "pairs.score=judge_vote")
     if pairs.score in ("vote", "checker", "reward_model") and cfg.judge.shape == "pairwise":
         _refuse("judge.shape", "pairwise", f"pairs.score={pairs.score}, which judges no candidate", "pointwise")
 
 
 def _checker(cfg: Config) -> None:
     given = [name for name in ("function", "command") if getattr(cfg.checker, name)]
-    if cfg.pairs.score != "checker" and given:
-        _refuse(f"checker.{given[0]}", getattr(cfg.checker, given[0]), f"pairs.score={cfg.pairs.score}, which asks no checker",
-                "pairs.score=checker", f"set pairs.score=checker, or leave checker.{given[0]} out")  # fmt: skip
-    if cfg.pairs.score != "checker" and cfg.checker.max_score != CheckerSection().max_score:
-        _refuse("checker.max_score", cfg.checker.max_score, f"pairs.score={cfg.pairs.score}", "pairs.score=checker")
     if cfg.pairs.score == "checker" and len(given) != 1:
         raise ConfigError(
             "pairs.score", f"checker with {' and '.join(f'checker.{name}' for name in given) or 'no checker'}",
@@ -100,9 +139,6 @@ def _checker(cfg: Config) -> None:
 
 def _reward_model(cfg: Config) -> None:
     path, score = cfg.reward_model.path, cfg.pairs.score
-    if path and score != "reward_model":
-        _refuse("reward_model.path", path, f"pairs.score={score}, which asks no reward model", "pairs.score=reward_model",
-                "set pairs.score=reward_model, or leave reward_model.path out")  # fmt: skip
     if score != "reward_model":
         return
     if not path:
@@ -148,10 +184,6 @@ def _anchors(cfg: Config) -> None:
 def _judge_training(cfg: Config) -> None:
     found = cfg.judge_training.method
     if found == "none":
-        for name in ("rank", "share", "max_rise", "max_words"):
-            if (value := getattr(cfg.judge_training, name)) != getattr(JudgeTrainingSection(), name):
-                _refuse(f"judge_training.{name}", value, "judge_training.method=none, which makes no judge pair",
-                        "a method", f"set judge_training.method, or leave {name} at its default")  # fmt: skip
         return
     if cfg.run.arm in ("external", "sft_only"):
         _refuse(
@@ -168,6 +200,9 @@ def _judge_training(cfg: Config) -> None:
         _refuse(
             "judge_training.method", found, beside, "judge.method=sampled with 2 draws or more: pairs of judgements"
         )
+    if cfg.judge.temperature == 0:
+        _refuse("judge.temperature", 0, f"judge_training.method={found}, whose draws are then one text",
+                "above 0: a judge pair has two texts", "raise judge.temperature")  # fmt: skip
 
 
 def _pairwise(cfg: Config) -> None:
@@ -182,12 +217,6 @@ def _pairwise(cfg: Config) -> None:
     for key, (found, wanted) in beside.items():
         if found != wanted:
             _refuse("judge.shape", "pairwise", f"{key}={found}", f"{key}={wanted}")
-
-
-def _compared_eft(cfg: Config) -> None:
-    for name, value in (("num_comparisons", cfg.eft.num_comparisons), ("num_meta", cfg.eft.num_meta)):
-        if cfg.eft.source == "none" and value:
-            _refuse(f"eft.{name}", value, "eft.source=none: they are made of EFT examples", "another eft.source")
 
 
 def _shared_prefix(cfg: Config) -> None:

@@ -159,7 +159,8 @@ def prompts_with_scores(files: ScoredFiles, min_valid: int) -> Iterator[ScoredPr
         found = scores.of(prompt.id, made)
         if votes:
             shares = votes.of(prompt.id, made)
-            found = [None if a is None or b is None else a + files.vote_weight * b
+            # rounded: two means and shares whose sums are equal are a tie, whatever the rounding of each was
+            found = [None if a is None or b is None else round(a + files.vote_weight * b, 9)
                      for a, b in zip(found, shares, strict=True)]  # fmt: skip
         before = previous.of(prompt.id, made) if previous else [None] * len(made)
         scored = [Scored(c.text, a, b, not c.error) for c, a, b in zip(made, found, before, strict=True)]

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from nemo_srlm.config.methods import JudgeTrainingSection
@@ -50,9 +50,16 @@ def why_unusable(judgement: Judgement) -> list[str]:
 
 
 def least_certain(judgements: Sequence[Judgement]) -> Judgement | None:
-    """The judgement whose scores differ most, the first of equals; None where no response has two different scores."""
+    """The judgement whose scores differ most, the first of equals; None where no response has two different scores.
+
+    The scores are those of the draws that may be trained on: another draw's makes no pair.
+    """
     usable = [j for j in judgements if len({draw.score for draw in draws(j)}) > 1]
-    return max(usable, key=lambda j: spread(j) or 0.0, default=None)
+    return max(usable, key=_spread_of_draws, default=None)
+
+
+def _spread_of_draws(judgement: Judgement) -> float:
+    return spread(replace(judgement, scores=tuple(draw.score for draw in draws(judgement)))) or 0.0
 
 
 def compared(judgement: Judgement) -> list[tuple[int, int]]:

@@ -50,6 +50,7 @@ def choose_pairs(
         return "same_text"  # pooled, they would be one candidate, too few
     if section.pool_equal_texts:
         candidates = pool_equal_texts(candidates)
+        anchors = anchors and pool_equal_texts([anchor for anchor in anchors if anchor.made])
     if shuffle_seed is not None:  # after pooling, so that control and treatment choose among the same candidates
         candidates = permute_scores(candidates, shuffle_seed, prompt_id)
     scores = [candidate.score for candidate in candidates if candidate.score is not None]

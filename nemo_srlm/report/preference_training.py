@@ -37,10 +37,10 @@ def tables(runs: Sequence[Data]) -> list[Data]:
 def _row(name: str, model: Data, beta: float) -> list[dict[str, str]]:
     first, last = model["training"]["first"], model["training"]["last"]
     moved = [last[f"{side}_reward"] / beta if model["reference"] else None for side in ("chosen", "rejected")]
-    kl = figure(model["kl"], "kl")
+    kl, used = figure(model["kl"], "kl"), model["training"]["data"]["used"]
     return [
         cell(name),
-        cell(count(model["training"]["data"]["used"]["pairs"])),
+        cell(count(used["pairs"] + used.get("judge_pairs", 0))),
         cell("–" if moved[0] is None else signed(moved[0], "score"), "displaced" if (moved[0] or 0.0) < 0 else ""),
         cell("–" if moved[1] is None else signed(moved[1], "score")),
         cell(signed(last["margin"], "correlation")),

@@ -13,7 +13,13 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.judge import scores
 from nemo_srlm.judge.pair_files import read_dropped
 
-SCORERS = ("oracle_scores", "votes", "checker", "reward_model", "judge")  # stages that write judgements of candidates
+# stages that write responses -> (what one is called, stages that write judgements of them: their ids may be equal)
+RESPONSES = {
+    "candidates": ("candidate", ("oracle_scores", "votes", "checker", "reward_model", "judge", "judge_previous")),
+    "anchors": ("anchor", ("judge_anchors",)),
+    "worse_responses": ("worse response", ("judge_worse",)),
+}
+PAIRS = {"pairs": "pair", "judge_pairs": "judge pair"}  # stages that write pairs
 NUM_PAIRS = 3  # examples of an iteration's prompts
 R = TypeVar("R", bound=Record)
 
@@ -24,9 +30,10 @@ def _iterations(run_dir: Path) -> list[Path]:
 
 
 def _prompt_id(iteration: Path, wanted: str) -> str | None:
-    """The id of the prompt that `wanted` (the beginning of a prompt's, candidate's or pair's id) belongs to."""
+    """The id of the prompt that `wanted` (the beginning of a prompt's, response's or pair's id) belongs to."""
     kinds: tuple[tuple[str, type[Record]], ...] = (
-        ("prompts/prompts", Prompt), ("candidates/candidates", Candidate), ("pairs/pairs", PreferencePair),
+        ("prompts/prompts", Prompt), *((f"{stage}/candidates", Candidate) for stage in RESPONSES),
+        *((f"{stage}/pairs", PreferencePair) for stage in PAIRS),
     )  # fmt: skip
     for name, kind in kinds:
         path = iteration / f"{name}.jsonl"
@@ -43,7 +50,7 @@ def _of_prompt(path: Path, kind: type[Candidate | Judgement | PreferencePair], p
 
 
 def item(run_dir: Path, wanted: str) -> dict[str, Any]:
-    """All records of one prompt. `wanted`: the beginning of its id or of one of its candidates' or pairs' ids.
+    """All records of one prompt. `wanted`: the beginning of its id or of one of its responses' or pairs' ids.
 
     Raises DataError when no iteration has such an id, ConfigError when `run_dir` is not the directory of a run.
     """
@@ -55,13 +62,13 @@ def item(run_dir: Path, wanted: str) -> dict[str, Any]:
         return {
             "iteration": iteration.name,
             "prompt": prompts[0].to_json() if prompts else {"id": prompt_id},
-            "candidates": _of_prompt(iteration / "candidates/candidates.jsonl", Candidate, prompt_id),
+            **{stage: _of_prompt(iteration / stage / "candidates.jsonl", Candidate, prompt_id) for stage in RESPONSES},
             "judgements": [
                 {"stage": stage, **judgement}
-                for stage in SCORERS
+                for stage in (scorer for _, scorers in RESPONSES.values() for scorer in scorers)
                 for judgement in _of_prompt(iteration / stage / "judgements.jsonl", Judgement, prompt_id)
             ],
-            "pairs": _of_prompt(iteration / "pairs/pairs.jsonl", PreferencePair, prompt_id),
+            **{stage: _of_prompt(iteration / stage / "pairs.jsonl", PreferencePair, prompt_id) for stage in PAIRS},
             "dropped": [d.reason for d in read_dropped(iteration / "pairs/dropped.jsonl") if d.prompt_id == prompt_id],
         }
     require_run(run_dir)
@@ -130,24 +137,33 @@ def text(run_dir: Path, wanted: str) -> str:
     if prompt:
         lines += [f"  {prompt.text}", "", f"  written after {len(prompt.demonstrations)} demonstrations:"]
         lines += [f"    - {d}" for d in prompt.demonstrations]
-    judgements: dict[str, list[tuple[str, Judgement]]] = {}
-    for row in found["judgements"]:
-        judgement = Judgement.from_json({name: value for name, value in row.items() if name != "stage"})
-        judgements.setdefault(judgement.id, []).append((row["stage"], judgement))
-    for candidate in (Candidate.from_json(c) for c in found["candidates"]):
-        lines += [
-            "",
-            f"  candidate {candidate.index}  {candidate.id}  {candidate.num_tokens} tokens, {candidate.finish_reason}",
-        ]
-        lines += [f"    {candidate.error or candidate.text}"]
-        made = judgements.get(candidate.id, [])
-        if not made:
-            lines += ["    not judged"]
-        for stage, judgement in made:
-            lines += [f"    {stage}:"] if len(made) > 1 else []  # both count with pairs.score=judge_vote
-            lines += _judgement_lines(judgement)
-    for pair in (PreferencePair.from_json(p) for p in found["pairs"]):
-        lines += ["", f"  pair {pair.id}: chosen {pair.chosen_score}, rejected {pair.rejected_score}"]
-        lines += [f"    + {pair.chosen}", f"    - {pair.rejected}"]
+    for stage in RESPONSES:
+        lines += _response_lines(found, stage)
+    for stage, name in PAIRS.items():
+        for pair in (PreferencePair.from_json(p) for p in found[stage]):
+            lines += ["", f"  {name} {pair.id}: chosen {pair.chosen_score}, rejected {pair.rejected_score}"]
+            lines += [f"    + {pair.chosen}", f"    - {pair.rejected}"]
     lines += [f"  no pair: {reason}" for reason in found["dropped"]]
     return "\n".join(lines)
+
+
+def _response_lines(found: dict[str, Any], stage: str) -> list[str]:
+    """The responses of a stage, each with its judgements."""
+    name, scorers = RESPONSES[stage]
+    judgements: dict[str, list[tuple[str, Judgement]]] = {}
+    for row in (row for row in found["judgements"] if row["stage"] in scorers):
+        judgement = Judgement.from_json({key: value for key, value in row.items() if key != "stage"})
+        judgements.setdefault(judgement.id, []).append((row["stage"], judgement))
+    lines = []
+    for one in (Candidate.from_json(c) for c in found[stage]):
+        lines += ["", f"  {name} {one.index}  {one.id}  {one.num_tokens} tokens, {one.finish_reason}"]
+        lines += [f"    {one.error or one.text}"]
+        made = judgements.get(one.id, [])
+        if not made:
+            lines += ["    not judged"]
+        for scorer, judgement in made:
+            lines += (
+                [f"    {scorer}:"] if len(made) > 1 else []
+            )  # several count: pairs.score=judge_vote, pairs.consistency
+            lines += _judgement_lines(judgement)
+    return lines

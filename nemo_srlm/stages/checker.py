@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.score_scale import has_scale, score_scale
 from nemo_srlm.core import user_code
 from nemo_srlm.core.files import content_digest
 from nemo_srlm.core.stage import Context, Ref, Stage
@@ -39,15 +40,25 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
 
 def _scale(cfg: Config) -> float | None:
     """The largest score, where pairs weigh by it: one outside would weigh without limit."""
-    return cfg.checker.max_score if cfg.pairs.weight == "margin" else None
+    return score_scale(cfg) if has_scale(cfg) else None
 
 
 def _check(cfg: Config) -> None:
-    """Raises ConfigError for a program that is not there."""
-    if cfg.checker.command and cfg.cluster.check_paths and shutil.which(cfg.checker.command[0]) is None:
-        raise ConfigError(
-            "checker.command", f"no program {cfg.checker.command[0]}", "a program on PATH, or its path", "correct it"
-        )
+    """Raises ConfigError for a function, a program or a script of a program that is not there."""
+    if not cfg.cluster.check_paths:
+        return
+    if cfg.checker.function:
+        user_code.check(KEY, cfg.checker.function)
+        return
+    program, *words = cfg.checker.command
+    if shutil.which(program) is None:
+        raise ConfigError("checker.command", f"no program {program}", "a program on PATH, or its path", "correct it")
+    for word in words:
+        if word.endswith((".py", ".sh")) and not word.startswith("-") and not Path(word).is_file():
+            raise ConfigError(
+                "checker.command", f"no such file: {Path(word).absolute()}", "a script on this machine",
+                "correct it, or set cluster.check_paths=false where only the nodes have it",
+            )  # fmt: skip
 
 
 def _check_of(cfg: Config) -> Check:

@@ -45,10 +45,11 @@ def _run(ctx: Context) -> None:
     chat = Chat.of(training.open_tokenizer(ctx), ctx.cfg.chat)
     dropped: Counter[str] = Counter()
     found, replay = preference_examples.examples(ctx, chat, dropped)
-    pairs = [Pair(pair.id, chosen, rejected, pair.weight, pair.certainty) for pair, chosen, rejected in found]
+    pairs = [Pair(one.pair.id, one.chosen, one.rejected, one.pair.weight, one.pair.certainty) for one in found]
     job = training.job(ctx, section, initial="policy")
     fitted, held = training.hold_out(pairs, section.num_validation, "dpo.num_validation", job.seed)
-    counts = {"pairs": len(pairs), "replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})
+    kinds = preference_examples.count(ctx, found)
+    counts = kinds | {"replay": len(replay)} | ({"of_these_validation": len(held)} if held else {})
     training.write_data(ctx, counts if pairs else {}, dropped)
     reference = ctx.inputs["reference"] / "checkpoint" if "reference" in ctx.inputs else None
     fit_dpo(start(job), fitted, replay, section, held, reference)

@@ -24,7 +24,7 @@ from nemo_srlm.generate.requests import Engine, Outcome, Request
 from nemo_srlm.judge import eft, eft_comparisons
 from nemo_srlm.judge.eft import JudgedReply
 from nemo_srlm.judge.judgements import JudgeItem, sampled_judgement
-from nemo_srlm.judge.scores import judge_input, parse_score
+from nemo_srlm.judge.scores import judge_input, parse_draws
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests, thinking_identity
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
@@ -49,8 +49,9 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own["meta_template"] = compare_template.load_own("judge_training.template", cfg.judge_training.template)
     if cfg.eft.source == "baseline":
         own["sampling"] = {name: identity(cfg.judge)[name] for name in ("temperature", "top_p", "max_tokens")}
-        own |= thinking_identity(cfg)
         own |= engine_identity(cfg)
+    if cfg.eft.source != "ranks":  # whose targets hold no thinking
+        own |= thinking_identity(cfg)
     return own
 
 
@@ -89,10 +90,12 @@ def _before_score(cfg: Config) -> str:
     return f"{cfg.eft.justification.strip()}\n\nScore: ".lstrip()
 
 
-def _external(replies: list[RankedReply], max_score: int) -> list[JudgedReply]:
-    """The replies with the judgements that come with the data."""
+def _external(replies: list[RankedReply], max_score: int, thinking_end: str) -> list[JudgedReply]:
+    """The replies with the judgements that come with the data, whose scores are read as those of the run's judge."""
     return [
-        JudgedReply(r, r.given_judgement, parse_score(r.given_judgement, max_score, response=r.response))
+        JudgedReply(
+            r, r.given_judgement, parse_draws((r.given_judgement,), ("stop",), max_score, r.response, thinking_end)[0]
+        )
         for r in replies
     ]
 
@@ -120,7 +123,7 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     replies = list(_replies(ctx))
     counts["replies"] = len(replies)
     if cfg.eft.source == "external":
-        judged = _external(replies, cfg.judge.max_score)
+        judged = _external(replies, cfg.judge.max_score, cfg.judge.thinking_end)
         kept = eft.keep_parsed(judged, counts)
     elif cfg.eft.source == "ranks":
         kept = judged = eft.of_ranks(replies, cfg.judge.max_score, _before_score(cfg), counts)

@@ -1,9 +1,10 @@
 """judge_pairs (judge_training.method): pairs of judgements of one response that join the iteration's DPO.
 
-Writes pairs.jsonl (PreferencePair; the prompt is the judge's input) and dropped.jsonl ({"id", "reason"}, the id of a candidate,
-or of a prompt of which no candidate was used). Reasons: "no_spread" (no response of the prompt has two different scores),
-"no_response" and "no_worse_response" (none was judged), "same_text" (the worse response is the response), "too_long" (more than
-max_words), "inflation" and "not_needed" (judge/meta.py `guarded`), and those of judge/meta.py and judge/self_taught.py.
+Writes pairs.jsonl (PreferencePair; the prompt is the judge's input) and dropped.jsonl ({"id", "reason", "stage"}, the id of a
+candidate, or of a prompt of which no candidate was used, and the stage that wrote it: a worse response's id is also that of the
+prompt's first candidate). Reasons: "no_spread" (no response of the prompt has two different scores), "no_response" and
+"no_worse_response" (none was judged), "same_text" (the worse response is the response), "too_long" (more than max_words),
+"inflation" and "not_needed" (judge/meta.py `guarded`), and those of judge/meta.py and judge/self_taught.py.
 """
 
 from collections import Counter
@@ -23,7 +24,7 @@ from nemo_srlm.judge.meta import Battle, Draw
 from nemo_srlm.judge.pair_files import DROPPED, PAIRS
 from nemo_srlm.judge.scores import judge_input
 from nemo_srlm.stages.common.comparing import ORDERS, VERDICTS, Verdict
-from nemo_srlm.stages.common.judge_pairs import comparison_id, judged_prompts
+from nemo_srlm.stages.common.judge_pairs import USABLE_SPREAD, comparison_id, judged_prompts
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
 COUNTS = "counts.json"
@@ -31,23 +32,27 @@ READS = {"meta": ("meta_judge",), "self_taught": ("worse_responses", "judge_wors
 
 
 class Choice(NamedTuple):
-    """Two judgements of a response. `text`: the judge's input."""
+    """Two judgements of a response. `text`: the judge's input; `stage` wrote the response."""
 
     judgement: Judgement
     text: str
     preferred: Draw
     other: Draw
+    stage: str
 
 
 class Unused(NamedTuple):
-    """A candidate, or a prompt, that gives no pair."""
+    """A candidate, or a prompt, that gives no pair; `stage` wrote it."""
 
     id: str
     reason: str
+    stage: str = "prompts"
 
 
-def _choice(judgement: Judgement, text: str, found: tuple[Draw, Draw] | str) -> Choice | Unused:
-    return Unused(judgement.id, found) if isinstance(found, str) else Choice(judgement, text, *found)
+def _choice(
+    judgement: Judgement, text: str, found: tuple[Draw, Draw] | str, stage: str = "candidates"
+) -> Choice | Unused:
+    return Unused(judgement.id, found, stage) if isinstance(found, str) else Choice(judgement, text, *found, stage)
 
 
 def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
@@ -59,7 +64,8 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     own = identity(cfg.judge_training)
     for name in ("template", "modified", "modify_template"):  # of stages that are inputs
         own.pop(name)
-    return {"judge_training": own, "judge_template": templates.load(cfg.judge.template, templates.JUDGE)}
+    chosen = {} if cfg.judge_training.method == "self_taught" else USABLE_SPREAD
+    return {"judge_training": own, "judge_template": templates.load(cfg.judge.template, templates.JUDGE), **chosen}
 
 
 def _any_draw(ctx: Context) -> Iterator[Choice | Unused]:
@@ -119,7 +125,7 @@ def _self_taught(ctx: Context) -> Iterator[Choice | Unused]:
         found = self_taught.right_against_wrong(of_good, of_bad, better=True)
         yield _choice(good, judge_input(template, prompt.text, good_text), found)
         found = self_taught.right_against_wrong(of_bad, of_good, better=False)
-        yield _choice(bad, judge_input(template, prompt.text, worse_text), found)
+        yield _choice(bad, judge_input(template, prompt.text, worse_text), found, "worse_responses")
 
 
 METHODS: dict[str, Callable[[Context], Iterator[Choice | Unused]]] = {
@@ -132,18 +138,21 @@ def _pairs(
 ) -> tuple[list[PreferencePair], list[PreferencePair], list[Unused]]:
     """(pairs that were found, those that are kept, what gives no pair and why)."""
     unused: list[Unused] = []
-    candidates: dict[str, str] = {}  # pair id -> candidate id
+    candidates: dict[str, tuple[str, str]] = {}  # pair id -> candidate id, its stage
     found: list[PreferencePair] = []
     for choice in choices:
         if isinstance(choice, Unused):
             unused.append(choice)
         elif meta.is_too_long(choice.preferred, section.max_words):
-            unused.append(Unused(choice.judgement.id, "too_long"))
+            unused.append(Unused(choice.judgement.id, "too_long", choice.stage))
         else:
-            found.append(meta.to_pair(*choice))
-            candidates[found[-1].id] = choice.judgement.id
+            found.append(meta.to_pair(choice.judgement, choice.text, choice.preferred, choice.other))
+            candidates[found[-1].id] = (choice.judgement.id, choice.stage)
     kept, reasons = meta.guarded(found, section, num_responses)
-    return found, kept, unused + [Unused(candidates[pair_id], reason) for pair_id, reason in reasons.items()]
+    for pair_id, reason in reasons.items():
+        candidate, stage = candidates[pair_id]
+        unused.append(Unused(candidate, reason, stage))
+    return found, kept, unused
 
 
 def _judgements(ctx: Context) -> Iterator[Judgement]:

@@ -14,7 +14,7 @@ from nemo_srlm.errors import DataError
 from nemo_srlm.evaluate import compare_template
 from nemo_srlm.stages.common.comparing import compare, merge_verdicts
 from nemo_srlm.stages.common.generating import stage_identity, thinking_identity, usage_metrics
-from nemo_srlm.stages.common.judge_pairs import comparisons
+from nemo_srlm.stages.common.judge_pairs import USABLE_SPREAD, comparisons
 
 NAME = "meta_judge"
 
@@ -29,6 +29,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {
         "template": template,
         "max_tokens": cfg.judge.max_tokens,
+        **USABLE_SPREAD,
         **thinking_identity(cfg),
         **stage_identity(cfg, NAME),
     }

@@ -14,6 +14,7 @@ from nemo_srlm.core.pipeline import export_ref
 from nemo_srlm.core.records import Prompt, item_seed
 from nemo_srlm.core.stage import Context, Ref, Stage
 from nemo_srlm.data import templates
+from nemo_srlm.data.near_copies import same_text
 from nemo_srlm.data.words import BROKEN
 from nemo_srlm.data.written import without_opening
 from nemo_srlm.errors import DataError
@@ -21,6 +22,7 @@ from nemo_srlm.generate.requests import Engine, Failure, Outcome, Request, error
 from nemo_srlm.stages.common.generating import chat_ids, engine_identity, open_engine, run_requests
 from nemo_srlm.stages.common.modified import OUTPUT, ModifiedPrompt
 
+SAME = {"same": "instruction"}  # in identities: once "Name two." was another instruction than "Name two"
 BLOCK = 512  # prompts whose likeness to all others is in memory at once
 
 
@@ -35,10 +37,10 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     if not _written(cfg):
-        return {"modified": "other"}
+        return {"modified": "other", **SAME}
     template = templates.load(cfg.judge_training.modify_template, templates.MODIFY)
     sampling = {name: getattr(cfg.prompts, name) for name in ("temperature", "top_p", "max_tokens")}
-    return {"modified": "written", "template": template, "sampling": sampling, **engine_identity(cfg)}
+    return {"modified": "written", **SAME, "template": template, "sampling": sampling, **engine_identity(cfg)}
 
 
 def _prompts(ctx: Context) -> list[Prompt]:
@@ -54,21 +56,23 @@ def modified(prompt: Prompt, outcome: Outcome) -> ModifiedPrompt:
         return ModifiedPrompt(prompt.id, "", "cut_off")
     if BROKEN in text:
         return ModifiedPrompt(prompt.id, "", "broken_character")
-    if not text or text.casefold() == prompt.text.strip().casefold():
+    if not text or same_text(text) == same_text(prompt.text):
         return ModifiedPrompt(prompt.id, "", "unchanged" if text else "empty")
     return ModifiedPrompt(prompt.id, text)
 
 
 def most_alike(prompts: list[Prompt]) -> Iterator[ModifiedPrompt]:
-    """For every prompt the other one most alike by rapidfuzz's token_sort_ratio; an error where there is no other text."""
+    """For every prompt the other one most alike by rapidfuzz's token_sort_ratio; an error where all are the same instruction."""
     import numpy as np
     from rapidfuzz import fuzz, process
 
     texts = [prompt.text for prompt in prompts]
+    instructions = [same_text(text) for text in texts]
     for start in range(0, len(texts), BLOCK):
         block = texts[start : start + BLOCK]
         likeness = process.cdist(block, texts, scorer=fuzz.token_sort_ratio, dtype=np.float32)
-        likeness[np.array([[text == other for other in texts] for text in block])] = -1.0
+        own = instructions[start : start + BLOCK]
+        likeness[np.array([[one == other for other in instructions] for one in own])] = -1.0
         for prompt, row in zip(prompts[start : start + BLOCK], likeness, strict=True):
             best = int(row.argmax())
             yield (

@@ -17,6 +17,7 @@ from typing import Any
 from nemo_srlm.config.fields import identity
 from nemo_srlm.config.generation import of_iteration
 from nemo_srlm.config.schema import Config
+from nemo_srlm.config.score_scale import score_scale
 from nemo_srlm.core import files
 from nemo_srlm.core.files import read_json, write_json
 from nemo_srlm.core.pipeline import has_anchors, has_single_scores, score_stage, uses_previous_judge
@@ -61,6 +62,10 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         own.pop("balanced_control", None)
     if cfg.pairs.rule == "length_controlled":
         own["rho_of"] = "range"  # once it was a share of the scale: such pairs are others
+    if cfg.pairs.score == "judge_vote":
+        own["sum"] = "rounded"  # once sums that are equal could differ in their last digit, and were no tie
+    if has_anchors(cfg, iteration) and cfg.pairs.pool_equal_texts:
+        own["pooled"] = "anchors, too"  # once candidates alone
     external = preference_pairs.preference_files(cfg) if cfg.run.arm == "external" else []
     own["files"] = [files.file_digest(path) for path in external]
     return {
@@ -69,7 +74,7 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
         if cfg.run.arm == "sft_only"
         else identity(cfg.run)["arm"],  # sft_only makes the same pairs as self
         "min_valid": _min_valid(cfg),
-        "max_score": _scale(cfg),
+        "max_score": score_scale(cfg),
         "seed": _shuffle_seed(cfg),
     }
 
@@ -96,7 +101,7 @@ def _run(ctx: Context) -> None:
                 judged.update(differences(one.prompt.id, one.candidates, found))
             return found
 
-        weighed = _scale(cfg) if cfg.pairs.weight == "margin" else None
+        weighed = score_scale(cfg) if cfg.pairs.weight == "margin" else None
         counts = write_pairs(_scored_files(ctx), _min_valid(cfg), choose, ctx.dir, partial(_report, ctx), weighed)
     if most := of_iteration(cfg.pairs.per_iteration, ctx.iteration, 0):
         counts["asked"] = most
@@ -127,14 +132,6 @@ def _scored_files(ctx: Context) -> ScoredFiles:
 def _min_valid(cfg: Config) -> int:
     """Scores that a candidate needs."""
     return 1 if has_single_scores(cfg) else required_valid(cfg.judge)
-
-
-def _scale(cfg: Config) -> float:
-    """The largest difference that two scores can have."""
-    if cfg.run.arm == "oracle":
-        return cfg.judge.max_score
-    scales = {"vote": 1, "judge_vote": cfg.judge.max_score + cfg.pairs.vote_weight, "checker": cfg.checker.max_score}
-    return scales.get(cfg.pairs.score, cfg.judge.max_score)
 
 
 def _shuffle_seed(cfg: Config) -> int | None:

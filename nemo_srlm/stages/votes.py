@@ -32,6 +32,12 @@ def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     return {"answer": named if named in answers.EXTRACTORS else user_code.identity(KEY, named)}
 
 
+def _check(cfg: Config) -> None:
+    """Raises ConfigError for a function of the user's that is not there."""
+    if cfg.cluster.check_paths and cfg.pairs.answer not in answers.EXTRACTORS:
+        user_code.check(KEY, cfg.pairs.answer)
+
+
 def _extractor(cfg: Config) -> answers.Extractor:
     return answers.EXTRACTORS.get(cfg.pairs.answer) or user_code.load(KEY, cfg.pairs.answer)
 
@@ -90,4 +96,4 @@ def _finalize(ctx: Context) -> dict[str, Any]:
     }  # fmt: skip
 
 
-STAGE = Stage("votes", "cpu", _inputs, _identity, _run, _finalize)
+STAGE = Stage("votes", "cpu", _inputs, _identity, _run, _finalize, check=_check)

@@ -61,5 +61,5 @@ def test_pairs_of_all_iterations_are_trained_on_once_each(tmp_path: Path):
         write_records(directory / "pairs.jsonl", [PreferencePair(n, n, n, "x", "y", None, None) for n in names])
     dropped: Counter[str] = Counter()
     found = preference_examples.records(Context(cfg, 2, tmp_path, inputs, Progress(tmp_path)), dropped)
-    assert [pair.id for pair in found] == ["a", "b", "c"]
+    assert [(kind, pair.id) for kind, pair in found] == [("pairs", "a"), ("pairs", "b"), ("pairs", "c")]
     assert dropped == {"duplicate": 1}

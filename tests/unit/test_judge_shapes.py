@@ -8,7 +8,7 @@ from nemo_srlm.config.compose import compose
 from nemo_srlm.config.schema import Config
 from nemo_srlm.core.files import read_records, write_records
 from nemo_srlm.core.pipeline import has_single_scores
-from nemo_srlm.core.records import Candidate, Judgement
+from nemo_srlm.core.records import Candidate, Judgement, RankedReply
 from nemo_srlm.errors import ConfigError, DataError
 from nemo_srlm.evaluate.pairwise import duels, judgements
 from nemo_srlm.generate.requests import Failure
@@ -126,6 +126,27 @@ def test_the_record_keeps_the_thinking(tmp_path: Path, monkeypatch: pytest.Monke
     run(judge.STAGE, ctx := context(cfg, tmp_path, "out"))
     found = next(read_records(ctx.dir / "judgements.jsonl", Judgement))
     assert (found.scores, found.texts[0]) == ((4.0,) * 3, "<think>Score: 0</think>Score: 4")
+
+
+def test_judgements_that_come_with_the_data_are_read_behind_their_thinking_too(tmp_path: Path):
+    cfg = config()
+    cfg.eft.source, cfg.judge.thinking_end = "external", "</think>"
+    ctx = context(cfg, tmp_path, "eft", iteration=0)
+    given = ["<think>Score: 1? No.</think>It is right.\nScore: 4", "<think>Score: 2</think>It is wrong."]
+    rows = [RankedReply(f"a{i}", "a", "Why?", f"Reply {i}", i, text) for i, text in enumerate(given)]
+    write_records(tmp_path / "seed" / "ranked_train.jsonl", rows)
+    metrics = run(load("eft"), ctx)
+    assert (metrics["scores_after"], metrics["left_out"]) == ({"4": 1}, {"duplicate": 0, "unparsed": 1})
+
+
+def test_the_mark_of_thinking_identifies_the_eft_that_reads_behind_it_and_no_other():
+    mark = 'judge.thinking_end="</think>"'
+    plain, marked = compose("tiny", []), compose("tiny", [mark])
+    eft = load("eft")
+    assert "thinking_end" not in eft.identity(plain, 0)
+    assert eft.identity(marked, 0) == {**eft.identity(plain, 0), "thinking_end": "</think>"}
+    ranks = [compose("tiny", ["eft.source=ranks", *more]) for more in ([], [mark])]
+    assert eft.identity(ranks[0], 0) == eft.identity(ranks[1], 0)
 
 
 @pytest.mark.parametrize("equal_texts", ["each", "once"])

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def test_the_response_whose_scores_differ_most_is_compared_and_draws_that_state_
     assert [draw.score for draw in meta.draws(wide)] == [1.0, 4.0]
     assert meta.compared(wide) == [(0, 1)]
     assert meta.least_certain([even, judged("d", "p", 1.0, 5.0, cut=1)]) is None  # the cut one may not be finished
+    # a cut draw widens no choice: of those that may be trained on, f's differ more
+    cut, near = judged("e", "p", 2.0, 3.0, 0.0, cut=2), judged("f", "p", 2.0, 4.0, 3.0)
+    assert meta.least_certain([cut, near]) is near
+    given = [replace(near, spread=0.1), replace(cut, spread=0.2)]  # of a distribution, where one was read
+    assert meta.least_certain(given) is given[1]
     twice = Judgement("t", "p", (1.0, 1.0, 3.0), ("same", "same", "other"), ("stop",) * 3)
     assert [draw.text for draw in meta.draws(twice)] == ["same", "other"]
 
@@ -196,7 +202,7 @@ def test_judgements_are_compared_in_both_orders_and_the_best_stands_against_the_
     assert "response 1" in made[0].prompt
     assert (found["found"], found["rising_found"], found["dropped_no_spread"]) == (2, 0, 1)
     dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
-    assert dropped == [{"id": "p2", "reason": "no_spread"}]
+    assert dropped == [{"id": "p2", "reason": "no_spread", "stage": "prompts"}]
 
 
 def test_a_meta_judge_that_prefers_a_place_decides_nothing_and_one_that_inflates_is_held_back(
@@ -244,7 +250,7 @@ def test_judge_pairs_join_the_dpo_of_their_iteration(tmp_path: Path):
     made = list(read_records(tmp_path / "judge_pairs" / "pairs.jsonl", PreferencePair))
     inputs = {"pairs": tmp_path / "pairs", "judge_pairs": tmp_path / "judge_pairs"}
     found = list(preference_examples.records(Context(cfg, 1, tmp_path, inputs, Progress(tmp_path)), Counter()))
-    assert found == [*pairs(20, 0), *made]
+    assert found == [*(("pairs", pair) for pair in pairs(20, 0)), *(("judge_pairs", pair) for pair in made)]
     refs = pipeline(cfg)
     assert refs.index(Ref("pairs", 1)) < refs.index(Ref("judge_pairs", 1)) < refs.index(Ref("dpo", 1))
     assert Ref("meta_judge", 1) not in refs

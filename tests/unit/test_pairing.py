@@ -195,3 +195,12 @@ def test_a_pairs_id_is_its_content():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"pairs\."):
         check_fields(PairsSection(**wrong), "pairs")
+
+
+def test_equal_texts_of_an_earlier_model_are_pooled_too():
+    ours = [Scored("best", 5.0), Scored("worse", 2.0)]
+    anchors = [Scored("often", 0.0), Scored("often", 4.0), Scored("once", 1.0), Scored("", None, made=False)]
+    assert texts(choose_pairs(ours, "p", PairsSection(), None, anchors)) == [("best", "often")]
+    pooled = PairsSection(pool_equal_texts=True)  # "often" has the mean of its copies, 2
+    assert texts(choose_pairs(ours, "p", pooled, None, anchors)) == [("best", "once")]
+    assert choose_pairs(ours, "p", pooled, None, []) == "no_anchors"

@@ -61,7 +61,7 @@ def test_one_label_by_either_name_is_taken(tmp_path: Path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["reward_model.path=/rm"], r"reward_model\.path: /rm with pairs\.score=judge, which asks no reward model"),
+        (["reward_model.path=/rm"], r"reward_model\.path: /rm with pairs\.score=judge, with which nothing reads it"),
         (["pairs.score=reward_model"], r"reward_model\.path: \"\"; expected the HF directory"),
         ([*settings(Path("/rm")), "pairs.weight=margin"], r"pairs\.weight: margin with .*whose logits have no scale"),
         ([*settings(Path("/rm")), "judge.shape=pairwise"], r"judge\.shape: pairwise with pairs\.score=reward_model"),

@@ -53,6 +53,8 @@ def test_the_most_similar_other_prompt_stands_for_a_modified_instruction():
     )
     found = list(most_alike([Prompt(f"p{i}", text) for i, text in enumerate(texts)]))
     assert [m.text for m in found] == [texts[1], texts[0], texts[3], texts[2], texts[1]]
+    spelled = [Prompt("a", "Name two."), Prompt("b", "name  two"), Prompt("c", "Count to ten.")]
+    assert [m.text for m in most_alike(spelled)] == ["Count to ten.", "Count to ten.", "name  two"]
     assert [m.error for m in most_alike([Prompt("a", "same"), Prompt("b", "same")])] == ["no_other", "no_other"]
 
 
@@ -63,6 +65,7 @@ def test_what_is_no_other_instruction_has_a_reason():
         return modified(prompt, [Completion(text, 3, reason, (1,))])
 
     assert of(" Name two tools.\n") == ModifiedPrompt("p", "Name two tools.")
+    assert of("Name two fruits!").error == "unchanged"
     assert [of("name two fruits. ").error, of(" ").error, of("Name two", "length").error] == [
         "unchanged",
         "empty",
@@ -126,7 +129,16 @@ def test_from_a_modified_instruction_to_pairs_of_judgements(tmp_path: Path, monk
     assert "response to Name two drinks." in pairs[1].prompt
     assert (counts["found"], counts["rising_found"], counts["pairs"]) == (2, 1, 2)
     dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
-    assert dropped == [{"id": "p0", "reason": "no_response"}]
+    assert dropped == [{"id": "p0", "reason": "no_response", "stage": "prompts"}]
+    cfg.judge_training.max_words = (
+        1  # all are too long, and the worse response's id is that of the prompt's first candidate
+    )
+    run(cfg, tmp_path, "judge_pairs")
+    dropped = [row for _, row in read_json_lines(tmp_path / "judge_pairs" / "dropped.jsonl")]
+    assert dropped[1:] == [
+        {"id": "c", "reason": "too_long", "stage": "candidates"},
+        {"id": worse.id, "reason": "too_long", "stage": "worse_responses"},
+    ]
 
 
 def test_a_model_that_modifies_nothing_is_told_of_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -115,3 +115,35 @@ def test_without_an_id_some_prompts_are_listed_with_what_became_of_them(
     monkeypatch.chdir(run_dir.parent)
     with pytest.raises(ConfigError):
         show.examples(run_dir.parent / "absent")
+
+
+def test_responses_and_pairs_of_other_methods_are_shown_each_with_its_own_judgement(run_dir: Path) -> None:
+    """A worse response and an anchor have the id of the prompt's first candidate."""
+    iteration, own_id = run_dir / "iter1", content_id("p0", 0)
+    for stage in ("anchors", "judge_anchors", "worse_responses", "judge_worse", "judge_previous", "judge_pairs"):
+        (iteration / stage).mkdir()
+    for made, scored in (("anchors", "judge_anchors"), ("worse_responses", "judge_worse")):
+        write_records(iteration / made / "candidates.jsonl", [Candidate(own_id, "p0", 0, f"Of {made}", "stop", 7)])
+        rows = [Judgement(own_id, "p0", (2.0,), (f"Text of {scored}. Score: 2",), ("stop",))]
+        write_records(iteration / scored / "judgements.jsonl", rows)
+    before = [Judgement(own_id, "p0", (3.0,), ("M1 says. Score: 3",), ("stop",))]
+    write_records(iteration / "judge_previous" / "judgements.jsonl", before)
+    judge_pair = PreferencePair("jp0123", "p0", "Judge this.", "Right. Score: 4", "Wrong. Score: 1", 4.0, 1.0)
+    write_records(iteration / "judge_pairs" / "pairs.jsonl", [judge_pair])
+    found = show.text(run_dir, "jp01")
+    for part in (
+        "judge pair jp0123: chosen 4.0, rejected 1.0",
+        "+ Right. Score: 4",
+        "judge_previous:",
+        "M1 says. Score: 3",
+    ):
+        assert part in found
+    for name, made, scored in (
+        ("anchor", "anchors", "judge_anchors"),
+        ("worse response", "worse_responses", "judge_worse"),
+    ):
+        shown = found.partition(f"  {name} 0  {own_id}")[2].split("\n\n")[0]
+        assert f"Of {made}" in shown
+        assert "score 2.00" in shown
+        assert f"Text of {scored}." in shown
+        assert "Because" not in shown

@@ -14,6 +14,8 @@ from nemo_srlm.stages.common import judged_candidates
 from nemo_srlm.stages.common.comparing import Pairing
 from nemo_srlm.stages.common.judging import JUDGEMENTS
 
+USABLE_SPREAD = {"spread_of": "usable draws"}  # in identities of what reads `judged_prompts`: once of all draws
+
 
 class Judged(NamedTuple):
     """`judgement` is None where no response of the prompt has two different scores; then `text` is empty."""

@@ -4,7 +4,7 @@ For the stage dpo, and for an estimate of it from a run's own data.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nemo_srlm.core.files import read_records
@@ -17,25 +17,32 @@ if TYPE_CHECKING:
 
 
 class PairDocuments(NamedTuple):
-    """A pair and both of its sides as documents."""
+    """A pair and both of its sides as documents. `kind`: the stage of the pair, pairs or judge_pairs."""
 
     pair: PreferencePair
     chosen: "Document"
     rejected: "Document"
+    kind: str
 
 
-def records(ctx: Context, dropped: Counter[str]) -> Iterator[PreferencePair]:
-    """The pairs of this iteration, or of all so far, each once (those of pairs.files are in every iteration); of responses
-    and, with judge_training, of judgements."""
+def records(ctx: Context, dropped: Counter[str]) -> Iterator[tuple[str, PreferencePair]]:
+    """(kind, pair) of this iteration, or of all so far, each once (those of pairs.files are in every iteration); of responses
+    and, with judge_training, of judgements. kind: see PairDocuments."""
     earlier = [name for name in ctx.inputs if name.startswith(("pairs_", "judge_pairs_"))]
     seen: set[str] = set()
     for name in (*earlier, "pairs", *(["judge_pairs"] if "judge_pairs" in ctx.inputs else [])):
+        kind = "judge_pairs" if name.startswith("judge_pairs") else "pairs"
         for pair in read_records(ctx.inputs[name] / "pairs.jsonl", PreferencePair):
             if pair.id in seen:
-                dropped["duplicate"] += 1
+                dropped[_reason(kind, "duplicate")] += 1
             else:
                 seen.add(pair.id)
-                yield pair
+                yield kind, pair
+
+
+def _reason(kind: str, reason: str) -> str:
+    """The name under which a dropped pair is counted."""
+    return reason if kind == "pairs" else f"{kind}_{reason}"
 
 
 def examples(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "tuple[list[PairDocuments], list[Document]]":
@@ -44,13 +51,20 @@ def examples(ctx: Context, chat: "Chat", dropped: Counter[str]) -> "tuple[list[P
 
     section = ctx.cfg.dpo
     pairs = []
-    for pair in records(ctx, dropped):
-        found = PairDocuments(pair, chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected))
+    for kind, pair in records(ctx, dropped):
+        sides = (chat.document(pair.prompt, pair.chosen), chat.document(pair.prompt, pair.rejected))
+        found = PairDocuments(pair, *sides, kind)
         reason = drop_reason((found.chosen, found.rejected), section.max_length)
         if reason:
-            dropped[reason] += 1
+            dropped[_reason(kind, reason)] += 1
         else:
             pairs.append(found)
     if not section.replay_weight:
         return pairs, []
     return pairs, training.sft_documents(ctx.inputs["eft"] / "eft_train.jsonl", chat, section.max_length, dropped)
+
+
+def count(ctx: Context, found: Sequence[PairDocuments]) -> dict[str, int]:
+    """The number of pairs of each kind that the stage reads."""
+    kinds = Counter(one.kind for one in found)
+    return {kind: kinds[kind] for kind in ("pairs", "judge_pairs") if kind in ctx.inputs}

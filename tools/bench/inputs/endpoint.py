@@ -240,7 +240,11 @@ def cases() -> Iterator[Case]:
     for name, key in KEYS.items():
         yield Case("endpoint keys", name, partial(_key, key))
     for address in ADDRESSES:
-        yield Case("endpoint addresses", address, partial(settings, f"api.url='{address}'"))
+        yield Case(
+            "endpoint addresses",
+            address,
+            partial(settings, "api.stages=[judge]", "api.model=m", f"api.url='{address}'"),
+        )
     for words in (
         "api.stages=[judge]",
         "api.stages=[nonsense] api.url=http://x api.model=m",
