@@ -141,7 +141,7 @@ def to_pair(row: dict[str, Any], where: str) -> PreferencePair | str:
         raise DataError(where, "no prompt that both responses answer", "`prompt`, or one user message before both")
     if not (prompt.strip() and chosen.strip() and rejected.strip()):
         return "empty"
-    if chosen_prompt not in (None, prompt):
+    if chosen_prompt is not None and chosen_prompt.strip() != prompt.strip():
         return "other_prompt"  # which of both the responses answer is not known
     if chosen == rejected:
         return "same_text"

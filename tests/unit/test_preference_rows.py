@@ -20,6 +20,7 @@ TRANSCRIPT = {name: f"\n\nHuman: q\n\nAssistant: {text}" for name, text in (("ch
 @pytest.mark.parametrize("row", [MESSAGES, TRANSCRIPT], ids=["messages", "transcript"])
 def test_a_prompt_that_is_not_the_one_answered_is_counted(row: dict[str, Any]):
     assert to_pair(row | {"prompt": "another"}, "f:1") == "other_prompt"
+    assert isinstance(to_pair(row | {"prompt": "q\n"}, "f:1"), PreferencePair)
     for same in (row, row | {"prompt": "q"}, row | {"prompt": None}):
         pair = to_pair(same, "f:1")
         assert isinstance(pair, PreferencePair)
