@@ -70,10 +70,8 @@ def redo(run_dir: Path, refs: Collection[Ref], *, lost: bool = False, only: bool
     cfg = load_resolved_config(run_dir)
     with locked(run_dir):
         refuse_if_active(run_dir)
-        for left in (
-            run_dir / TRASH,
-            *run_dir.glob(f"iter*/{TRASH}"),
-        ):  # of a removal that was killed; before 0.2 in the run
+        killed = [run_dir / TRASH, *run_dir.glob(f"iter*/{TRASH}")]  # of removals by 0.1, and by this version
+        for left in killed:
             shutil.rmtree(left, ignore_errors=True)
         wanted = [*refs, *(lost_stages(cfg, run_dir) if lost else ())]
         if unknown := [ref for ref in wanted if ref not in pipeline(cfg)]:

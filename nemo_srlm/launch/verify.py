@@ -50,11 +50,9 @@ def _of_stage(run_dir: Path, ref: Ref) -> Iterator[Verified]:
 
 def table(run_dir: Path, found: list[Verified]) -> Table:
     out = Table(
-        title=f"{escape(str(run_dir))}: outputs of {len(found)} finished stages",
-        title_justify="left",
-        box=None,
+        title=f"{escape(str(run_dir))}: outputs of {len(found)} finished stages", title_justify="left", box=None,
         pad_edge=False,
-    )
+    )  # fmt: skip
     for name in ("stage", "files", "MiB", ""):
         out.add_column(name, justify="right" if name in ("files", "MiB") else "left", overflow="fold")
     for one in found:

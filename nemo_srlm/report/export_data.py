@@ -74,9 +74,7 @@ def export_data(run_dir: Path, out: Path) -> cards.DataSets:
         raise DataError(out, "is not empty", "a new folder", "name another with --out, or remove this one")
     check_outside_stages(out)
     pairs = [Ref("pairs", t) for t in range(1, files.cfg.iterations + 1)]
-    check_unchanged(
-        run_dir, [*pairs, Ref("seed", 0), Ref("eft", 0)]
-    )  # what is lost or changed must not look unfinished
+    check_unchanged(run_dir, [*pairs, Ref("seed", 0), Ref("eft", 0)])  # what was lost must not look unfinished
     found: cards.DataSets = {}
     for name, split, rows in _all(files):
         number = _write(out / name, split, rows)

@@ -162,8 +162,7 @@ def _response_lines(found: dict[str, Any], stage: str) -> list[str]:
         if not made:
             lines += ["    not judged"]
         for scorer, judgement in made:
-            lines += (
-                [f"    {scorer}:"] if len(made) > 1 else []
-            )  # several count: pairs.score=judge_vote, pairs.consistency
+            # several count with pairs.score=judge_vote and with pairs.consistency
+            lines += [f"    {scorer}:"] if len(made) > 1 else []
             lines += _judgement_lines(judgement)
     return lines

@@ -121,11 +121,9 @@ def table(look: Look, found: list[Row], notes: list[str]) -> Table:
     ]
     count = sum(r.state == "done" for r in found)
     out = Table(
-        title=f"{escape(str(look.dir))}: {count} of {len(found)} stages done",
-        title_justify="left",
-        box=None,
+        title=f"{escape(str(look.dir))}: {count} of {len(found)} stages done", title_justify="left", box=None,
         pad_edge=False,
-    )
+    )  # fmt: skip
     slurm = any(r.job for r in found)
     for name in ("stage", "state", "time", *(("job", "node") if slurm else ()), ""):
         out.add_column(name, justify="right" if name == "time" else "left", overflow="fold", no_wrap=name == "stage")
