@@ -238,7 +238,8 @@ def test_votes_weigh_pairs_and_the_judge_is_trained_on_its_own_judgements(runs: 
     assert len({pair.weight for pair in pairs}) > 1
     trained = manifest.read(here / "dpo")
     assert trained is not None
-    assert trained.metrics["data"]["used"]["pairs"] == len(pairs) + len(judge_pairs)
+    used = trained.metrics["data"]["used"]
+    assert (used["pairs"], used["judge_pairs"]) == (len(pairs), len(judge_pairs))
     assert trained.metrics["first"]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-3)
 
 
