@@ -29,7 +29,8 @@ def _inputs(cfg: Config, iteration: int) -> dict[str, Ref]:
 
 def _identity(cfg: Config, iteration: int) -> dict[str, Any]:
     named = cfg.pairs.answer
-    read = {"digits": "of any script"} if named == "number" else {}  # once those between letters of any script were left out
+    # once numbers between letters of any script were left out
+    read = {"digits": "of any script"} if named == "number" else {}
     return {"answer": named if named in answers.EXTRACTORS else user_code.identity(KEY, named), **read}
 
 
