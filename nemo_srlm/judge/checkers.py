@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO, Any, SupportsFloat
 
 from nemo_srlm.core.records import Judgement
 from nemo_srlm.judge.judgements import JudgeItem
@@ -48,7 +48,7 @@ def checked(check: Check, item: JudgeItem, scale: float | None = None) -> Judgem
 
 def _number(score: object) -> float | None:
     """A finite number, also of numpy, torch or decimal; None for anything else, such as a text that holds a number."""
-    if not hasattr(score, "__float__"):
+    if not isinstance(score, SupportsFloat):
         return None
     try:
         value = float(score)
