@@ -31,10 +31,8 @@ def checked(check: Check, item: JudgeItem, scale: float | None = None) -> Judgem
         score = check(item.instruction, item.response)
     except Failed as error:
         return _error(item, str(error))
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's code may raise anything; the run goes on with the other candidates
+    # the user's code may raise anything, and end the process; the run goes on with the other candidates
+    except (Exception, SystemExit) as error:
         return _error(item, f"checker: {type(error).__name__}: {error}")
     if score is None:
         return Judgement(item.id, item.prompt_id, (None,), ("",), ("stop",))

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from nemo_srlm.train.checkpoint_dir import BEST, BEST_FILE, FINAL, incomplete_reason
-from nemo_srlm.train.megatron import checkpoint
+from nemo_srlm.train.megatron import checkpoint, ranks
 from nemo_srlm.train.megatron.saving import Saver
 
 
@@ -19,11 +17,7 @@ class BestWeights:
 
     def __init__(self, directory: Path, saver: Saver) -> None:
         self._directory, self._saver = directory, saver
-        found: list[float | None] = [None]
-        if dist.get_rank() == 0 and not incomplete_reason(directory / BEST):
-            found = [json.loads((directory / BEST / BEST_FILE).read_text(encoding="utf-8"))["loss"]]
-        dist.broadcast_object_list(found, src=0)
-        self._lowest = found[0]
+        self._lowest = ranks.of_main(lambda: _kept_loss(directory / BEST))
 
     def update(self, step: int, loss: float, chunks: list[Any], optimizer: Any) -> None:
         """Keeps the current weights if no earlier ones had a loss as low."""
@@ -34,3 +28,10 @@ class BestWeights:
     def finalize(self) -> None:
         """Makes the kept weights the final ones."""
         checkpoint.rename(self._directory, BEST, FINAL)
+
+
+def _kept_loss(directory: Path) -> float | None:
+    """The loss of the weights that an earlier attempt kept; None where there are none."""
+    if incomplete_reason(directory):
+        return None
+    return float(json.loads((directory / BEST_FILE).read_text(encoding="utf-8"))["loss"])

@@ -105,9 +105,8 @@ def _write(directory: Path, name: str, state: dict[str, Any], notes: dict[str, A
 
 def make_temporary(directory: Path, name: str) -> Path:
     """A new directory, the same on every rank; its name is unique, so that no process of an earlier attempt writes there."""
-    token = [f"{os.getpid()}-{time.time_ns()}"]
-    dist.broadcast_object_list(token, src=0)
-    temporary = directory / f".tmp-{name}-{token[0]}"
+    token = ranks.of_main(lambda: f"{os.getpid()}-{time.time_ns()}")
+    temporary = directory / f".tmp-{name}-{token}"
     if dist.get_rank() == 0:
         for stale in directory.glob(f".tmp-{name}-*"):
             shutil.rmtree(stale, ignore_errors=True)
